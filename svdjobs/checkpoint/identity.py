@@ -1,0 +1,55 @@
+"""Which bytes a checkpoint is made of: sha256 of every file that decides its weights or tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from svdjobs.checkpoint.reader import Checkpoint
+from svdjobs.config import fingerprint
+from svdjobs.progress import size, track
+from svdjobs.storage.store import Store, try_read_json, write_json
+
+_PIECE = 1 << 24
+
+
+def identity(checkpoint: Checkpoint, cache: Store, key: str) -> str:
+    """Fingerprint of config and weights; two checkpoints share it only if their bytes agree.
+
+    Every byte is hashed once. The digests are kept under `key` with each file's size and
+    modification time, and taken from there while those stay the same.
+    """
+    known = try_read_json(cache, key) or {}
+    files = ["config.json", *checkpoint.weight_files()]
+    stats = {name: _stat(checkpoint.store, name) for name in files}
+    stale = [name for name in files if known.get(stats[name], "") == ""]
+    if stale:
+        total = sum(checkpoint.store.size(name) for name in stale)
+        with track(f"hash {checkpoint.label}", total) as advance:
+            for name in stale:
+                digest = hashlib.sha256()
+                length = checkpoint.store.size(name)
+                for start in range(0, length, _PIECE):
+                    end = min(start + _PIECE, length)
+                    digest.update(checkpoint.store.read(name, start, end))
+                    advance(end - start, size(total))
+                known[stats[name]] = digest.hexdigest()
+        write_json(cache, key, dict(sorted(known.items())))
+    return fingerprint({name: known[stats[name]] for name in files})
+
+
+def _stat(store: Store, name: str) -> str:
+    """What changes when a file does: path, size and modification time."""
+    path = Path(store.url).resolve() / name
+    status = path.stat()
+    return f"{path}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def companions_digest(checkpoint: Checkpoint) -> str:
+    """Fingerprint of the tokenizer files and other companions."""
+    return fingerprint(
+        {
+            name: hashlib.sha256(checkpoint.store.read(name)).hexdigest()
+            for name in checkpoint.companions()
+        }
+    )

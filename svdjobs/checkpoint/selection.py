@@ -1,0 +1,125 @@
+"""Which tensors are blended, and for each of the others, why not."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from svdjobs.checkpoint.reader import Checkpoint
+from svdjobs.checkpoint.safetensors_format import FLOATS
+from svdjobs.config import SelectionConfig
+from svdjobs.errors import ConfigError
+from svdjobs.records import SkipReason, TensorPlan
+
+EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|embed_positions|wte|wpe|word_embeddings|position_embeddings|embed_in"
+    r"|embed_out|lm_head|output_embeddings)\.weight$"
+)
+LM_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_embeddings)\.weight$")
+ATTENTION_OR_MLP = re.compile(
+    r"\.(self_attn|self_attention|attention|attn|mlp|feed_forward|ffn|block_sparse_moe)\..*weight$"
+)
+LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d+)\.(.+?)(?:\.weight)?$")
+
+
+def select(before: Checkpoint, after: Checkpoint, rules: SelectionConfig) -> list[TensorPlan]:
+    """One plan entry per tensor of after, sorted by name.
+
+    Raises:
+        ConfigError: a pattern that is not a regular expression, or that matches no tensor.
+    """
+    include = _patterns(rules.include, "include", after.entries)
+    exclude = _patterns(rules.exclude, "exclude", after.entries)
+    plans = []
+    for name, entry in sorted(after.entries.items()):
+        skip = _reason(name, before, after, include, exclude, embeddings=rules.embeddings)
+        plans.append(TensorPlan(name=name, shape=entry.shape, dtype=entry.dtype, skip=skip))
+    return plans
+
+
+def _patterns(
+    sources: tuple[str, ...], field: str, names: Iterable[str]
+) -> tuple[re.Pattern[str], ...]:
+    compiled = []
+    for source in sources:
+        try:
+            pattern = re.compile(source)
+        except re.error as error:
+            raise ConfigError(
+                f"selection.{field}: {source!r} is not a regular expression: {error}"
+            ) from None
+        if not any(pattern.search(name) for name in names):
+            raise ConfigError(f"selection.{field}: {source!r} matches no tensor of the checkpoint")
+        compiled.append(pattern)
+    return tuple(compiled)
+
+
+def _reason(
+    name: str,
+    before: Checkpoint,
+    after: Checkpoint,
+    include: tuple[re.Pattern[str], ...],
+    exclude: tuple[re.Pattern[str], ...],
+    *,
+    embeddings: bool,
+) -> SkipReason | None:
+    """Why a tensor is not blended; None if it is."""
+    entry = after.entries[name]
+    embedding = EMBEDDING.search(name) is not None
+    if after.tied and LM_HEAD.search(name):
+        return "tied"
+    if any(pattern.search(name) for pattern in exclude):
+        return "excluded"
+    if name not in before.entries:
+        return "missing_in_before"
+    if len(entry.shape) != 2 or not entry.elements or entry.dtype not in FLOATS:
+        return "ndim!=2"
+    if before.entries[name].shape != entry.shape:
+        return "shape_mismatch"
+    if embedding:
+        return None if embeddings else "embedding"
+    wanted = (
+        any(pattern.search(name) for pattern in include)
+        if include
+        else ATTENTION_OR_MLP.search(name) is not None
+    )
+    return None if wanted else "excluded"
+
+
+def layer_and_family(name: str) -> tuple[int | None, str]:
+    """`model.layers.3.mlp.up_proj.weight` → (3, "mlp.up_proj"); no layer index → (None, name)."""
+    if match := LAYER.search(name):
+        return int(match[1]), match[2]
+    return None, name.removesuffix(".weight")
+
+
+def coverage(tensors: list[TensorPlan]) -> dict[str, int]:
+    """Number of parameters by skip reason; `blended` for those that are taken."""
+    counts: Counter[str] = Counter()
+    for tensor in tensors:
+        elements = 1
+        for extent in tensor.shape:
+            elements *= extent
+        counts[tensor.skip or "blended"] += elements
+    return dict(counts)
+
+
+def coverage_line(tensors: list[TensorPlan]) -> str:
+    """`blended 28 of 41 tensors, 87.3 % of 1.54 B parameters; skipped: embedding 12.6 %, …`."""
+    counts = coverage(tensors)
+    total = sum(counts.values()) or 1
+    taken = sum(tensor.skip is None for tensor in tensors)
+    skipped = sorted((reason for reason in counts if reason != "blended"), key=counts.__getitem__)
+    parts = [f"{reason} {100 * counts[reason] / total:.2f} %" for reason in reversed(skipped)]
+    return (
+        f"blended {taken} of {len(tensors)} tensors, {100 * counts.get('blended', 0) / total:.1f} % "
+        f"of {_count(total)} parameters; skipped: {', '.join(parts) or 'none'}"
+    )
+
+
+def _count(number: int) -> str:
+    for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.2f} {unit}"
+    return str(number)

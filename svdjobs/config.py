@@ -1,0 +1,285 @@
+"""What a user may say: frozen models, unknown keys refused, YAML or JSON in, a fingerprint out.
+
+A docstring under each field is its documentation; `svdjobs config` prints them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from svdjobs.errors import ConfigError
+
+StorageDtype = Literal["float32", "bfloat16", "float16"]
+PLAIN_PROMPT = r"{problem} Let's think step by step and output the final answer within \boxed{}."
+
+
+class Settings(BaseModel):
+    """Base of all config sections."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class SelectionConfig(Settings):
+    """Which tensors are decomposed and blended."""
+
+    include: tuple[str, ...] = ()
+    """Regular expressions; a 2-D tensor is taken if one matches its name. Empty: attention and MLP
+    weights."""
+    exclude: tuple[str, ...] = ()
+    """Regular expressions; a tensor one of them matches is copied from after."""
+    embeddings: bool = False
+    """Also blend the embedding and lm_head matrices (tied ones once)."""
+
+
+class DecomposeConfig(Settings):
+    """How the weight matrices are decomposed."""
+
+    parts: int = Field(default=0, ge=0)
+    """Files the factors are spread over, balanced by cost; 0 chooses."""
+    workers: int = Field(default=0, ge=0)
+    """Processes at work on one machine; 0 fits them to cores and memory."""
+
+
+class BlendConfig(Settings):
+    """How blended checkpoints are written."""
+
+    storage_dtype: StorageDtype = "float32"
+    """bfloat16 and float16 round most of an RL-sized blend away; the report says how much."""
+    max_shard_bytes: int = Field(default=5_000_000_000, ge=1)
+    """A checkpoint larger than this is written as several files with an index."""
+    svd_logs: bool = True
+    """Write each tensor's spectra as `svd_logs/alpha_*/<tensor>.pt`."""
+
+
+class BenchmarkConfig(Settings):
+    """One set of problems with reference answers."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the result folder."""
+    data: str
+    """A local JSONL file, or a hub data set id."""
+    split: str = "test"
+    """Split of a hub data set."""
+    revision: str | None = None
+    """Commit of a hub data set; pin it if the numbers are to be compared later."""
+    problem_field: str = "problem"
+    answer_field: str = "answer"
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first so many problems."""
+
+
+class EvaluateConfig(Settings):
+    """How every checkpoint is asked, with identical prompts and seeds."""
+
+    benchmarks: tuple[BenchmarkConfig, ...] = Field(min_length=1)
+    engine: Literal["transformers"] = "transformers"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Compute dtype of the engine. 16-bit arithmetic erases an RL-sized blend."""
+    prompt: str = PLAIN_PROMPT
+    """Must contain {problem}."""
+    n_samples: int = Field(default=4, ge=1)
+    """Completions drawn per problem."""
+    temperature: float = Field(default=1.0, ge=0)
+    """0 is greedy decoding."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=1024, ge=1)
+    """A completion that reaches this is counted as truncated."""
+    seed: int = 0
+    """Base of the per-(problem, sample) seeds, which all checkpoints share."""
+    batch_size: int = Field(default=128, ge=1)
+    """Completions generated together by the transformers engine."""
+    grade_timeout_seconds: float = Field(default=5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluateConfig:
+        if "{problem}" not in self.prompt:
+            raise ValueError("prompt must contain {problem}, where the problem's text goes")
+        names = [benchmark.name for benchmark in self.benchmarks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"benchmark names must differ; given twice: {', '.join(twice)}")
+        return self
+
+
+class RotationsConfig(Settings):
+    """How the rotation of the singular bases is measured."""
+
+    base: str | None = None
+    """Start of the chain; default: `before`."""
+    rl1: str
+    """A checkpoint between base and rl2."""
+    rl2: str | None = None
+    """End of the chain; default: `after`."""
+    top_k: int = Field(default=16, ge=1)
+    """Leading directions in the top-k metrics; at most a quarter of the smaller side is used."""
+    null_draws: int = Field(default=1, ge=0)
+    """Random updates of the same norm that each tensor is compared with."""
+    seed: int = 0
+
+
+class ReportConfig(Settings):
+    """What the report says."""
+
+    title: str | None = None
+
+
+def _alphas(value: Any) -> Any:
+    """Accept numbers only (YAML reads `1e-1` as text), and say which one is not."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"expected a list of numbers such as [0, 0.5, 1], found {value!r}")
+    numbers = []
+    for item in value:
+        try:
+            if isinstance(item, bool):
+                raise ValueError
+            number = float(item)
+        except (TypeError, ValueError):
+            raise ValueError(f"alpha {item!r} is not a number") from None
+        if not math.isfinite(number):
+            raise ValueError(f"alpha {item!r} is not finite")
+        numbers.append(number + 0.0)  # -0.0 and 0 are one alpha
+    if twice := sorted({number for number in numbers if numbers.count(number) > 1}):
+        raise ValueError(f"alpha given twice: {', '.join(map(str, twice))}")
+    return sorted(numbers)
+
+
+class SweepConfig(Settings):
+    """A whole sweep: two checkpoints in, a report out."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the run."""
+    before: str
+    """A folder, or a hub id with optional revision: `owner/name@revision`."""
+    after: str
+    store: str | None = None
+    """Where the run lives; default `runs/<name>`."""
+    tokenizer: str | None = None
+    """Whose tokenizer is used for every checkpoint; default: `after`."""
+    alphas: Annotated[tuple[float, ...], BeforeValidator(_alphas)] = (0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    """1 is after, 0 has before's singular values; outside [0, 1] is extrapolation."""
+    allow_pickle: bool = False
+    """Read `.bin` checkpoints (weights only) where there is no safetensors file."""
+    selection: SelectionConfig = SelectionConfig()
+    decompose: DecomposeConfig = DecomposeConfig()
+    blend: BlendConfig = BlendConfig()
+    evaluate: EvaluateConfig | None = None
+    """None: no evaluation."""
+    rotations: RotationsConfig | None = None
+    """None: no rotation measurements."""
+    report: ReportConfig = ReportConfig()
+
+    @property
+    def store_url(self) -> str:
+        """Where this run lives."""
+        return self.store or f"runs/{self.name}"
+
+
+def alpha_id(alpha: float) -> str:
+    """Name of an alpha's checkpoint: `alpha-0.2000`; more digits only where four would lose some."""
+    short = f"{alpha:.4f}"
+    return f"alpha-{short if float(short) == alpha else repr(alpha)}"
+
+
+def canonical_json(value: Any) -> bytes:
+    """One spelling for equal values: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of a value's canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
+    """Read a sweep description from YAML or JSON and apply `key.path=value` overrides.
+
+    Relative paths of checkpoints and benchmarks in the file are relative to the working directory,
+    as on a command line.
+
+    Raises:
+        ConfigError: unreadable file, unknown key (with the nearest right one) or bad value.
+    """
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no config file at {path}. Examples are in jobs/sweeps/.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys at the top, found {document!r:.80}")
+    for override in overrides:
+        _apply(document, override)
+    return parse_config(document, where=str(path))
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    """Set one `a.b=value`; the value is read as YAML."""
+    import yaml
+
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override!r}: expected key=value, e.g. alphas=[0,0.5,1]")
+    *sections, last = key.split(".")
+    node = document
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {section!r} is not a section")
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override!r}: {text!r} is not valid YAML") from None
+
+
+def parse_config(document: Mapping[str, Any], *, where: str) -> SweepConfig:
+    """Validate a document; all complaints at once, in one message."""
+    try:
+        return SweepConfig.model_validate(document)
+    except ValidationError as error:
+        lines = [_complaint(item) for item in error.errors()]
+        raise ConfigError(f"{where}:\n  " + "\n  ".join(lines)) from None
+
+
+def _complaint(item: Any) -> str:
+    """One pydantic error as a sentence."""
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = _keys_at(item["loc"][:-1])
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
+    if item["type"] == "missing":
+        return f"{where}: required, but missing"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')} (found {item['input']!r:.60})"
+
+
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    """Field names of the section at a location, for the nearest-key hint."""
+    sections: dict[str, type[Settings]] = {
+        "": SweepConfig,
+        "selection": SelectionConfig,
+        "decompose": DecomposeConfig,
+        "blend": BlendConfig,
+        "evaluate": EvaluateConfig,
+        "evaluate.benchmarks": BenchmarkConfig,
+        "rotations": RotationsConfig,
+        "report": ReportConfig,
+    }
+    where = ".".join(part for part in location if isinstance(part, str))
+    return sorted(sections.get(where, SweepConfig).model_fields)

@@ -1,0 +1,100 @@
+"""The whole exception tree.
+
+    SvdjobsError
+    ├── ConfigError(ValueError)            exit 2   a config key, a flag, an alpha
+    ├── CheckpointError(ValueError)        exit 2   a checkpoint that cannot be read or paired
+    │   └── TensorError                    exit 2   one tensor of it: NaN, truncated bytes, wrong dtype
+    ├── BenchmarkError(ValueError)         exit 2   a benchmark that is missing, empty or malformed
+    ├── OutputError(ValueError)            exit 2   the output place holds something else
+    ├── NumericalError(ArithmeticError)    exit 2   a self-check failed twice
+    ├── IncompleteError(RuntimeError)      exit 2   an earlier stage has not been run
+    ├── StorageError(OSError)              exit 4   disk full, store unreachable
+    │   └── MissingKeyError(FileNotFoundError)
+    └── EvaluationError(RuntimeError)      exit 4   an engine or a grading worker that would not run
+
+Each message says which thing, what was found, what was expected and what to do. `exit_code` is the
+one place that maps an exception to the process's exit code.
+"""
+
+from __future__ import annotations
+
+import errno
+
+EXIT_OK = 0
+EXIT_USAGE = 2
+EXIT_REGRESSION = 3
+EXIT_INFRASTRUCTURE = 4
+EXIT_TIMED_OUT = 5
+EXIT_TRY_AGAIN = 75
+EXIT_INTERRUPTED = 130
+
+
+class SvdjobsError(Exception):
+    """Everything this package raises on purpose; `str(error)` is meant for a person."""
+
+    exit_code = EXIT_USAGE
+
+
+class ConfigError(SvdjobsError, ValueError):
+    """A config key, a flag or a value of one."""
+
+
+class CheckpointError(SvdjobsError, ValueError):
+    """A checkpoint that cannot be read, or two that cannot be paired."""
+
+
+class TensorError(CheckpointError):
+    """One tensor of a checkpoint."""
+
+
+class BenchmarkError(SvdjobsError, ValueError):
+    """A benchmark that is missing, empty or malformed."""
+
+
+class OutputError(SvdjobsError, ValueError):
+    """The output place already holds something else."""
+
+
+class NumericalError(SvdjobsError, ArithmeticError):
+    """A numerical self-check failed in every method tried."""
+
+
+class IncompleteError(SvdjobsError, RuntimeError):
+    """An input of this stage has not been produced yet."""
+
+
+class StorageError(SvdjobsError, OSError):
+    """The disk or the store refused."""
+
+    exit_code = EXIT_INFRASTRUCTURE
+
+
+class MissingKeyError(StorageError, FileNotFoundError):
+    """A key that should exist does not."""
+
+
+class EvaluationError(SvdjobsError, RuntimeError):
+    """An engine or a grading worker that would not run."""
+
+    exit_code = EXIT_INFRASTRUCTURE
+
+
+def exit_code(error: BaseException) -> int:
+    """The process's exit code for an exception that ended it."""
+    if isinstance(error, SvdjobsError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if isinstance(error, TimeoutError):
+        return EXIT_TIMED_OUT
+    return EXIT_INFRASTRUCTURE
+
+
+def from_os_error(error: OSError, *, doing: str) -> StorageError:
+    """Turn an operating-system error into ours, saying what was being done and what to do now."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"{doing}: no space left on the disk. Free some space (or point `store` at another "
+            f"disk) and run the same command again: finished outputs are kept and skipped."
+        )
+    return StorageError(f"{doing}: {error.strerror or error}.")

@@ -1,0 +1,114 @@
+"""One way to show progress: bars with time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_EVERY_SECONDS = 5.0
+
+
+class Advance(Protocol):
+    """Called with the amount of work just finished and, if it helps, a word on what is at hand."""
+
+    def __call__(self, amount: float = 1, note: str | None = None) -> None: ...
+
+
+def console() -> Console:
+    """The console all messages for people go to: standard error, results go to standard output."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def say(message: str) -> None:
+    """One line for a person."""
+    console().print(message, markup=False)
+
+
+@contextmanager
+def track(description: str, total: float) -> Iterator[Advance]:
+    """Show the progress of `total` units of work while the block runs."""
+    if sys.stderr.isatty():
+        yield from _bar(description, total)
+    else:
+        yield from _lines(description, total)
+
+
+def _bar(description: str, total: float) -> Iterator[Advance]:
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console()) as progress:
+        bar = progress.add_task(description, total=total, note="")
+
+        def advance(amount: float = 1, note: str | None = None) -> None:
+            if note is None:
+                progress.update(bar, advance=amount)
+            else:
+                progress.update(bar, advance=amount, note=note[:40])
+
+        yield advance
+
+
+def _lines(description: str, total: float) -> Iterator[Advance]:
+    started = shown = time.monotonic()
+    done = 0.0
+
+    def advance(amount: float = 1, note: str | None = None) -> None:
+        nonlocal done, shown
+        done += amount
+        now = time.monotonic()
+        if now - shown < PLAIN_EVERY_SECONDS or done >= total:
+            return
+        shown = now
+        left = (now - started) * (total - done) / done if done else float("inf")
+        share = 100 * done / total if total else 100
+        suffix = f"  {note}" if note else ""
+        say(f"{description}: {share:.0f} %, {duration(left)} left{suffix}")
+
+    yield advance
+    say(f"{description}: done in {duration(time.monotonic() - started)}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    if seconds == float("inf"):
+        return "unknown time"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them, in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")

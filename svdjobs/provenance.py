@@ -1,0 +1,89 @@
+"""Which code and which libraries made a result, and on what hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import svdjobs
+
+LIBRARIES = ("torch", "numpy", "scipy", "transformers", "tokenizers", "safetensors", "math-verify")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of this package, its git commit and the libraries that decide results."""
+    found = {
+        "svdjobs": svdjobs.__version__,
+        "git": git_commit(),
+        "python": platform.python_version(),
+    }
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            found[library] = "absent"
+    return found
+
+
+@cache
+def git_commit() -> str:
+    """Commit of this source tree, with `+dirty` where it has changes; `unknown` outside git.
+
+    An image sets SVDJOBS_GIT_COMMIT when it is built, since it carries no repository.
+    """
+    if given := os.environ.get("SVDJOBS_GIT_COMMIT"):
+        return given
+    root = Path(svdjobs.__file__).parent.parent
+    if not (root / ".git").exists():
+        return "unknown"
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--untracked-files=no", "--", "svdjobs")
+        return git("rev-parse", "HEAD") + ("+dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def hardware() -> str:
+    """One line: processor, cores, memory."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    return f"{model}, {cores()} cores, {memory_bytes() / 2**30:.0f} GiB"
+
+
+def cores() -> int:
+    """Cores this process may use (affinity respected)."""
+    return len(os.sched_getaffinity(0))
+
+
+def memory_bytes() -> int:
+    """Physical memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def available_memory_bytes() -> int:
+    """Memory that can be taken now without swapping, bounded by the container's own limit."""
+    available = memory_bytes()
+    info = Path("/proc/meminfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                available = int(line.split()[1]) * 1024
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        available = min(available, int(text))
+    return available

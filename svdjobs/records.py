@@ -1,0 +1,226 @@
+"""What stages hand to each other. Plain frozen records; no I/O, no formula."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, unknown fields refused, docstrings are the field docs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class FileRecord(Record):
+    """One object a stage wrote."""
+
+    key: str
+    """Key below the manifest's own prefix."""
+    bytes: int
+    sha256: str
+
+
+class Manifest(Record):
+    """Says that an output exists. Written last; without it the output does not exist.
+
+    Holds nothing that differs between two runs of the same work (no clock, no host name), so equal
+    work gives equal bytes.
+    """
+
+    stage: str
+    fingerprint: str
+    """sha256 over stage, its config, its inputs' fingerprints and the stage's code version."""
+    inputs: dict[str, str]
+    """Name of each input and its fingerprint."""
+    config: dict[str, Any]
+    files: list[FileRecord]
+    provenance: dict[str, str]
+    """Library versions and the git commit that wrote this."""
+
+
+SkipReason = Literal[
+    "missing_in_before",
+    "ndim!=2",
+    "shape_mismatch",
+    "sigma_mismatch",
+    "embedding",
+    "excluded",
+    "tied",
+]
+
+
+class TensorPlan(Record):
+    """What will happen to one tensor of the after checkpoint."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    skip: SkipReason | None = None
+    """None: decomposed and blended. Otherwise copied from after, for this reason."""
+
+
+class Estimate(Record):
+    """What a sweep will cost, from headers alone."""
+
+    decompose_flops: float
+    blend_flops: float
+    bytes_read: int
+    bytes_written: int
+    peak_memory_bytes: int
+    disk_free_bytes: int | None
+    machine_gflops: float
+    """float64 matrix-product rate measured on this machine when the plan was made."""
+    decompose_seconds: float
+    blend_seconds: float
+
+
+class Plan(Record):
+    """The `plan` stage's output: which tensors, in which parts, at what cost."""
+
+    before: str
+    after: str
+    architecture: str
+    tensors: list[TensorPlan]
+    parts: list[list[str]]
+    """Tensor names of each decompose part, balanced by cost."""
+    only_in_before: list[str]
+    estimate: Estimate
+
+    @property
+    def selected(self) -> list[TensorPlan]:
+        """The tensors that will be blended."""
+        return [tensor for tensor in self.tensors if tensor.skip is None]
+
+
+class FactorRecord(Record):
+    """One decomposed tensor and the self-checks it passed."""
+
+    name: str
+    shape: tuple[int, int]
+    method: Literal["gram", "svd"]
+    """`svd` is the direct float64 fallback, taken when a self-check of `gram` failed."""
+    checks: dict[str, float]
+    """Each self-check's relative error, by name."""
+
+
+class CastRecord(Record):
+    """How much of a blend survives one storage dtype."""
+
+    projection: float
+    """⟨cast(W(alpha)) − W_after, (1−alpha)·D⟩."""
+    signal: float
+    """‖(1−alpha)·D‖²."""
+
+    @property
+    def fraction(self) -> float | None:
+        """Realised fraction; None where there is no signal."""
+        return self.projection / self.signal if self.signal > 0 else None
+
+
+class BlendRecord(Record):
+    """One blended tensor at one alpha."""
+
+    name: str
+    shape: tuple[int, int]
+    guarded: int
+    """Directions left untouched because s_after is numerically zero there."""
+    signal_norm: float
+    """‖D‖_F."""
+    weight_norm: float
+    """‖W_after‖_F."""
+    casts: dict[str, CastRecord]
+    spectrum_error: float | None
+    """max |s(W(alpha)) − target| / s₁ where it was recomputed, else None."""
+    log_file: str
+
+
+class Outcome(StrEnum):
+    """What became of one completion. Only `correct` scores 1; nothing is silently wrong."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    TRUNCATED = "truncated"
+    PARSE_ERROR = "parse_error"
+    TIMEOUT = "timeout"
+    GOLD_ERROR = "gold_error"
+
+
+class Problem(Record):
+    """One row of a benchmark."""
+
+    idx: int
+    problem: str
+    gold: str
+
+
+class Completion(Record):
+    """One drawn answer."""
+
+    idx: int
+    """The problem's."""
+    sample_index: int
+    seed: int
+    text: str
+    finish_reason: Literal["stop", "length"]
+    completion_tokens: int
+
+
+class Grade(Record):
+    """The outcome of one completion."""
+
+    idx: int
+    sample_index: int
+    outcome: Outcome
+    answer: str | None
+    """Content of the last box, None where there is none."""
+
+
+class Interval(Record):
+    """A number with its 95 % interval; no interval is None, never zero width."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    standard_error: float | None = None
+
+
+class Summary(Record):
+    """One checkpoint on one benchmark."""
+
+    checkpoint: str
+    benchmark: str
+    benchmark_sha256: str
+    engine: str
+    dtype: str
+    n: int
+    """Completions per problem."""
+    problems: int
+    avg_at_n: Interval
+    """Mean of the problems' mean scores; standard error clustered by problem."""
+    outcomes: dict[Outcome, int]
+    truncated: int
+    """Completions that hit max_tokens, whatever their outcome."""
+    completion_tokens_mean: float
+    problem_scores: list[float]
+    """Mean score of each problem, in benchmark order (what paired differences are made of)."""
+
+
+class RotationRow(Record):
+    """How one tensor's singular bases moved along base → rl1 → rl2, beside the nulls."""
+
+    name: str
+    layer: int | None
+    family: str
+    """The tensor name without its layer index, e.g. `self_attn.q_proj`."""
+    shape: tuple[int, int]
+    rank: int
+    """Directions kept: s above the rank guard in all three."""
+    metrics: dict[str, float | None]
+    null: dict[str, float | None] = Field(default_factory=dict)
+    """The same metrics with each update replaced by a random one of the same norm."""
+    trivial_side: Literal["u", "vh", "both"]
+    """Side on which R4 ≡ R3 by algebra, so that its MSE is rounding noise."""

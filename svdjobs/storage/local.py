@@ -1,0 +1,142 @@
+"""A store in a folder: write to a hidden temporary file, sync, rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from svdjobs.errors import MissingKeyError, StorageError, from_os_error
+from svdjobs.records import FileRecord
+from svdjobs.storage.store import Hashing
+
+PARTIAL = ".partial"
+
+
+class LocalStore:
+    """A folder as a store. Temporary files are named `.<name>.<pid>.partial`."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    @property
+    def url(self) -> str:
+        """The folder."""
+        return str(self.root)
+
+    def path(self, key: str) -> Path:
+        """Path of a key."""
+        return self.root / key
+
+    def size(self, key: str) -> int:
+        """Bytes of an object."""
+        try:
+            return self.path(key).stat().st_size
+        except FileNotFoundError:
+            raise self._missing(key) from None
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
+        """The bytes [start, end) of an object, in memory that may be written to."""
+        try:
+            with self.path(key).open("rb", buffering=0) as file:
+                return _read_exactly(file, start, end, self.path(key))
+        except FileNotFoundError:
+            raise self._missing(key) from None
+        except OSError as error:
+            raise from_os_error(error, doing=f"reading {self.path(key)}") from None
+
+    def exists(self, key: str) -> bool:
+        """Whether an object is there."""
+        return self.path(key).is_file()
+
+    def keys(self, prefix: str) -> list[str]:
+        """All keys below a prefix, sorted; half-written files are not keys."""
+        found = (path for path in self.path(prefix).rglob("*") if path.is_file())
+        return sorted(str(p.relative_to(self.root)) for p in found if not p.name.endswith(PARTIAL))
+
+    @contextmanager
+    def sink(self, key: str) -> Iterator[LocalSink]:
+        """Write an object piece by piece."""
+        path = self.path(key)
+        partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_orphans(path)
+            with partial.open("wb", buffering=0) as file:
+                yield LocalSink(file)
+                os.fsync(file.fileno())
+            partial.replace(path)
+            _sync_folder(path.parent)
+        except BaseException as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            if isinstance(error, OSError) and not isinstance(error, StorageError):
+                raise from_os_error(error, doing=f"writing {path}") from None
+            raise
+
+    def delete(self, key: str) -> None:
+        """Remove an object; fine if there is none."""
+        self.path(key).unlink(missing_ok=True)
+
+    def free_bytes(self) -> int | None:
+        """Space left on the folder's disk."""
+        existing = next(
+            p for p in (self.root.absolute(), *self.root.absolute().parents) if p.exists()
+        )
+        return shutil.disk_usage(existing).free
+
+    def _missing(self, key: str) -> MissingKeyError:
+        return MissingKeyError(f"{self.path(key)} does not exist.")
+
+
+class LocalSink:
+    """An open temporary file that hashes what it is given."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hashing = Hashing()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        rest = memoryview(data).cast("B")
+        self._hashing.update(rest)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def record(self, key: str) -> FileRecord:
+        """Size and sha256 so far."""
+        return self._hashing.record(key)
+
+
+def _read_exactly(file: BinaryIO, start: int, end: int | None, path: Path) -> bytearray:
+    stop = os.fstat(file.fileno()).st_size if end is None else end
+    buffer = bytearray(stop - start)
+    view = memoryview(buffer)
+    file.seek(start)
+    while view:
+        count = file.readinto(view)  # type: ignore[attr-defined]
+        if not count:
+            raise StorageError(
+                f"{path}: ends {len(view)} bytes before byte {stop} that was asked for."
+            )
+        view = view[count:]
+    return buffer
+
+
+def _remove_orphans(path: Path) -> None:
+    """Remove what a killed process left half-written under this name."""
+    for orphan in path.parent.glob(f".{path.name}.*{PARTIAL}"):
+        pid = orphan.name.removesuffix(PARTIAL).rpartition(".")[2]
+        if not Path(f"/proc/{pid}").exists():
+            orphan.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

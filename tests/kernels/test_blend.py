@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from svdjobs.kernels import blend, cast
+from svdjobs.kernels.spectrum import decompose
+from tests.kernels.pairs import BEFORE, RELATIVE, pair, truth, with_spectrum
+
+
+def computed_signal(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    factors = decompose(after)
+    assert factors.basis_KK is not None
+    ratio = blend.blend_ratio(decompose(before, vectors=False).s_K, factors.s_K)
+    return blend.signal(after, factors.basis_KK, ratio.r_K)
+
+
+@pytest.mark.parametrize("relative", RELATIVE)
+@pytest.mark.parametrize("kind", BEFORE)
+def test_accuracy_against_float64_truth(kind: str, relative: float) -> None:
+    before, after = pair(kind, relative)
+    expected_d = truth(before, after)
+    d = computed_signal(before, after)
+    assert (d.double() - expected_d).norm() <= 0.01 * expected_d.norm()
+    expected = after.double() + expected_d
+    stored = blend.blend(after, d, alpha=0.0)
+    assert stored.dtype == torch.float32
+    assert (stored.double() - expected).norm() <= 1e-7 * expected.norm()
+
+
+@pytest.mark.parametrize("relative", RELATIVE)
+@pytest.mark.parametrize("kind", BEFORE)
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, -0.5, 1.5])
+def test_blend_has_the_target_spectrum(kind: str, relative: float, alpha: float) -> None:
+    before, after = pair(kind, relative)
+    s_before = decompose(before, vectors=False).s_K
+    s_after = decompose(after, vectors=False).s_K
+    d = computed_signal(before, after)
+    target = blend.target_spectrum(s_before, s_after, alpha)
+    assert blend.spectrum_error(blend.blend(after, d, alpha), target) <= 1e-6
+
+
+def test_alpha_one_is_the_after_tensor_itself() -> None:
+    _, after = pair("tall", 1e-2)
+    assert blend.blend(after, torch.full_like(after, 7), alpha=1.0) is after
+
+
+def test_direct_route_agrees() -> None:
+    before, after = pair("wide", 1e-3)
+    s_before = torch.linalg.svdvals(before.double())
+    direct = blend.signal_direct(after, s_before)
+    assert (direct - computed_signal(before, after)).norm() <= 1e-4 * direct.norm()
+
+
+def test_guarded_directions_are_counted_and_left_alone() -> None:
+    after = with_spectrum(20, 10, torch.tensor([1.0, 0.5]).double())
+    before = with_spectrum(20, 10, torch.linspace(2, 1, 10).double())
+    s_after, s_before = torch.linalg.svdvals(after), torch.linalg.svdvals(before)
+    ratio = blend.blend_ratio(s_before, s_after)
+    assert ratio.guarded == 8
+    assert ratio.r_K[2:].tolist() == [0.0] * 8
+    assert torch.allclose(ratio.r_K[:2], s_before[:2] / s_after[:2] - 1)
+
+
+def test_spectra_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 singular values before, 2 after"):
+        blend.blend_ratio(torch.ones(3), torch.ones(2))
+
+
+def test_realised_fraction_is_one_in_float32_and_small_in_bfloat16() -> None:
+    before, after = pair("square", 1e-3)
+    after = after.to(torch.bfloat16).float()  # as a released checkpoint is stored
+    d = computed_signal(before, after)
+    fractions = {}
+    for name, dtype in cast.CAST_DTYPES.items():
+        w_alpha = blend.blend(after, d, 0.2).reshape(-1)
+        part = cast.realised(after.reshape(-1), d.reshape(-1), w_alpha, 0.2, dtype)
+        fractions[name] = part.projection / part.signal
+    assert fractions["float32"] == pytest.approx(1, abs=1e-3)
+    assert abs(fractions["bfloat16"]) < 0.3
+    assert fractions["bfloat16"] < fractions["float16"] < 1.1
+
+
+def test_realised_fraction_against_the_definition() -> None:
+    before, after = pair("tall", 1e-2)
+    d = computed_signal(before, after)
+    alpha = 0.4
+    w_alpha = blend.blend(after, d, alpha)
+    part = cast.realised(
+        after.reshape(-1), d.reshape(-1), w_alpha.reshape(-1), alpha, torch.float16
+    )
+    change = w_alpha.half().double() - after.double()
+    expected = float((change * d.double()).sum() / ((1 - alpha) * d.double().square().sum()))
+    assert part.projection / part.signal == pytest.approx(expected, rel=1e-5)
