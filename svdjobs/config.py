@@ -186,7 +186,7 @@ class SweepConfig(Settings):
 
 
 def alpha_id(alpha: float) -> str:
-    """Name of an alpha's checkpoint: `alpha-0.2000`; more digits only where four would lose some."""
+    """Name of an alpha's checkpoint: `alpha-0.2000`; more digits where four would lose some."""
     short = f"{alpha:.4f}"
     return f"alpha-{short if float(short) == alpha else repr(alpha)}"
 
@@ -200,6 +200,12 @@ def canonical_json(value: Any) -> bytes:
 def fingerprint(value: Any) -> str:
     """sha256 of a value's canonical JSON, in hex."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed of its own for every combination of parts: 63 bits of a hash, so neighbours differ."""
+    digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:

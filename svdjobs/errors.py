@@ -3,7 +3,7 @@
     SvdjobsError
     ├── ConfigError(ValueError)            exit 2   a config key, a flag, an alpha
     ├── CheckpointError(ValueError)        exit 2   a checkpoint that cannot be read or paired
-    │   └── TensorError                    exit 2   one tensor of it: NaN, truncated bytes, wrong dtype
+    │   └── TensorError                    exit 2   one tensor of it: NaN, cut off, bad dtype
     ├── BenchmarkError(ValueError)         exit 2   a benchmark that is missing, empty or malformed
     ├── OutputError(ValueError)            exit 2   the output place holds something else
     ├── NumericalError(ArithmeticError)    exit 2   a self-check failed twice

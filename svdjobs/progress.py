@@ -17,7 +17,8 @@ PLAIN_EVERY_SECONDS = 5.0
 class Advance(Protocol):
     """Called with the amount of work just finished and, if it helps, a word on what is at hand."""
 
-    def __call__(self, amount: float = 1, note: str | None = None) -> None: ...
+    def __call__(self, amount: float = 1, note: str | None = None) -> None:
+        """Count `amount` as done."""
 
 
 def console() -> Console:

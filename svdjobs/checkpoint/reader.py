@@ -6,7 +6,6 @@ is a store holding Hugging Face files.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from svdjobs.checkpoint.safetensors_format import (
     FLOATS,
+    SAFETENSORS_NAMES,
     TORCH_NAMES,
     TensorEntry,
     read_header,
@@ -188,9 +188,8 @@ def _read_pickled(
     tensors: dict[str, torch.Tensor] = {}
     for key in files:
         tensors.update(_load_pickle(store, key, label))
-    names = {name: short for short, name in TORCH_NAMES.items()}
     entries = {
-        name: TensorEntry(name, names[str(tensor.dtype).removeprefix("torch.")],
+        name: TensorEntry(name, SAFETENSORS_NAMES[str(tensor.dtype).removeprefix("torch.")],
                           tuple(tensor.shape), files[0], 0)
         for name, tensor in tensors.items()
     }  # fmt: skip
@@ -215,4 +214,4 @@ def _load_pickle(store: Store, key: str, label: str) -> dict[str, torch.Tensor]:
 def config_dtype_fields(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """A config that states the dtype the weights were written in (`torch_dtype` before v5)."""
     stated = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
-    return json.loads(json.dumps(config)) | dict.fromkeys(stated, dtype)
+    return {**config, **dict.fromkeys(stated, dtype)}

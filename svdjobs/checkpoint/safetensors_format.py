@@ -25,6 +25,7 @@ TORCH_NAMES = {
     "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32",
     "U64": "uint64", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
+SAFETENSORS_NAMES = {name: short for short, name in TORCH_NAMES.items()}
 FLOATS = ("F64", "F32", "F16", "BF16")
 # The library refuses longer headers too (safetensors/src/tensor.rs, MAX_HEADER_SIZE).
 MAX_HEADER_BYTES = 100_000_000

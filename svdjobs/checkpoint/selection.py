@@ -112,9 +112,10 @@ def coverage_line(tensors: list[TensorPlan]) -> str:
     taken = sum(tensor.skip is None for tensor in tensors)
     skipped = sorted((reason for reason in counts if reason != "blended"), key=counts.__getitem__)
     parts = [f"{reason} {100 * counts[reason] / total:.2f} %" for reason in reversed(skipped)]
+    share = 100 * counts.get("blended", 0) / total
     return (
-        f"blended {taken} of {len(tensors)} tensors, {100 * counts.get('blended', 0) / total:.1f} % "
-        f"of {_count(total)} parameters; skipped: {', '.join(parts) or 'none'}"
+        f"blended {taken} of {len(tensors)} tensors, {share:.1f} % of {_count(total)} parameters; "
+        f"skipped: {', '.join(parts) or 'none'}"
     )
 
 

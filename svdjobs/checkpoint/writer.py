@@ -79,7 +79,7 @@ class ShardWriter:
 
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
         self._written += flat.numel()
-        self._sink.write(memoryview(flat.numpy()))
+        self._sink.write(flat.numpy().data)
 
     def finish(self, key: str) -> FileRecord:
         """Check that every promised byte came, and return the file's record."""

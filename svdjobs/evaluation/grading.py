@@ -36,8 +36,7 @@ def last_boxed(text: str) -> str | None:
             stack.append(position)
         elif character == "}" and stack:
             start = stack.pop()
-            # The outermost of nested boxes counts, so a later-closing box with an earlier start wins
-            # over the one inside it, and over any that ended before it.
+            # Whatever closes last wins: of nested boxes the outermost, of several the last.
             if start in opening:
                 best = (start + 1, position)
     return text[best[0] : best[1]].strip() if best else None

@@ -160,3 +160,17 @@ def _sound(result: Decomposition) -> bool:
     """NaN compares false, so a decomposition that is not finite is never sound."""
     tolerances = {"energy": ENERGY_TOLERANCE, "residual": RESIDUAL_TOLERANCE}
     return all(error <= tolerances[name] for name, error in result.checks.items())
+
+
+def thin_side(w_MN: torch.Tensor, basis_KK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(u_MK, vh_KN) in float64 from the matrix and its square-side vectors.
+
+    A Householder QR of W·V, whose R is diag(s) up to sign, keeps the derived side orthonormal where
+    W·v/s would not (small s), and completes it where s = 0.
+    """
+    m, n = w_MN.shape
+    long_LK = (w_MN if m >= n else w_MN.T).to(torch.float64) @ basis_KK
+    q_LK, r_KK = torch.linalg.qr(long_LK)
+    signs_K = r_KK.diagonal().sign()
+    q_LK = q_LK * torch.where(signs_K == 0, 1.0, signs_K)
+    return (q_LK, basis_KK.T) if m >= n else (basis_KK, q_LK.T)

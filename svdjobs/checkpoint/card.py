@@ -1,0 +1,65 @@
+"""What a blended checkpoint says about itself: `svd_blend_meta.json` and the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from svdjobs.config import SweepConfig
+from svdjobs.provenance import versions
+from svdjobs.records import BlendRecord, Plan
+from svdjobs.statistics import realised_total
+
+
+def model_card(config: SweepConfig, alpha: float, records: Sequence[BlendRecord]) -> str:
+    """Markdown saying what the weights are and how they were made."""
+    extrapolation = "" if 0 <= alpha <= 1 else " (extrapolation: alpha is outside [0, 1])"
+    made = versions()
+    return f"""---
+library_name: transformers
+tags: [svdjobs, singular-value-blend]
+---
+
+# Singular-value blend, alpha = {alpha:g}{extrapolation}
+
+- before: `{config.before}`
+- after: `{config.after}`
+- {len(records)} matrices blended, everything else is after's:
+  `U_after · diag(alpha·S_after + (1-alpha)·S_before) · Vh_after`
+- written in {config.blend.storage_dtype} by svdjobs {made["svdjobs"]} (commit {made["git"]})
+
+Loading in a 16-bit dtype rounds most of an RL-sized blend away; `svd_blend_meta.json` has the
+realised fraction per dtype and per tensor.
+"""
+
+
+def blend_meta(
+    config: SweepConfig, plan: Plan, alpha: float, records: list[BlendRecord]
+) -> dict[str, Any]:
+    """What was blended, in the field's own names, with what we know beyond them."""
+    skipped = [[tensor.name, tensor.skip] for tensor in plan.tensors if tensor.skip]
+    return {
+        "model_before": config.before,
+        "model_after": config.after,
+        "alpha": alpha,
+        "extrapolation": not 0 <= alpha <= 1,
+        "dtype": config.blend.storage_dtype,
+        "blended_keys": [record.name for record in records],
+        "blended_keys_count": len(records),
+        "skipped_keys": skipped,
+        "skipped_keys_count": len(skipped),
+        "per_layer_meta": {
+            record.name: {
+                "shape": record.shape,
+                "sigma_len": min(record.shape),
+                "log_file": record.log_file,
+                "guarded": record.guarded,
+                "signal_norm": record.signal_norm,
+                "weight_norm": record.weight_norm,
+                "spectrum_error": record.spectrum_error,
+                "realised_fraction": {n: cast.fraction for n, cast in record.casts.items()},
+            }
+            for record in records
+        },
+        "realised_fraction": realised_total(records),
+    }

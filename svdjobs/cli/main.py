@@ -1,0 +1,51 @@
+"""The command line: parse, build a config, run, map errors to exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+import svdjobs
+from svdjobs.cli import export, stages
+from svdjobs.errors import EXIT_INTERRUPTED, SvdjobsError, exit_code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(svdjobs.__version__, prog_name="svdjobs")
+def cli() -> None:
+    """How much of what RL did to a model sits in the singular values, how much in the rotation?
+
+    Give it two checkpoints in a YAML file (see jobs/sweeps/) and run `svdjobs sweep FILE`.
+    """
+
+
+for command in (*stages.COMMANDS, *export.COMMANDS):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point: every expected error becomes one message and its exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(
+            "\nInterrupted. Finished work is kept: run the same command again to go on.", err=True
+        )
+        sys.exit(EXIT_INTERRUPTED)
+    except SvdjobsError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(exit_code(error))
+    except OSError as error:
+        from svdjobs.errors import from_os_error
+
+        click.echo(f"Error: {from_os_error(error, doing=str(error.filename or 'I/O'))}", err=True)
+        sys.exit(exit_code(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""The transformers engine: batched, left-padded, on any CPU or one GPU.
+
+Each request draws from its own stream of uniform numbers by inverting the cumulative distribution.
+So a completion does not depend on its batch, and two checkpoints with nearly equal distributions
+give the same tokens except where the difference matters: common random numbers, which is what makes
+paired differences between alphas sharp (Glasserman & Yao 1992, doi:10.1287/mnsc.38.6.884).
+
+Shape legend: B requests, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from svdjobs.config import EvaluateConfig
+from svdjobs.errors import BenchmarkError, CheckpointError, EvaluationError
+from svdjobs.evaluation.requests import Request
+from svdjobs.records import Completion
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TransformersEngine:
+    """One checkpoint in memory."""
+
+    def __init__(self, checkpoint: str, tokenizer: str, config: EvaluateConfig) -> None:
+        """Load a checkpoint folder and a tokenizer folder.
+
+        Raises:
+            CheckpointError: transformers cannot load one of them, or weights are missing.
+        """
+        import torch
+        import transformers
+        from transformers import AutoTokenizer
+
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        self._config = config
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer, padding_side="left")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"no tokenizer in {tokenizer}: {_first_line(error)}") from None
+        self._model = _load_model(checkpoint, config.dtype).to(self._device)
+        self._stop = _stop_tokens(self._model, self._tokenizer)
+        if self._tokenizer.pad_token_id is None:
+            # Padding is masked out, so any token will do.
+            self._tokenizer.pad_token_id = self._stop[0]
+        self._model.generation_config = transformers.GenerationConfig()
+        self.description = f"transformers {transformers.__version__} on {self._device}"
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion per request.
+
+        Raises:
+            BenchmarkError: a prompt that leaves no room for max_tokens in the context.
+            EvaluationError: out of memory.
+        """
+        import torch
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        config = self._config
+        batch = self._tokenizer([r.prompt for r in requests], return_tensors="pt", padding=True)
+        prompt_length = batch["input_ids"].shape[1]
+        self._check_room(prompt_length)
+        choose = _InverseCdf(
+            [request.seed for request in requests], prompt_length, config, self._device
+        )
+        settings = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=config.max_tokens,
+            eos_token_id=self._stop,
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+        try:
+            with torch.inference_mode(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tokens_BT = self._model.generate(
+                    **batch.to(self._device),
+                    generation_config=settings,
+                    logits_processor=LogitsProcessorList([choose]),
+                )
+        except torch.OutOfMemoryError:
+            raise EvaluationError(
+                f"out of GPU memory with {len(requests)} completions at a time; lower "
+                f"evaluate.batch_size or evaluate.max_tokens. Finished batches are kept."
+            ) from None
+        drawn = tokens_BT[:, prompt_length:].tolist()
+        return [self._completion(r, t) for r, t in zip(requests, drawn, strict=True)]
+
+    def _completion(self, request: Request, tokens: list[int]) -> Completion:
+        end = next((i for i, token in enumerate(tokens) if token in self._stop), None)
+        kept = tokens if end is None else tokens[:end]
+        return Completion(
+            idx=request.idx,
+            sample_index=request.sample_index,
+            seed=request.seed,
+            text=self._tokenizer.decode(kept, skip_special_tokens=True),
+            finish_reason="length" if end is None else "stop",
+            completion_tokens=len(kept),
+        )
+
+    def _check_room(self, prompt_length: int) -> None:
+        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and prompt_length + self._config.max_tokens > context:
+            raise BenchmarkError(
+                f"a prompt of {prompt_length} tokens and max_tokens {self._config.max_tokens} do "
+                f"not fit the checkpoint's context of {context}; lower evaluate.max_tokens to "
+                f"{max(0, context - prompt_length)} or less."
+            )
+
+
+class _InverseCdf:
+    """Chooses tokens by u < cdf, one pre-drawn uniform number per request and position.
+
+    Given to `generate` as a logits processor: it returns 0 for the chosen token and −inf for all
+    others, and greedy decoding does the rest.
+    """
+
+    def __init__(self, seeds: list[int], start: int, config: EvaluateConfig, device: str) -> None:
+        import torch
+
+        draws = []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            draws.append(torch.rand(config.max_tokens, generator=generator, dtype=torch.float64))
+        self._uniform_BT = torch.stack(draws).to(device)
+        self._start = start
+        self._temperature = config.temperature
+        self._top_p = config.top_p
+
+    def __call__(self, input_ids_BT: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        position = input_ids_BT.shape[1] - self._start
+        if self._temperature == 0:
+            chosen_B1 = scores_BV.argmax(dim=-1, keepdim=True)
+        else:
+            p_BV = (scores_BV.double() / self._temperature).softmax(dim=-1)
+            chosen_B1 = inverse_cdf(p_BV, self._uniform_BT[:, position, None], self._top_p)
+        return torch.full_like(scores_BV, float("-inf")).scatter(1, chosen_B1, 0.0)
+
+
+def inverse_cdf(p_BV: torch.Tensor, uniform_B1: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Index of the first token whose cumulative probability exceeds u, B×1.
+
+    top_p keeps the smallest set of most likely tokens that holds at least that much (Holtzman et
+    al. 2020, arXiv:1904.09751); tokens stay in vocabulary order, so close distributions agree.
+    """
+    import torch
+
+    if top_p < 1:
+        sorted_BV, order_BV = p_BV.sort(dim=-1, descending=True, stable=True)
+        preceding_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
+        kept_BV = (preceding_BV < top_p).scatter(1, order_BV, preceding_BV < top_p)
+        p_BV = torch.where(kept_BV, p_BV, 0.0)
+    cdf_BV = p_BV.cumsum(dim=-1)
+    scaled_B1 = uniform_B1 * cdf_BV[:, -1:]
+    found_B1 = torch.searchsorted(cdf_BV, scaled_B1, right=True)
+    return found_B1.clamp(max=p_BV.shape[1] - 1)
+
+
+def _load_model(checkpoint: str, dtype: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            checkpoint,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"transformers cannot load {checkpoint}: {_first_line(error)}"
+        ) from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint} lacks {len(missing)} weights of its architecture, e.g. {missing[0]}; "
+            f"they would be random. The checkpoint is incomplete."
+        )
+    return model.eval()
+
+
+def _stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """End-of-text ids of the generation config, the model config and the tokenizer."""
+    stop: set[int] = set()
+    for found in (
+        getattr(model.generation_config, "eos_token_id", None),
+        getattr(model.config, "eos_token_id", None),
+        tokenizer.eos_token_id,
+    ):
+        stop.update([found] if isinstance(found, int) else found or [])
+    if not stop:
+        raise CheckpointError(
+            "neither the checkpoint nor the tokenizer names an end-of-text token, so every "
+            "completion would run to max_tokens. Set eos_token in tokenizer_config.json."
+        )
+    return sorted(stop)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

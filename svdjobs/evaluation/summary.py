@@ -1,0 +1,82 @@
+"""From completions and grades to one summary, and to the JSON the field's scripts write."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from svdjobs.config import EvaluateConfig
+from svdjobs.evaluation.problems import Benchmark
+from svdjobs.records import Completion, Grade, Outcome, Summary
+from svdjobs.statistics import mean_interval
+
+
+def summarise(
+    checkpoint_id: str,
+    benchmark: Benchmark,
+    config: EvaluateConfig,
+    completions: Sequence[Completion],
+    grades: Sequence[Grade],
+    engine: str,
+) -> Summary:
+    """Summary of one checkpoint on one benchmark; every outcome is counted, also those at 0."""
+    expected = len(benchmark.problems) * config.n_samples
+    assert len(completions) == len(grades) == expected, (len(completions), len(grades), expected)
+    counts = Counter(grade.outcome for grade in grades)
+    scores = problem_scores(grades)
+    return Summary(
+        checkpoint=checkpoint_id,
+        benchmark=benchmark.name,
+        benchmark_sha256=benchmark.sha256,
+        engine=engine,
+        dtype=config.dtype,
+        n=config.n_samples,
+        problems=len(benchmark.problems),
+        avg_at_n=mean_interval(scores),
+        outcomes={outcome: counts[outcome] for outcome in Outcome},
+        truncated=sum(completion.finish_reason == "length" for completion in completions),
+        completion_tokens_mean=sum(c.completion_tokens for c in completions) / len(completions),
+        problem_scores=scores,
+    )
+
+
+def problem_scores(grades: Sequence[Grade]) -> list[float]:
+    """Share of correct completions of each problem, in benchmark order."""
+    by_problem: dict[int, list[bool]] = defaultdict(list)
+    for grade in grades:
+        by_problem[grade.idx].append(grade.outcome is Outcome.CORRECT)
+    return [sum(hits) / len(hits) for _, hits in sorted(by_problem.items())]
+
+
+def details(
+    summary: Summary,
+    benchmark: Benchmark,
+    completions: Sequence[Completion],
+    grades: Sequence[Grade],
+) -> dict[str, Any]:
+    """The results file of the field's scripts: `summary` and `details`, with their field names."""
+    texts: dict[int, list[str]] = defaultdict(list)
+    scores: dict[int, list[float]] = defaultdict(list)
+    for completion, grade in zip(completions, grades, strict=True):
+        texts[completion.idx].append(completion.text)
+        scores[grade.idx].append(float(grade.outcome is Outcome.CORRECT))
+    return {
+        "summary": {
+            "model": summary.checkpoint,
+            "avg_accuracy": summary.avg_at_n.value,
+            "n_samples_per_problem": summary.n,
+            "num_items": summary.problems,
+        },
+        "details": [
+            {
+                "idx": problem.idx,
+                "problem": problem.problem,
+                "gold": problem.gold,
+                "generations": texts[problem.idx],
+                "sample_scores": scores[problem.idx],
+                "per_problem_score": summary.problem_scores[problem.idx],
+            }
+            for problem in benchmark.problems
+        ],
+    }

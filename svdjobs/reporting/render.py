@@ -1,0 +1,112 @@
+"""From content to files: one self-contained HTML page, Markdown, CSV, PNG."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+
+from svdjobs.reporting import figures
+from svdjobs.reporting.content import Content, Table, headlines, tables
+
+FIGURE_NAMES = {
+    "accuracy.png": "Accuracy against alpha",
+    "rotation_mse_curves.png": "Does the rotation compose? MSE(R1·R2, R3) by layer",
+    "spectrum.png": "What happened to the singular values",
+}
+CAPTIONS = {
+    "accuracy.png": (
+        "Each point is a checkpoint with after's singular vectors and blended singular values; "
+        "bars and bands are 95 % intervals clustered by problem. A flat line at after's level says "
+        "that the gain sits in the singular vectors; a line that falls to before's level at alpha = "
+        "0, that it sits in the singular values. The paired differences in the table below are "
+        "sharper than these bars."
+    ),
+    "rotation_mse_curves.png": (
+        "R1, R2, R3 are the overlaps of the singular bases base→rl1, rl1→rl2 and base→rl2. Solid: "
+        "measured. Dashed: the same matrices moved by random updates of the same norm. Dotted: "
+        "unrelated bases. Solid far under dotted: the bases barely turned. Solid near dashed: they "
+        "turned no more than noise of that size would turn them."
+    ),
+    "spectrum.png": (
+        "Left: how far each singular value moved, relative to itself. Right: the whole spectrum's "
+        "shift per matrix. Solid under dashed: the update avoids the singular values, it moves "
+        "them less than a random update of the same norm would."
+    ),
+}
+
+
+def drawn(content: Content) -> dict[str, tuple[bytes, str]]:
+    """PNG bytes and SVG text of every figure that has something to show."""
+    found = {}
+    if content.summaries:
+        found["accuracy.png"] = figures.accuracy(content)
+    if content.rotations:
+        found["rotation_mse_curves.png"] = figures.rotation_mse(content)
+    if content.spectra or content.rotations:
+        found["spectrum.png"] = figures.spectrum(content)
+    return {name: (figures.png(figure), figures.svg(figure)) for name, figure in found.items()}
+
+
+def html_report(content: Content, pictures: dict[str, tuple[bytes, str]]) -> str:
+    """One page that needs no network: styles and figures are inside."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("svdjobs.reporting"), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("report.html.j2").render(
+        content=content,
+        headlines=headlines(content),
+        figures=[(FIGURE_NAMES[n], CAPTIONS[n], svg) for n, (_, svg) in pictures.items()],
+        tables=tables(content),
+    )
+
+
+def markdown_report(content: Content, pictures: dict[str, tuple[bytes, str]]) -> str:
+    """The same for a terminal or a pull request; figures are links."""
+    lines = [f"# {content.title}", ""]
+    lines += [f"- {line}" for line in headlines(content)]
+    if content.missing:
+        lines += ["", "**Not finished, so not in this report:** " + ", ".join(content.missing)]
+    for table in tables(content):
+        lines += ["", f"## {table.title}", "", *_markdown_rows(table), "", table.caption]
+    for name in pictures:
+        lines += ["", f"![{FIGURE_NAMES[name]}](figures/{name})"]
+    versions = ", ".join(f"{name} {value}" for name, value in content.provenance.items())
+    return "\n".join([*lines, "", f"before `{content.config.before}`, after "
+                      f"`{content.config.after}`; {versions}", ""])  # fmt: skip
+
+
+def _markdown_rows(table: Table) -> list[str]:
+    rows = [table.header, ["---"] * len(table.header), *table.rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+def csv_table(table: Table) -> bytes:
+    """A table as CSV."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([table.header, *table.rows])
+    return buffer.getvalue().encode()
+
+
+def plain_table(table: Table) -> str:
+    """A table in aligned columns for a terminal."""
+    rows = [table.header, *table.rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def outside_references(page: str) -> list[str]:
+    """Everything a page would load from elsewhere; a self-contained page has none."""
+    found = re.findall(r'(?:src|href)\s*=\s*"([^"#][^"]*)"', page)
+    found += re.findall(r"@import|url\((?!#)[^)]*\)", page)
+    return [html.unescape(item) for item in found if not item.startswith("data:")]

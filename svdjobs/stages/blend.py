@@ -1,0 +1,387 @@
+"""blend: write one checkpoint per alpha, all of them in one pass over the weights.
+
+Each tensor is read once, its D computed once, and every alpha's piece written before the next
+tensor is read, so memory is bounded by the largest tensor whatever the number of alphas. Shards are
+the unit of resumption: a shard whose record exists is not written again.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from svdjobs.checkpoint.card import blend_meta, model_card
+from svdjobs.checkpoint.identity import companions_digest, identity
+from svdjobs.checkpoint.reader import INDEX, Checkpoint, config_dtype_fields
+from svdjobs.checkpoint.safetensors_format import FLOATS, SAFETENSORS_NAMES, OutputTensor
+from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.checkpoint.writer import (
+    Shard,
+    ShardWriter,
+    index_bytes,
+    layout,
+    open_shard,
+    to_storage,
+)
+from svdjobs.config import SweepConfig
+from svdjobs.errors import NumericalError
+from svdjobs.progress import say, track
+from svdjobs.records import BlendRecord, CastRecord, FileRecord, Manifest, Plan, TensorPlan
+from svdjobs.stages import graph
+from svdjobs.stages.decompose import Factors
+from svdjobs.stages.outputs import Output, begin
+from svdjobs.storage.store import Store, read_json, try_read_json, write_bytes, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+STAGE = "blend"
+VERSION = "1"
+SPECTRUM_TOLERANCE = 1e-6
+# Shards of this many alphas are open at a time; the usual limit is 1,024 open files.
+ALPHAS_PER_PASS = 64
+CHUNK_ELEMENTS = 1 << 20
+
+
+@dataclass
+class _Job:
+    """One alpha's checkpoint while it is being written."""
+
+    alpha: float
+    output: Output
+    writer: ShardWriter | None = None
+    records: list[BlendRecord] = field(default_factory=list)
+    logs: list[FileRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Blended:
+    """What one tensor's blends are made of."""
+
+    w_MN: torch.Tensor
+    d_MN: torch.Tensor
+    s_before_K: torch.Tensor
+    s_after_K: torch.Tensor
+    guarded: int
+    signal_norm: float
+    weight_norm: float
+
+
+def run(
+    config: SweepConfig,
+    store: Store,
+    *,
+    alphas: Sequence[float] | None = None,
+    force: bool = False,
+) -> list[Manifest]:
+    """Write the checkpoints of the run's alphas, or of those named."""
+    plan = graph.load_plan(store, stage=STAGE)
+    after = open_checkpoint(config.after, allow_pickle=config.allow_pickle)
+    factors = Factors(store, "after", stage=STAGE)
+    values = Factors(store, "before", stage=STAGE)
+    inputs = {
+        "after": identity(after, store, graph.IDENTITIES),
+        "companions": companions_digest(after),
+        "factors/after": factors.fingerprint,
+        "factors/before": values.fingerprint,
+    }
+    jobs = []
+    for alpha in config.alphas if alphas is None else alphas:
+        settings = {
+            "alpha": alpha,
+            "names": [config.before, config.after],
+            "skipped": {t.name: t.skip for t in plan.tensors if t.skip},
+            **config.blend.model_dump(mode="json"),
+        }
+        prefix = graph.checkpoint_prefix(alpha)
+        output = begin(
+            store,
+            prefix,
+            stage=STAGE,
+            version=VERSION,
+            config=settings,
+            inputs=inputs,
+            force=force,
+        )
+        jobs.append(_Job(alpha, output))
+    pending = [job for job in jobs if job.output.finished is None]
+    for start in range(0, len(pending), ALPHAS_PER_PASS):
+        _one_pass(config, store, plan, after, factors, values, pending[start:][:ALPHAS_PER_PASS])
+    return [job.output.finished for job in jobs if job.output.finished is not None]
+
+
+def _one_pass(
+    config: SweepConfig,
+    store: Store,
+    plan: Plan,
+    after: Checkpoint,
+    factors: Factors,
+    values: Factors,
+    jobs: list[_Job],
+) -> None:
+    """Write the checkpoints of some alphas, shard by shard."""
+    written = [t for t in plan.tensors if t.skip != "tied"]
+    storage = SAFETENSORS_NAMES[config.blend.storage_dtype]
+    shards = layout([_output_tensor(t, storage) for t in written], config.blend.max_shard_bytes)
+    by_name = {tensor.name: tensor for tensor in written}
+    sampled = _sampled(plan.selected)
+    total = sum(shard.bytes for shard in shards) * len(jobs)
+    with track(f"blend {len(jobs)} alphas", total) as advance:
+        for shard in shards:
+            missing = [j for j in jobs if not _shard_done(store, j, shard)]
+            if missing:
+                _write_shard(
+                    store,
+                    shard,
+                    missing,
+                    [by_name[tensor.name] for tensor in shard.tensors],
+                    lambda tensor: _prepare(tensor, after, factors, values, tensor.name in sampled),
+                    after,
+                    storage,
+                    svd_logs=config.blend.svd_logs,
+                    sampled=sampled,
+                    advance=advance,
+                )
+            advance(shard.bytes * (len(jobs) - len(missing)))
+    for job in jobs:
+        _finish(config, store, plan, after, shards, job)
+
+
+def _output_tensor(tensor: TensorPlan, storage: str) -> OutputTensor:
+    return OutputTensor(
+        tensor.name, storage if tensor.dtype in FLOATS else tensor.dtype, tensor.shape
+    )
+
+
+def _sampled(selected: list[TensorPlan]) -> set[str]:
+    """The first tensor of every shape: those whose blended spectrum is computed again."""
+    first: dict[tuple[int, ...], str] = {}
+    for tensor in selected:
+        first.setdefault(tensor.shape, tensor.name)
+    return set(first.values())
+
+
+def _record_key(job: _Job, shard: Shard) -> str:
+    return job.output.key(f"svd_logs/{shard.name}.json")
+
+
+def _shard_done(store: Store, job: _Job, shard: Shard) -> bool:
+    return try_read_json(store, _record_key(job, shard)) is not None
+
+
+def _prepare(
+    tensor: TensorPlan, after: Checkpoint, factors: Factors, values: Factors, check: bool
+) -> _Blended:
+    """Everything about one tensor that does not depend on alpha.
+
+    A `check`ed tensor whose W(0) misses its target spectrum is done again by a direct SVD.
+    """
+    from svdjobs.kernels import blend
+    from svdjobs.kernels.spectrum import squared_norm
+
+    w_MN = after.read(tensor.name)
+    s_after_K, s_before_K = factors.s(tensor.name), values.s(tensor.name)
+    ratio = blend.blend_ratio(s_before_K, s_after_K)
+    d_MN = blend.signal(w_MN, factors.basis(tensor.name), ratio.r_K)
+    if check:
+        target_K = blend.target_spectrum(s_before_K, s_after_K, 0.0)
+        if not blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K) <= SPECTRUM_TOLERANCE:
+            say(f"{tensor.name}: blend misses its spectrum, taking a direct SVD")
+            d_MN = blend.signal_direct(w_MN, s_before_K)
+    return _Blended(
+        w_MN,
+        d_MN,
+        s_before_K,
+        s_after_K,
+        ratio.guarded,
+        squared_norm(d_MN) ** 0.5,
+        squared_norm(w_MN) ** 0.5,
+    )
+
+
+def _write_shard(
+    store: Store,
+    shard: Shard,
+    jobs: list[_Job],
+    tensors: list[TensorPlan],
+    prepare: Callable[[TensorPlan], _Blended],
+    after: Checkpoint,
+    storage: str,
+    *,
+    svd_logs: bool,
+    sampled: set[str],
+    advance: Callable[[float, str], None],
+) -> None:
+    """One shard of several alphas, side by side."""
+    with ExitStack() as stack:
+        for job in jobs:
+            key = job.output.key(shard.name)
+            job.writer = stack.enter_context(open_shard(store, key, shard))
+            job.records, job.logs = [], []
+        for tensor, stored in zip(tensors, shard.tensors, strict=True):
+            if tensor.skip is None:
+                blended = prepare(tensor)
+                casts = _write_blends(tensor, blended, jobs, storage)
+                for job in jobs:
+                    _note(store, tensor, blended, job, casts[job.alpha], sampled, svd_logs)
+            else:
+                _copy(tensor, after, jobs, stored.dtype)
+            advance(stored.bytes * len(jobs), tensor.name)
+        files = [_writer(job).finish(job.output.key(shard.name)) for job in jobs]
+    for job, file in zip(jobs, files, strict=True):
+        document = {
+            "file": file.model_dump(),
+            "tensors": [record.model_dump(mode="json") for record in job.records],
+            "logs": [log.model_dump() for log in job.logs],
+        }
+        write_json(store, _record_key(job, shard), document)
+
+
+def _writer(job: _Job) -> ShardWriter:
+    assert job.writer is not None
+    return job.writer
+
+
+def _write_blends(
+    tensor: TensorPlan, blended: _Blended, jobs: list[_Job], storage: str
+) -> dict[float, dict[str, CastRecord]]:
+    """Write one tensor at every alpha, chunk by chunk, and measure what each cast would keep."""
+    import torch
+
+    from svdjobs.kernels.blend import blend
+    from svdjobs.kernels.cast import CAST_DTYPES, realised
+
+    sums = {(job.alpha, name): [0.0, 0.0] for job in jobs for name in CAST_DTYPES}
+    pairs = zip(
+        blended.w_MN.reshape(-1).split(CHUNK_ELEMENTS),  # type: ignore[no-untyped-call]
+        blended.d_MN.reshape(-1).split(CHUNK_ELEMENTS),  # type: ignore[no-untyped-call]
+        strict=True,
+    )
+    for w_C, d_C in pairs:
+        w32_C = w_C.to(torch.float32)
+        for job in jobs:
+            w_alpha_C = blend(w_C, d_C, job.alpha)
+            _writer(job).write(to_storage(w_alpha_C, storage, tensor.name))
+            if job.alpha == 1:
+                continue
+            for name, dtype in CAST_DTYPES.items():
+                part = realised(w32_C, d_C, w_alpha_C, job.alpha, dtype)
+                sums[job.alpha, name][0] += part.projection
+                sums[job.alpha, name][1] += part.signal
+    return {
+        job.alpha: {
+            name: CastRecord(projection=sums[job.alpha, name][0], signal=sums[job.alpha, name][1])
+            for name in CAST_DTYPES
+        }
+        for job in jobs
+    }
+
+
+def _note(
+    store: Store,
+    tensor: TensorPlan,
+    blended: _Blended,
+    job: _Job,
+    casts: dict[str, CastRecord],
+    sampled: set[str],
+    svd_logs: bool,
+) -> None:
+    """Record one blended tensor, with its spectra in a log file and its self-check."""
+    from svdjobs.kernels import blend
+
+    target_K = blend.target_spectrum(blended.s_before_K, blended.s_after_K, job.alpha)
+    error = None
+    if tensor.name in sampled and job.alpha != 1:
+        error = blend.spectrum_error(blend.blend(blended.w_MN, blended.d_MN, job.alpha), target_K)
+        if not error <= SPECTRUM_TOLERANCE:
+            raise NumericalError(
+                f"tensor {tensor.name!r} {list(tensor.shape)} at alpha {job.alpha}: its singular "
+                f"values miss the target by {error:.2g} of the largest, allowed is "
+                f"{SPECTRUM_TOLERANCE:.0e}, also after a direct float64 SVD. Leave the tensor out "
+                f"with selection.exclude, and please report it."
+            )
+    log_file = f"svd_logs/alpha_{job.alpha:g}/{log_name(tensor.name)}.pt"
+    if svd_logs:
+        content = {
+            "sigma_before": blended.s_before_K,
+            "sigma_after": blended.s_after_K,
+            "sigma_blend": target_K,
+            "shape": tensor.shape,
+            "alpha": job.alpha,
+        }
+        key = job.output.key(log_file)
+        job.logs.append(write_bytes(store, key, pickled(content)))
+    job.records.append(
+        BlendRecord(
+            name=tensor.name,
+            shape=(tensor.shape[0], tensor.shape[1]),
+            guarded=blended.guarded,
+            signal_norm=blended.signal_norm,
+            weight_norm=blended.weight_norm,
+            casts=casts,
+            spectrum_error=error,
+            log_file=log_file if svd_logs else "",
+        )
+    )
+
+
+def log_name(tensor_name: str) -> str:
+    """File name of a tensor's log, as the field's scripts spell it."""
+    return tensor_name.replace(".", "__").replace("/", "_slash_")
+
+
+def pickled(content: dict[str, Any]) -> bytes:
+    """Bytes of a `.pt` file."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _copy(tensor: TensorPlan, after: Checkpoint, jobs: list[_Job], dtype: str) -> None:
+    """Take a skipped tensor from after, piece by piece."""
+    for piece in after.chunks(tensor.name):
+        cast = to_storage(piece, dtype, tensor.name)
+        for job in jobs:
+            _writer(job).write(cast)
+
+
+def _finish(
+    config: SweepConfig,
+    store: Store,
+    plan: Plan,
+    after: Checkpoint,
+    shards: list[Shard],
+    job: _Job,
+) -> None:
+    """Everything around the weights, then the manifest."""
+    output = job.output
+    records: list[BlendRecord] = []
+    for shard in shards:
+        document = read_json(store, _record_key(job, shard))
+        output.add(FileRecord.model_validate(document["file"]))
+        for log in document["logs"]:
+            output.add(FileRecord.model_validate(log))
+        records += [BlendRecord.model_validate(item) for item in document["tensors"]]
+        output.write_json(f"svd_logs/{shard.name}.json", document)
+    for name in after.companions():
+        output.write(name, bytes(after.store.read(name)))
+    if index := index_bytes(shards):
+        output.write(INDEX, index)
+    output.write_json("config.json", config_dtype_fields(after.config, config.blend.storage_dtype))
+    output.write_json("svd_blend_meta.json", blend_meta(config, plan, job.alpha, records))
+    output.write("README.md", model_card(config, job.alpha, records).encode())
+    output.commit()
+
+
+def shard_records(store: Store, alpha: float) -> list[BlendRecord]:
+    """The tensor records of a finished blend."""
+    prefix = f"{graph.checkpoint_prefix(alpha)}/svd_logs/"
+    keys = [key for key in store.keys(prefix) if key.endswith(".safetensors.json")]
+    return [
+        BlendRecord.model_validate(item) for k in keys for item in read_json(store, k)["tensors"]
+    ]

@@ -1,0 +1,180 @@
+"""evaluate: ask every checkpoint the same questions with the same seeds, grade, summarise.
+
+Completions are written batch by batch; a killed run goes on with the first batch that is missing.
+Batches are fixed beforehand, so a resumed run draws what an undisturbed one would have drawn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from svdjobs.checkpoint.identity import companions_digest, identity
+from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.config import EvaluateConfig, SweepConfig, alpha_id
+from svdjobs.errors import IncompleteError
+from svdjobs.evaluation.engines.transformers import TransformersEngine
+from svdjobs.evaluation.problems import Benchmark, load_benchmark
+from svdjobs.evaluation.requests import Engine, Request, make_requests
+from svdjobs.evaluation.summary import details, summarise
+from svdjobs.evaluation.workers import GradingPool
+from svdjobs.progress import track
+from svdjobs.records import Completion, Grade, Manifest, Summary
+from svdjobs.stages import graph
+from svdjobs.stages.outputs import Output, begin, find_manifest, require
+from svdjobs.storage.store import Store, read_json, write_lines
+
+STAGE = "evaluate"
+VERSION = "1"
+
+
+def run(
+    config: SweepConfig,
+    store: Store,
+    *,
+    checkpoint_ids: Sequence[str] | None = None,
+    force: bool = False,
+) -> list[Manifest]:
+    """Evaluate the run's checkpoints, or those named, on every benchmark."""
+    if config.evaluate is None:
+        raise IncompleteError("this config has no `evaluate` section.")
+    benchmarks = [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
+    wanted = graph.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
+    manifests: list[Manifest] = []
+    with ExitStack() as stack:
+        pool: GradingPool | None = None
+        for checkpoint_id in wanted:
+            outputs = [
+                _output(config, config.evaluate, store, checkpoint_id, b, force=force)
+                for b in benchmarks
+            ]
+            engine: Engine | None = None
+            for benchmark, output in zip(benchmarks, outputs, strict=True):
+                if output.finished is None:
+                    pool = pool or stack.enter_context(
+                        GradingPool(config.evaluate.grade_timeout_seconds)
+                    )
+                    engine = engine or _engine(config, config.evaluate, store, checkpoint_id)
+                    _evaluate(config.evaluate, checkpoint_id, benchmark, output, engine, pool)
+                assert output.finished is not None
+                manifests.append(output.finished)
+    return manifests
+
+
+def checkpoint_source(config: SweepConfig, store: Store, checkpoint_id: str) -> str:
+    """Folder or hub id of an evaluated checkpoint."""
+    sources = {"before": config.before, "after": config.after}
+    if checkpoint_id in sources:
+        return sources[checkpoint_id]
+    for alpha in config.alphas:
+        if alpha_id(alpha) == checkpoint_id:
+            return f"{store.url}/{graph.checkpoint_prefix(alpha)}"
+    raise IncompleteError(
+        f"no checkpoint {checkpoint_id!r} in this run; it has "
+        f"{', '.join(graph.evaluated_ids(config))}."
+    )
+
+
+def _output(
+    config: SweepConfig,
+    evaluate: EvaluateConfig,
+    store: Store,
+    checkpoint_id: str,
+    benchmark: Benchmark,
+    *,
+    force: bool,
+) -> Output:
+    source = checkpoint_source(config, store, checkpoint_id)
+    if checkpoint_id in ("before", "after"):
+        opened = open_checkpoint(source, allow_pickle=config.allow_pickle)
+        origin = identity(opened, store, graph.IDENTITIES)
+    else:
+        (manifest,) = require(store, [f"checkpoints/{checkpoint_id}"], stage=STAGE)
+        origin = manifest.fingerprint
+    tokenizer = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
+    settings = evaluate.model_dump(mode="json", exclude={"benchmarks"})
+    return begin(
+        store,
+        graph.results_prefix(checkpoint_id, benchmark.name),
+        stage=STAGE,
+        version=VERSION,
+        config=settings,
+        inputs={
+            "checkpoint": origin,
+            "benchmark": benchmark.sha256,
+            "tokenizer": companions_digest(tokenizer),
+        },
+        force=force,
+    )
+
+
+def _tokenizer(config: SweepConfig) -> str:
+    return config.tokenizer or config.after
+
+
+def _engine(
+    config: SweepConfig, evaluate: EvaluateConfig, store: Store, checkpoint_id: str
+) -> Engine:
+    """Load the checkpoint from its folder (a hub id from its snapshot)."""
+    folders = [
+        open_checkpoint(source, allow_pickle=config.allow_pickle).store.url
+        for source in (checkpoint_source(config, store, checkpoint_id), _tokenizer(config))
+    ]
+    return TransformersEngine(folders[0], folders[1], evaluate)
+
+
+def _evaluate(
+    evaluate: EvaluateConfig,
+    checkpoint_id: str,
+    benchmark: Benchmark,
+    output: Output,
+    engine: Engine,
+    pool: GradingPool,
+) -> None:
+    requests = make_requests(benchmark.problems, evaluate.prompt, evaluate.n_samples, evaluate.seed)
+    size = evaluate.batch_size
+    batches = [requests[start : start + size] for start in range(0, len(requests), size)]
+    golds = {problem.idx: problem.gold for problem in benchmark.problems}
+    completions: list[Completion] = []
+    grades: list[Grade] = []
+    with track(f"evaluate {checkpoint_id} on {benchmark.name}", len(requests)) as advance:
+        for number, batch in enumerate(batches):
+            drawn = _batch(output, number, batch, engine.generate)
+            completions += drawn
+            grades += pool.grade(drawn, golds)
+            cut = sum(completion.finish_reason == "length" for completion in completions)
+            advance(len(batch), f"{cut} truncated of {len(completions)}")
+    completions.sort(key=lambda c: (c.idx, c.sample_index))
+    grades.sort(key=lambda g: (g.idx, g.sample_index))
+    summary = summarise(checkpoint_id, benchmark, evaluate, completions, grades, engine.description)
+    output.add(
+        write_lines(output.store, output.key("grades.jsonl"), [g.model_dump_json() for g in grades])
+    )
+    output.write_json("summary.json", summary.model_dump(mode="json"))
+    output.write_json("results.json", details(summary, benchmark, completions, grades))
+    output.commit()
+
+
+def _batch(
+    output: Output,
+    number: int,
+    requests: Sequence[Request],
+    generate: Callable[[Sequence[Request]], list[Completion]],
+) -> list[Completion]:
+    """One batch of completions: read if it is there, drawn and written if not."""
+    key = output.key(f"completions-{number:05d}.jsonl")
+    if not output.store.exists(key):
+        drawn = generate(requests)
+        write_lines(output.store, key, [c.model_dump_json() for c in drawn])
+    data = bytes(output.store.read(key))
+    output.write(key.removeprefix(f"{output.prefix}/"), data)
+    return [Completion.model_validate(json.loads(line)) for line in data.splitlines()]
+
+
+def load_summary(store: Store, checkpoint_id: str, benchmark: str) -> Summary | None:
+    """A finished summary, None if that evaluation is not finished."""
+    prefix = graph.results_prefix(checkpoint_id, benchmark)
+    if find_manifest(store, prefix) is None:
+        return None
+    return Summary.model_validate(read_json(store, f"{prefix}/summary.json"))

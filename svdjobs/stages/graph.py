@@ -1,0 +1,78 @@
+"""Names and places in a run: which checkpoints there are, and under which prefix what lies."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from svdjobs.config import SweepConfig, alpha_id
+from svdjobs.records import Plan
+from svdjobs.stages.outputs import load_json, require
+from svdjobs.storage.store import Store
+
+PLAN_PREFIX = "plan"
+IDENTITIES = "identities.json"
+
+
+class Target(NamedTuple):
+    """A checkpoint to decompose."""
+
+    checkpoint_id: str
+    source: str
+    vectors: bool
+    """Whether the square-side vectors are needed, or only singular values."""
+
+
+def targets(config: SweepConfig) -> list[Target]:
+    """Checkpoints to decompose: after with vectors, before with values, and the rotation chain."""
+    chain = rotation_chain(config)
+    found = {
+        "before": Target("before", config.before, "before" in chain),
+        "after": Target("after", config.after, True),
+    }
+    for checkpoint_id, source in chain.items():
+        found.setdefault(checkpoint_id, Target(checkpoint_id, source, True))
+    return list(found.values())
+
+
+def rotation_chain(config: SweepConfig) -> dict[str, str]:
+    """Ids and sources of base, rl1, rl2 in this order; empty without rotations."""
+    rotations = config.rotations
+    if rotations is None:
+        return {}
+    base = rotations.base or config.before
+    rl2 = rotations.rl2 or config.after
+    return {
+        ("before" if base == config.before else "base"): base,
+        "rl1": rotations.rl1,
+        ("after" if rl2 == config.after else "rl2"): rl2,
+    }
+
+
+def evaluated_ids(config: SweepConfig) -> list[str]:
+    """Checkpoints the run evaluates: the two baselines, then every alpha."""
+    return ["before", "after", *(alpha_id(alpha) for alpha in config.alphas)]
+
+
+def factors_prefix(checkpoint_id: str) -> str:
+    """Where a checkpoint's factors lie."""
+    return f"factors/{checkpoint_id}"
+
+
+def checkpoint_prefix(alpha: float) -> str:
+    """Where a blended checkpoint lies."""
+    return f"checkpoints/{alpha_id(alpha)}"
+
+
+def results_prefix(checkpoint_id: str, benchmark: str) -> str:
+    """Where a checkpoint's results on a benchmark lie."""
+    return f"results/{checkpoint_id}/{benchmark}"
+
+
+def load_plan(store: Store, *, stage: str) -> Plan:
+    """The run's plan.
+
+    Raises:
+        IncompleteError: `plan` has not been run.
+    """
+    require(store, [PLAN_PREFIX], stage=stage)
+    return Plan.model_validate(load_json(store, f"{PLAN_PREFIX}/plan.json", stage=stage))

@@ -1,0 +1,172 @@
+"""How a stage's output comes to exist: resumable, and whole or not at all.
+
+An output is a prefix of the run. While it is being made, `in-progress.json` holds its fingerprint,
+so a rerun of the same work continues and a rerun of different work starts clean. `manifest.json`
+comes last and makes it exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from svdjobs.config import SweepConfig, fingerprint
+from svdjobs.errors import IncompleteError, OutputError, StorageError
+from svdjobs.provenance import versions
+from svdjobs.records import FileRecord, Manifest
+from svdjobs.storage.store import (
+    Store,
+    clear,
+    json_bytes,
+    read_json,
+    try_read_json,
+    write_bytes,
+    write_json,
+)
+
+MANIFEST = "manifest.json"
+IN_PROGRESS = "in-progress.json"
+RUN_CONFIG = "config.json"
+
+
+@dataclass
+class Output:
+    """One output being made, or found finished."""
+
+    store: Store
+    prefix: str
+    stage: str
+    fingerprint: str
+    inputs: dict[str, str]
+    config: dict[str, Any]
+    finished: Manifest | None = None
+    files: list[FileRecord] = field(default_factory=list)
+
+    def key(self, name: str) -> str:
+        """Full key of a file of this output."""
+        return f"{self.prefix}/{name}"
+
+    def add(self, record: FileRecord) -> None:
+        """Count a file, recorded under its full key, as part of this output."""
+        relative = record.key.removeprefix(f"{self.prefix}/")
+        self.files.append(record.model_copy(update={"key": relative}))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write and count a JSON file."""
+        self.write(name, json_bytes(value))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write and count a file."""
+        self.add(write_bytes(self.store, self.key(name), data))
+
+    def commit(self) -> Manifest:
+        """Write the manifest; from now on the output exists."""
+        manifest = Manifest(
+            stage=self.stage,
+            fingerprint=self.fingerprint,
+            inputs=self.inputs,
+            config=self.config,
+            files=sorted(self.files, key=lambda record: record.key),
+            provenance=versions(),
+        )
+        write_json(self.store, self.key(MANIFEST), manifest.model_dump(mode="json"))
+        self.store.delete(self.key(IN_PROGRESS))
+        self.finished = manifest
+        return manifest
+
+
+def begin(
+    store: Store,
+    prefix: str,
+    *,
+    stage: str,
+    version: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    force: bool = False,
+) -> Output:
+    """Find an output finished, continue it, or start it clean.
+
+    `version` changes when a stage's code changes what it writes.
+    """
+    print_ = fingerprint(
+        {"stage": stage, "version": version, "config": dict(config), "inputs": dict(inputs)}
+    )
+    output = Output(store, prefix, stage, print_, dict(inputs), dict(config))
+    manifest = None if force else find_manifest(store, prefix)
+    if manifest is not None and manifest.fingerprint == print_:
+        store.delete(f"{prefix}/{IN_PROGRESS}")
+        output.finished = manifest
+        return output
+    marker = None if force else try_read_json(store, f"{prefix}/{IN_PROGRESS}")
+    if manifest is not None or marker != {"fingerprint": print_}:
+        clear(store, prefix)
+        write_json(store, f"{prefix}/{IN_PROGRESS}", {"fingerprint": print_})
+    return output
+
+
+def find_manifest(store: Store, prefix: str) -> Manifest | None:
+    """The manifest of a finished output, None if it is not finished."""
+    document = try_read_json(store, f"{prefix}/{MANIFEST}")
+    if document is None:
+        return None
+    try:
+        return Manifest.model_validate(document)
+    except ValueError:
+        raise StorageError(
+            f"{store.url}/{prefix}/{MANIFEST} is not a manifest. Delete the folder {prefix} and "
+            f"run again."
+        ) from None
+
+
+def require(store: Store, prefixes: Iterable[str], *, stage: str) -> list[Manifest]:
+    """Manifests of the inputs of a stage.
+
+    Raises:
+        IncompleteError: some are missing; all of them are named.
+    """
+    wanted = list(prefixes)
+    found = [find_manifest(store, prefix) for prefix in wanted]
+    missing = sorted(p for p, manifest in zip(wanted, found, strict=True) if manifest is None)
+    if missing:
+        raise IncompleteError(
+            f"{stage} needs outputs that are not there yet in {store.url}: {', '.join(missing)}. "
+            f"Run `svdjobs sweep CONFIG`, or the stages before {stage}, first."
+        )
+    return [manifest for manifest in found if manifest is not None]
+
+
+def claim_run(store: Store, config: SweepConfig) -> None:
+    """Make sure the store is empty or holds this very run, and note the config in it.
+
+    Raises:
+        OutputError: it holds another run, or files that are no run.
+    """
+    known = try_read_json(store, RUN_CONFIG)
+    if known is None:
+        strangers = [key for key in store.keys("") if not key.endswith(IN_PROGRESS)]
+        if strangers:
+            raise OutputError(
+                f"{store.url} is not empty and holds no svdjobs run (it has {strangers[0]}). Give "
+                f"another `store`, or empty it."
+            )
+    else:
+        for field_name in ("name", "before", "after"):
+            expected, found = getattr(config, field_name), known.get(field_name)
+            if expected != found:
+                raise OutputError(
+                    f"{store.url} holds another run: its {field_name} is {found!r}, this config "
+                    f"says {expected!r}. Give this one another `name` or `store`."
+                )
+    document = config.model_dump(mode="json")
+    if known != document:
+        write_json(store, RUN_CONFIG, document)
+
+
+def load_json(output_store: Store, key: str, *, stage: str) -> Any:
+    """A JSON file of an earlier stage whose manifest was required before."""
+    try:
+        return read_json(output_store, key)
+    except FileNotFoundError:
+        raise IncompleteError(f"{stage} needs {output_store.url}/{key}, which is gone.") from None

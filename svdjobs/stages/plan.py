@@ -1,0 +1,203 @@
+"""plan: from headers and configs alone, what will be done, what it costs, or why it cannot be."""
+
+from __future__ import annotations
+
+from svdjobs.checkpoint.reader import Checkpoint
+from svdjobs.checkpoint.safetensors_format import ITEM_BYTES
+from svdjobs.checkpoint.selection import select
+from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.config import SweepConfig, fingerprint
+from svdjobs.errors import CheckpointError
+from svdjobs.progress import size
+from svdjobs.records import Estimate, Plan, TensorPlan
+from svdjobs.stages import cost, graph
+from svdjobs.stages.outputs import Output, begin, claim_run
+from svdjobs.storage.store import Store
+
+STAGE = "plan"
+VERSION = "1"
+STORAGE_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Python with torch loaded; measured 0.35 GiB.
+PROCESS_BYTES = 400 << 20
+
+
+def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
+    """Make the plan, or find it made.
+
+    Raises:
+        CheckpointError: the checkpoints cannot be swept; every reason is given at once.
+    """
+    claim_run(store, config)
+    opened = _open_all(config)
+    output = _output(config, store, opened, force=force)
+    if output.finished:
+        return graph.load_plan(store, stage=STAGE)
+    plan = make(config, store, opened)
+    output.write_json("plan.json", plan.model_dump(mode="json"))
+    output.commit()
+    return plan
+
+
+def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Plan:
+    """The plan of a sweep over opened checkpoints.
+
+    Raises:
+        CheckpointError: they cannot be swept; every reason is given at once.
+    """
+    before, after = opened["before"], opened["after"]
+    tensors = select(before, after, config.selection)
+    chosen = [tensor for tensor in tensors if tensor.skip is None]
+    estimate = _estimate(config, store, opened, tensors)
+    _refuse(config, store, opened, chosen, estimate)
+    parts = cost.balanced_parts(chosen, config.decompose.parts or cost.part_count(chosen))
+    return Plan(
+        before=config.before,
+        after=config.after,
+        architecture=after.architecture,
+        tensors=tensors,
+        parts=parts,
+        only_in_before=sorted(set(before.entries) - set(after.entries)),
+        estimate=estimate,
+    )
+
+
+def _open_all(config: SweepConfig) -> dict[str, Checkpoint]:
+    """Every checkpoint of the run, or one error with all the reasons why some do not open."""
+    opened: dict[str, Checkpoint] = {}
+    reasons: list[str] = []
+    for target in graph.targets(config):
+        try:
+            opened[target.checkpoint_id] = open_checkpoint(
+                target.source, allow_pickle=config.allow_pickle
+            )
+        except CheckpointError as error:
+            reasons.append(f"{target.checkpoint_id}: {error}")
+    if reasons:
+        raise CheckpointError("\n  ".join(["this sweep cannot run:", *reasons]))
+    return opened
+
+
+def _output(
+    config: SweepConfig, store: Store, opened: dict[str, Checkpoint], *, force: bool
+) -> Output:
+    """The plan depends on headers and settings, so a changed checkpoint makes a new plan."""
+    headers = {
+        checkpoint_id: fingerprint(
+            {name: [entry.dtype, entry.shape] for name, entry in checkpoint.entries.items()}
+        )
+        for checkpoint_id, checkpoint in opened.items()
+    }
+    settings = config.model_dump(mode="json", exclude={"evaluate", "report"})
+    return begin(
+        store,
+        graph.PLAN_PREFIX,
+        stage=STAGE,
+        version=VERSION,
+        config=settings,
+        inputs=headers,
+        force=force,
+    )
+
+
+def _estimate(
+    config: SweepConfig, store: Store, opened: dict[str, Checkpoint], tensors: list[TensorPlan]
+) -> Estimate:
+    chosen = [tensor for tensor in tensors if tensor.skip is None]
+    targets = graph.targets(config)
+    rate = cost.measured_flops_per_second()
+    decompose = sum(
+        cost.decompose_flops(tensor.shape, vectors=target.vectors)
+        for target in targets
+        for tensor in chosen
+    )
+    blend = sum(cost.blend_flops(tensor.shape) for tensor in chosen)
+    item = STORAGE_ITEM_BYTES[config.blend.storage_dtype]
+    elements = {entry.name: entry.elements for entry in opened["after"].entries.values()}
+    checkpoint_bytes = item * sum(elements.values())
+    factor_bytes = sum(
+        8 * min(t.shape) * (min(t.shape) + 1 if target.vectors else 1)
+        for target in targets
+        for t in chosen
+    )
+    weights = {
+        checkpoint_id: sum(entry.bytes for entry in checkpoint.entries.values())
+        for checkpoint_id, checkpoint in opened.items()
+    }
+    blended = sum(elements[tensor.name] for tensor in chosen)
+    return Estimate(
+        decompose_flops=decompose,
+        blend_flops=blend,
+        bytes_read=sum(weights.values()) + weights["after"] + factor_bytes,
+        bytes_written=factor_bytes + checkpoint_bytes * len(config.alphas),
+        peak_memory_bytes=PROCESS_BYTES + peak_tensor_bytes(chosen),
+        disk_free_bytes=store.free_bytes(),
+        machine_gflops=rate / 1e9,
+        decompose_seconds=decompose / rate,
+        blend_seconds=blend / rate + cost.ELEMENT_SECONDS * blended * len(config.alphas),
+    )
+
+
+def peak_tensor_bytes(tensors: list[TensorPlan]) -> int:
+    """Memory one process needs at most for one tensor: W, D, and five K×K float64 matrices."""
+    return max(
+        (
+            t.shape[0] * t.shape[1] * (ITEM_BYTES[t.dtype] + 8) + 40 * min(t.shape) ** 2
+            for t in tensors
+        ),
+        default=0,
+    )
+
+
+def _refuse(
+    config: SweepConfig,
+    store: Store,
+    opened: dict[str, Checkpoint],
+    chosen: list[TensorPlan],
+    estimate: Estimate,
+) -> None:
+    after = opened["after"]
+    reasons = []
+    for checkpoint_id, other in opened.items():
+        if checkpoint_id != "after":
+            reasons += _mismatches(checkpoint_id, other, after)
+    if not chosen:
+        reasons.append(
+            "no tensor is left to blend: every one is skipped. See `selection` in the config."
+        )
+    for checkpoint_id in graph.rotation_chain(config):
+        lacking = [t.name for t in chosen if _shape(opened[checkpoint_id], t.name) != t.shape]
+        if lacking:
+            reasons.append(
+                f"{checkpoint_id} lacks {len(lacking)} of the {len(chosen)} matrices, or has them "
+                f"in another shape, e.g. {lacking[0]}"
+            )
+    free = estimate.disk_free_bytes
+    held = sum(store.size(key) for key in store.keys(""))
+    if free is not None and estimate.bytes_written > free + held:
+        reasons.append(
+            f"not enough disk: the sweep writes {size(estimate.bytes_written)}, {store.url} has "
+            f"{size(free)} left. Use fewer alphas, storage_dtype bfloat16, or another `store`."
+        )
+    if reasons:
+        raise CheckpointError("\n  ".join(["this sweep cannot run:", *reasons]))
+
+
+def _mismatches(checkpoint_id: str, other: Checkpoint, after: Checkpoint) -> list[str]:
+    """Differences that make two checkpoints different models."""
+    reasons = []
+    if other.architecture != after.architecture:
+        reasons.append(
+            f"different architectures: {checkpoint_id} is {other.architecture}, after is "
+            f"{after.architecture}"
+        )
+    if other.config.get("vocab_size") != after.config.get("vocab_size"):
+        reasons.append(
+            f"different vocabularies: {checkpoint_id} has {other.config.get('vocab_size')} tokens, "
+            f"after has {after.config.get('vocab_size')}; their answers cannot be compared"
+        )
+    return reasons
+
+
+def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...] | None:
+    entry = checkpoint.entries.get(name)
+    return entry.shape if entry else None

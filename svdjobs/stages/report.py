@@ -1,0 +1,152 @@
+"""report: one page that says what the sweep found, how sure it is, and what is missing."""
+
+from __future__ import annotations
+
+from svdjobs.config import SweepConfig
+from svdjobs.provenance import versions
+from svdjobs.records import BlendRecord, Manifest, Plan, RotationRow, Summary
+from svdjobs.reporting import render
+from svdjobs.reporting.content import Content, accuracy_table, headlines, tables
+from svdjobs.stages import graph, rotations
+from svdjobs.stages.blend import shard_records
+from svdjobs.stages.decompose import Factors
+from svdjobs.stages.evaluate import load_summary
+from svdjobs.stages.outputs import begin, find_manifest
+from svdjobs.storage.store import Store
+
+STAGE = "report"
+VERSION = "1"
+PREFIX = "report"
+DRAWN_SPECTRA = 7
+
+
+def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
+    """Write the report of what has been finished; what is missing is named in it."""
+    plan = graph.load_plan(store, stage=STAGE)
+    wanted = _wanted(config)
+    manifests = {prefix: find_manifest(store, prefix) for prefix in wanted}
+    missing = sorted(prefix for prefix, manifest in manifests.items() if manifest is None)
+    output = begin(
+        store,
+        PREFIX,
+        stage=STAGE,
+        version=VERSION,
+        config={
+            **config.report.model_dump(mode="json"),
+            "name": config.name,
+            "alphas": list(config.alphas),
+            "versions": versions(),
+        },
+        inputs={prefix: m.fingerprint if m else "missing" for prefix, m in manifests.items()},
+        force=force,
+    )
+    if output.finished:
+        return output.finished
+    content = gather(config, store, plan, missing)
+    pictures = render.drawn(content)
+    for name, (png, _) in pictures.items():
+        output.write(f"figures/{name}", png)
+    for table in tables(content):
+        output.write(f"tables/{table.name}.csv", render.csv_table(table))
+    output.write("report.md", render.markdown_report(content, pictures).encode())
+    output.write("report.html", render.html_report(content, pictures).encode())
+    return output.commit()
+
+
+def _wanted(config: SweepConfig) -> list[str]:
+    """Prefixes of everything the config asks for."""
+    wanted = [graph.PLAN_PREFIX]
+    wanted += [graph.factors_prefix(target.checkpoint_id) for target in graph.targets(config)]
+    wanted += [graph.checkpoint_prefix(alpha) for alpha in config.alphas]
+    if config.rotations:
+        wanted.append(rotations.PREFIX)
+    if config.evaluate:
+        wanted += [
+            graph.results_prefix(checkpoint_id, benchmark.name)
+            for checkpoint_id in graph.evaluated_ids(config)
+            for benchmark in config.evaluate.benchmarks
+        ]
+    return wanted
+
+
+def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) -> Content:
+    """Read everything finished into one content."""
+    return Content(
+        config=config,
+        plan=plan,
+        summaries=_summaries(config, store),
+        blends={
+            alpha: shard_records(store, alpha)
+            for alpha in config.alphas
+            if graph.checkpoint_prefix(alpha) not in missing
+        },
+        rotations=_rotations(config, store, missing),
+        spectra=_spectra(store, plan, missing),
+        missing=missing,
+        provenance=versions(),
+    )
+
+
+def _summaries(config: SweepConfig, store: Store) -> dict[str, dict[str, Summary]]:
+    found: dict[str, dict[str, Summary]] = {}
+    for benchmark in config.evaluate.benchmarks if config.evaluate else ():
+        for checkpoint_id in graph.evaluated_ids(config):
+            summary = load_summary(store, checkpoint_id, benchmark.name)
+            if summary is not None:
+                found.setdefault(benchmark.name, {})[checkpoint_id] = summary
+    return found
+
+
+def _rotations(config: SweepConfig, store: Store, missing: list[str]) -> list[RotationRow]:
+    if config.rotations is None or rotations.PREFIX in missing:
+        return []
+    return rotations.load_rows(store)
+
+
+def _spectra(
+    store: Store, plan: Plan, missing: list[str]
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Spectra of one tensor of each module family, from the middle layer."""
+    from svdjobs.checkpoint.selection import layer_and_family
+
+    if any(graph.factors_prefix(checkpoint_id) in missing for checkpoint_id in ("before", "after")):
+        return {}
+    families: dict[str, list[str]] = {}
+    for tensor in plan.selected:
+        families.setdefault(layer_and_family(tensor.name)[1], []).append(tensor.name)
+    before, after = (Factors(store, i, stage=STAGE) for i in ("before", "after"))
+    drawn = {
+        family: sorted(names, key=lambda name: layer_and_family(name)[0] or 0)[len(names) // 2]
+        for family, names in list(families.items())[:DRAWN_SPECTRA]
+    }
+    return {
+        f"{family}, layer {layer_and_family(name)[0]}": (
+            before.s(name).tolist(),
+            after.s(name).tolist(),
+        )
+        for family, name in drawn.items()
+    }
+
+
+def closing_words(config: SweepConfig, store: Store) -> str:
+    """What a sweep prints last: the answers, the accuracy tables and where the report is."""
+    plan = graph.load_plan(store, stage=STAGE)
+    missing = sorted(prefix for prefix in _wanted(config) if find_manifest(store, prefix) is None)
+    blends: dict[float, list[BlendRecord]] = {}
+    content = Content(
+        config,
+        plan,
+        _summaries(config, store),
+        blends,
+        _rotations(config, store, missing),
+        {},
+        missing,
+    )
+    parts = [
+        render.plain_table(accuracy_table(content, benchmark)) for benchmark in content.summaries
+    ]
+    parts.append("\n".join(headlines(content)))
+    if missing:
+        parts.append("Not finished: " + ", ".join(missing))
+    parts.append(f"Report: {store.url}/{PREFIX}/report.html")
+    return "\n\n".join(part for part in parts if part)

@@ -1,0 +1,200 @@
+"""rotations: how every matrix's singular bases turn along base → rl1 → rl2, beside the nulls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from svdjobs.checkpoint.identity import identity
+from svdjobs.checkpoint.reader import Checkpoint
+from svdjobs.checkpoint.selection import layer_and_family
+from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.config import RotationsConfig, SweepConfig, derived_seed
+from svdjobs.errors import IncompleteError
+from svdjobs.progress import track
+from svdjobs.records import Manifest, RotationRow
+from svdjobs.stages import cost, graph
+from svdjobs.stages.decompose import Factors
+from svdjobs.stages.outputs import begin
+from svdjobs.storage.store import Store, write_lines
+
+if TYPE_CHECKING:
+    from svdjobs.kernels.rotation import Bases
+
+STAGE = "rotations"
+VERSION = "1"
+PREFIX = "rotations"
+Metrics = dict[str, float | None]
+
+
+def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
+    """Measure the rotation of every selected tensor; resumes part by part.
+
+    Raises:
+        IncompleteError: the config has no `rotations`, or factors are missing.
+    """
+    rotations = config.rotations
+    if rotations is None:
+        raise IncompleteError("this config has no `rotations` section.")
+    plan = graph.load_plan(store, stage=STAGE)
+    chain = graph.rotation_chain(config)
+    checkpoints = [open_checkpoint(s, allow_pickle=config.allow_pickle) for s in chain.values()]
+    factors = [Factors(store, checkpoint_id, stage=STAGE) for checkpoint_id in chain]
+    inputs = {
+        role: f"{identity(checkpoint, store, graph.IDENTITIES)}/{factor.fingerprint}"
+        for role, checkpoint, factor in zip(
+            ("base", "rl1", "rl2"), checkpoints, factors, strict=True
+        )
+    }
+    output = begin(
+        store,
+        PREFIX,
+        stage=STAGE,
+        version=VERSION,
+        config=rotations.model_dump(mode="json"),
+        inputs=inputs,
+        force=force,
+    )
+    if output.finished:
+        return output.finished
+    shapes = {tensor.name: tensor.shape for tensor in plan.selected}
+    flops = {name: _flops(shape, rotations.null_draws) for name, shape in shapes.items()}
+    with track("rotations", sum(flops.values())) as advance:
+        for number, names in enumerate(plan.parts):
+            name = f"rows-{number:05d}.jsonl"
+            if not store.exists(output.key(name)):
+                rows = []
+                for tensor in names:
+                    triple = [
+                        _bases(c, f, tensor) for c, f in zip(checkpoints, factors, strict=True)
+                    ]
+                    rows.append(measure(tensor, triple, rotations).model_dump_json())
+                    advance(flops[tensor], tensor)
+                write_lines(store, output.key(name), rows)
+            else:
+                advance(sum(flops[tensor] for tensor in names), "")
+            output.write(name, bytes(store.read(output.key(name))))
+    return output.commit()
+
+
+def _flops(shape: tuple[int, ...], draws: int) -> float:
+    """Three cross-Gram products per triple; a null draw also decomposes two matrices."""
+    m, n = shape
+    triple = 6.0 * m * n * min(m, n)
+    return triple + draws * (triple + 2 * cost.decompose_flops(shape, vectors=True))
+
+
+def _bases(checkpoint: Checkpoint, factors: Factors, name: str) -> Bases:
+    from svdjobs.kernels.rotation import Bases
+
+    return Bases(checkpoint.read(name), factors.s(name), factors.basis(name))
+
+
+def measure(name: str, triple: list[Bases], config: RotationsConfig) -> RotationRow:
+    """One row: metrics of the triple, and their mean over random triples of the same norms."""
+    from svdjobs.kernels import rotation
+
+    m, n = triple[0].w_MN.shape
+    layer, family = layer_and_family(name)
+    metrics, rank = _metrics(triple, config.top_k)
+    base, rl1, rl2 = (bases.w_MN for bases in triple)
+    first, scale = rotation.update_norm(base, rl1)
+    second, _ = rotation.update_norm(rl1, rl2)
+    total, _ = rotation.update_norm(base, rl2)
+    metrics["update_norm"] = total / scale if scale > 0 else None
+    draws = [
+        _metrics(
+            _random_triple(triple[0], first, second, derived_seed(config.seed, name, draw)),
+            config.top_k,
+        )[0]
+        for draw in range(config.null_draws)
+    ]
+    null = _mean(draws)
+    null["haar_mse"] = rotation.haar_mse(max(m, n), min(m, n))
+    if scale > 0:
+        null["nss_formula"] = rotation.nss_null(total / scale, (m, n))
+    null["touchable_formula"] = 1 / max(m, n)
+    return RotationRow(
+        name=name,
+        layer=layer,
+        family=family,
+        shape=(m, n),
+        rank=rank,
+        metrics=metrics,
+        null=null,
+        trivial_side="both" if m == n else "vh" if m > n else "u",
+    )
+
+
+def _random_triple(base: Bases, first: float, second: float, seed: int) -> list[Bases]:
+    """base, base + E1, base + E1 + E2 with Gaussian E of the real updates' norms."""
+    from svdjobs.kernels.rotation import Bases, random_update
+    from svdjobs.kernels.spectrum import decompose
+
+    triple = [base]
+    for step, norm in enumerate((first, second)):
+        w_MN = random_update(triple[-1].w_MN, norm, (seed + step) % 2**63)
+        found = decompose(w_MN)
+        assert found.basis_KK is not None
+        triple.append(Bases(w_MN, found.s_K, found.basis_KK))
+    return triple
+
+
+def _mean(draws: list[Metrics]) -> Metrics:
+    """Mean over draws of each metric, None where any draw has none."""
+    means: Metrics = {}
+    for key in draws[0] if draws else {}:
+        values = [draw[key] for draw in draws]
+        known = [value for value in values if value is not None]
+        means[key] = sum(known) / len(known) if len(known) == len(values) else None
+    return means
+
+
+def _metrics(triple: list[Bases], top_k: int) -> tuple[Metrics, int]:
+    """Scalars of one triple, and the number of directions they use."""
+    from svdjobs.kernels import rotation, spectrum
+
+    base, rl1, rl2 = triple
+    r = min(spectrum.rank(bases.s_K) for bases in triple)
+    # k ≪ min(m, n), or the top-k form turns into the full one.
+    t = min(r, max(1, min(top_k, min(base.w_MN.shape) // 4)))
+    side = ("u", "vh") if base.tall else ("vh", "u")
+    metrics: Metrics = {
+        "nss": rotation.nss(base.s_K, rl2.s_K),
+        "touchable_share": rotation.touchable_share(base.w_MN, rl2),
+        "stable_rank_base": spectrum.stable_rank(base.s_K),
+        "stable_rank_rl2": spectrum.stable_rank(rl2.s_K),
+    }
+    if r == 0:
+        return metrics, 0
+    pairs = ((base, rl1), (rl1, rl2), (base, rl2))
+    thin, square = zip(*(rotation.overlaps(a, b, r) for a, b in pairs), strict=True)
+    for name, overlaps in zip(side, (thin, square), strict=True):
+        metrics[f"mse_{name}"] = rotation.composition_mse(*overlaps)
+        metrics[f"mse_top_{name}"] = rotation.composition_mse(*(o[:t, :t] for o in overlaps))
+    tops = zip(
+        side,
+        (
+            (rotation.thin_top(base, t), rotation.thin_top(rl2, t)),
+            (base.square_KK[:, :t], rl2.square_KK[:, :t]),
+        ),
+        strict=True,
+    )
+    for name, (a_LT, b_LT) in tops:
+        angles_T = rotation.principal_angles(a_LT, b_LT)
+        metrics[f"angle_max_{name}"] = float(angles_T[-1])
+        metrics[f"angle_rms_{name}"] = float(angles_T.square().mean().sqrt())
+    return metrics, r
+
+
+def load_rows(store: Store) -> list[RotationRow]:
+    """The rows of a finished rotations stage, by layer and family."""
+
+    def rows() -> Iterator[RotationRow]:
+        for key in store.keys(PREFIX):
+            if key.endswith(".jsonl"):
+                for line in bytes(store.read(key)).splitlines():
+                    yield RotationRow.model_validate(json.loads(line))
+
+    return sorted(rows(), key=lambda row: (row.family, row.layer or 0, row.name))

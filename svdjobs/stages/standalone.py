@@ -1,0 +1,99 @@
+"""decompose on its own: checkpoints in, factors out, without a sweep around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from svdjobs.checkpoint.selection import coverage_line, select
+from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.config import SelectionConfig
+from svdjobs.errors import ConfigError
+from svdjobs.progress import say, track
+from svdjobs.records import TensorPlan
+from svdjobs.stages import cost, graph
+from svdjobs.stages.blend import log_name, pickled
+from svdjobs.stages.decompose import Factors, decompose_checkpoint
+from svdjobs.storage.store import Store, open_store, write_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+
+def run(
+    model_ids: Sequence[str],
+    output_dir: Path,
+    *,
+    export: bool = False,
+    workers: int = 0,
+    force: bool = False,
+    allow_pickle: bool = False,
+    selection: SelectionConfig | None = None,
+) -> None:
+    """Decompose each checkpoint into `<output_dir>/factors/<name>/`, with its vectors.
+
+    Raises:
+        ConfigError: two checkpoints of one name, which would share a folder.
+    """
+    store = open_store(str(output_dir))
+    names = [checkpoint_name(source) for source in model_ids]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two checkpoints are called {', '.join(twice)}; decompose them apart.")
+    for source, name in zip(model_ids, names, strict=True):
+        checkpoint = open_checkpoint(source, allow_pickle=allow_pickle)
+        tensors = select(checkpoint, checkpoint, selection or SelectionConfig())
+        say(f"{name}: {coverage_line(tensors)}")
+        chosen = [tensor for tensor in tensors if tensor.skip is None]
+        decompose_checkpoint(
+            store,
+            graph.Target(name, source, vectors=True),
+            chosen,
+            cost.balanced_parts(chosen, cost.part_count(chosen)),
+            workers=workers,
+            allow_pickle=allow_pickle,
+            force=force,
+        )
+        if export:
+            export_pt(store, source, name, chosen, allow_pickle=allow_pickle)
+
+
+def checkpoint_name(source: str) -> str:
+    """Last part of a folder or hub id, without its revision."""
+    return PurePosixPath(source.rstrip("/").partition("@")[0]).name
+
+
+def export_pt(
+    store: Store, source: str, name: str, tensors: Sequence[TensorPlan], *, allow_pickle: bool
+) -> None:
+    """Write the classic layout: one `<name>/<tensor>.pt` with U, S, Vh (float32) and orig_shape.
+
+    Files that are there are kept; each is written atomically.
+    """
+    checkpoint = open_checkpoint(source, allow_pickle=allow_pickle)
+    factors = Factors(store, name, stage="export")
+    with track(f"export {name}", len(tensors)) as advance:
+        for tensor in tensors:
+            key = f"{name}/{log_name(tensor.name)}.pt"
+            if not store.exists(key):
+                write_bytes(
+                    store, key, _classic(checkpoint.read(tensor.name), factors, tensor.name)
+                )
+            advance(1, tensor.name)
+
+
+def _classic(w_MN: torch.Tensor, factors: Factors, name: str) -> bytes:
+    """U, S and Vh in float32; where s is numerically zero, vectors complete the basis."""
+    import torch
+
+    from svdjobs.kernels.spectrum import thin_side
+
+    u_MK, vh_KN = thin_side(w_MN, factors.basis(name))
+    return pickled(
+        {
+            "U": u_MK.to(torch.float32),
+            "S": factors.s(name).to(torch.float32),
+            "Vh": vh_KN.to(torch.float32).contiguous(),
+            "orig_shape": tuple(w_MN.shape),
+        }
+    )
