@@ -35,5 +35,5 @@ def realised(
     Dot products are float32 within a chunk of a million or so and float64 between chunks: the
     fraction is good to about 1e-5.
     """
-    change_C = w_alpha_C.to(dtype).to(torch.float32).sub_(w_after_C)
+    change_C = w_alpha_C.to(dtype).to(torch.float32) - w_after_C
     return Realised(float(torch.dot(change_C, d_C)), (1 - alpha) * float(torch.dot(d_C, d_C)))

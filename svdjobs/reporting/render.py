@@ -19,8 +19,8 @@ CAPTIONS = {
     "accuracy.png": (
         "Each point is a checkpoint with after's singular vectors and blended singular values; "
         "bars and bands are 95 % intervals clustered by problem. A flat line at after's level says "
-        "that the gain sits in the singular vectors; a line that falls to before's level at alpha = "
-        "0, that it sits in the singular values. The paired differences in the table below are "
+        "that the gain sits in the singular vectors; one that falls to before's level at alpha = 0, "
+        "that it sits in the singular values. The paired differences in the table below are "
         "sharper than these bars."
     ),
     "rotation_mse_curves.png": (

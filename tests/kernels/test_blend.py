@@ -72,8 +72,8 @@ def test_realised_fraction_is_one_in_float32_and_small_in_bfloat16() -> None:
     after = after.to(torch.bfloat16).float()  # as a released checkpoint is stored
     d = computed_signal(before, after)
     fractions = {}
+    w_alpha = blend.blend(after, d, 0.2).reshape(-1)  # shared by all dtypes, so it must survive
     for name, dtype in cast.CAST_DTYPES.items():
-        w_alpha = blend.blend(after, d, 0.2).reshape(-1)
         part = cast.realised(after.reshape(-1), d.reshape(-1), w_alpha, 0.2, dtype)
         fractions[name] = part.projection / part.signal
     assert fractions["float32"] == pytest.approx(1, abs=1e-3)
