@@ -75,7 +75,7 @@ def read_header(store: Store, key: str) -> list[TensorEntry]:
         header = json.loads(store.read(key, 8, 8 + length))
         header.pop("__metadata__", None)
         entries = [_entry(where, key, 8 + length, name, item) for name, item in header.items()]
-    except (ValueError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise _corrupt(where, "its header is not a JSON object") from None

@@ -19,7 +19,7 @@ CAPTIONS = {
     "accuracy.png": (
         "Each point is a checkpoint with after's singular vectors and blended singular values; "
         "bars and bands are 95 % intervals clustered by problem. A flat line at after's level says "
-        "that the gain sits in the singular vectors; one that falls to before's level at alpha = 0, "
+        "that the gain sits in the singular vectors; one that falls to before's at alpha = 0, "
         "that it sits in the singular values. The paired differences in the table below are "
         "sharper than these bars."
     ),

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.errors import CheckpointError, StorageError, TensorError
+from tests.checkpoints import make_checkpoint, make_model, tensors
+
+
+def test_single_file(chain: dict[str, Path]) -> None:
+    opened = open_checkpoint(str(chain["base"]))
+    expected = tensors(chain["base"])
+    assert opened.architecture == "Qwen2ForCausalLM"
+    assert opened.tied
+    assert opened.entries.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(opened.read(name), tensor)
+
+
+def test_sharded_checkpoint_reads_the_same(chain: dict[str, Path], tmp_path: Path) -> None:
+    sharded = make_checkpoint(tmp_path / "sharded", max_shard_size="40KB")
+    opened = open_checkpoint(str(sharded))
+    assert len(opened.weight_files()) > 2
+    for name, tensor in tensors(chain["base"]).items():
+        assert torch.equal(opened.read(name), tensor)
+
+
+def test_every_missing_shard_is_named(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "sharded", max_shard_size="40KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    for shard in shards[:2]:
+        shard.unlink()
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(str(folder))
+    assert all(shard.name in str(caught.value) for shard in shards[:2])
+    assert shards[2].name not in str(caught.value)
+
+
+def test_index_may_not_point_outside(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "sharded", max_shard_size="40KB")
+    index = folder / "model.safetensors.index.json"
+    document = json.loads(index.read_text())
+    name = next(iter(document["weight_map"]))
+    document["weight_map"][name] = "../secret.safetensors"
+    index.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=r"outside the folder"):
+        open_checkpoint(str(folder))
+
+
+def test_index_naming_a_tensor_nobody_holds(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "sharded", max_shard_size="40KB")
+    index = folder / "model.safetensors.index.json"
+    document = json.loads(index.read_text())
+    document["weight_map"]["ghost.weight"] = next(iter(document["weight_map"].values()))
+    index.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=r"1 tensors that no file holds: ghost\.weight"):
+        open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite(chain: dict[str, Path], tmp_path: Path, value: float) -> None:
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "broken"
+    shutil.copytree(chain["base"], folder)
+    content = tensors(folder)
+    name = "model.layers.1.mlp.up_proj.weight"
+    content[name][3, 4] = value
+    save_file(content, folder / "model.safetensors")
+    opened = open_checkpoint(str(folder))
+    with pytest.raises(TensorError, match=r"layers\.1\.mlp\.up_proj.*1 NaN|0 NaN and 1 infinite"):
+        opened.read(name)
+    with pytest.raises(TensorError, match="must be finite"):
+        list(opened.chunks(name, elements=100))
+
+
+def test_file_cut_after_the_header_was_read(chain: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "shrinking"
+    shutil.copytree(chain["base"], folder)
+    opened = open_checkpoint(str(folder))
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.truncate(weights.stat().st_size // 2)
+    with pytest.raises(TensorError, match="asked for"):
+        for name in opened.entries:
+            opened.read(name)
+
+
+def test_folder_without_config(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_config_that_is_not_json(chain: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{not json")
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_folder_without_weights(chain: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copy(chain["base"] / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+        open_checkpoint(str(tmp_path))
+
+
+@pytest.fixture
+def pickled(chain: dict[str, Path], tmp_path: Path) -> Path:
+    folder = tmp_path / "pickled"
+    shutil.copytree(chain["base"], folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(make_model().state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+def test_pickle_is_refused_unless_allowed(pickled: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin.*--allow-pickle"):
+        open_checkpoint(str(pickled))
+
+
+def test_allowed_pickle_reads_the_same(pickled: Path, chain: dict[str, Path]) -> None:
+    opened = open_checkpoint(str(pickled), allow_pickle=True)
+    for name, tensor in tensors(chain["base"]).items():
+        assert torch.equal(opened.read(name), tensor)
+
+
+class Payload:
+    """Would create a file if it were unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (self.target,))  # type: ignore[return-value]
+
+
+def test_pickle_never_runs_code(pickled: Path, tmp_path: Path) -> None:
+    torch.save({"x": Payload(tmp_path / "pwned")}, pickled / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="cannot be read as plain tensors"):
+        open_checkpoint(str(pickled), allow_pickle=True)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.fixture
+def hub_cache(chain: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An offline hub cache holding one revision of `someone/small`."""
+    commit = "0" * 40
+    repository = tmp_path / "hub" / "models--someone--small"
+    (repository / "refs").mkdir(parents=True)
+    for ref in ("main", "v1"):
+        (repository / "refs" / ref).write_text(commit)
+    shutil.copytree(chain["base"], repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize("source", ["someone/small", "someone/small@v1"])
+def test_hub_id_comes_from_the_offline_cache(source: str, chain: dict[str, Path]) -> None:
+    opened = open_checkpoint(source)
+    assert opened.label == source
+    assert opened.entries.keys() == tensors(chain["base"]).keys()
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_hub_that_cannot_be_reached_says_what_to_do() -> None:
+    with pytest.raises(StorageError, match=r"someone/other.*hub could not be reached.*folder"):
+        open_checkpoint("someone/other")
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/nowhere/at/all", "a/b/c"])
+def test_neither_folder_nor_hub_id(source: str) -> None:
+    with pytest.raises(CheckpointError, match="no such folder, and not a hub id"):
+        open_checkpoint(source)

@@ -1,0 +1,67 @@
+"""Fixtures: small checkpoints made with transformers' own classes, and a sweep over them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+from svdjobs.config import SweepConfig, parse_config
+from tests.checkpoints import PROBLEMS, make_checkpoint
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """base, rl1, rl2 of one small Qwen2, each a small random update of the one before."""
+    root = tmp_path_factory.mktemp("chain")
+    return {
+        name: make_checkpoint(root / name, updates=updates)
+        for updates, name in enumerate(("base", "rl1", "rl2"))
+    }
+
+
+@pytest.fixture(scope="session")
+def benchmark_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("benchmark") / "problems.jsonl"
+    path.write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
+    return path
+
+
+@pytest.fixture
+def make_config(
+    chain: dict[str, Path], benchmark_file: Path, tmp_path: Path
+) -> Callable[..., SweepConfig]:
+    """A config over the chain, in a fresh run folder; keyword arguments override keys."""
+
+    def make(**overrides: Any) -> SweepConfig:
+        document: dict[str, Any] = {
+            "name": "mini",
+            "before": str(chain["base"]),
+            "after": str(chain["rl2"]),
+            "store": str(tmp_path / "run"),
+            "alphas": [0, 0.5, 1],
+            "evaluate": {
+                "benchmarks": [{"name": "sums", "data": str(benchmark_file)}],
+                "max_tokens": 12,
+                "n_samples": 2,
+                "batch_size": 4,
+            },
+            "rotations": {"rl1": str(chain["rl1"])},
+        }
+        return parse_config({**document, **overrides}, where="test")
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Matrices here are tiny; threads only cost."""
+    torch.set_num_threads(1)
