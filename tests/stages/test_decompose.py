@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from svdjobs.config import SweepConfig
+from svdjobs.errors import ConfigError, IncompleteError, NumericalError, TensorError
+from svdjobs.stages import decompose, plan, standalone
+from svdjobs.storage.local import LocalStore
+from tests.checkpoints import tensors
+
+MakeConfig = Callable[..., SweepConfig]
+
+
+def factor_files(config: SweepConfig) -> dict[str, bytes]:
+    root = Path(config.store_url) / "factors"
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def run(config: SweepConfig) -> LocalStore:
+    store = LocalStore(config.store_url)
+    plan.run(config, store)
+    decompose.run(config, store)
+    return store
+
+
+def test_factors_rebuild_the_matrix(make_config: MakeConfig, chain: dict[str, Path]) -> None:
+    store = run(make_config())
+    factors = decompose.Factors(store, "after", stage="test")
+    for name, w in tensors(chain["rl2"]).items():
+        if "proj.weight" in name:
+            basis, s = factors.basis(name), factors.s(name)
+            w64 = w.double()
+            gram = w64.T @ w64 if w.shape[0] >= w.shape[1] else w64 @ w64.T
+            assert torch.allclose((basis * s.square()) @ basis.T, gram, atol=1e-12)
+
+
+def test_before_has_values_only_unless_it_is_rotated(make_config: MakeConfig) -> None:
+    store = run(make_config(rotations=None))
+    part = Path(store.url) / "factors" / "before" / "part-00000.safetensors"
+    assert all(name.endswith(".s") for name in load_file(part))
+
+
+def test_several_processes_give_the_same_bytes(make_config: MakeConfig, tmp_path: Path) -> None:
+    alone = make_config(store=str(tmp_path / "alone"), decompose={"parts": 3, "workers": 1})
+    together = make_config(store=str(tmp_path / "together"), decompose={"parts": 3, "workers": 2})
+    run(alone)
+    run(together)
+    assert factor_files(alone) == factor_files(together)
+
+
+def test_bad_tensor_is_named_and_leaves_no_output(
+    make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "nan"
+    shutil.copytree(chain["rl2"], folder)
+    content = tensors(folder)
+    content["model.layers.0.self_attn.v_proj.weight"][0, 0] = float("nan")
+    save_file(content, folder / "model.safetensors")
+    for workers in (1, 2):
+        config = make_config(
+            after=str(folder),
+            store=str(tmp_path / f"run{workers}"),
+            decompose={"parts": 2, "workers": workers},
+        )
+        with pytest.raises(TensorError, match=r"layers\.0\.self_attn\.v_proj.*1 NaN"):
+            run(config)
+        assert "after/manifest.json" not in factor_files(config)
+        assert not any(name.endswith(".partial") for name in factor_files(config))
+
+
+def test_numerical_failure_names_the_tensor(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("svdjobs.kernels.spectrum.ENERGY_TOLERANCE", -1.0)
+    with pytest.raises(NumericalError, match=r"tensor 'model\.layers.*selection\.exclude"):
+        run(make_config())
+
+
+def test_without_a_plan(make_config: MakeConfig) -> None:
+    config = make_config()
+    with pytest.raises(IncompleteError, match=r"decompose needs outputs .* plan"):
+        decompose.run(config, LocalStore(config.store_url))
+
+
+def test_standalone_export_in_the_classic_layout(chain: dict[str, Path], tmp_path: Path) -> None:
+    sources = [str(chain["base"]), str(chain["rl2"])]
+    standalone.run(sources, tmp_path / "svd", export=True)
+    for source in sources:
+        folder = tmp_path / "svd" / Path(source).name
+        matrices = {n: w for n, w in tensors(Path(source)).items() if "proj.weight" in n}
+        assert len(list(folder.glob("*.pt"))) == len(matrices) == 14
+        for name, w in matrices.items():
+            saved = torch.load(folder / f"{name.replace('.', '__')}.pt", weights_only=True)
+            k = min(w.shape)
+            assert saved["orig_shape"] == tuple(w.shape)
+            assert saved["U"].shape == (w.shape[0], k)
+            assert saved["Vh"].shape == (k, w.shape[1])
+            rebuilt = (saved["U"] * saved["S"]) @ saved["Vh"]
+            assert (rebuilt - w).norm() <= 1e-6 * w.norm()
+            expected = torch.linalg.svdvals(w.double())
+            assert torch.allclose(saved["S"].double(), expected, rtol=1e-6)
+
+
+def test_standalone_refuses_two_of_one_name(chain: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="two checkpoints are called base"):
+        standalone.run([str(chain["base"])] * 2, tmp_path / "svd")
+
+
+def test_export_of_a_rank_deficient_matrix_is_orthonormal() -> None:
+    from svdjobs.kernels.spectrum import decompose as kernel
+    from svdjobs.kernels.spectrum import thin_side
+    from tests.kernels.pairs import with_spectrum
+
+    for m, n in ((30, 12), (12, 30)):
+        w = with_spectrum(m, n, torch.tensor([2.0, 1.0, 1e-9]).double())
+        found = kernel(w)
+        assert found.basis_KK is not None
+        u, vh = thin_side(w, found.basis_KK)
+        assert torch.allclose(u.T @ u, torch.eye(12).double(), atol=1e-12)
+        assert torch.allclose(vh @ vh.T, torch.eye(12).double(), atol=1e-12)
+        assert torch.allclose((u * found.s_K) @ vh, w, atol=1e-8)

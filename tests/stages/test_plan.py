@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from svdjobs import local
+from svdjobs.config import SweepConfig
+from svdjobs.errors import CheckpointError, IncompleteError, OutputError
+from svdjobs.records import TensorPlan
+from svdjobs.stages import blend, cost, decompose, plan
+from svdjobs.storage.local import LocalStore
+from tests.checkpoints import make_checkpoint
+
+MakeConfig = Callable[..., SweepConfig]
+
+
+def make(config: SweepConfig) -> plan.Plan:
+    return plan.run(config, LocalStore(config.store_url))
+
+
+def test_plan_reads_no_weights(
+    make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
+) -> None:
+    """Weights replaced by a hole of the same length: headers are enough."""
+    hollow = {}
+    for name, folder in chain.items():
+        hollow[name] = tmp_path / name
+        shutil.copytree(folder, hollow[name])
+        weights = hollow[name] / "model.safetensors"
+        data = weights.read_bytes()
+        end = 8 + int.from_bytes(data[:8], "little")
+        with weights.open("wb") as file:
+            file.write(data[:end])
+            file.truncate(len(data))
+    config = make_config(
+        before=str(hollow["base"]), after=str(hollow["rl2"]), rotations={"rl1": str(hollow["rl1"])}
+    )
+    assert len(make(config).selected) == 14
+
+
+def test_description_says_coverage_cost_and_shapes(make_config: MakeConfig) -> None:
+    text = "\n".join(local.describe(make(make_config())))
+    assert "blended 14 of 26 tensors" in text
+    assert "embedding" in text
+    assert "4 of 80×48" in text
+    assert "to decompose" in text
+    assert "disk free" in text
+
+
+def test_estimated_bytes_are_what_is_written(make_config: MakeConfig) -> None:
+    config = make_config(blend={"svd_logs": False})
+    store = LocalStore(config.store_url)
+    estimate = plan.run(config, store).estimate
+    decompose.run(config, store)
+    blend.run(config, store)
+    written = sum(store.size(key) for key in store.keys("") if key.endswith(".safetensors"))
+    assert written == pytest.approx(estimate.bytes_written, rel=0.05)
+
+
+def test_all_reasons_at_once(make_config: MakeConfig, tmp_path: Path) -> None:
+    other = make_checkpoint(tmp_path / "llama", architecture="llama", vocab_size=310)
+    with pytest.raises(CheckpointError) as caught:
+        make(make_config(before=str(other)))
+    message = str(caught.value)
+    assert "different architectures: before is LlamaForCausalLM, after is Qwen2" in message
+    assert "different vocabularies: before has 310" in message
+
+
+def test_all_unreadable_checkpoints_at_once(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        make(make_config(before="./no-such", after=str(tmp_path), rotations=None))
+    assert "before: ./no-such" in str(caught.value)
+    assert "after: " in str(caught.value)
+    assert "config.json" in str(caught.value)
+
+
+def test_middle_checkpoint_of_another_shape(make_config: MakeConfig, tmp_path: Path) -> None:
+    wider = make_checkpoint(tmp_path / "wider", intermediate_size=96)
+    with pytest.raises(CheckpointError, match=r"rl1 lacks 6 of the 14 matrices"):
+        make(make_config(rotations={"rl1": str(wider)}))
+
+
+def test_not_enough_disk(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalStore, "free_bytes", lambda self: 1000)
+    with pytest.raises(CheckpointError, match=r"not enough disk: the sweep writes .* has 1000 B"):
+        make(make_config())
+
+
+def test_nothing_left_to_blend(make_config: MakeConfig) -> None:
+    with pytest.raises(CheckpointError, match="no tensor is left to blend"):
+        make(make_config(selection={"exclude": ["."]}, rotations=None))
+
+
+def test_refusal_leaves_no_plan(make_config: MakeConfig) -> None:
+    config = make_config(selection={"exclude": ["."]}, rotations=None)
+    with pytest.raises(CheckpointError):
+        make(config)
+    with pytest.raises(IncompleteError, match="plan"):
+        decompose.run(config, LocalStore(config.store_url))
+
+
+def test_output_of_another_run_is_refused(make_config: MakeConfig, chain: dict[str, Path]) -> None:
+    make(make_config())
+    with pytest.raises(OutputError, match="holds another run: its after is"):
+        make(make_config(after=str(chain["rl1"])))
+
+
+def test_folder_that_is_no_run_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("precious")
+    with pytest.raises(OutputError, match=r"holds no svdjobs run \(it has thesis\.tex\)"):
+        make(make_config())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_parts_are_balanced_and_complete() -> None:
+    shapes = [(8960, 1536)] * 6 + [(1536, 1536)] * 4 + [(256, 1536)] * 4
+    tensors = [TensorPlan(name=f"t{i:02d}", shape=s, dtype="F32") for i, s in enumerate(shapes)]
+    parts = cost.balanced_parts(tensors, 4)
+    assert sorted(name for part in parts for name in part) == [t.name for t in tensors]
+    by_name = {t.name: cost.decompose_flops(t.shape, vectors=True) for t in tensors}
+    loads = [sum(by_name[name] for name in part) for part in parts]
+    assert max(loads) <= 4 / 3 * max(sum(loads) / 4, max(by_name.values()))
+
+
+def test_more_parts_than_tensors() -> None:
+    tensors = [TensorPlan(name="only", shape=(4, 4), dtype="F32")]
+    assert cost.balanced_parts(tensors, 9) == [["only"]]
+
+
+def test_plan_is_json_a_person_can_read(make_config: MakeConfig) -> None:
+    config = make_config()
+    make(config)
+    document = json.loads((Path(config.store_url) / "plan" / "plan.json").read_text())
+    assert document["architecture"] == "Qwen2ForCausalLM"
