@@ -46,9 +46,9 @@ class TransformersEngine:
             raise CheckpointError(f"no tokenizer in {tokenizer}: {_first_line(error)}") from None
         self._model = _load_model(checkpoint, config.dtype).to(self._device)
         self._stop = _stop_tokens(self._model, self._tokenizer)
-        if self._tokenizer.pad_token_id is None:
-            # Padding is masked out, so any token will do.
-            self._tokenizer.pad_token_id = self._stop[0]
+        # Padding is masked out, so any token of the model does; the tokenizer's own may be missing,
+        # or one that the embedding has no row for.
+        self._tokenizer.pad_token_id = self._stop[0]
         self._model.generation_config = transformers.GenerationConfig()
         self.description = f"transformers {transformers.__version__} on {self._device}"
 

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from svdjobs.config import SweepConfig
+
+MakeConfig = Callable[..., SweepConfig]
+
+
+def svdjobs(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "svdjobs.cli.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
+
+
+@pytest.fixture
+def config_file(make_config: MakeConfig, tmp_path: Path) -> Path:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(make_config().model_dump(mode="json")))
+    return path
+
+
+def failed(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """The message of a command that must fail with a code and without a traceback."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    return done.stderr
+
+
+def test_stage_by_stage_equals_a_sweep(config_file: Path, tmp_path: Path) -> None:
+    for stage in ("plan", "decompose", "blend", "evaluate", "rotations"):
+        done = svdjobs(stage, config_file)
+        assert done.returncode == 0, done.stderr
+    done = svdjobs("report", config_file)
+    assert done.returncode == 0
+    assert "minus after" in done.stdout
+    assert f"Report: {tmp_path}/run/report/report.html" in done.stdout
+    once = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    again = svdjobs("sweep", config_file)
+    assert again.returncode == 0
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == once
+    assert "decompose" not in again.stderr.replace("to decompose", "")
+    assert "evaluate" not in again.stderr
+
+
+def test_output_fits_a_hundred_columns(config_file: Path) -> None:
+    done = svdjobs("sweep", config_file, "--set", "rotations=null")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.split("\n\n")[0].splitlines()
+    assert max(map(len, table)) <= 100
+    assert len(table) == 2 + 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep", "absent.yaml"], "no config file at absent.yaml"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["sweep"], "Missing argument 'CONFIG'"),
+        (["decompose"], "give either CONFIG, or --model_id"),
+        (["decompose", "--model_id", "x"], "--model_id needs --output_dir"),
+        (["decompose", "--model_id", "./x", "--output_dir", "out"], "no such folder"),
+    ],
+)
+def test_wrong_use(arguments: list[str], words: str, tmp_path: Path) -> None:
+    assert words in failed(svdjobs(*arguments, cwd=tmp_path), 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("alphas=[0,zero]", "alpha 'zero' is not a number"),
+        ("alphas=[0,0]", "alpha given twice: 0.0"),
+        ("alphass=[0]", "did you mean 'alphas'?"),
+        ("before=./nowhere", "no such folder"),
+        ("evaluate.benchmarks=[{name: b, data: none.jsonl}]", "none.jsonl: no such file"),
+    ],
+)
+def test_bad_config_values(override: str, words: str, config_file: Path, tmp_path: Path) -> None:
+    assert words in failed(svdjobs("sweep", config_file, "--set", override), 2)
+
+
+def test_stage_without_its_input(config_file: Path) -> None:
+    assert "needs outputs that are not there yet" in failed(svdjobs("blend", config_file), 2)
+
+
+def test_unreachable_hub_is_an_infrastructure_failure(config_file: Path) -> None:
+    message = failed(svdjobs("plan", config_file, "--set", "before=someone/nothing"), 4)
+    assert "someone/nothing" in message
+
+
+def test_standalone_decompose(chain: dict[str, Path], tmp_path: Path) -> None:
+    arguments = ["decompose", "--output_dir", tmp_path / "out", "--export", "pt"]
+    for name in ("base", "rl2"):
+        arguments += ["--model_id", chain[name]]
+    done = svdjobs(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("blended 14 of 26 tensors") == 2
+    file = tmp_path / "out" / "rl2" / "model__layers__0__self_attn__q_proj__weight.pt"
+    assert set(torch.load(file, weights_only=True)) == {"U", "S", "Vh", "orig_shape"}
+
+
+def test_only_the_alphas_and_checkpoints_named(config_file: Path, tmp_path: Path) -> None:
+    for stage in ("plan", "decompose"):
+        assert svdjobs(stage, config_file).returncode == 0
+    assert svdjobs("blend", config_file, "--alpha", "0.5").returncode == 0
+    made = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert made == ["alpha-0.5000"]
+    done = svdjobs("evaluate", config_file, "--checkpoint", "alpha-0.5000")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "run" / "results").iterdir()] == ["alpha-0.5000"]
+    report = svdjobs("report", config_file)
+    assert "Not finished: " in report.stdout
+    assert "results/after/sums" in report.stdout
+    page = (tmp_path / "run" / "report" / "report.html").read_text()
+    assert "Not finished, so not in this report" in page
+    assert "alpha 'alpha-9' " not in page
+    message = failed(svdjobs("evaluate", config_file, "--checkpoint", "alpha-9"), 2)
+    assert "no checkpoint 'alpha-9' in this run; it has before, after, alpha-0.0000" in message
+
+
+def test_ctrl_c_says_how_to_go_on(config_file: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "svdjobs.cli.main", "sweep", str(config_file)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "factors").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_changed_alphas_keep_what_is_done(config_file: Path, tmp_path: Path) -> None:
+    assert svdjobs("sweep", config_file, "--set", "evaluate=null").returncode == 0
+    kept = tmp_path / "run" / "checkpoints" / "alpha-0.5000" / "model.safetensors"
+    before = kept.stat().st_mtime_ns
+    done = svdjobs("sweep", config_file, "--set", "evaluate=null", "--set", "alphas=[0.5,0.75]")
+    assert done.returncode == 0, done.stderr
+    assert kept.stat().st_mtime_ns == before
+    meta = tmp_path / "run" / "checkpoints" / "alpha-0.7500" / "svd_blend_meta.json"
+    assert json.loads(meta.read_text())["alpha"] == 0.75

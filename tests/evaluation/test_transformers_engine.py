@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from svdjobs.config import EvaluateConfig
+from svdjobs.errors import BenchmarkError, CheckpointError
+from svdjobs.evaluation.engines.transformers import TransformersEngine, inverse_cdf
+from svdjobs.evaluation.requests import Request, make_requests
+from svdjobs.records import Problem
+from tests.checkpoints import tokenizer
+
+
+def settings(**overrides: object) -> EvaluateConfig:
+    document = {"benchmarks": [{"name": "b", "data": "b.jsonl"}], "max_tokens": 10, **overrides}
+    return EvaluateConfig.model_validate(document)
+
+
+def engine(folder: Path, **overrides: object) -> TransformersEngine:
+    return TransformersEngine(str(folder), str(folder), settings(**overrides))
+
+
+def requests(count: int = 6, n: int = 2) -> list[Request]:
+    problems = [Problem(idx=i, problem="why " * (i + 1), gold="1") for i in range(count)]
+    return make_requests(problems, "{problem} answer", n, seed=0)
+
+
+def test_a_completion_does_not_depend_on_its_batch(chain: dict[str, Path]) -> None:
+    made = engine(chain["base"])
+    asked = requests()
+    together = made.generate(asked)
+    alone = [made.generate([request])[0] for request in asked]
+    assert [c.text for c in together] == [c.text for c in alone]
+    assert together == made.generate(asked)
+
+
+def test_samples_of_one_problem_differ(chain: dict[str, Path]) -> None:
+    drawn = engine(chain["base"]).generate(requests(1, n=8))
+    assert len({c.text for c in drawn}) > 4
+    assert len({c.seed for c in drawn}) == 8
+
+
+def test_greedy_decoding_is_the_librarys(chain: dict[str, Path]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    drawn = engine(chain["base"], temperature=0).generate(requests(3, n=1))
+    model = AutoModelForCausalLM.from_pretrained(chain["base"], dtype=torch.float32)
+    for completion, request in zip(drawn, requests(3, n=1), strict=True):
+        prompt = tokenizer()(request.prompt, return_tensors="pt")
+        tokens = model.generate(**prompt, do_sample=False, max_new_tokens=10)[0]
+        text = tokenizer().decode(tokens[prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert completion.text == text
+
+
+def test_tokens_follow_the_distribution() -> None:
+    p = torch.tensor([[0.5, 0.0, 0.3, 0.2]]).double()
+    u = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counts = Counter(inverse_cdf(p.expand(len(u), -1), u, 1.0).flatten().tolist())
+    assert counts[1] == 0
+    observed = [counts[i] for i in (0, 2, 3)]
+    assert chisquare(observed, [10_000, 6_000, 4_000]).pvalue > 1e-4
+
+
+def test_top_p_keeps_the_smallest_sufficient_set() -> None:
+    p = torch.tensor([[0.1, 0.6, 0.05, 0.25]]).double()
+    u = torch.linspace(0, 0.9999, 1000, dtype=torch.float64)[:, None]
+    assert set(inverse_cdf(p.expand(1000, -1), u, 0.7).flatten().tolist()) == {1, 3}
+    assert set(inverse_cdf(p.expand(1000, -1), u, 0.6).flatten().tolist()) == {1}
+
+
+def test_close_distributions_give_the_same_token_nearly_always() -> None:
+    """Common random numbers: tokens differ about as often as the distributions do."""
+    logits = torch.randn(2000, 50, generator=torch.Generator().manual_seed(0)).double()
+    noise = 1e-3 * torch.randn(2000, 50, generator=torch.Generator().manual_seed(1)).double()
+    u = torch.rand(2000, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    same = inverse_cdf(logits.softmax(-1), u, 1.0) == inverse_cdf(
+        (logits + noise).softmax(-1), u, 1.0
+    )
+    assert same.double().mean() > 0.99
+
+
+def test_finish_reasons(chain: dict[str, Path]) -> None:
+    drawn = engine(chain["base"], max_tokens=30).generate(requests(20, n=4))
+    assert {c.finish_reason for c in drawn} == {"stop", "length"}
+    for completion in drawn:
+        if completion.finish_reason == "length":
+            assert completion.completion_tokens == 30
+        else:
+            assert completion.completion_tokens < 30
+        assert "<eos>" not in completion.text
+
+
+def test_prompt_too_long_for_the_context(chain: dict[str, Path]) -> None:
+    long = Request(0, 0, 0, "x" * 125)
+    with pytest.raises(BenchmarkError, match=r"context of 128; lower evaluate.max_tokens to 3"):
+        engine(chain["base"]).generate([long])
+
+
+def test_models_own_sampler_settings_are_ignored(chain: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "opinionated"
+    shutil.copytree(chain["base"], folder)
+    own = json.loads((folder / "generation_config.json").read_text())
+    own.update({"do_sample": True, "temperature": 0.01, "top_k": 1, "max_new_tokens": 2})
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    assert engine(folder).generate(requests()) == engine(chain["base"]).generate(requests())
+
+
+def test_tokenizer_without_padding_token(chain: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "padless"
+    shutil.copytree(chain["base"], folder)
+    document = json.loads((folder / "tokenizer_config.json").read_text())
+    document.pop("pad_token")
+    (folder / "tokenizer_config.json").write_text(json.dumps(document))
+    expected = [c.text for c in engine(chain["base"]).generate(requests())]
+    assert [c.text for c in engine(folder).generate(requests())] == expected
+
+
+def test_incomplete_checkpoint_is_refused(chain: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from tests.checkpoints import tensors
+
+    folder = tmp_path / "incomplete"
+    shutil.copytree(chain["base"], folder)
+    content = tensors(folder)
+    del content["model.layers.1.mlp.up_proj.weight"]
+    save_file(content, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks 1 weights .*layers\.1\.mlp\.up_proj"):
+        engine(folder)
+
+
+def test_folder_without_tokenizer(chain: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no tokenizer in"):
+        TransformersEngine(str(chain["base"]), str(tmp_path), settings())
