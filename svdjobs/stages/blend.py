@@ -8,6 +8,7 @@ the unit of resumption: a shard whose record exists is not written again.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -147,7 +148,7 @@ def _one_pass(
                 )
             advance(shard.bytes * (len(jobs) - len(missing)))
     for job in jobs:
-        _finish(config, store, plan, after, shards, job)
+        _finish(config, plan, after, shards, job)
 
 
 def _output_tensor(tensor: TensorPlan, storage: str) -> OutputTensor:
@@ -352,7 +353,6 @@ def _copy(tensor: TensorPlan, after: Checkpoint, jobs: list[_Job], dtype: str) -
 
 def _finish(
     config: SweepConfig,
-    store: Store,
     plan: Plan,
     after: Checkpoint,
     shards: list[Shard],
@@ -362,12 +362,11 @@ def _finish(
     output = job.output
     records: list[BlendRecord] = []
     for shard in shards:
-        document = read_json(store, _record_key(job, shard))
+        document = json.loads(output.adopt(f"svd_logs/{shard.name}.json"))
         output.add(FileRecord.model_validate(document["file"]))
         for log in document["logs"]:
             output.add(FileRecord.model_validate(log))
         records += [BlendRecord.model_validate(item) for item in document["tensors"]]
-        output.write_json(f"svd_logs/{shard.name}.json", document)
     for name in after.companions():
         output.write(name, bytes(after.store.read(name)))
     if index := index_bytes(shards):

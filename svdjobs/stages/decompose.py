@@ -5,6 +5,7 @@ Written as parts, each with a record beside it, so that a killed run goes on wit
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -25,7 +26,7 @@ from svdjobs.provenance import available_memory_bytes, cores
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
 from svdjobs.stages import cost, graph
 from svdjobs.stages.outputs import begin, require
-from svdjobs.storage.store import Store, open_store, read_json, try_read_json, write_json
+from svdjobs.storage.store import Store, open_store, try_read_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -117,9 +118,8 @@ def decompose_checkpoint(
     _make_parts(store, work, workers, target.checkpoint_id, checkpoint)
     fallbacks = []
     for part in work:
-        document = read_json(store, _record_key(part.key))
+        document = json.loads(output.adopt(_record_key(part.key).removeprefix(f"{output.prefix}/")))
         output.add(FileRecord.model_validate(document["file"]))
-        output.write_json(_record_key(part.key).removeprefix(f"{output.prefix}/"), document)
         records = [FactorRecord.model_validate(item) for item in document["tensors"]]
         fallbacks += [record.name for record in records if record.method == "svd"]
     if fallbacks:

@@ -6,7 +6,6 @@ Batches are fixed beforehand, so a resumed run draws what an undisturbed one wou
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -163,13 +162,11 @@ def _batch(
     generate: Callable[[Sequence[Request]], list[Completion]],
 ) -> list[Completion]:
     """One batch of completions: read if it is there, drawn and written if not."""
-    key = output.key(f"completions-{number:05d}.jsonl")
-    if not output.store.exists(key):
+    name = f"completions-{number:05d}.jsonl"
+    if not output.store.exists(output.key(name)):
         drawn = generate(requests)
-        write_lines(output.store, key, [c.model_dump_json() for c in drawn])
-    data = bytes(output.store.read(key))
-    output.write(key.removeprefix(f"{output.prefix}/"), data)
-    return [Completion.model_validate(json.loads(line)) for line in data.splitlines()]
+        write_lines(output.store, output.key(name), [c.model_dump_json() for c in drawn])
+    return [Completion.model_validate_json(line) for line in output.adopt(name).splitlines()]
 
 
 def load_summary(store: Store, checkpoint_id: str, benchmark: str) -> Summary | None:

@@ -20,6 +20,7 @@ from svdjobs.storage.store import (
     clear,
     json_bytes,
     read_json,
+    record_of,
     try_read_json,
     write_bytes,
     write_json,
@@ -59,6 +60,12 @@ class Output:
     def write(self, name: str, data: bytes) -> None:
         """Write and count a file."""
         self.add(write_bytes(self.store, self.key(name), data))
+
+    def adopt(self, name: str) -> bytes:
+        """Count a file that an earlier, interrupted run may have written; returns its bytes."""
+        data = bytes(self.store.read(self.key(name)))
+        self.add(record_of(self.key(name), data))
+        return data
 
     def commit(self) -> Manifest:
         """Write the manifest; from now on the output exists."""

@@ -87,7 +87,8 @@ def _output(
         )
         for checkpoint_id, checkpoint in opened.items()
     }
-    settings = config.model_dump(mode="json", exclude={"evaluate", "report"})
+    elsewhere = {"name", "store", "tokenizer", "evaluate", "report"}
+    settings = config.model_dump(mode="json", exclude=elsewhere)
     return begin(
         store,
         graph.PLAN_PREFIX,

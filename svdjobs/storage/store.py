@@ -71,6 +71,13 @@ class Hashing:
         return FileRecord(key=key, bytes=self._bytes, sha256=self._sha256.hexdigest())
 
 
+def record_of(key: str, data: bytes) -> FileRecord:
+    """The record of bytes already stored under `key`."""
+    hashing = Hashing()
+    hashing.update(data)
+    return hashing.record(key)
+
+
 def open_store(url: str) -> Store:
     """The store at a URL: a folder. (`s3://bucket/prefix` is the next backend.)
 

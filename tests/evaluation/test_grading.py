@@ -73,7 +73,7 @@ def test_no_answer() -> None:
 
 
 def test_normalise() -> None:
-    assert normalise(r" $ 1\,000. $ ") == "1000."
+    assert normalise(r" $ 1\,000. $ ") == "1000"
     assert normalise(" a   b ") == "a b"
 
 

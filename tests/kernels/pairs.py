@@ -15,7 +15,7 @@ def gaussian(*shape: int, seed: int) -> torch.Tensor:
 
 
 def orthonormal(rows: int, columns: int, seed: int) -> torch.Tensor:
-    q, _ = torch.linalg.qr(gaussian(rows, columns, seed=seed))
+    q: torch.Tensor = torch.linalg.qr(gaussian(rows, columns, seed=seed))[0]
     return q
 
 

@@ -156,7 +156,7 @@ def test_random_update_has_the_norm_asked_for() -> None:
 
 def scalars(base: torch.Tensor, rl1: torch.Tensor, rl2: torch.Tensor) -> torch.Tensor:
     """Every scalar of the rotation stage for one triple."""
-    b, r1, r2 = bases(base), bases(rl1), bases(rl2)
+    b, r2 = bases(base), bases(rl2)
     angles = rotation.principal_angles(b.square_KK[:, :3], r2.square_KK[:, :3])
     thin = rotation.principal_angles(rotation.thin_top(b, 3), rotation.thin_top(r2, 3))
     phi = rotation.touchable_share(base, r2)
@@ -202,7 +202,8 @@ def test_repeated_singular_values_do_not_matter() -> None:
     s = torch.tensor([2.0] * 4 + [1.0] * 4).double()
     w = with_spectrum(20, 8, s, seed=3)
     first, second = bases(w), bases(w)
-    turn = torch.block_diag(orthonormal(4, 4, 1), orthonormal(4, 4, 2))
+    turn = torch.zeros(8, 8).double()
+    turn[:4, :4], turn[4:, 4:] = orthonormal(4, 4, 1), orthonormal(4, 4, 2)
     second = rotation.Bases(w, second.s_K, second.square_KK @ turn)
     other, third = bases(gaussian(20, 8, seed=8)), bases(gaussian(20, 8, seed=9))
     values = []

@@ -96,7 +96,7 @@ def test_wrong_vectors_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_second_failure_is_an_error_with_both_figures() -> None:
     broken = torch.full((4, 4), float("nan"))
-    with pytest.raises((NumericalError, np.linalg.LinAlgError, torch.linalg.LinAlgError)):
+    with pytest.raises((NumericalError, np.linalg.LinAlgError, RuntimeError)):
         spectrum.decompose(broken)
 
 

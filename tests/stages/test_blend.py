@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,14 +28,13 @@ def blended(config: SweepConfig) -> dict[float, Path]:
     return {a: Path(config.store_url) / "checkpoints" / alpha_id(a) for a in config.alphas}
 
 
-def loads_cleanly(folder: Path) -> torch.nn.Module:
+def loads_cleanly(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert not info["mismatched_keys"]
-    assert isinstance(model, torch.nn.Module)
     return model
 
 

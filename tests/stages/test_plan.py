@@ -10,7 +10,7 @@ import pytest
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError, IncompleteError, OutputError
-from svdjobs.records import TensorPlan
+from svdjobs.records import Plan, TensorPlan
 from svdjobs.stages import blend, cost, decompose, plan
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import make_checkpoint
@@ -18,7 +18,7 @@ from tests.checkpoints import make_checkpoint
 MakeConfig = Callable[..., SweepConfig]
 
 
-def make(config: SweepConfig) -> plan.Plan:
+def make(config: SweepConfig) -> Plan:
     return plan.run(config, LocalStore(config.store_url))
 
 

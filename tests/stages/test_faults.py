@@ -1,0 +1,106 @@
+"""Killed at any moment, a rerun ends with the bytes of an undisturbed run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from svdjobs.config import SweepConfig
+
+MakeConfig = Callable[..., SweepConfig]
+ROOT = Path(__file__).parents[2]
+STAGES = ("plan", "factors", "checkpoints", "results", "rotations", "report")
+# What may differ between two runs: the machine's speed when the plan was made, and where files lie.
+ESTIMATES = ("machine_gflops", "decompose_seconds", "blend_seconds", "disk_free_bytes")
+
+
+def run_child(config: SweepConfig, *kills: str) -> dict[str, object]:
+    """Sweeps in forks of one child that has everything imported: one per kill, then one whole."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.stages.kill_child", config.model_dump_json(), *kills],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    report: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+def digests(config: SweepConfig) -> dict[str, str]:
+    """sha256 of every file of a run; the plan without what depends on the moment."""
+    root = Path(config.store_url)
+    found = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            if path.name == "plan.json":
+                document = json.loads(data)
+                for key in ESTIMATES:
+                    del document["estimate"][key]
+                data = json.dumps(document).encode()
+            found[str(path.relative_to(root))] = hashlib.sha256(data).hexdigest()
+    for volatile in ("config.json", "identities.json", "plan/manifest.json"):
+        # They name the store, or hash the plan's estimates.
+        assert found.pop(volatile)
+    return found
+
+
+@pytest.fixture
+def small(make_config: MakeConfig) -> Callable[..., SweepConfig]:
+    def make(store: Path) -> SweepConfig:
+        base = make_config()
+        assert base.evaluate is not None
+        return make_config(
+            store=str(store),
+            decompose={"parts": 2, "workers": 1},
+            blend={"max_shard_bytes": 100_000, "svd_logs": False},
+            evaluate=base.evaluate.model_dump() | {"max_tokens": 3},
+            alphas=[0, 1],
+        )
+
+    return make
+
+
+def test_killed_in_every_stage_the_rerun_gives_the_same_bytes(
+    small: Callable[..., SweepConfig], tmp_path: Path
+) -> None:
+    """SIGKILL before and after a file of each stage appears, twelve kills in one run."""
+    undisturbed, killed = small(tmp_path / "undisturbed"), small(tmp_path / "killed")
+    run_child(undisturbed)
+    kills = [f"{moment}:{stage}:{nth}" for stage in STAGES for moment, nth in
+             (("before", 1), ("after", 2))]  # fmt: skip
+    outcome = run_child(killed, *kills)
+    assert outcome["signals"] == [signal.SIGKILL] * len(kills)
+    assert digests(killed) == digests(undisturbed)
+    assert not list(Path(killed.store_url).rglob("in-progress.json"))
+    assert not list(Path(killed.store_url).rglob("*.partial"))
+
+
+def test_finished_work_is_not_done_again(small: Callable[..., SweepConfig], tmp_path: Path) -> None:
+    """After a kill in the last stage, nothing before it is written again."""
+    config = small(tmp_path / "run")
+    run_child(config, "before:report:1")
+    outcome = run_child(config)
+    assert outcome["writes"] == []
+
+
+def test_completions_are_drawn_once(small: Callable[..., SweepConfig], tmp_path: Path) -> None:
+    """Killed after its second batch, an evaluation goes on with the third."""
+    config = small(tmp_path / "run")
+    outcome = run_child(config, "after:results:3")  # the first write is in-progress.json
+    writes = outcome["writes"]
+    assert isinstance(writes, list)
+    first = "results/before/sums/completions-0000"
+    assert f"{first}0.jsonl" not in writes
+    assert f"{first}1.jsonl" not in writes
+    assert writes.count(f"{first}2.jsonl") == 1
+    drawn = [key for key in writes if "completions" in key]
+    assert len(drawn) == len(set(drawn))
