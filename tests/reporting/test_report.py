@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svdjobs import local
+from svdjobs.config import SweepConfig, parse_config
+from svdjobs.records import Interval, Outcome, Plan, Summary
+from svdjobs.reporting import render
+from svdjobs.reporting.content import Content, accuracy_table, headlines, interval_text, points
+from svdjobs.stages import report
+from svdjobs.statistics import mean_interval
+from svdjobs.storage.local import LocalStore
+from tests.checkpoints import make_checkpoint
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def run(
+    tmp_path_factory: pytest.TempPathFactory, chain: dict[str, Path], benchmark_file: Path
+) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("report") / "run"
+    document = {
+        "name": "mini",
+        "before": str(chain["base"]),
+        "after": str(chain["rl2"]),
+        "store": str(folder),
+        "alphas": [-0.25, 0, 0.5, 1],
+        "evaluate": {
+            "benchmarks": [{"name": "sums", "data": str(benchmark_file)}],
+            "max_tokens": 4,
+            "n_samples": 2,
+        },
+        "rotations": {"rl1": str(chain["rl1"])},
+        "report": {"title": "A <b>& title"},
+    }
+    local.sweep(parse_config(document, where="test"))
+    return folder
+
+
+def test_all_files_are_there(run: Path) -> None:
+    names = {str(p.relative_to(run / "report")) for p in (run / "report").rglob("*") if p.is_file()}
+    assert names == {
+        "manifest.json", "report.html", "report.md", "figures/accuracy.png",
+        "figures/rotation_mse_curves.png", "figures/spectrum.png", "tables/accuracy-sums.csv",
+        "tables/coverage.csv", "tables/realised.csv", "tables/rotations.csv",
+    }  # fmt: skip
+    manifest = json.loads((run / "report" / "manifest.json").read_text())
+    assert {item["key"] for item in manifest["files"]} == names - {"manifest.json"}
+
+
+def test_page_needs_nothing_from_elsewhere(run: Path) -> None:
+    page = (run / "report" / "report.html").read_text()
+    assert render.outside_references(page) == []
+    assert page.count("<svg") == 3
+    assert "A &lt;b&gt;&amp; title" in page
+
+
+def test_outside_references_are_found() -> None:
+    page = '<img src="https://x/y.png"><a href="#here"></a><style>@import "z"; url(q)</style>'
+    assert len(render.outside_references(page)) == 3
+
+
+def test_extrapolation_is_marked(run: Path) -> None:
+    assert "-0.25 (extrapolation)" in (run / "report" / "report.md").read_text()
+
+
+def test_csv_holds_what_the_summaries_say(run: Path) -> None:
+    with (run / "report" / "tables" / "accuracy-sums.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["checkpoint"] for row in rows][:2] == ["before", "after"]
+    for row in rows:
+        path = run / "results" / row["checkpoint"] / "sums" / "summary.json"
+        value = json.loads(path.read_text())["avg_at_n"]["value"]
+        assert row["avg@2"] == f"{100 * value:.1f} %"
+
+
+def test_results_have_the_fields_names(run: Path) -> None:
+    document = json.loads((run / "results" / "after" / "sums" / "results.json").read_text())
+    assert set(document["summary"]) == {
+        "model", "avg_accuracy", "n_samples_per_problem", "num_items"
+    }  # fmt: skip
+    assert document["summary"]["num_items"] == len(document["details"]) == 5
+    for item in document["details"]:
+        assert set(item) == {
+            "idx", "problem", "gold", "generations", "sample_scores", "per_problem_score"
+        }  # fmt: skip
+        assert len(item["generations"]) == len(item["sample_scores"]) == 2
+
+
+def test_alpha_one_answers_exactly_as_after(run: Path) -> None:
+    files = [run / "results" / name / "sums" / "completions-00000.jsonl"
+             for name in ("after", "alpha-1.0000")]  # fmt: skip
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_figures_are_the_same_bytes_every_time(run: Path) -> None:
+    before = {p.name: p.read_bytes() for p in (run / "report").rglob("*") if p.is_file()}
+    config = SweepConfig.model_validate_json((run / "config.json").read_text())
+    report.run(config, LocalStore(run), force=True)
+    after = {p.name: p.read_bytes() for p in (run / "report").rglob("*") if p.is_file()}
+    assert after == before
+
+
+def summary(checkpoint: str, scores: list[float], **outcomes: int) -> Summary:
+    return Summary(
+        checkpoint=checkpoint, benchmark="b", benchmark_sha256="", engine="", dtype="float32", n=2,
+        problems=len(scores), avg_at_n=mean_interval(scores),
+        outcomes={o: outcomes.get(o.value, 0) for o in Outcome}, truncated=3,
+        completion_tokens_mean=1, problem_scores=scores,
+    )  # fmt: skip
+
+
+def content(**by_id: list[float]) -> Content:
+    config = parse_config({"name": "x", "before": "a", "after": "b"}, where="")
+    plan: Any = Plan.model_construct(tensors=[], architecture="Q")
+    ids = {"zero": "alpha-0.0000"}
+    summaries = {ids.get(i, i): summary(i, s, timeout=2, no_answer=5) for i, s in by_id.items()}
+    return Content(config, plan, {"b": summaries}, {}, [], {}, [])
+
+
+def test_headlines_say_how_sure_they_are() -> None:
+    before, after = [0.0, 0.5, 0.0, 0.5] * 10, [0.5, 1.0, 1.0, 0.5] * 10
+    flat = headlines(content(before=before, after=after, zero=after))
+    assert "after scores 75.0 %, before 25.0 %; RL changed accuracy by +50.0 [" in flat[0]
+    assert "Every problem scored the same" in flat[1]
+    noisy = [0.5, 1.0, 0.5, 1.0] * 10
+    assert "interval contains 0" in headlines(content(before=before, after=after, zero=noisy))[1]
+    assert "interval excludes 0" in headlines(content(before=before, after=after, zero=before))[1]
+
+
+def test_unscored_and_truncated_are_shown() -> None:
+    table = accuracy_table(content(before=[0.0, 1.0], after=[1.0, 1.0]), "b")
+    assert table.rows[0][-3:] == ["3", "5", "2"]
+    assert table.rows[1][2] == "-"  # no spread, no interval
+
+
+def test_numbers_as_text() -> None:
+    known = Interval(value=0.01, low=-0.02, high=0.04)
+    assert points(known) == "+1.0 [-2.0, +4.0]"
+    assert points(Interval(value=0)) == "0 (identical)"
+    assert interval_text(known) == "[-2.0, 4.0]"
+    assert interval_text(Interval(value=0.5)) == "-"
+
+
+def test_plain_table_is_aligned() -> None:
+    table = accuracy_table(content(before=[0.0, 1.0], after=[1.0, 1.0]), "b")
+    lines = render.plain_table(table).splitlines()
+    assert len({len(line) for line in lines[2:]}) == 1
+
+
+def test_no_evaluation_no_rotations(tmp_path: Path, chain: dict[str, Path]) -> None:
+    document = {
+        "name": "bare", "before": str(chain["base"]), "after": str(chain["rl2"]), "alphas": [0],
+        "store": str(tmp_path / "run"),
+    }  # fmt: skip
+    local.sweep(parse_config(document, where="test"))
+    page = (tmp_path / "run" / "report" / "report.html").read_text()
+    assert "No evaluation was asked for" in page
+    assert "What rounding leaves of the blend" in page
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Iterator[Any]:
+    """The report in a real browser, without a network."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine: the report was not looked at in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic",
+                  "--disable-background-networking", "--disable-component-update"],
+        )  # fmt: skip
+        opened: Any = browser.new_page(viewport={"width": 1100, "height": 900})
+        opened.problems = []
+        opened.on("console", lambda message: opened.problems.append(message.text))
+        opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+        opened.on("request", lambda request: opened.problems.append(request.url)
+                  if not request.url.startswith(("file:", "data:")) else None)  # fmt: skip
+        opened.goto((run / "report" / "report.html").as_uri())
+        yield opened
+        browser.close()
+
+
+def test_browser_shows_it_without_complaint(page: Any) -> None:
+    assert page.problems == []
+    assert page.inner_text("h1") == "A <b>& title"
+    for box in (figure.bounding_box() for figure in page.query_selector_all("figure svg")):
+        assert box["width"] > 500
+        assert box["height"] > 200
+    headings = [heading.inner_text() for heading in page.query_selector_all("h2")]
+    assert headings[0] == "Accuracy against alpha"
+    assert "What rounding leaves of the blend" in headings
+
+
+@pytest.mark.parametrize("width", [1100, 390])
+def test_page_never_scrolls_sideways(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_sharded_checkpoints_are_reported_whole(tmp_path: Path) -> None:
+    """Blend records of several shards end up in one table."""
+    before, after = (make_checkpoint(tmp_path / name, updates=i) for i, name in enumerate("ab"))
+    document = {
+        "name": "shards", "before": str(before), "after": str(after), "alphas": [0],
+        "store": str(tmp_path / "run"), "blend": {"max_shard_bytes": 60_000},
+    }  # fmt: skip
+    config = parse_config(document, where="test")
+    local.sweep(config)
+    store = LocalStore(tmp_path / "run")
+    from svdjobs.stages import graph
+
+    made = report.gather(config, store, graph.load_plan(store, stage="test"), [])
+    assert len(made.blends[0.0]) == 14
