@@ -5,13 +5,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from svdjobs import local
 from svdjobs.config import SweepConfig, parse_config
-from svdjobs.records import Interval, Outcome, Plan, Summary
+from svdjobs.records import Interval, Outcome, Summary
 from svdjobs.reporting import render
 from svdjobs.reporting.content import Content, accuracy_table, headlines, interval_text, points
 from svdjobs.stages import report
@@ -121,7 +122,7 @@ def summary(checkpoint: str, scores: list[float], **outcomes: int) -> Summary:
 
 def content(**by_id: list[float]) -> Content:
     config = parse_config({"name": "x", "before": "a", "after": "b"}, where="")
-    plan: Any = Plan.model_construct(tensors=[], architecture="Q")
+    plan: Any = SimpleNamespace(tensors=[], architecture="Q")
     ids = {"zero": "alpha-0.0000"}
     summaries = {ids.get(i, i): summary(i, s, timeout=2, no_answer=5) for i, s in by_id.items()}
     return Content(config, plan, {"b": summaries}, {}, [], {}, [])
