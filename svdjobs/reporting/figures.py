@@ -100,14 +100,20 @@ def rotation_mse(content: Content) -> Figure:
             )  # fmt: skip
             axes.xaxis.get_major_locator().set_params(integer=True)
             if trivial:
+                axes.set_title(f"{titles[side]}, {form}\n", fontsize=12)
                 axes.text(
-                    0.98, 0.02, "not drawn, R1·R2 = R3 by algebra:\n" + "\n".join(trivial),
-                    transform=axes.transAxes, fontsize=7.5, color="#666666", ha="right",
+                    0.5, 1.02, f"not drawn, R1·R2 = R3 by algebra: {_shorter(trivial)}",
+                    transform=axes.transAxes, fontsize=7.5, color="#666666", ha="center",
                     va="bottom",
                 )  # fmt: skip
     handles = _legend_handles(content.rotations)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)))
     return figure
+
+
+def _shorter(families: Sequence[str]) -> str:
+    """`self_attn.q_proj`, `self_attn.k_proj` as `q, k`: a line of modules in little room."""
+    return ", ".join(family.rpartition(".")[2].removesuffix("_proj") for family in families)
 
 
 def _mse_panel(
@@ -163,7 +169,7 @@ def _positive(values: Sequence[float | None]) -> list[float]:
 
 def spectrum(content: Content) -> Figure:
     """Left: relative change of each singular value. Right: spectral shift by layer, with null."""
-    figure, grid = _new(2, width=11, height=4.4)
+    figure, grid = _new(2, width=11, height=4.8)
     left, right = grid[0]
     for i, (name, (before, after)) in enumerate(content.spectra.items()):
         share = [(j + 0.5) / len(after) for j in range(len(after))]
@@ -176,7 +182,7 @@ def spectrum(content: Content) -> Figure:
         title="Change of each singular value", xlabel="index / min(m, n), largest first",
         ylabel="|s_before − s_after| / s_after", yscale="log",
     )  # fmt: skip
-    if content.spectra:
+    if content.spectra and not content.rotations:
         left.legend(fontsize=7.5)
     for colour, marker, family, members in _families(content.rotations):
         layers = [member.layer or 0 for member in members]
@@ -185,12 +191,13 @@ def spectrum(content: Content) -> Figure:
         right.plot(layers, _positive([m.null.get("nss_formula") for m in members]), color=colour,
                    linestyle="--", linewidth=1.0)  # fmt: skip
     right.set(
-        title="Spectral shift by layer (dashed: random update of the same norm)", xlabel="layer",
+        title="Spectral shift by layer (dashed: random update)", xlabel="layer",
         ylabel="NSS = ‖Δs‖ / ‖s_base‖", yscale="log",
     )  # fmt: skip
     right.xaxis.get_major_locator().set_params(integer=True)
     if content.rotations:
-        right.legend(fontsize=7.5, ncols=2)
+        handles = right.get_legend_handles_labels()[0]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)))
     return figure
 
 

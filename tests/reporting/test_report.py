@@ -131,7 +131,7 @@ def content(**by_id: list[float]) -> Content:
 def test_headlines_say_how_sure_they_are() -> None:
     before, after = [0.0, 0.5, 0.0, 0.5] * 10, [0.5, 1.0, 1.0, 0.5] * 10
     flat = headlines(content(before=before, after=after, zero=after))
-    assert "after scores 75.0 %, before 25.0 %; RL changed accuracy by +50.0 [" in flat[0]
+    assert "after scores 75.0 %, before 25.0 %; RL changed accuracy by +50.00 [" in flat[0]
     assert "Every problem scored the same" in flat[1]
     noisy = [0.5, 1.0, 0.5, 1.0] * 10
     assert "interval contains 0" in headlines(content(before=before, after=after, zero=noisy))[1]
@@ -146,7 +146,7 @@ def test_unscored_and_truncated_are_shown() -> None:
 
 def test_numbers_as_text() -> None:
     known = Interval(value=0.01, low=-0.02, high=0.04)
-    assert points(known) == "+1.0 [-2.0, +4.0]"
+    assert points(known) == "+1.00 [-2.00, +4.00]"
     assert points(Interval(value=0)) == "0 (identical)"
     assert interval_text(known) == "[-2.0, 4.0]"
     assert interval_text(Interval(value=0.5)) == "-"
