@@ -169,7 +169,7 @@ def _positive(values: Sequence[float | None]) -> list[float]:
 
 def spectrum(content: Content) -> Figure:
     """Left: relative change of each singular value. Right: spectral shift by layer, with null."""
-    figure, grid = _new(2, width=11, height=4.8)
+    figure, grid = _new(2, width=11, height=5.0)
     left, right = grid[0]
     for i, (name, (before, after)) in enumerate(content.spectra.items()):
         share = [(j + 0.5) / len(after) for j in range(len(after))]
@@ -197,7 +197,7 @@ def spectrum(content: Content) -> Figure:
     right.xaxis.get_major_locator().set_params(integer=True)
     if content.rotations:
         handles = right.get_legend_handles_labels()[0]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)))
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
     return figure
 
 
