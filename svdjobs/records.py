@@ -110,14 +110,14 @@ class CastRecord(Record):
     """How much of a blend survives one storage dtype."""
 
     projection: float
-    """⟨cast(W(alpha)) − W_after, (1−alpha)·D⟩."""
+    """⟨cast(W(alpha)) − W_after, D⟩."""
     signal: float
-    """‖(1−alpha)·D‖²."""
+    """(1−alpha)·‖D‖²."""
 
     @property
     def fraction(self) -> float | None:
         """Realised fraction; None where there is no signal."""
-        return self.projection / self.signal if self.signal > 0 else None
+        return self.projection / self.signal if self.signal else None
 
 
 class BlendRecord(Record):
@@ -133,7 +133,8 @@ class BlendRecord(Record):
     """‖W_after‖_F."""
     casts: dict[str, CastRecord]
     spectrum_error: float | None
-    """max |s(W(alpha)) − target| / s₁ where it was recomputed, else None."""
+    """max |s(W(0)) − s_before| / s₁ where it was recomputed, else None. W(alpha) is affine in alpha
+    with this one D, so W(0) stands for all."""
     log_file: str
 
 

@@ -63,12 +63,16 @@ def signal(w_after_MN: torch.Tensor, basis_KK: torch.Tensor, r_K: torch.Tensor) 
     """
     m, n = w_after_MN.shape
     operator_KK = ((basis_KK * r_K) @ basis_KK.T).numpy()
-    d_LK = torch.empty((max(m, n), min(m, n)), dtype=torch.float32)
+    d_MN = torch.empty((m, n), dtype=torch.float32)
     start = 0
     for a_CK in long_side_chunks(w_after_MN):
-        d_LK[start : start + len(a_CK)] = torch.from_numpy(a_CK @ operator_KK)
-        start += len(a_CK)
-    return d_LK if m >= n else d_LK.T.contiguous()
+        stop = start + len(a_CK)
+        if m >= n:
+            d_MN[start:stop] = torch.from_numpy(a_CK @ operator_KK)
+        else:
+            d_MN[:, start:stop] = torch.from_numpy(operator_KK @ a_CK.T)
+        start = stop
+    return d_MN
 
 
 def signal_direct(w_after_MN: torch.Tensor, s_before_K: torch.Tensor) -> torch.Tensor:

@@ -7,33 +7,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
 CAST_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Realised(NamedTuple):
-    """Numerator and denominator, so that chunks and tensors add up."""
+def projection(
+    w_after_C: torch.Tensor, d_C: torch.Tensor, w_alpha_C: torch.Tensor, dtype: torch.dtype
+) -> float:
+    """⟨cast(W(alpha)) − W_after, D⟩ of one chunk; all flat float32.
 
-    projection: float
-    """⟨cast(W(alpha)) − W_after, D⟩."""
-    signal: float
-    """(1−alpha)·‖D‖²."""
-
-
-def realised(
-    w_after_C: torch.Tensor,
-    d_C: torch.Tensor,
-    w_alpha_C: torch.Tensor,
-    alpha: float,
-    dtype: torch.dtype,
-) -> Realised:
-    """Projection and signal of one chunk; w_after and w_alpha in float32, flat.
-
-    Dot products are float32 within a chunk of a million or so and float64 between chunks: the
-    fraction is good to about 1e-5.
+    The dot product is float32 within a chunk of a million or so, and chunks are added up in float64
+    by the caller: the fraction is good to about 1e-5.
     """
     change_C = w_alpha_C.to(dtype).to(torch.float32) - w_after_C
-    return Realised(float(torch.dot(change_C, d_C)), (1 - alpha) * float(torch.dot(d_C, d_C)))
+    return float(torch.dot(change_C, d_C))
+
+
+def signal(squared_norm: float, alpha: float) -> float:
+    """(1−alpha)·‖D‖², what the projection is when nothing is lost."""
+    return (1 - alpha) * squared_norm

@@ -73,9 +73,11 @@ def long_side_chunks(w_MN: torch.Tensor) -> Iterator[np.ndarray]:
     m, n = w_MN.shape
     step = max(256, CHUNK_ELEMENTS // max(1, min(m, n)))
     for start in range(0, max(m, n), step):
-        piece = w_MN[start : start + step] if m >= n else w_MN[:, start : start + step].T
-        # A float64 input stays as it is; everything else is widened chunk by chunk.
-        yield piece.to(torch.float64).contiguous().numpy()
+        if m >= n:
+            yield w_MN[start : start + step].to(torch.float64).numpy()
+        else:
+            # A transposed view: copying a piece into the other order costs more than using it.
+            yield w_MN[:, start : start + step].to(torch.float64).contiguous().numpy().T
 
 
 def singular_values(gram_KK: np.ndarray) -> torch.Tensor:

@@ -69,6 +69,7 @@ class _Blended:
     guarded: int
     signal_norm: float
     weight_norm: float
+    spectrum_error: float | None
 
 
 def run(
@@ -143,7 +144,6 @@ def _one_pass(
                     after,
                     storage,
                     svd_logs=config.blend.svd_logs,
-                    sampled=sampled,
                     advance=advance,
                 )
             advance(shard.bytes * (len(jobs) - len(missing)))
@@ -179,6 +179,9 @@ def _prepare(
     """Everything about one tensor that does not depend on alpha.
 
     A `check`ed tensor whose W(0) misses its target spectrum is done again by a direct SVD.
+
+    Raises:
+        NumericalError: that misses it too.
     """
     from svdjobs.kernels import blend
     from svdjobs.kernels.spectrum import squared_norm
@@ -187,11 +190,21 @@ def _prepare(
     s_after_K, s_before_K = factors.s(tensor.name), values.s(tensor.name)
     ratio = blend.blend_ratio(s_before_K, s_after_K)
     d_MN = blend.signal(w_MN, factors.basis(tensor.name), ratio.r_K)
+    error = None
     if check:
         target_K = blend.target_spectrum(s_before_K, s_after_K, 0.0)
-        if not blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K) <= SPECTRUM_TOLERANCE:
-            say(f"{tensor.name}: blend misses its spectrum, taking a direct SVD")
+        error = blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K)
+        if not error <= SPECTRUM_TOLERANCE:
+            say(f"{tensor.name}: blend misses its spectrum by {error:.2g}, taking a direct SVD")
             d_MN = blend.signal_direct(w_MN, s_before_K)
+            error = blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K)
+        if not error <= SPECTRUM_TOLERANCE:
+            raise NumericalError(
+                f"tensor {tensor.name!r} {list(tensor.shape)}: the singular values of W(0) miss "
+                f"those of before by {error:.2g} of the largest, allowed is "
+                f"{SPECTRUM_TOLERANCE:.0e}, also after a direct float64 SVD. Leave the tensor out "
+                f"with selection.exclude, and please report it."
+            )
     return _Blended(
         w_MN,
         d_MN,
@@ -200,6 +213,7 @@ def _prepare(
         ratio.guarded,
         squared_norm(d_MN) ** 0.5,
         squared_norm(w_MN) ** 0.5,
+        error,
     )
 
 
@@ -213,7 +227,6 @@ def _write_shard(
     storage: str,
     *,
     svd_logs: bool,
-    sampled: set[str],
     advance: Callable[[float, str], None],
 ) -> None:
     """One shard of several alphas, side by side."""
@@ -227,7 +240,7 @@ def _write_shard(
                 blended = prepare(tensor)
                 casts = _write_blends(tensor, blended, jobs, storage)
                 for job in jobs:
-                    _note(store, tensor, blended, job, casts[job.alpha], sampled, svd_logs)
+                    _note(store, tensor, blended, job, casts[job.alpha], svd_logs)
             else:
                 _copy(tensor, after, jobs, stored.dtype)
             advance(stored.bytes * len(jobs), tensor.name)
@@ -252,10 +265,10 @@ def _write_blends(
     """Write one tensor at every alpha, chunk by chunk, and measure what each cast would keep."""
     import torch
 
+    from svdjobs.kernels import cast
     from svdjobs.kernels.blend import blend
-    from svdjobs.kernels.cast import CAST_DTYPES, realised
 
-    sums = {(job.alpha, name): [0.0, 0.0] for job in jobs for name in CAST_DTYPES}
+    kept = {(job.alpha, name): 0.0 for job in jobs for name in cast.CAST_DTYPES}
     pairs = zip(
         blended.w_MN.reshape(-1).split(CHUNK_ELEMENTS),  # type: ignore[no-untyped-call]
         blended.d_MN.reshape(-1).split(CHUNK_ELEMENTS),  # type: ignore[no-untyped-call]
@@ -266,16 +279,15 @@ def _write_blends(
         for job in jobs:
             w_alpha_C = blend(w_C, d_C, job.alpha)
             _writer(job).write(to_storage(w_alpha_C, storage, tensor.name))
-            if job.alpha == 1:
-                continue
-            for name, dtype in CAST_DTYPES.items():
-                part = realised(w32_C, d_C, w_alpha_C, job.alpha, dtype)
-                sums[job.alpha, name][0] += part.projection
-                sums[job.alpha, name][1] += part.signal
+            for name, dtype in cast.CAST_DTYPES.items() if job.alpha != 1 else ():
+                kept[job.alpha, name] += cast.projection(w32_C, d_C, w_alpha_C, dtype)
     return {
         job.alpha: {
-            name: CastRecord(projection=sums[job.alpha, name][0], signal=sums[job.alpha, name][1])
-            for name in CAST_DTYPES
+            name: CastRecord(
+                projection=kept[job.alpha, name],
+                signal=cast.signal(blended.signal_norm**2, job.alpha),
+            )
+            for name in cast.CAST_DTYPES
         }
         for job in jobs
     }
@@ -287,23 +299,12 @@ def _note(
     blended: _Blended,
     job: _Job,
     casts: dict[str, CastRecord],
-    sampled: set[str],
     svd_logs: bool,
 ) -> None:
-    """Record one blended tensor, with its spectra in a log file and its self-check."""
+    """Record one blended tensor, with its spectra in a log file."""
     from svdjobs.kernels import blend
 
     target_K = blend.target_spectrum(blended.s_before_K, blended.s_after_K, job.alpha)
-    error = None
-    if tensor.name in sampled and job.alpha != 1:
-        error = blend.spectrum_error(blend.blend(blended.w_MN, blended.d_MN, job.alpha), target_K)
-        if not error <= SPECTRUM_TOLERANCE:
-            raise NumericalError(
-                f"tensor {tensor.name!r} {list(tensor.shape)} at alpha {job.alpha}: its singular "
-                f"values miss the target by {error:.2g} of the largest, allowed is "
-                f"{SPECTRUM_TOLERANCE:.0e}, also after a direct float64 SVD. Leave the tensor out "
-                f"with selection.exclude, and please report it."
-            )
     log_file = f"svd_logs/alpha_{job.alpha:g}/{log_name(tensor.name)}.pt"
     if svd_logs:
         content = {
@@ -323,7 +324,7 @@ def _note(
             signal_norm=blended.signal_norm,
             weight_norm=blended.weight_norm,
             casts=casts,
-            spectrum_error=error,
+            spectrum_error=blended.spectrum_error,
             log_file=log_file if svd_logs else "",
         )
     )

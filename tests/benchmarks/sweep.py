@@ -111,7 +111,7 @@ def measure(
     which: str, folder: Path, alphas: tuple[float, ...], *, first_only: bool = False
 ) -> Any:
     """Run a procedure in a process of its own: its seconds, and the peak memory of it and its
-    worker processes together, looked at twenty times a second."""
+    worker processes together, looked at ten times a second."""
     command = [sys.executable, "-m", "tests.benchmarks.sweep", "--child", which, str(folder),
                json.dumps(alphas), *(["--first-only"] if first_only else [])]  # fmt: skip
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
@@ -119,7 +119,7 @@ def measure(
         peak = 0
         while process.poll() is None:
             peak = max(peak, sum(map(resident_bytes, family(process.pid))))
-            time.sleep(0.05)
+            time.sleep(0.1)
         output.seek(0)
         errors.seek(0)
         if process.returncode:
@@ -138,9 +138,11 @@ def family(pid: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process, 0 when it has gone."""
-    with suppress(OSError, IndexError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Proportional resident memory of a process (shared pages shared out), 0 when it has gone."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
     return 0
 
 

@@ -74,8 +74,8 @@ def test_realised_fraction_is_one_in_float32_and_small_in_bfloat16() -> None:
     fractions = {}
     w_alpha = blend.blend(after, d, 0.2).reshape(-1)  # shared by all dtypes, so it must survive
     for name, dtype in cast.CAST_DTYPES.items():
-        part = cast.realised(after.reshape(-1), d.reshape(-1), w_alpha, 0.2, dtype)
-        fractions[name] = part.projection / part.signal
+        kept = cast.projection(after.reshape(-1), d.reshape(-1), w_alpha, dtype)
+        fractions[name] = kept / cast.signal(float(d.square().sum()), 0.2)
     assert fractions["float32"] == pytest.approx(1, abs=1e-3)
     assert abs(fractions["bfloat16"]) < 0.3
     assert fractions["bfloat16"] < fractions["float16"] < 1.1
@@ -86,9 +86,8 @@ def test_realised_fraction_against_the_definition() -> None:
     d = computed_signal(before, after)
     alpha = 0.4
     w_alpha = blend.blend(after, d, alpha)
-    part = cast.realised(
-        after.reshape(-1), d.reshape(-1), w_alpha.reshape(-1), alpha, torch.float16
-    )
+    kept = cast.projection(after.reshape(-1), d.reshape(-1), w_alpha.reshape(-1), torch.float16)
+    full = cast.signal(float(d.double().square().sum()), alpha)
     change = w_alpha.half().double() - after.double()
     expected = float((change * d.double()).sum() / ((1 - alpha) * d.double().square().sum()))
-    assert part.projection / part.signal == pytest.approx(expected, rel=1e-5)
+    assert kept / full == pytest.approx(expected, rel=1e-5)
