@@ -1,6 +1,6 @@
 """What a user may say: frozen models, unknown keys refused, YAML or JSON in, a fingerprint out.
 
-A docstring under each field is its documentation; `svdjobs config` prints them.
+A docstring under each field is its documentation.
 """
 
 from __future__ import annotations

@@ -186,11 +186,14 @@ def _read_pickled(
             f"them with weights_only."
         )
     tensors: dict[str, torch.Tensor] = {}
+    origin: dict[str, str] = {}
     for key in files:
-        tensors.update(_load_pickle(store, key, label))
+        loaded = _load_pickle(store, key, label)
+        tensors.update(loaded)
+        origin.update(dict.fromkeys(loaded, key))
     entries = {
         name: TensorEntry(name, SAFETENSORS_NAMES[str(tensor.dtype).removeprefix("torch.")],
-                          tuple(tensor.shape), files[0], 0)
+                          tuple(tensor.shape), origin[name], 0)
         for name, tensor in tensors.items()
     }  # fmt: skip
     return Checkpoint(label, store, config, entries, tensors)

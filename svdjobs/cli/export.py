@@ -48,6 +48,11 @@ def decompose(
     if (config_file is None) == (not model_ids):
         raise ConfigError("give either CONFIG, or --model_id with --output_dir.")
     if config_file is not None:
+        if output_dir or export_format or workers:
+            raise ConfigError(
+                "--output_dir, --export and --workers go with --model_id; with CONFIG, set "
+                "decompose.workers in it."
+            )
         from svdjobs.config import load_config
         from svdjobs.stages import decompose as stage
         from svdjobs.storage.store import open_store

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from svdjobs.errors import ConfigError
+
 if TYPE_CHECKING:
     from svdjobs.config import SweepConfig
 
@@ -80,7 +82,12 @@ def blend(
     from svdjobs.stages import blend as stage
     from svdjobs.storage.store import open_store
 
-    stage.run(config, open_store(config.store_url), alphas=alphas or None, force=force)
+    if unknown := sorted(set(alphas) - set(config.alphas)):
+        raise ConfigError(
+            f"--alpha {unknown[0]}: the config has {', '.join(map(str, config.alphas))}."
+        )
+    chosen = sorted(set(alphas)) or None
+    stage.run(config, open_store(config.store_url), alphas=chosen, force=force)
 
 
 @click.command()

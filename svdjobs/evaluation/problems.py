@@ -29,7 +29,7 @@ def load_benchmark(config: BenchmarkConfig) -> Benchmark:
         BenchmarkError: missing, empty, malformed, a field that is not there, a problem given twice.
         StorageError: a hub data set that cannot be reached and is not in the cache.
     """
-    local = Path(config.data)
+    local = Path(config.data).expanduser()
     if local.suffix in (".jsonl", ".json") or local.exists():
         rows: Iterable[Mapping[str, Any]] = _read_jsonl(local)
     else:
@@ -53,7 +53,7 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise BenchmarkError(f"benchmark file {path}: {reason}.") from None
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -8,7 +8,7 @@ directions under RANK_GUARD are never trusted. A float32 Gram would lose everyth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +20,9 @@ RANK_GUARD = 1e-7
 ENERGY_TOLERANCE = 1e-12
 RESIDUAL_TOLERANCE = 1e-12
 CHUNK_ELEMENTS = 1 << 22
+
+
+Route = Callable[[torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor | None]]
 
 
 class Decomposition(NamedTuple):
@@ -43,15 +46,23 @@ def decompose(w_MN: torch.Tensor, *, vectors: bool = True) -> Decomposition:
     Raises:
         NumericalError: the direct SVD fails the checks too.
     """
-    first = _checked(w_MN, *_gram_route(w_MN, vectors), method="gram")
-    if _sound(first):
-        return first
-    second = _checked(w_MN, *_svd_route(w_MN, vectors), method="svd")
-    if _sound(second):
-        return second
+    failures: list[str] = []
+    routes: tuple[tuple[Literal["gram", "svd"], Route], ...] = (
+        ("gram", _gram_route),
+        ("svd", _svd_route),
+    )
+    for method, route in routes:
+        try:
+            found = _checked(w_MN, *route(w_MN, vectors), method=method)
+        except (np.linalg.LinAlgError, RuntimeError) as error:  # did not converge
+            failures.append(f"{method}: {error}")
+            continue
+        if _sound(found):
+            return found
+        failures.append(f"{method}: {found.checks}")
     raise NumericalError(
-        f"two decompositions failed their self-checks: Gram {first.checks}, direct SVD "
-        f"{second.checks}; tolerances are energy {ENERGY_TOLERANCE}, residual {RESIDUAL_TOLERANCE}"
+        f"two decompositions failed: {'; '.join(failures)}; tolerances are energy "
+        f"{ENERGY_TOLERANCE}, residual {RESIDUAL_TOLERANCE}"
     )
 
 

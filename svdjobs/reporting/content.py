@@ -68,7 +68,7 @@ def headlines(content: Content) -> list[str]:
 
 def _verdict(change: Interval) -> str:
     if change.low is None or change.high is None:
-        return "Every problem scored the same."
+        return "Every problem scored the same." if change.value == 0 else ""
     if change.low <= 0 <= change.high:
         return "The interval contains 0: this sweep sees no effect of the singular values."
     return "The interval excludes 0: the singular values matter here."

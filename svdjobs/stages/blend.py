@@ -80,16 +80,18 @@ def run(
     force: bool = False,
 ) -> list[Manifest]:
     """Write the checkpoints of the run's alphas, or of those named."""
-    plan = graph.load_plan(store, stage=STAGE)
+    plan = graph.load_plan(store, config, stage=STAGE)
     after = open_checkpoint(config.after, allow_pickle=config.allow_pickle)
     factors = Factors(store, "after", stage=STAGE)
     values = Factors(store, "before", stage=STAGE)
+    before = open_checkpoint(config.before, allow_pickle=config.allow_pickle)
     inputs = {
+        "before": identity(before, store, graph.IDENTITIES),
         "after": identity(after, store, graph.IDENTITIES),
         "companions": companions_digest(after),
-        "factors/after": factors.fingerprint,
-        "factors/before": values.fingerprint,
     }
+    factors.require_origin(after, inputs["after"])
+    values.require_origin(before, inputs["before"])
     jobs = []
     for alpha in config.alphas if alphas is None else alphas:
         settings = {

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -20,7 +21,7 @@ from svdjobs.checkpoint.safetensors_format import OutputTensor, read_header
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.checkpoint.writer import Shard, open_shard
 from svdjobs.config import SweepConfig
-from svdjobs.errors import NumericalError
+from svdjobs.errors import IncompleteError, NumericalError, WorkerError
 from svdjobs.progress import say, track
 from svdjobs.provenance import available_memory_bytes, cores
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
@@ -60,7 +61,7 @@ def run(
     force: bool = False,
 ) -> list[Manifest]:
     """Decompose the run's checkpoints, or those named."""
-    plan = graph.load_plan(store, stage=STAGE)
+    plan = graph.load_plan(store, config, stage=STAGE)
     wanted = [
         target
         for target in graph.targets(config)
@@ -151,6 +152,11 @@ def _make_parts(
                     for future in as_completed(futures):
                         future.result()
                         advance(futures[future].flops)
+                except BrokenProcessPool:
+                    raise WorkerError(
+                        f"a worker process of decompose died, most likely out of memory. Set "
+                        f"decompose.workers below {count} and run again; finished parts are kept."
+                    ) from None
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
@@ -260,10 +266,17 @@ class Factors:
         }
         self._tensors = Checkpoint(f"factors of {checkpoint_id}", store, {}, entries)
 
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of what was decomposed and how."""
-        return self.manifest.fingerprint
+    def require_origin(self, checkpoint: Checkpoint, identity_: str) -> None:
+        """Make sure these are the factors of that checkpoint.
+
+        Raises:
+            IncompleteError: the checkpoint has changed since it was decomposed.
+        """
+        if self.manifest.inputs["checkpoint"] != identity_:
+            raise IncompleteError(
+                f"{checkpoint.label} has changed since it was decomposed. Run `svdjobs decompose` "
+                f"again first."
+            )
 
     def s(self, name: str) -> torch.Tensor:
         """Singular values, float64, descending."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from svdjobs.checkpoint.identity import companions_digest, identity
 from svdjobs.checkpoint.sources import open_checkpoint
@@ -21,7 +22,7 @@ from svdjobs.evaluation.workers import GradingPool
 from svdjobs.progress import track
 from svdjobs.records import Completion, Grade, Manifest, Summary
 from svdjobs.stages import graph
-from svdjobs.stages.outputs import Output, begin, find_manifest, require
+from svdjobs.stages.outputs import Output, begin, check_run, find_manifest, note_run, require
 from svdjobs.storage.store import Store, read_json, write_lines
 
 STAGE = "evaluate"
@@ -38,6 +39,8 @@ def run(
     """Evaluate the run's checkpoints, or those named, on every benchmark."""
     if config.evaluate is None:
         raise IncompleteError("this config has no `evaluate` section.")
+    check_run(store, config)
+    note_run(store, config)
     benchmarks = [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
     wanted = graph.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
     manifests: list[Manifest] = []
@@ -87,18 +90,18 @@ def _output(
     source = checkpoint_source(config, store, checkpoint_id)
     if checkpoint_id in ("before", "after"):
         opened = open_checkpoint(source, allow_pickle=config.allow_pickle)
-        origin = identity(opened, store, graph.IDENTITIES)
+        # Its companions decide where completions stop.
+        origin = f"{identity(opened, store, graph.IDENTITIES)}/{companions_digest(opened)}"
     else:
         (manifest,) = require(store, [f"checkpoints/{checkpoint_id}"], stage=STAGE)
         origin = manifest.fingerprint
     tokenizer = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
-    settings = evaluate.model_dump(mode="json", exclude={"benchmarks"})
     return begin(
         store,
         graph.results_prefix(checkpoint_id, benchmark.name),
         stage=STAGE,
         version=VERSION,
-        config=settings,
+        config=_settings(evaluate),
         inputs={
             "checkpoint": origin,
             "benchmark": benchmark.sha256,
@@ -169,9 +172,32 @@ def _batch(
     return [Completion.model_validate_json(line) for line in output.adopt(name).splitlines()]
 
 
-def load_summary(store: Store, checkpoint_id: str, benchmark: str) -> Summary | None:
-    """A finished summary, None if that evaluation is not finished."""
-    prefix = graph.results_prefix(checkpoint_id, benchmark)
-    if find_manifest(store, prefix) is None:
-        return None
+def _settings(evaluate: EvaluateConfig) -> dict[str, Any]:
+    """What decides completions and grades, besides the checkpoint and the problems."""
+    return evaluate.model_dump(mode="json", exclude={"benchmarks"})
+
+
+def current_results(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
+    """Manifest of every evaluation the config asks for, by prefix.
+
+    None where there is none, or one made with other settings or problems: pairing such results
+    would compare answers to different questions.
+    """
+    found: dict[str, Manifest | None] = {}
+    for section in config.evaluate.benchmarks if config.evaluate else ():
+        assert config.evaluate is not None
+        settings, sha256 = _settings(config.evaluate), load_benchmark(section).sha256
+        for checkpoint_id in graph.evaluated_ids(config):
+            prefix = graph.results_prefix(checkpoint_id, section.name)
+            manifest = find_manifest(store, prefix)
+            fits = manifest is not None and (manifest.config, manifest.inputs["benchmark"]) == (
+                settings,
+                sha256,
+            )
+            found[prefix] = manifest if fits else None
+    return found
+
+
+def load_summary(store: Store, prefix: str) -> Summary:
+    """The summary of a finished evaluation."""
     return Summary.model_validate(read_json(store, f"{prefix}/summary.json"))

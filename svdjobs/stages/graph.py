@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from svdjobs.config import SweepConfig, alpha_id
+from svdjobs.errors import IncompleteError
 from svdjobs.records import Plan
-from svdjobs.stages.outputs import load_json, require
+from svdjobs.stages.outputs import check_run, load_json, require
 from svdjobs.storage.store import Store
 
 PLAN_PREFIX = "plan"
@@ -68,11 +69,25 @@ def results_prefix(checkpoint_id: str, benchmark: str) -> str:
     return f"results/{checkpoint_id}/{benchmark}"
 
 
-def load_plan(store: Store, *, stage: str) -> Plan:
+def plan_settings(config: SweepConfig) -> dict[str, Any]:
+    """The part of a config that a plan depends on."""
+    elsewhere = {"name", "store", "tokenizer", "evaluate", "report"}
+    return config.model_dump(mode="json", exclude=elsewhere)
+
+
+def load_plan(store: Store, config: SweepConfig, *, stage: str) -> Plan:
     """The run's plan.
 
     Raises:
-        IncompleteError: `plan` has not been run.
+        OutputError: the store holds another run.
+        IncompleteError: `plan` has not been run, or with another config.
     """
-    require(store, [PLAN_PREFIX], stage=stage)
+    check_run(store, config)
+    (manifest,) = require(store, [PLAN_PREFIX], stage=stage)
+    settings = plan_settings(config)
+    if changed := sorted(key for key in settings if manifest.config.get(key) != settings[key]):
+        raise IncompleteError(
+            f"the plan in {store.url} was made with other {', '.join(changed)}. Run `svdjobs plan` "
+            f"with this config first; what is still valid is kept."
+        )
     return Plan.model_validate(load_json(store, f"{PLAN_PREFIX}/plan.json", stage=stage))

@@ -144,8 +144,8 @@ def require(store: Store, prefixes: Iterable[str], *, stage: str) -> list[Manife
     return [manifest for manifest in found if manifest is not None]
 
 
-def claim_run(store: Store, config: SweepConfig) -> None:
-    """Make sure the store is empty or holds this very run, and note the config in it.
+def check_run(store: Store, config: SweepConfig) -> None:
+    """Make sure the store is empty or holds this very run.
 
     Raises:
         OutputError: it holds another run, or files that are no run.
@@ -158,16 +158,20 @@ def claim_run(store: Store, config: SweepConfig) -> None:
                 f"{store.url} is not empty and holds no svdjobs run (it has {strangers[0]}). Give "
                 f"another `store`, or empty it."
             )
-    else:
-        for field_name in ("name", "before", "after"):
-            expected, found = getattr(config, field_name), known.get(field_name)
-            if expected != found:
-                raise OutputError(
-                    f"{store.url} holds another run: its {field_name} is {found!r}, this config "
-                    f"says {expected!r}. Give this one another `name` or `store`."
-                )
+        return
+    for field_name in ("name", "before", "after"):
+        expected, found = getattr(config, field_name), known.get(field_name)
+        if expected != found:
+            raise OutputError(
+                f"{store.url} holds another run: its {field_name} is {found!r}, this config "
+                f"says {expected!r}. Give this one another `name` or `store`."
+            )
+
+
+def note_run(store: Store, config: SweepConfig) -> None:
+    """Keep the config beside what it made."""
     document = config.model_dump(mode="json")
-    if known != document:
+    if try_read_json(store, RUN_CONFIG) != document:
         write_json(store, RUN_CONFIG, document)
 
 

@@ -11,7 +11,7 @@ from svdjobs.errors import CheckpointError
 from svdjobs.progress import size
 from svdjobs.records import Estimate, Plan, TensorPlan
 from svdjobs.stages import cost, graph
-from svdjobs.stages.outputs import Output, begin, claim_run
+from svdjobs.stages.outputs import Output, begin, check_run, note_run
 from svdjobs.storage.store import Store
 
 STAGE = "plan"
@@ -27,12 +27,14 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
     Raises:
         CheckpointError: the checkpoints cannot be swept; every reason is given at once.
     """
-    claim_run(store, config)
+    check_run(store, config)
     opened = _open_all(config)
     output = _output(config, store, opened, force=force)
     if output.finished:
-        return graph.load_plan(store, stage=STAGE)
+        note_run(store, config)
+        return graph.load_plan(store, config, stage=STAGE)
     plan = make(config, store, opened)
+    note_run(store, config)
     output.write_json("plan.json", plan.model_dump(mode="json"))
     output.commit()
     return plan
@@ -83,18 +85,19 @@ def _output(
     """The plan depends on headers and settings, so a changed checkpoint makes a new plan."""
     headers = {
         checkpoint_id: fingerprint(
-            {name: [entry.dtype, entry.shape] for name, entry in checkpoint.entries.items()}
+            {
+                "config": checkpoint.config,
+                "tensors": {n: [e.dtype, e.shape] for n, e in checkpoint.entries.items()},
+            }
         )
         for checkpoint_id, checkpoint in opened.items()
     }
-    elsewhere = {"name", "store", "tokenizer", "evaluate", "report"}
-    settings = config.model_dump(mode="json", exclude=elsewhere)
     return begin(
         store,
         graph.PLAN_PREFIX,
         stage=STAGE,
         version=VERSION,
-        config=settings,
+        config=graph.plan_settings(config),
         inputs=headers,
         force=force,
     )

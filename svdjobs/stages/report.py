@@ -10,7 +10,7 @@ from svdjobs.reporting.content import Content, accuracy_table, headlines, tables
 from svdjobs.stages import graph, rotations
 from svdjobs.stages.blend import shard_records
 from svdjobs.stages.decompose import Factors
-from svdjobs.stages.evaluate import load_summary
+from svdjobs.stages.evaluate import current_results, load_summary
 from svdjobs.stages.outputs import begin, find_manifest
 from svdjobs.storage.store import Store
 
@@ -22,9 +22,8 @@ DRAWN_SPECTRA = 7
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     """Write the report of what has been finished; what is missing is named in it."""
-    plan = graph.load_plan(store, stage=STAGE)
-    wanted = _wanted(config)
-    manifests = {prefix: find_manifest(store, prefix) for prefix in wanted}
+    plan = graph.load_plan(store, config, stage=STAGE)
+    manifests = _manifests(config, store)
     missing = sorted(prefix for prefix, manifest in manifests.items() if manifest is None)
     output = begin(
         store,
@@ -53,20 +52,15 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     return output.commit()
 
 
-def _wanted(config: SweepConfig) -> list[str]:
-    """Prefixes of everything the config asks for."""
+def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
+    """Manifest of everything the config asks for, None where it is missing or out of date."""
     wanted = [graph.PLAN_PREFIX]
     wanted += [graph.factors_prefix(target.checkpoint_id) for target in graph.targets(config)]
     wanted += [graph.checkpoint_prefix(alpha) for alpha in config.alphas]
     if config.rotations:
         wanted.append(rotations.PREFIX)
-    if config.evaluate:
-        wanted += [
-            graph.results_prefix(checkpoint_id, benchmark.name)
-            for checkpoint_id in graph.evaluated_ids(config)
-            for benchmark in config.evaluate.benchmarks
-        ]
-    return wanted
+    found = {prefix: find_manifest(store, prefix) for prefix in wanted}
+    return {**found, **current_results(config, store)}
 
 
 def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) -> Content:
@@ -74,7 +68,7 @@ def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) ->
     return Content(
         config=config,
         plan=plan,
-        summaries=_summaries(config, store),
+        summaries=_summaries(config, store, missing),
         blends={
             alpha: shard_records(store, alpha)
             for alpha in config.alphas
@@ -87,13 +81,15 @@ def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) ->
     )
 
 
-def _summaries(config: SweepConfig, store: Store) -> dict[str, dict[str, Summary]]:
+def _summaries(
+    config: SweepConfig, store: Store, missing: list[str]
+) -> dict[str, dict[str, Summary]]:
     found: dict[str, dict[str, Summary]] = {}
     for benchmark in config.evaluate.benchmarks if config.evaluate else ():
         for checkpoint_id in graph.evaluated_ids(config):
-            summary = load_summary(store, checkpoint_id, benchmark.name)
-            if summary is not None:
-                found.setdefault(benchmark.name, {})[checkpoint_id] = summary
+            prefix = graph.results_prefix(checkpoint_id, benchmark.name)
+            if prefix not in missing:
+                found.setdefault(benchmark.name, {})[checkpoint_id] = load_summary(store, prefix)
     return found
 
 
@@ -130,13 +126,13 @@ def _spectra(
 
 def closing_words(config: SweepConfig, store: Store) -> str:
     """What a sweep prints last: the answers, the accuracy tables and where the report is."""
-    plan = graph.load_plan(store, stage=STAGE)
-    missing = sorted(prefix for prefix in _wanted(config) if find_manifest(store, prefix) is None)
+    plan = graph.load_plan(store, config, stage=STAGE)
+    missing = sorted(prefix for prefix, m in _manifests(config, store).items() if m is None)
     blends: dict[float, list[BlendRecord]] = {}
     content = Content(
         config,
         plan,
-        _summaries(config, store),
+        _summaries(config, store, missing),
         blends,
         _rotations(config, store, missing),
         {},

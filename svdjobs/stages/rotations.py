@@ -37,22 +37,22 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     rotations = config.rotations
     if rotations is None:
         raise IncompleteError("this config has no `rotations` section.")
-    plan = graph.load_plan(store, stage=STAGE)
+    plan = graph.load_plan(store, config, stage=STAGE)
     chain = graph.rotation_chain(config)
     checkpoints = [open_checkpoint(s, allow_pickle=config.allow_pickle) for s in chain.values()]
     factors = [Factors(store, checkpoint_id, stage=STAGE) for checkpoint_id in chain]
     inputs = {
-        role: f"{identity(checkpoint, store, graph.IDENTITIES)}/{factor.fingerprint}"
-        for role, checkpoint, factor in zip(
-            ("base", "rl1", "rl2"), checkpoints, factors, strict=True
-        )
+        role: identity(checkpoint, store, graph.IDENTITIES)
+        for role, checkpoint in zip(("base", "rl1", "rl2"), checkpoints, strict=True)
     }
+    for checkpoint, factor, origin in zip(checkpoints, factors, inputs.values(), strict=True):
+        factor.require_origin(checkpoint, origin)
     output = begin(
         store,
         PREFIX,
         stage=STAGE,
         version=VERSION,
-        config=rotations.model_dump(mode="json"),
+        config={**rotations.model_dump(mode="json"), "parts": plan.parts},
         inputs=inputs,
         force=force,
     )
@@ -105,7 +105,7 @@ def measure(name: str, triple: list[Bases], config: RotationsConfig) -> Rotation
     metrics["update_norm"] = total / scale if scale > 0 else None
     draws = [
         _metrics(
-            _random_triple(triple[0], first, second, derived_seed(config.seed, name, draw)),
+            _random_triple(triple[0], first, second, total, derived_seed(config.seed, name, draw)),
             config.top_k,
         )[0]
         for draw in range(config.null_draws)
@@ -127,14 +127,23 @@ def measure(name: str, triple: list[Bases], config: RotationsConfig) -> Rotation
     )
 
 
-def _random_triple(base: Bases, first: float, second: float, seed: int) -> list[Bases]:
-    """base, base + E1, base + E1 + E2 with Gaussian E of the real updates' norms."""
+def _random_triple(
+    base: Bases, first: float, second: float, total: float, seed: int
+) -> list[Bases]:
+    """base, base + E1, base + E1 + E2 with Gaussian updates of the real norms ‖E1‖, ‖E2‖, ‖E1+E2‖.
+
+    E2 = c·E1 + G with G independent: two updates that pull the same way, as successive RL phases
+    do, must do so in the null as well.
+    """
     from svdjobs.kernels.rotation import Bases, random_update
     from svdjobs.kernels.spectrum import decompose
 
+    c = (total**2 - first**2 - second**2) / (2 * first**2) if first > 0 else 0.0
+    rest = max(0.0, second**2 - (c * first) ** 2) ** 0.5
+    rl1_MN = random_update(base.w_MN, first, seed)
+    on_MN = rl1_MN + c * (rl1_MN - base.w_MN)
     triple = [base]
-    for step, norm in enumerate((first, second)):
-        w_MN = random_update(triple[-1].w_MN, norm, (seed + step) % 2**63)
+    for w_MN in (rl1_MN, random_update(on_MN, rest, (seed + 1) % 2**63)):
         found = decompose(w_MN)
         assert found.basis_KK is not None
         triple.append(Bases(w_MN, found.s_K, found.basis_KK))

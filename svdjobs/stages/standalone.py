@@ -15,6 +15,7 @@ from svdjobs.records import TensorPlan
 from svdjobs.stages import cost, graph
 from svdjobs.stages.blend import log_name, pickled
 from svdjobs.stages.decompose import Factors, decompose_checkpoint
+from svdjobs.stages.outputs import find_manifest
 from svdjobs.storage.store import Store, open_store, write_bytes
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def run(
         tensors = select(checkpoint, checkpoint, selection or SelectionConfig())
         say(f"{name}: {coverage_line(tensors)}")
         chosen = [tensor for tensor in tensors if tensor.skip is None]
-        decompose_checkpoint(
+        known = find_manifest(store, graph.factors_prefix(name))
+        made = decompose_checkpoint(
             store,
             graph.Target(name, source, vectors=True),
             chosen,
@@ -54,28 +56,47 @@ def run(
             allow_pickle=allow_pickle,
             force=force,
         )
+        renewed = known is None or known.fingerprint != made.fingerprint
         if export:
-            export_pt(store, source, name, chosen, allow_pickle=allow_pickle)
+            export_pt(
+                store, source, name, chosen, allow_pickle=allow_pickle, force=force or renewed
+            )
 
 
 def checkpoint_name(source: str) -> str:
-    """Last part of a folder or hub id, without its revision."""
-    return PurePosixPath(source.rstrip("/").partition("@")[0]).name
+    """Name of a folder (resolved, so that `.` and `..` have one) or last part of a hub id.
+
+    Raises:
+        ConfigError: the root folder, which has no name.
+    """
+    folder = Path(source).expanduser()
+    found = (
+        folder.resolve().name if folder.exists() else PurePosixPath(source.partition("@")[0]).name
+    )
+    if not found:
+        raise ConfigError(f"{source!r} has no name to file its factors under; give its folder.")
+    return found
 
 
 def export_pt(
-    store: Store, source: str, name: str, tensors: Sequence[TensorPlan], *, allow_pickle: bool
+    store: Store,
+    source: str,
+    name: str,
+    tensors: Sequence[TensorPlan],
+    *,
+    allow_pickle: bool,
+    force: bool = False,
 ) -> None:
     """Write the classic layout: one `<name>/<tensor>.pt` with U, S, Vh (float32) and orig_shape.
 
-    Files that are there are kept; each is written atomically.
+    Files that are there are kept unless `force`; each is written atomically.
     """
     checkpoint = open_checkpoint(source, allow_pickle=allow_pickle)
     factors = Factors(store, name, stage="export")
     with track(f"export {name}", len(tensors)) as advance:
         for tensor in tensors:
             key = f"{name}/{log_name(tensor.name)}.pt"
-            if not store.exists(key):
+            if force or not store.exists(key):
                 write_bytes(
                     store, key, _classic(checkpoint.read(tensor.name), factors, tensor.name)
                 )

@@ -20,7 +20,7 @@ class LocalStore:
     """A folder as a store. Temporary files are named `.<name>.<pid>.partial`."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
 
     @property
     def url(self) -> str:

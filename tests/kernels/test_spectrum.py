@@ -96,11 +96,11 @@ def test_wrong_vectors_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_second_failure_is_an_error_with_both_figures() -> None:
     broken = torch.full((4, 4), float("nan"))
-    with pytest.raises((NumericalError, np.linalg.LinAlgError, RuntimeError)):
+    with pytest.raises(NumericalError):
         spectrum.decompose(broken)
 
 
 def test_second_failure_names_both_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spectrum, "ENERGY_TOLERANCE", -1.0)
-    with pytest.raises(NumericalError, match=r"Gram .*direct SVD"):
+    with pytest.raises(NumericalError, match=r"gram: .*svd: "):
         spectrum.decompose(BEFORE["tall"]())

@@ -222,5 +222,5 @@ def test_sharded_checkpoints_are_reported_whole(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "run")
     from svdjobs.stages import graph
 
-    made = report.gather(config, store, graph.load_plan(store, stage="test"), [])
+    made = report.gather(config, store, graph.load_plan(store, config, stage="test"), [])
     assert len(made.blends[0.0]) == 14

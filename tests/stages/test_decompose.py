@@ -125,3 +125,25 @@ def test_export_of_a_rank_deficient_matrix_is_orthonormal() -> None:
         assert torch.allclose(u.T @ u, torch.eye(12).double(), atol=1e-12)
         assert torch.allclose(vh @ vh.T, torch.eye(12).double(), atol=1e-12)
         assert torch.allclose((u * found.s_K) @ vh, w, atol=1e-8)
+
+
+def test_standalone_names(chain: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`.` and `..` are the folders they mean, never a way out of the output folder."""
+    monkeypatch.chdir(chain["base"])
+    assert standalone.checkpoint_name(".") == "base"
+    assert standalone.checkpoint_name("..") == chain["base"].parent.name
+    assert standalone.checkpoint_name("owner/name@v1") == "name"
+    with pytest.raises(ConfigError, match="has no name"):
+        standalone.checkpoint_name("/")
+
+
+def test_export_follows_the_checkpoint(tmp_path: Path) -> None:
+    from tests.checkpoints import make_checkpoint
+
+    for updates in (0, 1):
+        source = make_checkpoint(tmp_path / "model", updates=updates)
+        standalone.run([str(source)], tmp_path / "svd", export=True)
+    name = "model.layers.0.mlp.up_proj.weight"
+    saved = torch.load(tmp_path / "svd" / "model" / f"{name.replace('.', '__')}.pt")
+    expected = torch.linalg.svdvals(tensors(tmp_path / "model")[name].double())
+    assert torch.allclose(saved["S"].double(), expected, rtol=1e-6)

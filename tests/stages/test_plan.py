@@ -137,3 +137,31 @@ def test_plan_is_json_a_person_can_read(make_config: MakeConfig) -> None:
     make(config)
     document = json.loads((Path(config.store_url) / "plan" / "plan.json").read_text())
     assert document["architecture"] == "Qwen2ForCausalLM"
+
+
+def test_a_refused_plan_does_not_claim_the_store(make_config: MakeConfig) -> None:
+    """A typo in `before` is corrected and the same command works."""
+    with pytest.raises(CheckpointError):
+        make(make_config(before="./chekpoints"))
+    assert len(make(make_config()).selected) == 14
+
+
+def test_stage_with_another_selection_than_the_plan(make_config: MakeConfig) -> None:
+    config = make_config()
+    make(config)
+    other = make_config(selection={"exclude": ["q_proj"]})
+    with pytest.raises(IncompleteError, match="made with other selection"):
+        decompose.run(other, LocalStore(config.store_url))
+
+
+def test_weights_that_changed_after_they_were_decomposed(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    after = make_checkpoint(tmp_path / "after", updates=1)
+    config = make_config(after=str(after), rotations=None)
+    store = LocalStore(config.store_url)
+    plan.run(config, store)
+    decompose.run(config, store)
+    make_checkpoint(after, updates=2)
+    with pytest.raises(IncompleteError, match="has changed since it was decomposed"):
+        blend.run(config, store)

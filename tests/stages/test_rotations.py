@@ -88,3 +88,19 @@ def test_without_a_rotations_section(make_config: MakeConfig) -> None:
     config = make_config(rotations=None)
     with pytest.raises(IncompleteError, match="no `rotations` section"):
         rotations.run(config, LocalStore(config.store_url))
+
+
+def test_null_has_the_norm_of_every_step() -> None:
+    """Two updates that pull the same way do so in the null too: 1 + 1 = 2, not √2."""
+    from svdjobs.kernels.rotation import update_norm
+
+    w = gaussian(40, 30, seed=0)
+    for first, second, total in (
+        (1.0, 1.0, 2.0),
+        (1.0, 2.0, 2.5),
+        (1.0, 1.0, 0.5),
+        (0.0, 1.0, 1.0),
+    ):
+        base, rl1, rl2 = rotations._random_triple(triple(w)[0], first, second, total, seed=1)
+        assert update_norm(base.w_MN, rl1.w_MN)[0] == pytest.approx(first, abs=1e-4)
+        assert update_norm(base.w_MN, rl2.w_MN)[0] == pytest.approx(total, rel=0.1)

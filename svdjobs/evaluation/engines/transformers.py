@@ -135,6 +135,11 @@ class _InverseCdf:
     def __call__(self, input_ids_BT: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
         import torch
 
+        if bool(scores_BV.isnan().any()):
+            raise EvaluationError(
+                "the model's logits are NaN, so its answers would be noise. With 16-bit arithmetic "
+                "activations can overflow: set evaluate.dtype to float32."
+            )
         position = input_ids_BT.shape[1] - self._start
         if self._temperature == 0:
             chosen_B1 = scores_BV.argmax(dim=-1, keepdim=True)
