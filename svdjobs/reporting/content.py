@@ -52,14 +52,14 @@ def headlines(content: Content) -> list[str]:
             gain = paired_difference(after.problem_scores, before.problem_scores)
             lines.append(
                 f"{benchmark}: after scores {_percent(after.avg_at_n.value)}, before "
-                f"{_percent(before.avg_at_n.value)}; RL changed accuracy by {points(gain)}."
+                f"{_percent(before.avg_at_n.value)}; RL changed accuracy by {points(gain)} points."
             )
         zero = by_id.get(alpha_id(0.0))
         if after and zero:
             change = paired_difference(zero.problem_scores, after.problem_scores)
             lines.append(
                 f"{benchmark}: with before's singular values in after's bases (alpha = 0), "
-                f"accuracy differs from after by {points(change)}. {_verdict(change)}"
+                f"accuracy differs from after by {points(change)} points. {_verdict(change)}"
             )
     if content.rotations:
         lines.append(_rotation_headline(content.rotations))
