@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -60,6 +61,11 @@ class TensorPlan(Record):
     dtype: str
     skip: SkipReason | None = None
     """None: decomposed and blended. Otherwise copied from after, for this reason."""
+
+    @property
+    def elements(self) -> int:
+        """Number of parameters."""
+        return math.prod(self.shape)
 
 
 class Estimate(Record):

@@ -128,18 +128,19 @@ def read_checkpoint(store: Store, label: str, *, allow_pickle: bool = False) -> 
         raise CheckpointError(f"{label}: {error}") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{label}: config.json must hold a JSON object.")
-    if files := _weight_files(store, label):
+    weights = _weight_map(store, label) if store.exists(INDEX) else {}
+    if files := _weight_files(store, label, weights):
         entries = {entry.name: entry for key in files for entry in read_header(store, key)}
-        _check_index(store, label, entries)
+        _check_index(label, weights, entries)
         return Checkpoint(label, store, config, entries)
     return _read_pickled(store, label, config, allow_pickle=allow_pickle)
 
 
-def _weight_files(store: Store, label: str) -> list[str]:
-    """Keys of the safetensors files, all present."""
-    if not store.exists(INDEX):
+def _weight_files(store: Store, label: str, weights: dict[str, str]) -> list[str]:
+    """Keys of the safetensors files, all present; `weights` is empty where there is no index."""
+    if not weights:
         return [SINGLE] if store.exists(SINGLE) else []
-    files = sorted(set(_weight_map(store, label).values()))
+    files = sorted(set(weights.values()))
     if missing := [key for key in files if not store.exists(key)]:
         raise CheckpointError(
             f"{label}: {INDEX} names {len(files)} files, {len(missing)} of them missing from "
@@ -159,10 +160,7 @@ def _weight_map(store: Store, label: str) -> dict[str, str]:
     return weights
 
 
-def _check_index(store: Store, label: str, entries: dict[str, TensorEntry]) -> None:
-    if not store.exists(INDEX):
-        return
-    weights = _weight_map(store, label)
+def _check_index(label: str, weights: dict[str, str], entries: dict[str, TensorEntry]) -> None:
     absent = sorted(name for name in weights if name not in entries)
     if absent:
         raise CheckpointError(

@@ -98,10 +98,7 @@ def coverage(tensors: list[TensorPlan]) -> dict[str, int]:
     """Number of parameters by skip reason; `blended` for those that are taken."""
     counts: Counter[str] = Counter()
     for tensor in tensors:
-        elements = 1
-        for extent in tensor.shape:
-            elements *= extent
-        counts[tensor.skip or "blended"] += elements
+        counts[tensor.skip or "blended"] += tensor.elements
     return dict(counts)
 
 

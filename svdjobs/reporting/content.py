@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import get_args
 
+from svdjobs.checkpoint.selection import coverage
 from svdjobs.config import StorageDtype, SweepConfig, alpha_id
 from svdjobs.records import BlendRecord, Interval, Outcome, Plan, RotationRow, Summary
 from svdjobs.statistics import paired_difference, realised_total
@@ -133,18 +135,12 @@ def _unscored(summary: Summary) -> int:
 
 def coverage_table(content: Content) -> Table:
     """How many tensors and parameters were blended, and why the others were not."""
-    counts: dict[str, list[int]] = {}
-    for tensor in content.plan.tensors:
-        elements = 1
-        for extent in tensor.shape:
-            elements *= extent
-        row = counts.setdefault(tensor.skip or "blended", [0, 0])
-        row[0] += 1
-        row[1] += elements
-    total = sum(elements for _, elements in counts.values()) or 1
+    tensors: Counter[str] = Counter(tensor.skip or "blended" for tensor in content.plan.tensors)
+    parameters = coverage(content.plan.tensors)
+    total = sum(parameters.values()) or 1
     rows = [
-        [kind, str(tensors), f"{elements:,}", f"{100 * elements / total:.2f} %"]
-        for kind, (tensors, elements) in sorted(counts.items(), key=lambda item: -item[1][1])
+        [kind, str(tensors[kind]), f"{elements:,}", f"{100 * elements / total:.2f} %"]
+        for kind, elements in sorted(parameters.items(), key=lambda item: -item[1])
     ]
     return Table(
         "coverage",

@@ -169,9 +169,7 @@ def _worker_count(parts: list[Part], flops: float) -> int:
     """
     if flops < 2e12:
         return 1
-    from svdjobs.stages.plan import PROCESS_BYTES, peak_tensor_bytes
-
-    each = PROCESS_BYTES + peak_tensor_bytes([t for part in parts for t in part.tensors])
+    each = cost.PROCESS_BYTES + cost.peak_tensor_bytes([t for part in parts for t in part.tensors])
     return max(1, min(cores(), int(0.8 * available_memory_bytes() // each)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from svdjobs.checkpoint.reader import Checkpoint
-from svdjobs.checkpoint.safetensors_format import ITEM_BYTES
 from svdjobs.checkpoint.selection import select
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import SweepConfig, fingerprint
@@ -17,8 +16,6 @@ from svdjobs.storage.store import Store
 STAGE = "plan"
 VERSION = "1"
 STORAGE_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Python with torch loaded; measured 495 MiB with the CUDA build.
-PROCESS_BYTES = 500 << 20
 
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
@@ -133,22 +130,11 @@ def _estimate(
         blend_flops=blend,
         bytes_read=sum(weights.values()) + weights["after"] + factor_bytes,
         bytes_written=factor_bytes + checkpoint_bytes * len(config.alphas),
-        peak_memory_bytes=PROCESS_BYTES + peak_tensor_bytes(chosen),
+        peak_memory_bytes=cost.PROCESS_BYTES + cost.peak_tensor_bytes(chosen),
         disk_free_bytes=store.free_bytes(),
         machine_gflops=rate / 1e9,
         decompose_seconds=decompose / rate,
         blend_seconds=blend / rate + cost.ELEMENT_SECONDS * blended * len(config.alphas),
-    )
-
-
-def peak_tensor_bytes(tensors: list[TensorPlan]) -> int:
-    """Memory one process needs at most for one tensor: W, D, and five K×K float64 matrices."""
-    return max(
-        (
-            t.shape[0] * t.shape[1] * (ITEM_BYTES[t.dtype] + 8) + 40 * min(t.shape) ** 2
-            for t in tensors
-        ),
-        default=0,
     )
 
 
