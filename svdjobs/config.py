@@ -47,7 +47,7 @@ class DecomposeConfig(Settings):
     parts: int = Field(default=0, ge=0)
     """Files the factors are spread over, balanced by cost; 0 chooses."""
     workers: int = Field(default=0, ge=0)
-    """Processes at work on one machine; 0 fits them to cores and memory."""
+    """Matrices decomposed at a time on one machine; 0 fits them to cores and memory."""
 
 
 class BlendConfig(Settings):

@@ -10,7 +10,6 @@
     ├── IncompleteError(RuntimeError)      exit 2   an earlier stage has not been run
     ├── StorageError(OSError)              exit 4   disk full, store unreachable
     │   └── MissingKeyError(FileNotFoundError)
-    ├── WorkerError(RuntimeError)          exit 4   a worker process that died
     └── EvaluationError(RuntimeError)      exit 4   an engine or a grading worker that would not run
 
 Each message says which thing, what was found, what was expected and what to do. `exit_code` is the
@@ -72,12 +71,6 @@ class StorageError(SvdjobsError, OSError):
 
 class MissingKeyError(StorageError, FileNotFoundError):
     """A key that should exist does not."""
-
-
-class WorkerError(SvdjobsError, RuntimeError):
-    """A worker process died."""
-
-    exit_code = EXIT_INFRASTRUCTURE
 
 
 class EvaluationError(SvdjobsError, RuntimeError):

@@ -75,15 +75,9 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def available_memory_bytes() -> int:
-    """Memory that can be taken now without swapping, bounded by the container's own limit."""
-    available = memory_bytes()
-    info = Path("/proc/meminfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) * 1024
+def memory_limit_bytes() -> int:
+    """Memory this process may take at most: the machine's, or its container's if that is less."""
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        available = min(available, int(text))
-    return available
+        return min(memory_bytes(), int(text))
+    return memory_bytes()

@@ -17,7 +17,7 @@ HEAVY = ("torch", "transformers", "vllm", "datasets", "matplotlib", "numpy", "sc
 # Lower layers first; a module may import from its own layer and from those before it.
 LAYERS = [
     ["errors", "records"],
-    ["config", "provenance", "progress"],
+    ["config", "provenance", "progress", "parallel"],
     ["statistics"],
     ["kernels", "storage"],
     ["checkpoint", "evaluation"],

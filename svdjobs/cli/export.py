@@ -26,7 +26,9 @@ from svdjobs.errors import ConfigError
     type=click.Choice(["pt"]),
     help="Also write U, S, Vh, orig_shape per tensor as <output_dir>/<checkpoint>/<tensor>.pt.",
 )
-@click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes; 0 fits them.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=0, help="Matrices at a time; 0 fits them."
+)
 @click.option("--force", is_flag=True, help="Do finished work again.")
 @click.option("--allow-pickle", is_flag=True, help="Read .bin checkpoints (weights only).")
 def decompose(

@@ -22,7 +22,16 @@ RESIDUAL_TOLERANCE = 1e-12
 CHUNK_ELEMENTS = 1 << 22
 
 
-Route = Callable[[torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor | None]]
+class _Found(NamedTuple):
+    """What a route gives, before it is checked."""
+
+    s_K: torch.Tensor
+    basis_KK: torch.Tensor | None
+    energy: float
+    """‖W‖_F², from the elements."""
+
+
+Route = Callable[[torch.Tensor, bool], _Found]
 
 
 class Decomposition(NamedTuple):
@@ -72,23 +81,37 @@ def gram(w_MN: torch.Tensor) -> np.ndarray:
     Accumulated over chunks of the longer side, so no float64 copy of W ever exists. numpy turns
     `a.T @ a` into BLAS syrk, half the work of a general product; torch does not.
     """
+    return gram_and_energy(w_MN)[0]
+
+
+def gram_and_energy(w_MN: torch.Tensor) -> tuple[np.ndarray, float]:
+    """The Gram matrix, and ‖W‖_F² summed over the elements in the same pass over them."""
     k = min(w_MN.shape)
-    total_KK = np.zeros((k, k))
+    total_KK, energy = np.zeros((k, k)), 0.0
     for a_CK in long_side_chunks(w_MN):
         total_KK += a_CK.T @ a_CK
-    return total_KK
+        energy += _square_sum(a_CK)
+    return total_KK, energy
 
 
-def long_side_chunks(w_MN: torch.Tensor) -> Iterator[np.ndarray]:
-    """Float64 pieces C×K of W (or of Wᵀ where M < N), along the longer side."""
+def _square_sum(a: np.ndarray) -> float:
+    """Σa² without an array of squares."""
+    flat = a.T.reshape(-1) if a.flags.f_contiguous else a.reshape(-1)
+    return float(np.dot(flat, flat))
+
+
+def long_side_chunks(
+    w_MN: torch.Tensor, dtype: torch.dtype = torch.float64
+) -> Iterator[np.ndarray]:
+    """Pieces C×K of W (or of Wᵀ where M < N) along the longer side, in float64 unless told."""
     m, n = w_MN.shape
     step = max(256, CHUNK_ELEMENTS // max(1, min(m, n)))
     for start in range(0, max(m, n), step):
         if m >= n:
-            yield w_MN[start : start + step].to(torch.float64).numpy()
+            yield w_MN[start : start + step].to(dtype).numpy()
         else:
             # A transposed view: copying a piece into the other order costs more than using it.
-            yield w_MN[:, start : start + step].to(torch.float64).contiguous().numpy().T
+            yield w_MN[:, start : start + step].to(dtype).contiguous().numpy().T
 
 
 def singular_values(gram_KK: np.ndarray) -> torch.Tensor:
@@ -119,34 +142,35 @@ def stable_rank(s_K: torch.Tensor) -> float | None:
 
 def squared_norm(w_MN: torch.Tensor) -> float:
     """‖W‖_F² in float64, without a float64 copy."""
-    return sum(float(np.square(a_CK).sum()) for a_CK in long_side_chunks(w_MN))
+    return sum(_square_sum(a_CK) for a_CK in long_side_chunks(w_MN))
 
 
-def _gram_route(w_MN: torch.Tensor, vectors: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    gram_KK = gram(w_MN)
+def _gram_route(w_MN: torch.Tensor, vectors: bool) -> _Found:
+    gram_KK, energy = gram_and_energy(w_MN)
     if not vectors:
-        return singular_values(gram_KK), None
+        return _Found(singular_values(gram_KK), None, energy)
     squares_K, basis_KK = np.linalg.eigh(gram_KK)
     s_K = torch.from_numpy(np.sqrt(np.clip(squares_K[::-1], 0, None)))
-    return s_K, torch.from_numpy(basis_KK[:, ::-1].copy())
+    return _Found(s_K, torch.from_numpy(basis_KK[:, ::-1].copy()), energy)
 
 
-def _svd_route(w_MN: torch.Tensor, vectors: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    w64_MN = w_MN.to(torch.float64)
+def _svd_route(w_MN: torch.Tensor, vectors: bool) -> _Found:
+    w64_MN, energy = w_MN.to(torch.float64), squared_norm(w_MN)
     if not vectors:
-        return torch.linalg.svdvals(w64_MN), None
+        return _Found(torch.linalg.svdvals(w64_MN), None, energy)
     u_MK, s_K, vh_KN = torch.linalg.svd(w64_MN, full_matrices=False)
-    return s_K, (vh_KN.T if w_MN.shape[0] >= w_MN.shape[1] else u_MK).contiguous()
+    basis_KK = (vh_KN.T if w_MN.shape[0] >= w_MN.shape[1] else u_MK).contiguous()
+    return _Found(s_K, basis_KK, energy)
 
 
 def _checked(
     w_MN: torch.Tensor,
     s_K: torch.Tensor,
     basis_KK: torch.Tensor | None,
+    energy: float,
     *,
     method: Literal["gram", "svd"],
 ) -> Decomposition:
-    energy = squared_norm(w_MN)
     checks = {"energy": _relative(abs(float(s_K.square().sum()) - energy), energy)}
     if basis_KK is not None:
         basis_KK = fix_signs(basis_KK)

@@ -1,18 +1,14 @@
 """decompose: singular values, and square-side vectors where needed, of every selected matrix.
 
 Written as parts, each with a record beside it, so that a killed run goes on with the next part.
+Matrices are decomposed several at a time, in threads; this thread writes them in order.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from svdjobs.checkpoint.identity import identity
@@ -21,16 +17,18 @@ from svdjobs.checkpoint.safetensors_format import OutputTensor, read_header
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.checkpoint.writer import Shard, open_shard
 from svdjobs.config import SweepConfig
-from svdjobs.errors import IncompleteError, NumericalError, WorkerError
-from svdjobs.progress import say, track
-from svdjobs.provenance import available_memory_bytes, cores
+from svdjobs.errors import IncompleteError, NumericalError
+from svdjobs.parallel import in_order, threads, worker_count
+from svdjobs.progress import Advance, say, track
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
 from svdjobs.stages import cost, graph
 from svdjobs.stages.outputs import begin, require
-from svdjobs.storage.store import Store, open_store, try_read_json, write_json
+from svdjobs.storage.store import Store, try_read_json, write_json
 
 if TYPE_CHECKING:
     import torch
+
+    from svdjobs.kernels.spectrum import Decomposition
 
 STAGE = "decompose"
 VERSION = "1"
@@ -38,12 +36,9 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class Part:
-    """One file of factors to make. Plain data: it travels to worker processes."""
+    """One file of factors to make."""
 
-    store_url: str
     key: str
-    source: str
-    allow_pickle: bool
     vectors: bool
     tensors: tuple[TensorPlan, ...]
 
@@ -107,16 +102,14 @@ def decompose_checkpoint(
     by_name = {tensor.name: tensor for tensor in tensors}
     work = [
         Part(
-            store.url,
             output.key(f"part-{number:05d}.safetensors"),
-            target.source,
-            allow_pickle,
             target.vectors,
             tuple(by_name[name] for name in names),
         )
         for number, names in enumerate(parts)
     ]
-    _make_parts(store, work, workers, target.checkpoint_id, checkpoint)
+    count = workers or worker_count(cost.peak_tensor_bytes(tensors))
+    _make_parts(store, work, count, target.checkpoint_id, checkpoint)
     fallbacks = []
     for part in work:
         document = json.loads(output.adopt(_record_key(part.key).removeprefix(f"{output.prefix}/")))
@@ -135,105 +128,57 @@ def _record_key(key: str) -> str:
 def _make_parts(
     store: Store, parts: list[Part], workers: int, checkpoint_id: str, checkpoint: Checkpoint
 ) -> None:
-    """Make the parts that are not there yet, in this process or in several."""
+    """Make the parts that are not there yet."""
     missing = [part for part in parts if try_read_json(store, _record_key(part.key)) is None]
+    if not missing:
+        return
+    vectors = missing[0].vectors
+
+    def decomposed(tensor: TensorPlan) -> Decomposition:
+        return decompose_tensor(checkpoint, tensor, vectors=vectors)
+
+    tensors = [tensor for part in missing for tensor in part.tensors]
     flops = sum(part.flops for part in missing)
-    count = min(workers or _worker_count(missing, flops), len(missing))
-    with track(f"decompose {checkpoint_id}", flops) as advance:
-        if count <= 1:
-            for part in missing:
-                make_part(part, store, checkpoint, advance)
-            return
-        with _limited_threads(max(1, cores() // count)):
-            pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
-            with pool:
-                futures = {pool.submit(_make_part_in_worker, part): part for part in missing}
-                try:
-                    for future in as_completed(futures):
-                        future.result()
-                        advance(futures[future].flops)
-                except BrokenProcessPool:
-                    raise WorkerError(
-                        f"a worker process of decompose died, most likely out of memory. Set "
-                        f"decompose.workers below {count} and run again; finished parts are kept."
-                    ) from None
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+    with track(f"decompose {checkpoint_id}", flops) as advance, threads(workers) as pool:
+        found = in_order(pool, decomposed, tensors, ahead=2 * workers)
+        for part in missing:
+            _write_part(part, store, found, advance)
 
 
-def _worker_count(parts: list[Part], flops: float) -> int:
-    """One process per core while memory lasts; none where starting them costs more than it saves.
-
-    Eigen-solvers of this size use one core well and many badly.
-    """
-    if flops < 2e12:
-        return 1
-    each = cost.PROCESS_BYTES + cost.peak_tensor_bytes([t for part in parts for t in part.tensors])
-    return max(1, min(cores(), int(0.8 * available_memory_bytes() // each)))
-
-
-@contextmanager
-def _limited_threads(count: int) -> Iterator[None]:
-    """Worker processes started in the block use `count` threads each."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    saved = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(count)))
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _make_part_in_worker(part: Part) -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    checkpoint = open_checkpoint(part.source, allow_pickle=part.allow_pickle)
-    make_part(part, open_store(part.store_url), checkpoint)
-
-
-def make_part(
-    part: Part,
-    store: Store,
-    checkpoint: Checkpoint,
-    advance: Callable[[float, str], None] | None = None,
-) -> None:
-    """Decompose the tensors of one part, one in memory at a time, and write its file and record.
+def decompose_tensor(checkpoint: Checkpoint, tensor: TensorPlan, *, vectors: bool) -> Decomposition:
+    """Read and decompose one tensor.
 
     Raises:
-        NumericalError: a tensor whose decomposition fails its checks twice.
-        TensorError: a tensor that is not finite.
+        NumericalError: its decomposition fails its checks twice.
+        TensorError: it is not finite.
     """
     from svdjobs.kernels.spectrum import decompose
 
-    layout = Shard(part.key, tuple(_stored(part)))
+    try:
+        return decompose(checkpoint.read(tensor.name), vectors=vectors)
+    except NumericalError as error:
+        raise NumericalError(
+            f"{checkpoint.label}: tensor {tensor.name!r} {list(tensor.shape)}: {error}. "
+            f"Leave it out with selection.exclude, and please report it."
+        ) from None
+
+
+def _write_part(part: Part, store: Store, found: Iterator[Decomposition], advance: Advance) -> None:
+    """Write a part's file as its decompositions come in, then its record."""
     records = []
-    with open_shard(store, part.key, layout) as writer:
+    with open_shard(store, part.key, Shard(part.key, tuple(_stored(part)))) as writer:
         for tensor in part.tensors:
-            try:
-                found = decompose(checkpoint.read(tensor.name), vectors=part.vectors)
-            except NumericalError as error:
-                raise NumericalError(
-                    f"{checkpoint.label}: tensor {tensor.name!r} {list(tensor.shape)}: {error}. "
-                    f"Leave it out with selection.exclude, and please report it."
-                ) from None
-            if found.basis_KK is not None:
-                writer.write(found.basis_KK)
-            writer.write(found.s_K)
+            factors = next(found)
+            if factors.basis_KK is not None:
+                writer.write(factors.basis_KK)
+            writer.write(factors.s_K)
             shape = (tensor.shape[0], tensor.shape[1])
             records.append(
                 FactorRecord(
-                    name=tensor.name, shape=shape, method=found.method, checks=found.checks
+                    name=tensor.name, shape=shape, method=factors.method, checks=factors.checks
                 )
             )
-            if advance:
-                flops = cost.decompose_flops(tensor.shape, vectors=part.vectors)
-                advance(flops, tensor.name)
+            advance(cost.decompose_flops(tensor.shape, vectors=part.vectors), tensor.name)
         file = writer.finish(part.key)
     document = {
         "file": file.model_dump(),

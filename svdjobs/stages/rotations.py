@@ -12,6 +12,7 @@ from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import RotationsConfig, SweepConfig, derived_seed
 from svdjobs.errors import IncompleteError
+from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import track
 from svdjobs.records import Manifest, RotationRow
 from svdjobs.stages import cost, graph
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 STAGE = "rotations"
 VERSION = "1"
 PREFIX = "rotations"
+# A triple and its random counterpart hold six matrices and their bases at once.
+TRIPLES = 6
 Metrics = dict[str, float | None]
 
 
@@ -60,21 +63,28 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
         return output.finished
     shapes = {tensor.name: tensor.shape for tensor in plan.selected}
     flops = {name: _flops(shape, rotations.null_draws) for name, shape in shapes.items()}
-    with track("rotations", sum(flops.values())) as advance:
-        for number, names in enumerate(plan.parts):
-            name = f"rows-{number:05d}.jsonl"
-            if not store.exists(output.key(name)):
-                rows = []
-                for tensor in names:
-                    triple = [
-                        _bases(c, f, tensor) for c, f in zip(checkpoints, factors, strict=True)
-                    ]
-                    rows.append(measure(tensor, triple, rotations).model_dump_json())
-                    advance(flops[tensor], tensor)
-                write_lines(store, output.key(name), rows)
-            else:
-                advance(sum(flops[tensor] for tensor in names), "")
-            output.adopt(name)
+
+    def row(tensor: str) -> str:
+        triple = [_bases(c, f, tensor) for c, f in zip(checkpoints, factors, strict=True)]
+        return measure(tensor, triple, rotations).model_dump_json()
+
+    parts = {f"rows-{number:05d}.jsonl": names for number, names in enumerate(plan.parts)}
+    missing = {n: names for n, names in parts.items() if not store.exists(output.key(n))}
+    workers = worker_count(TRIPLES * cost.peak_tensor_bytes(plan.selected))
+    todo = [tensor for names in missing.values() for tensor in names]
+    with (
+        track("rotations", sum(flops[tensor] for tensor in todo)) as advance,
+        threads(workers) as pool,
+    ):
+        rows = in_order(pool, row, todo, ahead=2 * workers)
+        for name, names in missing.items():
+            lines = []
+            for tensor in names:
+                lines.append(next(rows))
+                advance(flops[tensor], tensor)
+            write_lines(store, output.key(name), lines)
+    for name in parts:
+        output.adopt(name)
     return output.commit()
 
 

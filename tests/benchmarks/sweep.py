@@ -1,16 +1,17 @@
 """Time svdjobs against the usual procedure, side by side in one run. `make bench` runs this.
 
 The usual procedure loads both models, and for every alpha and every matrix takes two full float32
-SVDs and composes U·diag(S)·Vh. Shapes are those of Qwen2.5-1.5B. One matrix of every shape is
-really run at every alpha through both, each in a process of its own, files to files; a layer's time
-weighs them by how often they occur in it. Memory is measured on several whole layers, where the
-usual procedure is stopped after its first matrix, when it has loaded all it needs.
+SVDs and composes U·diag(S)·Vh. Shapes are those of Qwen2.5-1.5B. The matrices of two of its 28
+layers are really run at every alpha through both procedures, one shape at a time, each in a process
+of its own, files to files. Memory is measured on more whole layers, where the usual procedure is
+stopped after its first matrix, when it has loaded all it needs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any
 import click
 
 Q, K, UP, DOWN = (1536, 1536), (256, 1536), (8960, 1536), (1536, 8960)
-PER_LAYER = {Q: 2, K: 2, UP: 2, DOWN: 1}
+TIMED_LAYERS = 2
 NAMES = {Q: "q, o", K: "k, v", UP: "gate, up", DOWN: "down"}
 LAYER = {
     "self_attn.q_proj": Q, "self_attn.k_proj": K, "self_attn.v_proj": K, "self_attn.o_proj": Q,
@@ -33,24 +34,40 @@ ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 RELATIVE_UPDATE = 3e-3
 
 
-def make_pair(folder: Path, matrices: dict[str, tuple[int, int]]) -> None:
-    """Write before and after: power-law spectra, and after = before plus a Gaussian update."""
+def make_pair(
+    folder: Path, layers: int, shapes: tuple[tuple[int, int], ...] = (Q, K, UP, DOWN)
+) -> None:
+    """Write before and after: power-law spectra, and after = before plus a Gaussian update.
+
+    One file per layer, so that no more than a layer is in memory here.
+    """
     import torch
     from safetensors.torch import save_file
 
-    tensors: dict[str, dict[str, torch.Tensor]] = {"before": {}, "after": {}}
-    for seed, (name, (m, n)) in enumerate(matrices.items()):
-        generator = torch.Generator().manual_seed(seed)
-        scale_N = torch.arange(1, n + 1, dtype=torch.float32) ** -0.3
-        w_MN = torch.randn(m, n, generator=generator) * scale_N * 0.05
-        e_MN = torch.randn(m, n, generator=generator)
-        tensors["before"][name] = w_MN
-        tensors["after"][name] = w_MN + e_MN * (RELATIVE_UPDATE * w_MN.norm() / e_MN.norm())
-    for role, content in tensors.items():
+    index: dict[str, str] = {}
+    for role in ("before", "after"):
         (folder / role).mkdir(parents=True)
-        save_file(content, folder / role / "model.safetensors", metadata={"format": "pt"})
+    for layer in range(layers):
+        file = f"model-{layer + 1:05d}-of-{layers:05d}.safetensors"
+        tensors: dict[str, dict[str, torch.Tensor]] = {"before": {}, "after": {}}
+        for number, (module, (m, n)) in enumerate(LAYER.items()):
+            if (m, n) not in shapes:
+                continue
+            name = f"model.layers.{layer}.{module}.weight"
+            generator = torch.Generator().manual_seed(100 * layer + number)
+            scale_N = torch.arange(1, n + 1, dtype=torch.float32) ** -0.3
+            w_MN = torch.randn(m, n, generator=generator) * scale_N * 0.05
+            e_MN = torch.randn(m, n, generator=generator)
+            tensors["before"][name] = w_MN
+            tensors["after"][name] = w_MN + e_MN * (RELATIVE_UPDATE * w_MN.norm() / e_MN.norm())
+            index[name] = file
+        for role, content in tensors.items():
+            save_file(content, folder / role / file, metadata={"format": "pt"})
+    for role in ("before", "after"):
         config = {"architectures": ["Qwen2ForCausalLM"], "vocab_size": 1}
         (folder / role / "config.json").write_text(json.dumps(config))
+        document = {"metadata": {}, "weight_map": index}
+        (folder / role / "model.safetensors.index.json").write_text(json.dumps(document))
 
 
 def run_svdjobs(folder: Path, alphas: list[float], first_only: bool) -> None:
@@ -78,11 +95,12 @@ def run_usual(folder: Path, alphas: list[float], first_only: bool) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    before = load_file(folder / "before" / "model.safetensors")
-    after = load_file(folder / "after" / "model.safetensors")
-    # load_file maps the files; a loaded model is its own memory, as with from_pretrained.
-    before = {name: tensor.clone() for name, tensor in before.items()}
-    after = {name: tensor.clone() for name, tensor in after.items()}
+    def load(role: str) -> dict[str, torch.Tensor]:
+        """load_file maps the files; a loaded model is its own memory, as with from_pretrained."""
+        files = sorted((folder / role).glob("*.safetensors"))
+        return {n: w.clone() for file in files for n, w in load_file(file).items()}
+
+    before, after = load("before"), load("after")
     for alpha in alphas:
         blended = {name: tensor.clone() for name, tensor in after.items()}
         for name in blended:
@@ -147,7 +165,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def signal_errors(folder: Path, name: str) -> dict[str, float]:
-    """Relative error of the stored W(0) − W_after of both, against two float64 SVDs."""
+    """Relative error of one matrix's stored W(0) − W_after of both, against two float64 SVDs."""
     import torch
     from safetensors import safe_open
 
@@ -156,8 +174,9 @@ def signal_errors(folder: Path, name: str) -> dict[str, float]:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor.double()
 
-    after = read(folder / "after" / "model.safetensors")
-    s_before = torch.linalg.svdvals(read(folder / "before" / "model.safetensors"))
+    first = f"model-00001-of-{TIMED_LAYERS:05d}.safetensors"
+    after = read(folder / "after" / first)
+    s_before = torch.linalg.svdvals(read(folder / "before" / first))
     u, s, vh = torch.linalg.svd(after, full_matrices=False)
     d = (u * (s_before - s)) @ vh
     paths = {
@@ -179,42 +198,50 @@ def floor_seconds(shape: tuple[int, int]) -> float:
 
 
 def time_shapes(root: Path) -> list[dict[str, Any]]:
-    """Both procedures on one matrix of every shape at every alpha."""
+    """Both procedures on all matrices of one shape in two layers, at every alpha."""
     rows = []
-    for shape in PER_LAYER:
+    for shape in NAMES:
         folder = root / f"{shape[0]}x{shape[1]}"
-        name = "model.layers.0.mlp.up_proj.weight"
-        make_pair(folder, {name: shape})
+        modules = [module for module, found in LAYER.items() if found == shape]
+        make_pair(folder, TIMED_LAYERS, (shape,))
         click.echo(f"{shape[0]}×{shape[1]} …", err=True)
         ours, usual = measure("svdjobs", folder, ALPHAS), measure("usual", folder, ALPHAS)
+        count = TIMED_LAYERS * len(modules)
         rows.append(
             {
                 "shape": list(shape),
-                "per_layer": PER_LAYER[shape],
+                "matrices": count,
                 "svdjobs_seconds": ours["seconds"],
                 "usual_seconds": usual["seconds"],
                 "ratio": usual["seconds"] / ours["seconds"],
-                "floor_seconds": floor_seconds(shape),
-                "errors": signal_errors(folder, name),
+                "floor_seconds": count * floor_seconds(shape),
+                "errors": signal_errors(folder, f"model.layers.0.{modules[0]}.weight"),
             }
         )
+        shutil.rmtree(folder)
     return rows
 
 
-def measure_memory(root: Path, layers: int) -> dict[str, Any]:
-    """Peak memory of both on a checkpoint of several layers."""
-    click.echo(f"memory on {layers} layers …", err=True)
-    names = {f"model.layers.{i}.{n}.weight": s for i in range(layers) for n, s in LAYER.items()}
-    make_pair(root / "layers", names)
-    usual = measure("usual", root / "layers", (0.0,), first_only=True)
-    ours = measure("svdjobs", root / "layers", (0.0,))
-    return {
-        "layers": layers,
-        "svdjobs_bytes": ours["peak_bytes"],
+def measure_memory(root: Path, layers: int, usual_layers: int) -> dict[str, Any]:
+    """Peak memory of both on `usual_layers` layers, and of svdjobs on `layers`."""
+    click.echo(f"memory on {usual_layers} layers …", err=True)
+    make_pair(root / "some", usual_layers)
+    usual = measure("usual", root / "some", (0.0,), first_only=True)
+    ours = measure("svdjobs", root / "some", (0.0,))
+    shutil.rmtree(root / "some")
+    found = {
+        "usual_layers": usual_layers,
         "usual_bytes": usual["peak_bytes"],
+        "svdjobs_bytes": ours["peak_bytes"],
         "ratio": usual["peak_bytes"] / ours["peak_bytes"],
-        "svdjobs_seconds": ours["seconds"],
     }
+    if layers > usual_layers:
+        click.echo(f"memory on {layers} layers …", err=True)
+        make_pair(root / "all", layers)
+        ours = measure("svdjobs", root / "all", (0.0,))
+        found |= {"layers": layers, "svdjobs_bytes_all": ours["peak_bytes"],
+                  "svdjobs_seconds_all": ours["seconds"]}  # fmt: skip
+    return found
 
 
 def show(rows: list[dict[str, Any]], memory: dict[str, Any], overall: dict[str, Any]) -> str:
@@ -222,39 +249,50 @@ def show(rows: list[dict[str, Any]], memory: dict[str, Any], overall: dict[str, 
     from svdjobs.provenance import hardware
 
     lines = [
-        f"{hardware()}; {len(ALPHAS)} alphas, one matrix of each shape, files to files",
+        f"{hardware()}; {len(ALPHAS)} alphas, matrices of {TIMED_LAYERS} layers, files to files",
         "",
-        f"{'matrices':<10}{'shape':>11}{'usual':>10}{'svdjobs':>10}{'faster':>9}{'× floor':>9}"
+        f"{'matrices':<12}{'shape':>11}{'usual':>10}{'svdjobs':>10}{'faster':>9}{'× floor':>9}"
         f"{'signal':>10}{'usual err':>11}{'our err':>10}",
     ]
     for row in rows:
         shape = tuple(row["shape"])
         times = f"{row['usual_seconds']:>8.1f} s{row['svdjobs_seconds']:>8.2f} s"
         lines.append(
-            f"{NAMES[shape]:<10}{f'{shape[0]}×{shape[1]}':>11}{times}{row['ratio']:>8.1f}×"
-            f"{row['svdjobs_seconds'] / row['floor_seconds']:>9.1f}{row['errors']['signal']:>10.1e}"
+            f"{row['matrices']} {NAMES[shape]:<10}{f'{shape[0]}×{shape[1]}':>11}{times}"
+            f"{row['ratio']:>8.1f}×{row['svdjobs_seconds'] / row['floor_seconds']:>9.1f}"
+            f"{row['errors']['signal']:>10.1e}"
             f"{100 * row['errors']['usual']:>9.2f} %{100 * row['errors']['svdjobs']:>8.3f} %"
         )
     lines += [
         "",
-        f"one layer (weighted by count): usual {overall['usual_seconds']:.1f} s, svdjobs "
-        f"{overall['svdjobs_seconds']:.2f} s: {overall['ratio']:.1f}× faster; signal error "
-        f"{overall['error_ratio']:.0f}× smaller",
-        f"peak memory on {memory['layers']} layers: usual {memory['usual_bytes'] / 2**30:.2f} GiB "
-        f"(grows with the model), svdjobs {memory['svdjobs_bytes'] / 2**30:.2f} GiB: "
-        f"{memory['ratio']:.1f}× less",
-        "faster: usual/svdjobs. × floor: svdjobs over (4mn²+6k³)/float64 product rate. err: of the "
-        "stored W(0)−W_after.",
+        f"all: usual {overall['usual_seconds']:.1f} s, svdjobs {overall['svdjobs_seconds']:.2f} s: "
+        f"{overall['ratio']:.1f}× faster; signal error {overall['error_ratio']:.0f}× smaller",
+        f"peak memory on {memory['usual_layers']} layers: usual {gib(memory['usual_bytes'])} (grows"
+        f" with the model), svdjobs {gib(memory['svdjobs_bytes'])}: {memory['ratio']:.1f}× less",
     ]
+    if "layers" in memory:
+        lines.append(
+            f"svdjobs on {memory['layers']} layers: {gib(memory['svdjobs_bytes_all'])}, one alpha "
+            f"in {memory['svdjobs_seconds_all']:.0f} s"
+        )
+    lines.append(
+        "faster: usual/svdjobs. × floor: svdjobs over (4mn²+6k³)/float64 product rate. err: of the "
+        "stored W(0)−W_after."
+    )
     return "\n".join(lines)
 
 
+def gib(count: float) -> str:
+    """Bytes in GiB."""
+    return f"{count / 2**30:.2f} GiB"
+
+
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A layer's times, weighted by how often each shape occurs, and the ratio of squared errors."""
-    usual = sum(row["usual_seconds"] * row["per_layer"] for row in rows)
-    ours = sum(row["svdjobs_seconds"] * row["per_layer"] for row in rows)
+    """Total times, and the ratio of the errors averaged over matrices."""
+    usual = sum(row["usual_seconds"] for row in rows)
+    ours = sum(row["svdjobs_seconds"] for row in rows)
     errors = {
-        which: sum(row["errors"][which] * row["per_layer"] for row in rows)
+        which: sum(row["errors"][which] * row["matrices"] for row in rows)
         for which in ("usual", "svdjobs")
     }
     return {
@@ -268,9 +306,16 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 @click.command()
 @click.option("--child", "child_of", type=click.Choice(["svdjobs", "usual"]), hidden=True)
 @click.option("--first-only", is_flag=True, hidden=True)
-@click.option("--layers", default=8, help="Layers of the memory measurement.")
+@click.option("--layers", default=28, help="Layers svdjobs' memory is measured on.")
+@click.option("--usual-layers", default=8, help="Layers both are compared on; grows with them.")
 @click.argument("arguments", nargs=-1)
-def main(child_of: str | None, first_only: bool, layers: int, arguments: tuple[str, ...]) -> None:
+def main(
+    child_of: str | None,
+    first_only: bool,
+    layers: int,
+    usual_layers: int,
+    arguments: tuple[str, ...],
+) -> None:
     """Print the comparison and write it to runs/bench.json."""
     if child_of:
         child(child_of, Path(arguments[0]), json.loads(arguments[1]), first_only)
@@ -279,7 +324,7 @@ def main(child_of: str | None, first_only: bool, layers: int, arguments: tuple[s
 
     with tempfile.TemporaryDirectory() as folder:
         rows = time_shapes(Path(folder))
-        memory = measure_memory(Path(folder), layers)
+        memory = measure_memory(Path(folder), layers, usual_layers)
     overall = summarise(rows)
     click.echo(show(rows, memory, overall))
     document = {"machine": hardware(), "versions": versions(), "alphas": ALPHAS, "shapes": rows,

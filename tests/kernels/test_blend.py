@@ -5,14 +5,14 @@ import torch
 
 from svdjobs.kernels import blend, cast
 from svdjobs.kernels.spectrum import decompose
-from tests.kernels.pairs import BEFORE, RELATIVE, pair, truth, with_spectrum
+from tests.kernels.pairs import BEFORE, RELATIVE, pair, truth, updated, with_spectrum
 
 
 def computed_signal(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     factors = decompose(after)
     assert factors.basis_KK is not None
     ratio = blend.blend_ratio(decompose(before, vectors=False).s_K, factors.s_K)
-    return blend.signal(after, factors.basis_KK, ratio.r_K)
+    return blend.signal(after, factors.s_K, factors.basis_KK, ratio.r_K)
 
 
 @pytest.mark.parametrize("relative", RELATIVE)
@@ -26,6 +26,31 @@ def test_accuracy_against_float64_truth(kind: str, relative: float) -> None:
     stored = blend.blend(after, d, alpha=0.0)
     assert stored.dtype == torch.float32
     assert (stored.double() - expected).norm() <= 1e-7 * expected.norm()
+
+
+@pytest.mark.parametrize("decades", [0.5, 2, 4, 6])
+def test_float32_product_is_as_good_as_its_bound(
+    decades: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s_before = torch.logspace(0, -decades, 64, dtype=torch.float64)
+    before, after = updated(with_spectrum(200, 64, s_before), 1e-3)
+    factors = decompose(after)
+    ratio = blend.blend_ratio(decompose(before, vectors=False).s_K, factors.s_K)
+    bound = blend.float32_error(factors.s_K, ratio.r_K)
+    monkeypatch.setattr(blend, "FLOAT32_ERROR", 0.0)
+    exact = computed_signal(before, after).double()
+    monkeypatch.setattr(blend, "FLOAT32_ERROR", float("inf"))
+    fast = computed_signal(before, after).double()
+    assert not torch.equal(fast, exact)
+    # Storing D in float32 costs up to 2⁻²⁴ of its own, with or without the fast product.
+    assert (fast - exact).norm() <= 3 * (bound + 2**-24) * exact.norm()
+
+
+@pytest.mark.parametrize(("change", "taken"), [("in proportion", True), ("flat", False)])
+def test_float32_product_is_taken_where_it_costs_nothing(change: str, taken: bool) -> None:
+    s = torch.logspace(0, -6, 48, dtype=torch.float64)
+    r = torch.full_like(s, 1e-3) if change == "in proportion" else 1e-3 / s
+    assert (blend.float32_error(s, r) <= blend.FLOAT32_ERROR) is taken
 
 
 @pytest.mark.parametrize("relative", RELATIVE)
