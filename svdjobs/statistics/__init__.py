@@ -1,0 +1,21 @@
+"""Estimates, their uncertainty, and tests between checkpoints. Plain floats in, plain floats out.
+
+    intervals     means and paired differences with t intervals
+    ratios        means per token, clustered by trace; the realised fraction of a whole checkpoint
+
+Problems, not completions, are the independent draws: completions of one problem share its
+difficulty, so every standard error is clustered by problem (Miller 2024, "Adding Error Bars to
+Evals", arXiv:2411.00640). An uncertainty that cannot be had is None. What is random takes a seed.
+"""
+
+from __future__ import annotations
+
+from svdjobs.statistics.intervals import mean_interval, paired_difference
+from svdjobs.statistics.ratios import mean_per_token, realised_total
+
+__all__ = [
+    "mean_interval",
+    "mean_per_token",
+    "paired_difference",
+    "realised_total",
+]
