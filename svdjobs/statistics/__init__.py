@@ -1,6 +1,7 @@
 """Estimates, their uncertainty, and tests between checkpoints. Plain floats in, plain floats out.
 
     intervals     means and paired differences with t intervals
+    estimators    avg@n, pass@k, maj@k from the completions of each problem
     ratios        means per token, clustered by trace; the realised fraction of a whole checkpoint
 
 Problems, not completions, are the independent draws: completions of one problem share its
@@ -10,12 +11,16 @@ Evals", arXiv:2411.00640). An uncertainty that cannot be had is None. What is ra
 
 from __future__ import annotations
 
+from svdjobs.statistics.estimators import avg_at_n, maj_at_k, pass_at_k
 from svdjobs.statistics.intervals import mean_interval, paired_difference
 from svdjobs.statistics.ratios import mean_per_token, realised_total
 
 __all__ = [
+    "avg_at_n",
+    "maj_at_k",
     "mean_interval",
     "mean_per_token",
     "paired_difference",
+    "pass_at_k",
     "realised_total",
 ]
