@@ -3,6 +3,7 @@
     intervals     means and paired differences with t intervals
     estimators    avg@n, pass@k, maj@k from the completions of each problem
     ratios        means per token, clustered by trace; the realised fraction of a whole checkpoint
+    p_values      sign flips, McNemar, Holm
 
 Problems, not completions, are the independent draws: completions of one problem share its
 difficulty, so every standard error is clustered by problem (Miller 2024, "Adding Error Bars to
@@ -13,14 +14,18 @@ from __future__ import annotations
 
 from svdjobs.statistics.estimators import avg_at_n, maj_at_k, pass_at_k
 from svdjobs.statistics.intervals import mean_interval, paired_difference
+from svdjobs.statistics.p_values import holm, mcnemar_p, sign_flip_p
 from svdjobs.statistics.ratios import mean_per_token, realised_total
 
 __all__ = [
     "avg_at_n",
+    "holm",
     "maj_at_k",
+    "mcnemar_p",
     "mean_interval",
     "mean_per_token",
     "paired_difference",
     "pass_at_k",
     "realised_total",
+    "sign_flip_p",
 ]

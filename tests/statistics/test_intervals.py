@@ -7,7 +7,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from svdjobs.statistics import mean_interval, paired_difference
+from svdjobs.statistics import mcnemar_p, mean_interval, paired_difference, sign_flip_p
 from tests.statistics.draws import NAN, draws, no_interval
 
 
@@ -55,9 +55,15 @@ def test_no_spread_gives_no_interval(scores: list[float]) -> None:
 def test_unpaired_and_unfinite_input_is_refused() -> None:
     with pytest.raises(ValueError, match="2 problems cannot be paired with 3"):
         paired_difference([0, 1], [0, 1, 1])
+    with pytest.raises(ValueError, match="2 problems cannot be paired with 3"):
+        mcnemar_p([False, True], [False, True, True])
     with pytest.raises(ValueError, match="no scores"):
         mean_interval([])
     with pytest.raises(ValueError, match="score of problem 1 is nan"):
         mean_interval([0, NAN])
     with pytest.raises(ValueError, match="score of problem 0 is inf"):
         paired_difference([math.inf, 0], [math.inf, 0])
+    with pytest.raises(ValueError, match="finite"):
+        sign_flip_p([0.5, NAN])
+    with pytest.raises(ValueError, match="at least one"):
+        sign_flip_p([])
