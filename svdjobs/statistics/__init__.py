@@ -4,6 +4,7 @@
     estimators    avg@n, pass@k, maj@k from the completions of each problem
     ratios        means per token, clustered by trace; the realised fraction of a whole checkpoint
     p_values      sign flips, McNemar, Holm
+    comparisons   two checkpoints, a sweep over alpha, the smallest effect they could have shown
 
 Problems, not completions, are the independent draws: completions of one problem share its
 difficulty, so every standard error is clustered by problem (Miller 2024, "Adding Error Bars to
@@ -12,6 +13,7 @@ Evals", arXiv:2411.00640). An uncertainty that cannot be had is None. What is ra
 
 from __future__ import annotations
 
+from svdjobs.statistics.comparisons import compare, slope_over_alpha, smallest_detectable
 from svdjobs.statistics.estimators import avg_at_n, maj_at_k, pass_at_k
 from svdjobs.statistics.intervals import mean_interval, paired_difference
 from svdjobs.statistics.p_values import holm, mcnemar_p, sign_flip_p
@@ -19,6 +21,7 @@ from svdjobs.statistics.ratios import mean_per_token, realised_total
 
 __all__ = [
     "avg_at_n",
+    "compare",
     "holm",
     "maj_at_k",
     "mcnemar_p",
@@ -28,4 +31,6 @@ __all__ = [
     "pass_at_k",
     "realised_total",
     "sign_flip_p",
+    "slope_over_alpha",
+    "smallest_detectable",
 ]
