@@ -195,6 +195,38 @@ class Interval(Record):
     standard_error: float | None = None
 
 
+class Comparison(Record):
+    """Two checkpoints on the same problems."""
+
+    difference: Interval
+    """Mean over problems of score − reference score."""
+    p: float
+    """Two-sided sign-flip p of no difference; exact where `changed` is at most 16, else Monte
+    Carlo."""
+    mcnemar_p: float | None
+    """Exact McNemar p where there is one completion per problem, else None."""
+    detectable: float | None
+    """Smallest true difference this design would have found 80 % of the time; None without
+    spread."""
+    problems: int
+    changed: int
+    """Problems whose score differs between the two."""
+
+
+class Slope(Record):
+    """Linear trend of the problem scores over the alphas of a sweep."""
+
+    slope: Interval
+    """Mean over problems of the slope on alpha: the change in score from alpha = 0 to 1, were the
+    trend a line."""
+    p: float
+    """Two-sided sign-flip p of no trend, over problems."""
+    detectable: float | None
+    """Smallest true slope this design would have found 80 % of the time; None without spread."""
+    alphas: list[float]
+    problems: int
+
+
 class Summary(Record):
     """One checkpoint on one benchmark."""
 

@@ -7,14 +7,8 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from svdjobs.records import BlendRecord, CastRecord
-from svdjobs.statistics import mean_interval, paired_difference, realised_total
-
-
-def draws(seed: int, problems: int = 60, n: int = 8) -> np.ndarray:
-    """Problem × completion outcomes with problems of unequal difficulty."""
-    rng = np.random.default_rng(seed)
-    return rng.random((problems, n)) < rng.beta(1, 1, (problems, 1))
+from svdjobs.statistics import mcnemar_p, mean_interval, paired_difference, sign_flip_p
+from tests.statistics.draws import NAN, draws, no_interval
 
 
 def test_standard_error_is_the_clustered_one() -> None:
@@ -50,28 +44,26 @@ def test_interval_covers_at_its_rate() -> None:
     assert hits / 1000 == pytest.approx(0.95, abs=0.025)
 
 
-@pytest.mark.parametrize("scores", [[0.5], [0.5, 0.5, 0.5]])
+@pytest.mark.parametrize("scores", [[0.5], [0.5] * 3, [0.1] * 3, [0.3 - 0.2, 0.4 - 0.3]])
 def test_no_spread_gives_no_interval(scores: list[float]) -> None:
+    """Nor does spread by rounding: the last two differences are both 0.1, give or take 1e-17."""
     found = mean_interval(scores)
-    assert found.value == 0.5
-    assert (found.low, found.high, found.standard_error) == (None, None, None)
+    assert found.value == pytest.approx(scores[0])
+    assert no_interval(found)
 
 
-def test_unpaired_input_is_refused() -> None:
+def test_unpaired_and_unfinite_input_is_refused() -> None:
     with pytest.raises(ValueError, match="2 problems cannot be paired with 3"):
         paired_difference([0, 1], [0, 1, 1])
+    with pytest.raises(ValueError, match="2 problems cannot be paired with 3"):
+        mcnemar_p([False, True], [False, True, True])
     with pytest.raises(ValueError, match="no scores"):
         mean_interval([])
-
-
-def test_realised_total_weighs_tensors_by_signal() -> None:
-    def record(projection: float, signal: float) -> BlendRecord:
-        cast = CastRecord(projection=projection, signal=signal)
-        casts = dict.fromkeys(("float32", "bfloat16", "float16"), cast)
-        return BlendRecord(
-            name="x", shape=(1, 1), guarded=0, signal_norm=1, weight_norm=1, casts=casts,
-            spectrum_error=None, log_file="",
-        )  # fmt: skip
-
-    assert realised_total([record(9, 9), record(0, 1)])["float32"] == pytest.approx(0.9)
-    assert realised_total([record(0, 0)])["float32"] is None
+    with pytest.raises(ValueError, match="score of problem 1 is nan"):
+        mean_interval([0, NAN])
+    with pytest.raises(ValueError, match="score of problem 0 is inf"):
+        paired_difference([math.inf, 0], [math.inf, 0])
+    with pytest.raises(ValueError, match="finite"):
+        sign_flip_p([0.5, NAN])
+    with pytest.raises(ValueError, match="at least one"):
+        sign_flip_p([])

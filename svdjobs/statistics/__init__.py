@@ -1,0 +1,36 @@
+"""Estimates, their uncertainty, and tests between checkpoints. Plain floats in, plain floats out.
+
+    intervals     means and paired differences with t intervals
+    estimators    avg@n, pass@k, maj@k from the completions of each problem
+    ratios        means per token, clustered by trace; the realised fraction of a whole checkpoint
+    p_values      sign flips, McNemar, Holm
+    comparisons   two checkpoints, a sweep over alpha, the smallest effect they could have shown
+
+Problems, not completions, are the independent draws: completions of one problem share its
+difficulty, so every standard error is clustered by problem (Miller 2024, "Adding Error Bars to
+Evals", arXiv:2411.00640). An uncertainty that cannot be had is None. What is random takes a seed.
+"""
+
+from __future__ import annotations
+
+from svdjobs.statistics.comparisons import compare, slope_over_alpha, smallest_detectable
+from svdjobs.statistics.estimators import avg_at_n, maj_at_k, pass_at_k
+from svdjobs.statistics.intervals import mean_interval, paired_difference
+from svdjobs.statistics.p_values import holm, mcnemar_p, sign_flip_p
+from svdjobs.statistics.ratios import mean_per_token, realised_total
+
+__all__ = [
+    "avg_at_n",
+    "compare",
+    "holm",
+    "maj_at_k",
+    "mcnemar_p",
+    "mean_interval",
+    "mean_per_token",
+    "paired_difference",
+    "pass_at_k",
+    "realised_total",
+    "sign_flip_p",
+    "slope_over_alpha",
+    "smallest_detectable",
+]

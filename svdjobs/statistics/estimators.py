@@ -1,0 +1,134 @@
+"""avg@n, pass@k and maj@k: from n completions per problem to one number over problems.
+
+Each is the mean over problems of a value that is exact given the completions, with a t interval
+clustered by problem. A problem is named in errors by its place, counted from 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from svdjobs.records import Interval
+from svdjobs.statistics.intervals import mean_interval
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def avg_at_n(correct: Sequence[Sequence[bool]], n: int) -> Interval:
+    """Mean share of correct completions; `correct` holds the n outcomes of each problem.
+
+    Raises:
+        ValueError: a problem has not n outcomes (the first is named), or there are no problems.
+    """
+    _check_counts(correct, n)
+    return mean_interval([sum(outcomes) / n for outcomes in correct])
+
+
+def pass_at_k(correct: Sequence[Sequence[bool]], n: int, k: int) -> Interval:
+    """Chance that k completions contain a correct one: 1 − C(n−c, k)/C(n, k) for c correct of n.
+
+    The unbiased estimator of Chen et al. 2021, "Evaluating Large Language Models Trained on Code",
+    arXiv:2107.03374. Deviation: in integers, rounded once, where the paper multiplies floats.
+
+    Raises:
+        ValueError: as `avg_at_n`, or k is not in 1…n.
+    """
+    _check_counts(correct, n, k)
+    subsets = math.comb(n, k)
+    return mean_interval(
+        [(subsets - math.comb(n - sum(outcomes), k)) / subsets for outcomes in correct]
+    )
+
+
+def maj_at_k(
+    classes: Sequence[Sequence[int | None]], correct: Sequence[Collection[int]], n: int, k: int
+) -> Interval:
+    """Chance that the majority answer of k completions is correct.
+
+    `classes` holds, for each problem, the equivalence class of each completion's answer (None: no
+    answer) and `correct` the classes that are right. Answers are counted by class, not by string,
+    so 1/2 and 0.5 vote together. No answer is no vote: it never wins, and k completions without any
+    answer score 0.
+
+    Majority voting is Wang et al. 2022, "Self-Consistency Improves Chain of Thought Reasoning in
+    Language Models", arXiv:2203.11171. The value here is its expectation over all subsets of k of
+    the n completions, ties broken uniformly. It is exact for every k, by convolution over classes:
+    nothing is drawn, and for k = n it is the vote itself.
+
+    Raises:
+        ValueError: as `pass_at_k`, or `correct` is of another length.
+    """
+    _check_counts(classes, n, k)
+    if len(classes) != len(correct):
+        raise ValueError(f"{len(classes)} problems, but correct classes for {len(correct)}")
+    return mean_interval(
+        [_vote(votes, right, k) for votes, right in zip(classes, correct, strict=True)]
+    )
+
+
+def _check_counts(completions: Sequence[Sequence[object]], n: int, k: int = 1) -> None:
+    """Refuse where the number asked for and the number present disagree."""
+    for problem, drawn in enumerate(completions):
+        if len(drawn) != n:
+            raise ValueError(
+                f"problem {problem} has {len(drawn)} completions where n = {n} were asked for; "
+                "an estimate over the others would be of something else"
+            )
+    if not 1 <= k <= n:
+        raise ValueError(f"k = {k} completions cannot be chosen from n = {n}; k must be in 1…{n}")
+
+
+def _vote(votes: Sequence[int | None], right: Collection[int], k: int) -> float:
+    """Expected score of one problem: the chances of its correct classes, added."""
+    sizes = {answer: votes.count(answer) for answer in set(votes) if answer is not None}
+    chances = []
+    for answer in sizes.keys() & set(right):
+        rivals = sorted(size for other, size in sizes.items() if other != answer)
+        chances.append(_win_chance(sizes[answer], tuple(rivals), len(votes), k))
+    return math.fsum(chances)
+
+
+@cache
+def _win_chance(own: int, rivals: tuple[int, ...], n: int, k: int) -> float:
+    """Chance that the class of `own` completions wins the vote of k of n, ties broken uniformly.
+
+    A subset of size k is n coin flips with chance k/n, given that k of them fell right; unlike
+    binomial coefficients, their probabilities neither overflow nor cancel. For each number of
+    votes with which the class can win, the flips of the rivals are convolved, keeping apart how
+    many of them tie. Classes too small to tie cannot matter and are one pool with the unanswered.
+    """
+    import numpy as np
+
+    chance = k / n
+    total = 0.0
+    for votes in range(1, min(own, k) + 1):
+        room = k - votes
+        large = [size for size in rivals if size >= votes]
+        ties_used = np.zeros((room // votes + 1, room + 1))  # [rivals that tie, completions used]
+        pool = _binomial(n - own - sum(large), chance)[: room + 1]
+        ties_used[0, : len(pool)] = pool
+        for size in large:
+            flips = _binomial(size, chance)
+            before, ties_used = ties_used, np.zeros_like(ties_used)
+            for fewer in range(min(votes, room + 1)):
+                ties_used[:, fewer:] += flips[fewer] * before[:, : room + 1 - fewer]
+            ties_used[1:, votes:] += flips[votes] * before[:-1, : max(0, room + 1 - votes)]
+        won = ties_used[:, room] / np.arange(1, len(ties_used) + 1)
+        total += float(_binomial(own, chance)[votes] * won.sum())
+    return total / float(_binomial(n, chance)[k])
+
+
+@cache
+def _binomial(flips: int, chance: float) -> NDArray[np.float64]:
+    """Probabilities of 0…flips successes."""
+    import numpy as np
+    from scipy.special import gammaln, xlog1py, xlogy
+
+    s = np.arange(flips + 1)
+    log_ways = gammaln(flips + 1) - gammaln(s + 1) - gammaln(flips - s + 1)
+    return np.exp(log_ways + xlogy(s, chance) + xlog1py(flips - s, -chance))

@@ -1,0 +1,60 @@
+"""Ratios of sums: totals over clusters of unequal size, divided by totals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import get_args
+
+from svdjobs.config import StorageDtype
+from svdjobs.records import BlendRecord, Interval
+from svdjobs.statistics.intervals import ROUNDING, t_interval
+
+
+def mean_per_token(per_trace: Sequence[Sequence[float]]) -> Interval:
+    """Mean over all tokens of all traces, with its t interval clustered by trace.
+
+    For teacher-forced comparisons on a fixed set of traces: negated log-probabilities give the NLL
+    per token, log p_after − log p_alpha or exact per-token divergences give KL(after ‖ alpha) per
+    token; differences of two checkpoints' NLL, token by token, give the paired difference.
+
+    The mean is Σy/Σx with y a trace's sum and x its length, both random, so the standard error is
+    that of a ratio by linearisation: √(Σ(y − R·x)²/(T − 1)/T) over the mean length (Cochran 1977,
+    "Sampling Techniques", 3rd edition, chapter 6). Deviation: the t quantile with T − 1 degrees of
+    freedom stands for Cochran's normal one. Both this and the estimate's bias of order 1/T want
+    tens of traces. Traces of one problem are not independent: join them into one list first.
+
+    Returns no interval for fewer than two traces or where all traces have the same mean.
+
+    Raises:
+        ValueError: no traces, a trace without tokens, or a value that is not finite.
+    """
+    if not per_trace:
+        raise ValueError("no traces to average")
+    for trace, values in enumerate(per_trace):
+        if not len(values):
+            raise ValueError(f"trace {trace} has no tokens")
+        bad = next((token for token, value in enumerate(values) if not math.isfinite(value)), None)
+        if bad is not None:
+            raise ValueError(f"trace {trace}, token {bad}: {values[bad]} is not a finite number")
+    traces = len(per_trace)
+    sums, lengths = [math.fsum(values) for values in per_trace], [len(v) for v in per_trace]
+    mean = math.fsum(sums) / sum(lengths)
+    residuals = [y - mean * x for y, x in zip(sums, lengths, strict=True)]
+    if traces < 2 or max(map(abs, residuals)) <= ROUNDING * max(map(abs, sums)):
+        return Interval(value=mean)
+    variance = math.fsum(residual**2 for residual in residuals) / (traces - 1)
+    return t_interval(mean, math.sqrt(variance * traces) / sum(lengths), traces)
+
+
+def realised_total(records: Sequence[BlendRecord]) -> dict[str, float | None]:
+    """Realised fraction over all tensors by dtype: sum of projections over sum of signals.
+
+    None where there is no signal, as at alpha = 1.
+    """
+    totals: dict[str, float | None] = {}
+    for dtype in get_args(StorageDtype):
+        projection = math.fsum(record.casts[dtype].projection for record in records)
+        signal = math.fsum(record.casts[dtype].signal for record in records)
+        totals[dtype] = projection / signal if signal else None
+    return totals

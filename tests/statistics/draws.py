@@ -1,0 +1,35 @@
+"""Scores drawn with fixed seeds, and what a test asks of an interval."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from svdjobs.records import Interval
+
+NAN = float("nan")
+
+
+def draws(seed: int, problems: int = 60, n: int = 8) -> np.ndarray:
+    """Problem × completion outcomes with problems of unequal difficulty."""
+    rng = np.random.default_rng(seed)
+    return rng.random((problems, n)) < rng.beta(1, 1, (problems, 1))
+
+
+def excludes_zero(interval: Interval) -> bool:
+    """Whether the t test behind a 95 % interval rejects at 5 %."""
+    assert interval.low is not None
+    assert interval.high is not None
+    return not interval.low <= 0 <= interval.high
+
+
+def no_interval(interval: Interval) -> bool:
+    return (interval.low, interval.high, interval.standard_error) == (None, None, None)
+
+
+def null_scores(
+    rng: np.random.Generator, checkpoints: int, problems: int, n: int
+) -> list[list[float]]:
+    """Scores of checkpoints that are equally good, on problems of unequal difficulty."""
+    difficulty = rng.beta(1, 2, problems)
+    rows: list[list[float]] = (rng.binomial(n, difficulty, (checkpoints, problems)) / n).tolist()
+    return rows
