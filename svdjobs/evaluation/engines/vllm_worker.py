@@ -1,0 +1,72 @@
+"""What vLLM's workers learn from us: take other weights while running, and say which they hold.
+
+Named as `worker_extension_cls`, so every worker process imports this module before it loads a model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+INTEGERS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
+
+
+def keep_weights_readable() -> None:
+    """On a CPU, keep linear weights as they are instead of in oneDNN's private layout.
+
+    vLLM would repack them when it loads them and drop the originals: nothing could be written to a
+    running engine, nor read back. torch's own product takes their place.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        from vllm import _custom_ops
+
+        _custom_ops._supports_onednn = False
+
+
+class WeightSwap:
+    """Mixed into vLLM's worker class; called by name through `collective_rpc`."""
+
+    model_runner: Any
+
+    def svdjobs_load(self, path: str) -> list[str]:
+        """Put the tensors of a safetensors file into the running model, under checkpoint names."""
+        import torch
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file, torch.inference_mode():
+            tensors = ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+            return sorted(self._svdjobs_model().load_weights(tensors))
+
+    def svdjobs_bits(self) -> dict[str, int]:
+        """`bit_sum` of every parameter this worker holds."""
+        parameters = self._svdjobs_model().named_parameters()
+        return {name: bit_sum(parameter.detach()) for name, parameter in parameters}
+
+    def svdjobs_layout(self) -> dict[str, Any]:
+        """What is needed to foretell those sums: dtypes, and how checkpoint tensors are fused."""
+        model = self._svdjobs_model()
+        dtypes = {n: str(p.dtype).removeprefix("torch.") for n, p in model.named_parameters()}
+        packed = dict(getattr(model, "packed_modules_mapping", None) or {})
+        return {"dtypes": dtypes, "packed": packed}
+
+    def _svdjobs_model(self) -> Any:
+        return self.model_runner.get_model()
+
+
+def bit_sum(tensor: torch.Tensor) -> int:
+    """Sum of a tensor's elements read as integers, modulo 2⁶⁴.
+
+    Exact, changed by any single changed value, and the sum of its parts wherever a tensor is fused
+    with others, padded with zeros or spread over devices, which a hash is not.
+    """
+    import torch
+
+    integers: torch.dtype = getattr(torch, INTEGERS[tensor.element_size()])
+    return int(tensor.contiguous().view(integers).sum(dtype=torch.int64)) % 2**64
+
+
+keep_weights_readable()
