@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from svdjobs.errors import ConfigError
+from svdjobs.evaluation.benchmarks import complete
 
 StorageDtype = Literal["float32", "bfloat16", "float16"]
 PLAIN_PROMPT = r"{problem} Let's think step by step and output the final answer within \boxed{}."
@@ -62,20 +63,30 @@ class BlendConfig(Settings):
 
 
 class BenchmarkConfig(Settings):
-    """One set of problems with reference answers."""
+    """One set of problems with reference answers; a plain string is the name of a known one.
+
+    Known: `svdjobs/evaluation/benchmarks.py`. What is known fills the keys that are not given.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the result folder."""
-    data: str
-    """A local JSONL file, or a hub data set id."""
+    """Names the result folder. A known name also says how many problems there must be."""
+    data: str = ""
+    """A local JSONL or Parquet file, or a hub data set id; default: where the known one is."""
+    subset: str | None = None
+    """Configuration of a hub data set that has several."""
     split: str = "test"
     """Split of a hub data set."""
     revision: str | None = None
-    """Commit of a hub data set; pin it if the numbers are to be compared later."""
+    """Commit of a hub data set. Known ones are pinned; of others, the commit found is recorded."""
     problem_field: str = "problem"
     answer_field: str = "answer"
     limit: int | None = Field(default=None, ge=1)
     """Use only the first so many problems."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: object) -> object:
+        return complete(given)
 
 
 class EvaluateConfig(Settings):
