@@ -19,7 +19,6 @@ from svdjobs.errors import ConfigError
 from svdjobs.evaluation.benchmarks import complete
 
 StorageDtype = Literal["float32", "bfloat16", "float16"]
-PLAIN_PROMPT = r"{problem} Let's think step by step and output the final answer within \boxed{}."
 
 
 class Settings(BaseModel):
@@ -96,8 +95,9 @@ class EvaluateConfig(Settings):
     engine: Literal["transformers"] = "transformers"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Compute dtype of the engine. 16-bit arithmetic erases an RL-sized blend."""
-    prompt: str = PLAIN_PROMPT
-    """Must contain {problem}."""
+    prompt: str = "plain"
+    """`plain`: the problem and the instruction to box the answer; `chat`: the same in the
+    tokenizer's chat template; or a template of your own that contains {problem}."""
     n_samples: int = Field(default=4, ge=1)
     """Completions drawn per problem."""
     temperature: float = Field(default=1.0, ge=0)
@@ -113,8 +113,10 @@ class EvaluateConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> EvaluateConfig:
-        if "{problem}" not in self.prompt:
-            raise ValueError("prompt must contain {problem}, where the problem's text goes")
+        if self.prompt not in ("plain", "chat") and "{problem}" not in self.prompt:
+            raise ValueError(
+                "prompt must contain {problem}, where the problem's text goes, or be plain or chat"
+            )
         names = [benchmark.name for benchmark in self.benchmarks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"benchmark names must differ; given twice: {', '.join(twice)}")
