@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from svdjobs.errors import ConfigError
+from svdjobs.evaluation.benchmarks import complete
 
 StorageDtype = Literal["float32", "bfloat16", "float16"]
-PLAIN_PROMPT = r"{problem} Let's think step by step and output the final answer within \boxed{}."
 
 
 class Settings(BaseModel):
@@ -62,20 +62,30 @@ class BlendConfig(Settings):
 
 
 class BenchmarkConfig(Settings):
-    """One set of problems with reference answers."""
+    """One set of problems with reference answers; a plain string is the name of a known one.
+
+    Known: `svdjobs/evaluation/benchmarks.py`. What is known fills the keys that are not given.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the result folder."""
-    data: str
-    """A local JSONL file, or a hub data set id."""
+    """Names the result folder. A known name also says how many problems there must be."""
+    data: str = ""
+    """A local JSONL or Parquet file, or a hub data set id; default: where the known one is."""
+    subset: str | None = None
+    """Configuration of a hub data set that has several."""
     split: str = "test"
     """Split of a hub data set."""
     revision: str | None = None
-    """Commit of a hub data set; pin it if the numbers are to be compared later."""
+    """Commit of a hub data set. Known ones are pinned; of others, the commit found is recorded."""
     problem_field: str = "problem"
     answer_field: str = "answer"
     limit: int | None = Field(default=None, ge=1)
     """Use only the first so many problems."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: object) -> object:
+        return complete(given)
 
 
 class EvaluateConfig(Settings):
@@ -85,8 +95,9 @@ class EvaluateConfig(Settings):
     engine: Literal["transformers"] = "transformers"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Compute dtype of the engine. 16-bit arithmetic erases an RL-sized blend."""
-    prompt: str = PLAIN_PROMPT
-    """Must contain {problem}."""
+    prompt: str = "plain"
+    """`plain`: the problem and the instruction to box the answer; `chat`: the same in the
+    tokenizer's chat template; or a template of your own that contains {problem}."""
     n_samples: int = Field(default=4, ge=1)
     """Completions drawn per problem."""
     temperature: float = Field(default=1.0, ge=0)
@@ -102,8 +113,10 @@ class EvaluateConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> EvaluateConfig:
-        if "{problem}" not in self.prompt:
-            raise ValueError("prompt must contain {problem}, where the problem's text goes")
+        if self.prompt not in ("plain", "chat") and "{problem}" not in self.prompt:
+            raise ValueError(
+                "prompt must contain {problem}, where the problem's text goes, or be plain or chat"
+            )
         names = [benchmark.name for benchmark in self.benchmarks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"benchmark names must differ; given twice: {', '.join(twice)}")

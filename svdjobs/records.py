@@ -233,6 +233,10 @@ class Summary(Record):
     checkpoint: str
     benchmark: str
     benchmark_sha256: str
+    benchmark_revision: str | None = None
+    """Commit of the hub data set; None for a file."""
+    prompts_sha256: str
+    """Of all prompts' token ids; differs where checkpoints were not asked alike."""
     engine: str
     dtype: str
     n: int

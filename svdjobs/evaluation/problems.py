@@ -1,16 +1,23 @@
-"""Benchmarks: problems with reference answers, from a JSONL file or a hub data set."""
+"""Problems with reference answers, checked on load: from JSONL, Parquet, or a hub data set."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import math
+import re
+from decimal import Decimal
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from svdjobs.config import BenchmarkConfig, canonical_json
-from svdjobs.errors import BenchmarkError, StorageError
+from svdjobs.config import BenchmarkConfig, fingerprint
+from svdjobs.errors import BenchmarkError
+from svdjobs.evaluation.benchmarks import LOCAL_SUFFIXES, PACKAGE, find, near
+from svdjobs.evaluation.hub_sets import read_hub
 from svdjobs.records import Problem
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_INTEGER = re.compile(r"([+-]?)0*([0-9]+)(?:\.0+)?(?:\s*\^\s*(?:\\circ|\{\s*\\circ\s*\}))?")
 
 
 class Benchmark(NamedTuple):
@@ -20,45 +27,57 @@ class Benchmark(NamedTuple):
     problems: list[Problem]
     sha256: str
     """Of the problems and golds, so that the same content is recognised wherever it came from."""
+    revision: str | None = None
+    """Commit of the hub set the rows are from; None for a file."""
 
 
 def load_benchmark(config: BenchmarkConfig) -> Benchmark:
     """Load and check a benchmark.
 
     Raises:
-        BenchmarkError: missing, empty, malformed, a field that is not there, a problem given twice.
+        BenchmarkError: missing, empty, malformed, not as many problems as the known benchmark of
+            that name, a field that is not there, a problem given twice.
         StorageError: a hub data set that cannot be reached and is not in the cache.
     """
-    local = Path(config.data).expanduser()
-    if local.suffix in (".jsonl", ".json") or local.exists():
-        rows: Iterable[Mapping[str, Any]] = _read_jsonl(local)
-    else:
-        rows = _read_hub(config)
-    problems: list[Problem] = []
-    for row in rows:
-        if config.limit is not None and len(problems) >= config.limit:
-            break
-        problems.append(_problem(config, row, len(problems)))
-    if not problems:
-        raise BenchmarkError(f"benchmark {config.name}: {config.data} holds no problem.")
+    rows, revision = _read(config)
+    problems = [_problem(config, row, idx) for idx, row in enumerate(rows[: config.limit])]
+    _check_size(config, len(problems))
     _refuse_duplicates(config, problems)
-    digest = hashlib.sha256(canonical_json([[p.problem, p.gold] for p in problems])).hexdigest()
-    return Benchmark(config.name, problems, digest)
+    digest = fingerprint([[p.problem, p.gold] for p in problems])
+    return Benchmark(config.name, problems, digest, revision)
+
+
+def _read(config: BenchmarkConfig) -> tuple[list[dict[str, Any]], str | None]:
+    """Rows and, of a hub set, the commit they are from."""
+    if config.data.startswith(PACKAGE):
+        path = Path(str(files("svdjobs"))) / config.data.removeprefix(PACKAGE)
+    else:
+        path = Path(config.data).expanduser()
+    if path.suffix == ".parquet":
+        return _read_parquet(path), None
+    if path.suffix in LOCAL_SUFFIXES or path.exists():
+        return _read_jsonl(path), None
+    if not _HUB_ID.fullmatch(config.data):
+        raise BenchmarkError(
+            f"benchmark {config.name}: {config.data}: no such file, not a hub data set "
+            f"(owner/name), and not a benchmark known by name. {near(config.data)}".rstrip()
+        )
+    return read_hub(config)
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Objects of a JSONL file; only a line feed ends a line, U+2028 inside a text does not."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise BenchmarkError(f"benchmark file {path}: {reason}.") from None
+        raise _unreadable(path, error) from None
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BenchmarkError(f"{path} line {number}: not JSON ({error}).") from None
         if not isinstance(row, dict):
             raise BenchmarkError(f"{path} line {number}: expected an object, found {line:.60}")
@@ -66,46 +85,85 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_hub(config: BenchmarkConfig) -> Iterable[Mapping[str, Any]]:
-    import httpx
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.errors import HfHubHTTPError
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as parquet
+    from pyarrow import ArrowException
 
     try:
-        rows: Iterable[Mapping[str, Any]] = load_dataset(
-            config.data, split=config.split, revision=config.revision
-        )
-        return rows
-    except ValueError as error:
-        raise BenchmarkError(f"benchmark {config.name}: {config.data}: {error}") from None
-    except (ConnectionError, DatasetNotFoundError, HfHubHTTPError, httpx.HTTPError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StorageError(
-            f"benchmark {config.name}: no file {config.data}, and the hub data set could not be "
-            f"loaded ({reason}). Give a local JSONL file, or try again with a network."
-        ) from None
+        with path.open("rb") as file:
+            rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
+    except (OSError, ArrowException) as error:
+        raise _unreadable(path, error) from None
+    return rows
 
 
-def _problem(config: BenchmarkConfig, row: Mapping[str, Any], idx: int) -> Problem:
+def _unreadable(path: Path, error: Exception) -> BenchmarkError:
+    if isinstance(error, FileNotFoundError):
+        reason = "no such file"
+    elif isinstance(error, IsADirectoryError):
+        reason = "a folder; expected a JSONL or Parquet file"
+    else:
+        reason = str(error)
+    return BenchmarkError(f"benchmark file {path}: {reason}.")
+
+
+def _problem(config: BenchmarkConfig, row: dict[str, Any], idx: int) -> Problem:
+    where = f"benchmark {config.name}, row {idx + 1}"
     for field in (config.problem_field, config.answer_field):
         if field not in row:
             raise BenchmarkError(
-                f"benchmark {config.name}, row {idx + 1}: no field {field!r}; it has "
-                f"{', '.join(sorted(row))}. Set problem_field and answer_field."
+                f"{where}: no field {field!r}; it has {', '.join(sorted(map(str, row)))}. "
+                f"Set problem_field and answer_field."
             )
-    text, gold = row[config.problem_field], row[config.answer_field]
+    text, gold = row[config.problem_field], normalise_gold(row[config.answer_field])
     if not isinstance(text, str) or not text.strip():
+        raise BenchmarkError(f"{where}: field {config.problem_field!r} is not text.")
+    if gold == "":
+        raise BenchmarkError(f"{where}: field {config.answer_field!r} is empty.")
+    if gold is None:
         raise BenchmarkError(
-            f"benchmark {config.name}, row {idx + 1}: field {config.problem_field!r} is not text."
+            f"{where}: field {config.answer_field!r} is {row[config.answer_field]!r:.60}; expected "
+            f"text or a number."
         )
-    if isinstance(gold, float) and gold.is_integer():
-        gold = int(gold)  # some sets store 27 as 27.0
-    if gold is None or not str(gold).strip():
+    try:
+        (text + gold).encode()
+    except UnicodeEncodeError:
+        raise BenchmarkError(f"{where}: half of a surrogate pair, which is no character.") from None
+    return Problem(idx=idx, problem=text.strip(), gold=gold)
+
+
+def normalise_gold(value: object) -> str | None:
+    r"""A reference answer as text: `27.0` → `27`, `025` → `25`, `336^\circ` → `336`.
+
+    Only what is an integer by itself is rewritten; every other text is left to the grader. Empty
+    for a missing answer, None for what cannot be one (a list, a truth value, NaN).
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
+        return None
+    if isinstance(value, (float, Decimal)):
+        if not math.isfinite(value):
+            return None
+        value = format(Decimal(str(value)), "f")  # digits, never 1e-07
+    text = str(value).strip()
+    found = _INTEGER.fullmatch(text)
+    if found is None:
+        return text
+    sign, digits = found.groups()
+    return f"-{digits}" if sign == "-" and digits != "0" else digits
+
+
+def _check_size(config: BenchmarkConfig, found: int) -> None:
+    if not found:
+        raise BenchmarkError(f"benchmark {config.name}: {config.data} holds no problem.")
+    known = find(config.name) or find(config.data)
+    if known is not None and config.limit is None and found != known.problems:
         raise BenchmarkError(
-            f"benchmark {config.name}, row {idx + 1}: field {config.answer_field!r} is empty."
+            f"benchmark {config.name}: {config.data} holds {found} problems, expected "
+            f"{known.problems}. Get the whole set, set `limit`, or name it otherwise if it is "
+            f"another set."
         )
-    return Problem(idx=idx, problem=text.strip(), gold=str(gold).strip())
 
 
 def _refuse_duplicates(config: BenchmarkConfig, problems: list[Problem]) -> None:

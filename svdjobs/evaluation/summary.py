@@ -8,6 +8,7 @@ from typing import Any
 
 from svdjobs.config import EvaluateConfig
 from svdjobs.evaluation.problems import Benchmark
+from svdjobs.evaluation.prompts import Prompt, prompts_sha256
 from svdjobs.records import Completion, Grade, Outcome, Summary
 from svdjobs.statistics import mean_interval
 
@@ -15,6 +16,7 @@ from svdjobs.statistics import mean_interval
 def summarise(
     checkpoint_id: str,
     benchmark: Benchmark,
+    prompts: Sequence[Prompt],
     config: EvaluateConfig,
     completions: Sequence[Completion],
     grades: Sequence[Grade],
@@ -29,6 +31,8 @@ def summarise(
         checkpoint=checkpoint_id,
         benchmark=benchmark.name,
         benchmark_sha256=benchmark.sha256,
+        benchmark_revision=benchmark.revision,
+        prompts_sha256=prompts_sha256(prompts),
         engine=engine,
         dtype=config.dtype,
         n=config.n_samples,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 from svdjobs.checkpoint.identity import companions_digest, identity
 from svdjobs.checkpoint.sources import open_checkpoint
@@ -16,6 +16,7 @@ from svdjobs.config import EvaluateConfig, SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
 from svdjobs.evaluation.engines.transformers import TransformersEngine
 from svdjobs.evaluation.problems import Benchmark, load_benchmark
+from svdjobs.evaluation.prompts import Prompt, check_room, load_tokenizer, make_prompts
 from svdjobs.evaluation.requests import Engine, Request, make_requests
 from svdjobs.evaluation.summary import details, summarise
 from svdjobs.evaluation.workers import GradingPool
@@ -26,7 +27,7 @@ from svdjobs.stages.outputs import Output, begin, check_run, find_manifest, note
 from svdjobs.storage.store import Store, read_json, write_lines
 
 STAGE = "evaluate"
-VERSION = "1"
+VERSION = "2"
 
 
 def run(
@@ -44,6 +45,7 @@ def run(
     benchmarks = [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
     wanted = graph.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
     manifests: list[Manifest] = []
+    asking: _Asking | None = None
     with ExitStack() as stack:
         pool: GradingPool | None = None
         for checkpoint_id in wanted:
@@ -57,8 +59,12 @@ def run(
                     pool = pool or stack.enter_context(
                         GradingPool(config.evaluate.grade_timeout_seconds)
                     )
-                    engine = engine or _engine(config, config.evaluate, store, checkpoint_id)
-                    _evaluate(config.evaluate, checkpoint_id, benchmark, output, engine, pool)
+                    asking = asking or _asking(config, config.evaluate, benchmarks)
+                    engine = engine or _engine(config, asking, store, checkpoint_id)
+                    prompts = asking.prompts[benchmark.name]
+                    _evaluate(
+                        config.evaluate, checkpoint_id, benchmark, prompts, output, engine, pool
+                    )
                 assert output.finished is not None
                 manifests.append(output.finished)
     return manifests
@@ -115,26 +121,50 @@ def _tokenizer(config: SweepConfig) -> str:
     return config.tokenizer or config.after
 
 
-def _engine(
-    config: SweepConfig, evaluate: EvaluateConfig, store: Store, checkpoint_id: str
-) -> Engine:
-    """Load the checkpoint from its folder (a hub id from its snapshot)."""
-    folders = [
-        open_checkpoint(source, allow_pickle=config.allow_pickle).store.url
-        for source in (checkpoint_source(config, store, checkpoint_id), _tokenizer(config))
-    ]
-    return TransformersEngine(folders[0], folders[1], evaluate)
+class _Asking(NamedTuple):
+    """What all checkpoints share: the tokenizer, and the prompts of each benchmark by its name."""
+
+    tokenizer: Any
+    prompts: dict[str, list[Prompt]]
+
+
+def _asking(
+    config: SweepConfig, evaluate: EvaluateConfig, benchmarks: Sequence[Benchmark]
+) -> _Asking:
+    """Tokenise every benchmark, once for all checkpoints."""
+    tokenizer = load_tokenizer(_folder(config, _tokenizer(config)))
+    return _Asking(
+        tokenizer,
+        {b.name: make_prompts(b.problems, evaluate.prompt, tokenizer) for b in benchmarks},
+    )
+
+
+def _folder(config: SweepConfig, source: str) -> str:
+    """Folder of a checkpoint (of a hub id, its snapshot)."""
+    return open_checkpoint(source, allow_pickle=config.allow_pickle).store.url
+
+
+def _engine(config: SweepConfig, asking: _Asking, store: Store, checkpoint_id: str) -> Engine:
+    """Load a checkpoint, and make sure that all prompts fit it before it answers any."""
+    assert config.evaluate is not None
+    folder = _folder(config, checkpoint_source(config, store, checkpoint_id))
+    engine = TransformersEngine(folder, asking.tokenizer, config.evaluate)
+    for name, prompts in asking.prompts.items():
+        lengths = {prompt.idx: len(prompt.ids) for prompt in prompts}
+        check_room(lengths, engine.context, config.evaluate.max_tokens, benchmark=name)
+    return engine
 
 
 def _evaluate(
     evaluate: EvaluateConfig,
     checkpoint_id: str,
     benchmark: Benchmark,
+    prompts: Sequence[Prompt],
     output: Output,
     engine: Engine,
     pool: GradingPool,
 ) -> None:
-    requests = make_requests(benchmark.problems, evaluate.prompt, evaluate.n_samples, evaluate.seed)
+    requests = make_requests(benchmark.problems, prompts, evaluate.n_samples, evaluate.seed)
     size = evaluate.batch_size
     batches = [requests[start : start + size] for start in range(0, len(requests), size)]
     golds = {problem.idx: problem.gold for problem in benchmark.problems}
@@ -149,7 +179,9 @@ def _evaluate(
             advance(len(batch), f"{cut} truncated of {len(completions)}")
     completions.sort(key=lambda c: (c.idx, c.sample_index))
     grades.sort(key=lambda g: (g.idx, g.sample_index))
-    summary = summarise(checkpoint_id, benchmark, evaluate, completions, grades, engine.description)
+    summary = summarise(
+        checkpoint_id, benchmark, prompts, evaluate, completions, grades, engine.description
+    )
     output.add(
         write_lines(output.store, output.key("grades.jsonl"), [g.model_dump_json() for g in grades])
     )

@@ -12,6 +12,7 @@ from scipy.stats import chisquare
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import BenchmarkError, CheckpointError
 from svdjobs.evaluation.engines.transformers import TransformersEngine, inverse_cdf
+from svdjobs.evaluation.prompts import load_tokenizer, make_prompts
 from svdjobs.evaluation.requests import Request, make_requests
 from svdjobs.records import Problem
 from tests.checkpoints import tokenizer
@@ -23,12 +24,13 @@ def settings(**overrides: object) -> EvaluateConfig:
 
 
 def engine(folder: Path, **overrides: object) -> TransformersEngine:
-    return TransformersEngine(str(folder), str(folder), settings(**overrides))
+    return TransformersEngine(str(folder), load_tokenizer(str(folder)), settings(**overrides))
 
 
 def requests(count: int = 6, n: int = 2) -> list[Request]:
     problems = [Problem(idx=i, problem="why " * (i + 1), gold="1") for i in range(count)]
-    return make_requests(problems, "{problem} answer", n, seed=0)
+    prompts = make_prompts(problems, "{problem} answer", tokenizer())
+    return make_requests(problems, prompts, n, seed=0)
 
 
 def test_a_completion_does_not_depend_on_its_batch(chain: dict[str, Path]) -> None:
@@ -53,6 +55,7 @@ def test_greedy_decoding_is_the_librarys(chain: dict[str, Path]) -> None:
     model = AutoModelForCausalLM.from_pretrained(chain["base"], dtype=torch.float32)
     for completion, request in zip(drawn, requests(3, n=1), strict=True):
         prompt = tokenizer()(request.prompt, return_tensors="pt")
+        assert tuple(prompt["input_ids"][0].tolist()) == request.prompt_ids
         tokens = model.generate(**prompt, do_sample=False, max_new_tokens=10)[0]
         text = tokenizer().decode(tokens[prompt["input_ids"].shape[1] :], skip_special_tokens=True)
         assert completion.text == text
@@ -97,9 +100,25 @@ def test_finish_reasons(chain: dict[str, Path]) -> None:
 
 
 def test_prompt_too_long_for_the_context(chain: dict[str, Path]) -> None:
-    long = Request(0, 0, 0, "x" * 125)
-    with pytest.raises(BenchmarkError, match=r"context of 128; lower evaluate.max_tokens to 3"):
+    long = Request(7, 0, 0, "", (5,) * 125)
+    with pytest.raises(
+        BenchmarkError, match=r"problem 7: .*context of 128; lower evaluate.max_tokens to 3"
+    ):
         engine(chain["base"]).generate([long])
+
+
+def test_token_that_the_checkpoint_does_not_have(chain: dict[str, Path]) -> None:
+    foreign = Request(0, 0, 0, "", (5, 9_999))
+    with pytest.raises(CheckpointError, match=r"token 9999, but the checkpoint embeds \d+ tokens"):
+        engine(chain["base"]).generate([foreign])
+
+
+def test_what_is_generated_from_is_the_ids(chain: dict[str, Path]) -> None:
+    """Ids without a text of their own: nothing is tokenised again on the way."""
+    made = engine(chain["base"])
+    assert made.generate([]) == []
+    renamed = [request._replace(prompt="") for request in requests()]
+    assert made.generate(renamed) == made.generate(requests())
 
 
 def test_models_own_sampler_settings_are_ignored(chain: dict[str, Path], tmp_path: Path) -> None:
@@ -133,8 +152,3 @@ def test_incomplete_checkpoint_is_refused(chain: dict[str, Path], tmp_path: Path
     save_file(content, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"lacks 1 weights .*layers\.1\.mlp\.up_proj"):
         engine(folder)
-
-
-def test_folder_without_tokenizer(chain: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no tokenizer in"):
-        TransformersEngine(str(chain["base"]), str(tmp_path), settings())

@@ -113,8 +113,8 @@ def test_figures_are_the_same_bytes_every_time(run: Path) -> None:
 
 def summary(checkpoint: str, scores: list[float], **outcomes: int) -> Summary:
     return Summary(
-        checkpoint=checkpoint, benchmark="b", benchmark_sha256="", engine="", dtype="float32", n=2,
-        problems=len(scores), avg_at_n=mean_interval(scores),
+        checkpoint=checkpoint, benchmark="b", benchmark_sha256="", prompts_sha256="", engine="",
+        dtype="float32", n=2, problems=len(scores), avg_at_n=mean_interval(scores),
         outcomes={o: outcomes.get(o.value, 0) for o in Outcome}, truncated=3,
         completion_tokens_mean=1, problem_scores=scores,
     )  # fmt: skip

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.config import EvaluateConfig
-from svdjobs.errors import BenchmarkError, CheckpointError, EvaluationError
+from svdjobs.errors import CheckpointError, EvaluationError
+from svdjobs.evaluation.prompts import check_room
 from svdjobs.evaluation.requests import Request
 from svdjobs.records import Completion
 
@@ -26,29 +27,25 @@ if TYPE_CHECKING:
 class TransformersEngine:
     """One checkpoint in memory."""
 
-    def __init__(self, checkpoint: str, tokenizer: str, config: EvaluateConfig) -> None:
-        """Load a checkpoint folder and a tokenizer folder.
+    def __init__(self, checkpoint: str, tokenizer: Any, config: EvaluateConfig) -> None:
+        """Load a checkpoint folder; the tokenizer only turns drawn tokens into text.
 
         Raises:
-            CheckpointError: transformers cannot load one of them, or weights are missing.
+            CheckpointError: transformers cannot load it, or weights are missing.
         """
         import torch
         import transformers
-        from transformers import AutoTokenizer
 
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         self._config = config
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer, padding_side="left")
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"no tokenizer in {tokenizer}: {_first_line(error)}") from None
+        self._tokenizer = tokenizer
         self._model = _load_model(checkpoint, config.dtype).to(self._device)
         self._stop = _stop_tokens(self._model, self._tokenizer)
-        # Padding is masked out, so any token of the model does; the tokenizer's own may be missing,
-        # or one that the embedding has no row for.
-        self._tokenizer.pad_token_id = self._stop[0]
+        self.context: int | None = getattr(
+            self._model.config.get_text_config(), "max_position_embeddings", None
+        )
         self._model.generation_config = transformers.GenerationConfig()
         self.description = f"transformers {transformers.__version__} on {self._device}"
 
@@ -57,15 +54,19 @@ class TransformersEngine:
 
         Raises:
             BenchmarkError: a prompt that leaves no room for max_tokens in the context.
+            CheckpointError: a token of a prompt that the checkpoint does not have.
             EvaluationError: out of memory.
         """
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
+        if not requests:
+            return []
         config = self._config
-        batch = self._tokenizer([r.prompt for r in requests], return_tensors="pt", padding=True)
-        prompt_length = batch["input_ids"].shape[1]
-        self._check_room(prompt_length)
+        lengths = {request.idx: len(request.prompt_ids) for request in requests}
+        check_room(lengths, self.context, config.max_tokens)
+        ids_BT, mask_BT = self._left_padded([request.prompt_ids for request in requests])
+        prompt_length = ids_BT.shape[1]
         choose = _InverseCdf(
             [request.seed for request in requests], prompt_length, config, self._device
         )
@@ -73,13 +74,14 @@ class TransformersEngine:
             do_sample=False,
             max_new_tokens=config.max_tokens,
             eos_token_id=self._stop,
-            pad_token_id=self._tokenizer.pad_token_id,
+            pad_token_id=self._stop[0],
         )
         try:
             with torch.inference_mode(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tokens_BT = self._model.generate(
-                    **batch.to(self._device),
+                    input_ids=ids_BT,
+                    attention_mask=mask_BT,
                     generation_config=settings,
                     logits_processor=LogitsProcessorList([choose]),
                 )
@@ -103,14 +105,24 @@ class TransformersEngine:
             completion_tokens=len(kept),
         )
 
-    def _check_room(self, prompt_length: int) -> None:
-        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and prompt_length + self._config.max_tokens > context:
-            raise BenchmarkError(
-                f"a prompt of {prompt_length} tokens and max_tokens {self._config.max_tokens} do "
-                f"not fit the checkpoint's context of {context}; lower evaluate.max_tokens to "
-                f"{max(0, context - prompt_length)} or less."
+    def _left_padded(self, prompts: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts of different lengths as one batch: token ids and attention mask, both B×T."""
+        import torch
+
+        rows = self._model.get_input_embeddings().num_embeddings
+        if (largest := max(map(max, prompts))) >= rows:
+            raise CheckpointError(
+                f"the tokenizer gives token {largest}, but the checkpoint embeds {rows} tokens "
+                f"only. Set `tokenizer` to the checkpoint this one was trained from."
             )
+        length = max(map(len, prompts))
+        # Padding is masked out, so any token of the model does; a tokenizer need not have its own.
+        ids_BT = torch.full((len(prompts), length), self._stop[0])
+        mask_BT = torch.zeros_like(ids_BT)
+        for row, prompt in enumerate(prompts):
+            ids_BT[row, length - len(prompt) :] = torch.tensor(prompt)
+            mask_BT[row, length - len(prompt) :] = 1
+        return ids_BT.to(self._device), mask_BT.to(self._device)
 
 
 class _InverseCdf:

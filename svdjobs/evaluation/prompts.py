@@ -1,0 +1,143 @@
+r"""From problems to token ids: what every checkpoint is asked, exactly once tokenised.
+
+Three styles: `plain` is the problem and an instruction; `chat` is the same text as a user's message
+in the tokenizer's chat template; anything else is a template that contains {problem}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from svdjobs.config import fingerprint
+from svdjobs.errors import BenchmarkError, CheckpointError
+from svdjobs.records import Problem
+
+PLAIN_PROMPT = r"{problem} Let's think step by step and output the final answer within \boxed{}."
+
+
+class Prompt(NamedTuple):
+    """One problem as a model reads it."""
+
+    idx: int
+    """The problem's."""
+    text: str
+    ids: tuple[int, ...]
+    sha256: str
+    """Of the token ids."""
+
+
+def load_tokenizer(folder: str) -> Any:
+    """The tokenizer in a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none, or transformers cannot load it.
+    """
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"no tokenizer in {folder}: {said}") from None
+
+
+def make_prompts(problems: Sequence[Problem], style: str, tokenizer: Any) -> list[Prompt]:
+    """The prompt of each problem, in order.
+
+    Raises:
+        CheckpointError: `chat` with a tokenizer whose chat template is missing or fails.
+        BenchmarkError: a prompt without a token.
+    """
+    prompts = []
+    for problem in problems:
+        text = _chat(problem, tokenizer) if style == "chat" else _fill(style, problem)
+        ids = _token_ids(text, tokenizer)
+        if not ids:
+            raise BenchmarkError(
+                f"problem {problem.idx}: the tokenizer has no token for anything in its prompt "
+                f"({text!r:.60}); give the tokenizer the checkpoint was trained with."
+            )
+        prompts.append(Prompt(problem.idx, text, ids, fingerprint(ids)))
+    return prompts
+
+
+def prompts_sha256(prompts: Sequence[Prompt]) -> str:
+    """sha256 over the token ids of a whole benchmark: equal if every checkpoint was asked alike."""
+    return fingerprint([prompt.ids for prompt in prompts])
+
+
+def _fill(style: str, problem: Problem) -> str:
+    """Literal replacement, so that no other brace of a template or a problem has a meaning."""
+    template = PLAIN_PROMPT if style == "plain" else style
+    return template.replace("{problem}", problem.problem)
+
+
+def _chat(problem: Problem, tokenizer: Any) -> str:
+    if not tokenizer.chat_template:
+        raise CheckpointError(
+            f"evaluate.prompt is `chat`, but the tokenizer {tokenizer.name_or_path} has no chat "
+            f"template. Set evaluate.prompt to `plain`, or `tokenizer` to a checkpoint that has "
+            f"one."
+        )
+    message = {"role": "user", "content": _fill("plain", problem)}
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [message], tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template is code and may raise what it likes
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"the chat template of the tokenizer {tokenizer.name_or_path} does not take a single "
+            f"user message: {said}. Set evaluate.prompt to `plain`."
+        ) from None
+    return str(rendered)
+
+
+def _token_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids with what the tokenizer puts in front of a text (a BOS), once.
+
+    A chat template may already have written it. What the tokenizer puts at the end (some add an
+    end-of-text token) is left out: the completion goes there.
+    """
+    bare = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    full = tuple(tokenizer(text, add_special_tokens=True)["input_ids"])
+    starts = range(len(full) - len(bare) + 1)
+    start = next((i for i in starts if full[i : i + len(bare)] == bare), None)
+    if start is None:
+        raise CheckpointError(
+            f"the tokenizer {tokenizer.name_or_path} changes the tokens of a text when it adds its "
+            f"special tokens, so its BOS cannot be told from the text. Set `tokenizer` to a "
+            f"checkpoint with a tokenizer.json."
+        )
+    opening = full[:start]
+    return bare if bare[:start] == opening else opening + bare
+
+
+def check_room(
+    lengths: Mapping[int, int], context: int | None, max_tokens: int, *, benchmark: str = ""
+) -> None:
+    """Make sure that prompts (token count by problem idx) and max_tokens fit the context together.
+
+    Raises:
+        BenchmarkError: one does not; names the longest and the largest max_tokens that fits all.
+    """
+    if context is None or not lengths:
+        return
+    idx = max(lengths, key=lambda i: lengths[i])
+    room = context - lengths[idx]
+    if max_tokens <= room:
+        return
+    count = sum(length + max_tokens > context for length in lengths.values())
+    more = f" ({count} problems are too long, this is the longest)" if count > 1 else ""
+    do = (
+        f"lower evaluate.max_tokens to {room} or less"
+        if room > 0
+        else "no max_tokens fits: leave that problem out, or use a shorter evaluate.prompt"
+    )
+    where = f"benchmark {benchmark}, problem {idx}" if benchmark else f"problem {idx}"
+    raise BenchmarkError(
+        f"{where}: its prompt of {lengths[idx]} tokens and max_tokens {max_tokens} do not "
+        f"fit the checkpoint's context of {context}{more}; {do}."
+    )

@@ -1,0 +1,71 @@
+"""What every checkpoint is asked, as the evaluate stage records and checks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from svdjobs.config import SweepConfig
+from svdjobs.errors import BenchmarkError, CheckpointError
+from svdjobs.evaluation.problems import load_benchmark
+from svdjobs.evaluation.prompts import load_tokenizer, make_prompts, prompts_sha256
+from svdjobs.stages import evaluate
+from svdjobs.storage.local import LocalStore
+
+MakeConfig = Callable[..., SweepConfig]
+
+
+def run(config: SweepConfig) -> Path:
+    folder = Path(config.store_url)
+    evaluate.run(config, LocalStore(folder), checkpoint_ids=["before", "after"])
+    return folder
+
+
+@pytest.mark.parametrize("style", ["plain", "chat", "{problem} = "])
+def test_summaries_say_what_was_asked(
+    style: str, make_config: MakeConfig, benchmark_file: Path
+) -> None:
+    benchmarks = [{"name": "sums", "data": str(benchmark_file)}]
+    config = make_config(evaluate={"benchmarks": benchmarks, "prompt": style, "max_tokens": 2})
+    folder = run(config)
+    assert config.evaluate is not None
+    problems = load_benchmark(config.evaluate.benchmarks[0]).problems
+    expected = prompts_sha256(make_prompts(problems, style, load_tokenizer(config.after)))
+    for checkpoint in ("before", "after"):
+        text = (folder / "results" / checkpoint / "sums" / "summary.json").read_text()
+        assert json.loads(text)["prompts_sha256"] == expected
+
+
+def test_too_long_a_prompt_is_refused_before_anything_is_generated(
+    make_config: MakeConfig, benchmark_file: Path, tmp_path: Path
+) -> None:
+    """Also when it is in the last benchmark."""
+    long = tmp_path / "long.jsonl"
+    rows = [{"problem": "short", "answer": 1}, {"problem": "x" * 80, "answer": 2}]
+    long.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    benchmarks = [{"name": "sums", "data": str(benchmark_file)}, str(long)]
+    config = make_config(evaluate={"benchmarks": benchmarks, "max_tokens": 60})
+    words = r"benchmark long, problem 1: .*max_tokens 60 .*context of 128"
+    with pytest.raises(BenchmarkError, match=words):
+        run(config)
+    assert not list(Path(config.store_url).rglob("completions-*"))
+
+
+def test_chat_with_a_tokenizer_that_has_no_template(
+    make_config: MakeConfig, chain: dict[str, Path], benchmark_file: Path, tmp_path: Path
+) -> None:
+    from tests.checkpoints import make_checkpoint
+
+    silent = make_checkpoint(tmp_path / "silent")
+    (silent / "chat_template.jinja").unlink()
+    benchmarks = [{"name": "sums", "data": str(benchmark_file)}]
+    config = make_config(
+        tokenizer=str(silent), evaluate={"benchmarks": benchmarks, "prompt": "chat"}
+    )
+    with pytest.raises(
+        CheckpointError, match=r"silent has no chat template\. Set evaluate\.prompt"
+    ):
+        run(config)
