@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import IO, NamedTuple, Self
 
 from svdjobs.errors import EvaluationError
-from svdjobs.evaluation.grading import last_boxed
+from svdjobs.evaluation.extraction import extract_answer
 from svdjobs.provenance import cores
 from svdjobs.records import Completion, Grade, Outcome
 
@@ -99,7 +99,7 @@ class GradingPool:
         answer that overruns its time or kills its worker is tried once more in a fresh one, then
         `timeout` or `parse_error`.
         """
-        answers = [last_boxed(completion.text) or None for completion in completions]
+        answers = [extract_answer(completion.text) for completion in completions]
         outcomes: list[Outcome | None] = [
             None if answer is not None else _unanswered(completion)
             for completion, answer in zip(completions, answers, strict=True)
