@@ -183,7 +183,10 @@ class Grade(Record):
     sample_index: int
     outcome: Outcome
     answer: str | None
-    """Content of the last box, None where there is none."""
+    """What the completion gave as its answer (the last box, if any), None where nothing."""
+    answer_class: int | None = None
+    """Equal for equivalent answers of one problem, from 0 in order of appearance; None without an
+    answer, or where classes were not asked for."""
 
 
 class Interval(Record):

@@ -1,42 +1,98 @@
-"""One grading process: reads {answer, gold} lines, writes outcomes. Run by `workers.GradingPool`.
+"""One grading process: JSON questions in, JSON replies out, in order. Run by `WorkerProcess`.
 
-Started with a clean environment and a memory limit, and killed by its parent when it is late, since
-neither threads nor SIGALRM can stop a runaway simplification.
+A question is {"kind": "grade", "text", "gold", "cut_off"}, replied to once, or {"kind": "classes",
+"answers", "known", "late"}, replied to once per answer that is not known.
+
+Started with a clean environment and limits on memory, files and processes, and killed by its parent
+when it is late, since neither threads nor SIGALRM can stop a runaway simplification.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
+import signal
 import sys
+from collections.abc import Iterator
+from typing import Any
 
-from svdjobs.evaluation.grading import grade_answer
+from svdjobs.evaluation import algebra
+from svdjobs.evaluation.classes import assign_classes
+from svdjobs.evaluation.extraction import extract_answer
+from svdjobs.evaluation.grading import grade_any, unanswered
 from svdjobs.records import Outcome
 
 MEMORY_BYTES = 2 << 30
+READY = {"ready": True}
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def main() -> None:
-    """Grade until standard input ends."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+def main(parent_pid: int | None = None) -> None:
+    """Answer until standard input ends, or until the parent does."""
+    if parent_pid is not None:
+        _die_with(parent_pid)
     sys.setrecursionlimit(3000)
-    # Nothing the libraries print may be mistaken for an outcome.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    # Nothing the libraries print may be mistaken for a reply.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    grade_answer("1/2", "0.5")  # load the algebra before the clock of the first answer starts
-    answers.write("ready\n")
+    algebra.warm_up()  # before the clock of the first answer starts
+    _limit()
+    replies.write(f"{json.dumps(READY)}\n")
     for line in sys.stdin:
-        request = json.loads(line)
-        answers.write(f"{_grade(request['answer'], request['gold'])}\n")
+        for reply in _replies(json.loads(line)):
+            replies.write(f"{json.dumps(reply)}\n")
 
 
-def _grade(answer: str, gold: str) -> Outcome:
+def _die_with(parent_pid: int) -> None:
+    """Have the kernel kill this process with its parent: the end of stdin is only seen when idle.
+
+    Source: man 2 prctl, PR_SET_PDEATHSIG.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before the call
+        sys.exit(0)
+
+
+def _limit() -> None:
+    """Bound memory; no core dumps, no writing to files, no new processes."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
+        resource.setrlimit(limit, (0, 0))
+
+
+def _replies(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if question["kind"] == "grade":
+        yield _grade(question["text"], question["gold"], question["cut_off"])
+    else:
+        yield from _classes(question["answers"], question["known"], question["late"])
+
+
+def _grade(text: str, gold: list[str], cut_off: bool) -> dict[str, Any]:
+    answer = extract_answer(text, cut_off=cut_off)
+    if answer is None:
+        return {"outcome": unanswered(cut_off=cut_off), "answer": None}
     try:
-        return grade_answer(answer, gold)
+        outcome = grade_any(answer, gold)
     except (Exception, MemoryError):  # hostile input can raise anything at all
-        return Outcome.PARSE_ERROR
+        outcome = Outcome.PARSE_ERROR
+    return {"outcome": outcome, "answer": answer}
+
+
+def _classes(answers: list[str], known: list[int], late: list[int]) -> Iterator[dict[str, Any]]:
+    """Class ids; an answer that raises gets a class of its own, like one that is late."""
+    known, late = list(known), list(late)
+    while len(known) < len(answers):
+        try:
+            for class_id in assign_classes(answers, known, late):
+                known.append(class_id)
+                yield {"class": class_id}
+        except (Exception, MemoryError):
+            late.append(len(known))
+            known.append(max(known, default=-1) + 1)
+            yield {"class": known[-1]}
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

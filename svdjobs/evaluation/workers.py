@@ -1,86 +1,49 @@
-"""Grade many completions in worker processes, each bounded in time and memory."""
+"""Grade many completions in worker processes, each bounded in time and memory.
+
+A thread of its own (the dispatcher) hands questions to the workers and takes their replies, so
+that drawing completions never waits for grading. Several questions are on their way to a worker at
+once; the time limit is nevertheless each question's own.
+"""
 
 from __future__ import annotations
 
-import json
 import os
+import queue
 import selectors
-import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
-from typing import IO, NamedTuple, Self
+from typing import Any, Self
 
-from svdjobs.errors import EvaluationError
-from svdjobs.evaluation.grading import last_boxed
+from svdjobs.errors import BenchmarkError, EvaluationError
+from svdjobs.evaluation.questions import ClassQuestion, GradeQuestion, Submission
+from svdjobs.evaluation.worker_process import Question, WorkerProcess
 from svdjobs.provenance import cores
 from svdjobs.records import Completion, Grade, Outcome
 
-START_SECONDS = 120.0
-# All a worker sees of the environment: no credentials, no proxies, no tokens.
-_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "HOME")
-
-
-class _Question(NamedTuple):
-    position: int
-    answer: str
-    gold: str
-    attempt: int = 0
-
-
-class _Worker:
-    """One process, at most one question at a time."""
-
-    def __init__(self) -> None:
-        environment = {k: os.environ[k] for k in _KEPT_VARIABLES if k in os.environ}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "svdjobs.evaluation.grading_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            text=True,
-            bufsize=1,
-        )
-        self.question: _Question | None = None
-        self.ready = False
-        self.deadline = time.monotonic() + START_SECONDS
-
-    @property
-    def stdout(self) -> IO[str]:
-        assert self._process.stdout is not None
-        return self._process.stdout
-
-    def ask(self, question: _Question, timeout_seconds: float) -> None:
-        assert self._process.stdin is not None
-        self.question = question
-        self.deadline = time.monotonic() + timeout_seconds
-        self._process.stdin.write(
-            json.dumps({"answer": question.answer, "gold": question.gold}) + "\n"
-        )
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                with suppress(BrokenPipeError):
-                    pipe.close()
+# Enough to hide the way to a worker and back; all but the first wait when one hangs.
+_IN_FLIGHT = 16
+_FAILED_STARTS = 3
 
 
 class GradingPool:
-    """Worker processes that grade answers; started on entry, killed on exit."""
+    """Worker processes that grade answers; started on entry, killed on exit.
+
+    An answer that overruns its time or kills its worker is tried once more, alone, and is then a
+    `timeout` or a `parse_error`; no other answer is affected.
+    """
 
     def __init__(self, timeout_seconds: float, workers: int | None = None) -> None:
-        self._timeout = timeout_seconds
-        self._count = workers or cores()
-        self._workers: list[_Worker] = []
+        self._dispatcher = _Dispatcher(timeout_seconds, workers or cores())
+        self._uncollected: list[Submission[Grade]] = []
 
     def __enter__(self) -> Self:
-        self._workers = [_Worker() for _ in range(self._count)]
+        self._dispatcher.start()
         return self
 
     def __exit__(
@@ -89,94 +52,242 @@ class GradingPool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for worker in self._workers:
-            worker.kill()
+        self.close()
 
-    def grade(self, completions: Sequence[Completion], golds: dict[int, str]) -> list[Grade]:
-        """Grades in the order of the completions.
+    def close(self) -> None:
+        """Kill the workers, whatever they are doing. What was submitted and not done is lost."""
+        self._dispatcher.stop()
 
-        A completion without a box is `truncated` if it was cut off and `no_answer` otherwise. An
-        answer that overruns its time or kills its worker is tried once more in a fresh one, then
-        `timeout` or `parse_error`.
-        """
-        answers = [last_boxed(completion.text) or None for completion in completions]
-        outcomes: list[Outcome | None] = [
-            None if answer is not None else _unanswered(completion)
-            for completion, answer in zip(completions, answers, strict=True)
-        ]
-        questions = deque(
-            _Question(i, answer, golds[completions[i].idx])
-            for i, answer in enumerate(answers)
-            if answer is not None
-        )
-        self._run(questions, outcomes)
-        grades = []
-        for completion, answer, outcome in zip(completions, answers, outcomes, strict=True):
-            assert outcome is not None
-            grades.append(
-                Grade(
-                    idx=completion.idx,
-                    sample_index=completion.sample_index,
-                    outcome=outcome,
-                    answer=answer,
-                )
-            )
-        return grades
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers of the moment."""
+        return [worker.pid for worker in self._dispatcher.workers]
 
-    def _run(self, questions: deque[_Question], outcomes: list[Outcome | None]) -> None:
-        while questions or any(worker.question for worker in self._workers):
-            for worker in self._workers:
-                if worker.ready and worker.question is None and questions:
-                    question = questions.popleft()
-                    try:
-                        worker.ask(question, self._timeout)
-                    except (BrokenPipeError, OSError):
-                        self._failed(worker, questions, outcomes, Outcome.PARSE_ERROR)
-            for worker in self._wait():
-                line = worker.stdout.readline().strip()
-                if not line:
-                    self._failed(worker, questions, outcomes, Outcome.PARSE_ERROR)
-                elif not worker.ready:
-                    worker.ready = True
-                elif worker.question is not None:
-                    outcomes[worker.question.position] = Outcome(line)
-                    worker.question = None
-            now = time.monotonic()
-            for worker in self._workers:
-                if (worker.question or not worker.ready) and now > worker.deadline:
-                    self._failed(worker, questions, outcomes, Outcome.TIMEOUT)
-
-    def _wait(self) -> list[_Worker]:
-        """Workers with a line to read, waiting no longer than the nearest deadline."""
-        with selectors.DefaultSelector() as selector:
-            waiting = [w for w in self._workers if w.question or not w.ready]
-            for worker in waiting:
-                selector.register(worker.stdout, selectors.EVENT_READ, worker)
-            nearest = min((w.deadline for w in waiting), default=0.0)
-            events = selector.select(max(0.0, nearest - time.monotonic()))
-            return [key.data for key, _ in events]
-
-    def _failed(
-        self,
-        worker: _Worker,
-        questions: deque[_Question],
-        outcomes: list[Outcome | None],
-        outcome: Outcome,
+    def submit(
+        self, completions: Sequence[Completion], golds: Mapping[int, str | Sequence[str]]
     ) -> None:
-        """Replace a worker that hangs or died; its question is tried once more, then settled."""
-        question = worker.question
+        """Start grading and return at once; `collect` gives the grades.
+
+        `golds` is the gold, or several any of which will do, of each problem idx.
+        """
+        self._uncollected.append(self._submit(completions, golds))
+
+    def collect(self) -> list[Grade]:
+        """Wait for everything submitted since the last time; grades in the order submitted.
+
+        A completion without an answer is `truncated` if it was cut off and `no_answer` otherwise.
+        """
+        waiting, self._uncollected = self._uncollected, []
+        return [grade for submission in waiting for grade in submission.results()]
+
+    def grade(
+        self, completions: Sequence[Completion], golds: Mapping[int, str | Sequence[str]]
+    ) -> list[Grade]:
+        """Grade and wait; what else was submitted stays to be collected."""
+        return self._submit(completions, golds).results()
+
+    def _submit(
+        self, completions: Sequence[Completion], golds: Mapping[int, str | Sequence[str]]
+    ) -> Submission[Grade]:
+        lacking = sorted({c.idx for c in completions} - golds.keys())
+        if lacking:
+            raise BenchmarkError(f"no gold for problem idx {', '.join(map(str, lacking))}.")
+        submission: Submission[Grade] = Submission(len(completions))
+        questions: list[Question] = []
+        for position, completion in enumerate(completions):
+            gold = golds[completion.idx]
+            several = [gold] if isinstance(gold, str) else gold
+            questions.append(GradeQuestion(completion, several, partial(submission.put, position)))
+        self._dispatcher.take(submission, questions)
+        return submission
+
+    def classify(self, grades: Sequence[Grade]) -> list[Grade]:
+        """The grades with `answer_class` set: equal numbers for equivalent answers of one problem.
+
+        Correct answers all equal the gold and make one class; only the others are compared.
+        """
+        problems: dict[int, list[int]] = {}
+        for position, grade in enumerate(grades):
+            if grade.answer is not None:
+                problems.setdefault(grade.idx, []).append(position)
+        submission: Submission[list[int]] = Submission(len(problems))
+        questions: list[Question] = []
+        others: list[list[str]] = []
+        for number, positions in enumerate(problems.values()):
+            answers = [a for p in positions if (a := _not_correct(grades[p])) is not None]
+            others.append(list(dict.fromkeys(answers)))
+            done = partial(submission.put, number)
+            if len(others[-1]) > 1:
+                questions.append(ClassQuestion(others[-1], done))
+            else:
+                done([0] * len(others[-1]))
+        self._dispatcher.take(submission, questions)
+        classified = list(grades)
+        for positions, distinct, ids in zip(
+            problems.values(), others, submission.results(), strict=True
+        ):
+            class_of = dict(zip(distinct, ids, strict=True))
+            renumbered: dict[int, int] = {}
+            for position in positions:
+                answer = _not_correct(grades[position])
+                own = -1 if answer is None else class_of[answer]
+                number = renumbered.setdefault(own, len(renumbered))
+                classified[position] = grades[position].model_copy(update={"answer_class": number})
+        return classified
+
+
+def _not_correct(grade: Grade) -> str | None:
+    return None if grade.outcome is Outcome.CORRECT else grade.answer
+
+
+class _Dispatcher:
+    """The thread that owns the workers. Others reach it through a queue and a wake-up pipe.
+
+    It starts the workers itself: Linux ends them with the thread that started them.
+    """
+
+    def __init__(self, timeout_seconds: float, count: int) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._count = count
+        self.workers: list[WorkerProcess] = []
+        self._pending: deque[Question] = deque()
+        self._alone: deque[Question] = deque()
+        self._failed_starts = 0
+        self._inbox: queue.SimpleQueue[list[Question]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._open: list[Submission[Any]] = []
+        self._stopping = False
+        self._error: BaseException | None = EvaluationError("the grading pool is not open.")
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        self._error = None
+        self._thread = threading.Thread(target=self._main, name="grading", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread is None:
+            return
+        self._stopping = True
+        self._wake()
+        self._thread.join()
+        self._thread = None
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def take(self, submission: Submission[Any], questions: list[Question]) -> None:
+        """Accept questions from any thread."""
+        with self._lock:
+            if self._error is not None:
+                submission.fail(self._error)
+                return
+            self._open = [s for s in self._open if not s.is_settled] + [submission]
+            self._inbox.put(questions)
+            self._wake()
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):  # full: it has not yet noticed the last ones
+            os.write(self._wake_write, b"x")
+
+    def _main(self) -> None:
+        reason: BaseException = EvaluationError("the grading pool was closed.")
+        try:
+            for _ in range(self._count):
+                self.workers.append(WorkerProcess(self._timeout_seconds))
+            while not self._stopping:
+                self._step()
+        except BaseException as error:
+            reason = error
+        finally:
+            for worker in self.workers:
+                worker.kill()
+            with self._lock:
+                self._error = reason
+                for submission in self._open:
+                    submission.fail(reason)
+
+    def _step(self) -> None:
+        """Wait for something to happen and deal with it, replies before deadlines."""
+        replying = self._wait()
+        while not self._inbox.empty():
+            self._pending.extend(self._inbox.get())
+        for worker in replying:
+            self._receive(worker)
+        now = time.monotonic()
+        for worker in list(self.workers):
+            if worker.is_waited_for and now > worker.deadline:
+                self._replace(worker, hung=True)
+        for worker in self.workers:
+            self._hand_out(worker)
+
+    def _wait(self) -> list[WorkerProcess]:
+        """Workers with something to read, waiting no longer than the nearest deadline."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_read, selectors.EVENT_READ)
+            for worker in self.workers:
+                selector.register(worker.stdout, selectors.EVENT_READ, worker)
+                if worker.has_outgoing:
+                    selector.register(worker.stdin, selectors.EVENT_WRITE, worker)
+            waited = [worker.deadline for worker in self.workers if worker.is_waited_for]
+            timeout = max(0.0, min(waited) - time.monotonic()) if waited else None
+            replying = []
+            for key, events in selector.select(timeout):
+                if key.data is None:
+                    os.read(self._wake_read, 4096)
+                elif events & selectors.EVENT_WRITE:
+                    key.data.flush()
+                else:
+                    replying.append(key.data)
+            return replying
+
+    def _receive(self, worker: WorkerProcess) -> None:
+        messages, alive = worker.receive()
+        for message in messages:
+            worker.restart_clock()
+            if not worker.ready:
+                worker.ready = True
+                self._failed_starts = 0
+            elif worker.questions[0].reply(message):
+                worker.questions.popleft()
+        if not alive:
+            self._replace(worker, hung=False)
+
+    def _hand_out(self, worker: WorkerProcess) -> None:
+        """Fill a worker's queue; a question asked again has the worker to itself."""
+        if not worker.ready or (worker.questions and worker.questions[0].attempt):
+            return
+        if self._alone and not worker.questions:
+            worker.ask(self._alone.popleft())
+            return
+        while self._pending and len(worker.questions) < _IN_FLIGHT:
+            worker.ask(self._pending.popleft())
+
+    def _replace(self, worker: WorkerProcess, *, hung: bool) -> None:
+        """Put a new worker in the place of one that hangs or died, and settle its questions.
+
+        Questions are answered in order, so the first without a reply is the suspect; the others go
+        back to the front of the queue.
+        """
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= _FAILED_STARTS:
+                raise EvaluationError(
+                    f"{_FAILED_STARTS} grading workers in a row did not start "
+                    f"({worker.last_words()}). Run "
+                    f"`{sys.executable} -m svdjobs.evaluation.grading_worker` to see why."
+                )
         worker.kill()
-        if question is None:
-            raise EvaluationError(
-                "a grading worker did not start. Run "
-                f"`{sys.executable} -m svdjobs.evaluation.grading_worker` to see why."
-            )
-        if question.attempt == 0:
-            questions.append(question._replace(attempt=1))
-        else:
-            outcomes[question.position] = outcome
-        self._workers[self._workers.index(worker)] = _Worker()
+        if worker.questions:
+            suspect = worker.questions.popleft()
+            self._pending.extendleft(reversed(worker.questions))
+            self._settle(suspect, hung=hung)
+        self.workers[self.workers.index(worker)] = WorkerProcess(self._timeout_seconds)
 
-
-def _unanswered(completion: Completion) -> Outcome:
-    return Outcome.TRUNCATED if completion.finish_reason == "length" else Outcome.NO_ANSWER
+    def _settle(self, suspect: Question, *, hung: bool) -> None:
+        if suspect.attempt == 0:
+            suspect.attempt = 1
+            self._alone.append(suspect)
+        elif not suspect.give_up(hung=hung):
+            self._pending.appendleft(suspect)

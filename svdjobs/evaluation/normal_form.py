@@ -1,0 +1,139 @@
+r"""Normal forms of answers as text, for equality of strings and as input to the algebra.
+
+`normalise` only changes what never changes the meaning. `minerva` is the lossy normalisation of
+Lewkowycz et al. 2022, appendix D.1 (units, articles and left-hand sides dropped), used by the
+string mode of `math_dapo` and where the algebra cannot read an answer.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+
+# The longest gold of the four benchmarks has 53 characters. Longer answers are compared as text and
+# as integers only, so that a page of braces costs nothing.
+MAX_CHARACTERS = 4000
+_UNICODE = str.maketrans(
+    {
+        "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "°": r"^\circ ",
+        "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ",
+        "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "θ": r"\theta ", "½": r"\frac{1}{2}",
+        "²": "^2", "³": "^3", "\u00a0": " ", "，": ",",
+    }
+)  # fmt: skip
+# (pattern, replacement) in order; spaces and sizes first, so that later patterns see bare text.
+_MEANINGLESS = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"(?<=\d)(?:,\\!|\{,\}|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),  # thousands: 10,\!080
+        (r"(?<!\\)\\[,!;: ]|~|(?<!\\)\\q?quad(?![A-Za-z])", " "),
+        (r"\\(?:left|right|displaystyle|limits)(?![A-Za-z])", ""),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\mbox(?![A-Za-z])", r"\\text"),
+        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+        (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
+        (r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\\degree(?![A-Za-z])|\^\s*\\circ\s*", r"^\\circ "),
+        (r"\*\*", "^"),
+        (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
+        (r"<=", r"\\le "),
+        (r">=", r"\\ge "),
+    )
+]
+_SQRT = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(")
+# All spaces but those between letters or digits, and one that makes `58, 500` a list.
+_SPACE = re.compile(r"(?<![A-Za-z0-9])(?:(?<!\d,)\s+|\s+(?!\d{3}(?!\d)))|\s+(?![A-Za-z0-9])")
+_NUMBER = re.compile(r"([+-]?)(\d+(?:,\d{3})*|\d*)(\.\d+)?(?:[eE]([+-]?\d{1,3}))?")
+_RATIO = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?)([+-]?\d+)/(\d+)")
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+# Minerva's units and fillers. Longer ones first where one contains another.
+_FILLERS = re.compile(
+    r"square|ways|integers|dollars|mph|inches|hours|km|units|\\ldots|sue|points|feet|minutes|"
+    r"digits|cents|degrees|cm|gm|pounds|meters|meals|edges|students|childrentickets|multiples|"
+    r"\\text\{(?:s|\.|m)?\}(?:\^[23])?|\\mathrm\{th\}|\^\{?\\circ\}?|\{,\}|\"|\\dots"
+)
+_WRAPPED = re.compile(r"\\(?:text|textbf|overline|boxed)\{([^{}]*)\}")
+
+
+def normalise(answer: str) -> str:
+    """Text without what never changes the meaning: dollars, sizes, spacing, a final full stop.
+
+    Plain and Unicode notation become LaTeX (`2**(1/4)`, `sqrt(3)`, `74°`). An answer longer than
+    MAX_CHARACTERS stays as it is.
+    """
+    text = answer.strip()
+    return text if len(text) > MAX_CHARACTERS else _normalise(text)
+
+
+@lru_cache(maxsize=4096)
+def _normalise(text: str) -> str:
+    while len(text) > 1 and text[0] == text[-1] == "$":
+        text = text[1:-1].strip()
+    if "$" in text:
+        text = re.sub(r"(?<!\\)\$", "", text)
+    text = text.translate(_UNICODE)
+    for pattern, replacement in _MEANINGLESS:
+        text = pattern.sub(replacement, text)
+    return _SPACE.sub("", " ".join(_plain_roots(text).split())).removesuffix(".")
+
+
+def _plain_roots(text: str) -> str:
+    r"""`sqrt(…)` as `\sqrt{…}`; a parenthesis that never closes is left as it is."""
+    while match := _SQRT.search(text):
+        depth, end = 1, match.end()
+        while depth and end < len(text):
+            depth += (text[end] == "(") - (text[end] == ")")
+            end += 1
+        if depth:
+            return text
+        text = f"{text[: match.start()]}\\sqrt{{{text[match.end() : end - 1]}}}{text[end:]}"
+    return text
+
+
+def canonical_integer(text: str) -> str | None:
+    """An integer without plus sign or leading zeros, None for anything else.
+
+    Stays text, because int() refuses 5,000 digits.
+    """
+    if not _INTEGER.fullmatch(text):
+        return None
+    digits = text.lstrip("+-").lstrip("0") or "0"
+    return f"-{digits}" if text.startswith("-") and digits != "0" else digits
+
+
+@lru_cache(maxsize=4096)
+def exact_rational(normal: str) -> tuple[Fraction, bool] | None:
+    """Value of a plain integer, fraction or decimal and whether it is a decimal (thus rounded).
+
+    None for anything else, percentages and mixed numbers included: those are the algebra's.
+    """
+    if number := _NUMBER.fullmatch(normal):
+        sign, whole, decimals, exponent = number.groups()
+        if not whole and not decimals:
+            return None
+        value = Fraction(f"{whole.replace(',', '') or 0}{decimals or ''}")
+        value *= Fraction(10) ** int(exponent or 0)
+        return (-value if sign == "-" else value), bool(decimals or exponent)
+    if ratio := _RATIO.fullmatch(normal):
+        sign, top, bottom = (g for g in ratio.groups() if g is not None)
+        if int(bottom) == 0:
+            return None
+        return Fraction(int(top), int(bottom)) * (-1 if sign == "-" else 1), False
+    return None
+
+
+def minerva(answer: str) -> str:
+    """Minerva's normal form of an answer; two answers with equal forms count as equal there."""
+    text = normalise(answer)
+    if len(text) > MAX_CHARACTERS:
+        return text
+    text = text.rpartition("=")[2]
+    text = re.sub(r"\b(?:an?|the) ", "", text).replace(r"\$", "").replace(" ", "")
+    text = re.sub(r",?\\text\{and\}", ",", text)
+    text = _FILLERS.sub("", _FILLERS.sub("", text))  # `\text{cm}^2` is a unit in a wrapper
+    for _ in range(3):  # wrappers nest, rarely
+        text = _WRAPPED.sub(r"\1", text)
+    text = re.sub(r"(?<=frac)([^{])(.)", r"{\1}{\2}", text)
+    text = re.sub(r"(?<=sqrt)([^{\[])", r"{\1}", text)
+    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
