@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.config import fingerprint
+from svdjobs.parallel import in_order, threads
 from svdjobs.progress import size, track
+from svdjobs.provenance import cores
 from svdjobs.storage.store import Store, try_read_json, write_json
 
-_PIECE = 1 << 24
+_PIECE = 1 << 22
 
 
 def identity(checkpoint: Checkpoint, cache: Store, key: str) -> str:
@@ -25,17 +28,23 @@ def identity(checkpoint: Checkpoint, cache: Store, key: str) -> str:
     stale = [name for name in files if known.get(stats[name], "") == ""]
     if stale:
         total = sum(checkpoint.store.size(name) for name in stale)
-        with track(f"hash {checkpoint.label}", total) as advance:
-            for name in stale:
-                digest = hashlib.sha256()
-                length = checkpoint.store.size(name)
-                for start in range(0, length, _PIECE):
-                    end = min(start + _PIECE, length)
-                    digest.update(checkpoint.store.read(name, start, end))
-                    advance(end - start, size(total))
-                known[stats[name]] = digest.hexdigest()
+        workers = min(cores(), len(stale))
+        with track(f"hash {checkpoint.label}", total) as advance, threads(workers) as pool:
+            digests = in_order(pool, partial(_digest, checkpoint.store), stale, ahead=workers)
+            for name, digest in zip(stale, digests, strict=True):
+                known[stats[name]] = digest
+                advance(checkpoint.store.size(name), size(total))
         write_json(cache, key, dict(sorted(known.items())))
     return fingerprint({name: known[stats[name]] for name in files})
+
+
+def _digest(store: Store, name: str) -> str:
+    """sha256 of one file."""
+    digest = hashlib.sha256()
+    length = store.size(name)
+    for start in range(0, length, _PIECE):
+        digest.update(store.read(name, start, min(start + _PIECE, length)))
+    return digest.hexdigest()
 
 
 def _stat(store: Store, name: str) -> str:

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from svdjobs.kernels.spectrum import RANK_GUARD, gram, long_side_chunks, singular_values
 
-FLOAT32_ERROR = 1e-4
+ERROR_BESIDE_D = 1e-4
+# A third of what rounding W(alpha) to float32 costs.
+ERROR_BESIDE_W = 1e-8
 
 
 class Ratio(NamedTuple):
@@ -62,36 +65,43 @@ def signal(
 ) -> torch.Tensor:
     """The blend signal D = W·(V·diag(r)·Vᵀ) in float32, M×N, chunk by chunk.
 
-    float32 to hold it costs 6e-8 of D, which is itself about 1e-4 of W. The inner matrix is made in
-    float64. The product with W is taken in float32, four times as fast, where that costs less than
-    FLOAT32_ERROR of D; in float64 otherwise.
+    float32 to hold it costs 6e-8 of D, which is itself about 1e-4 of W. The products are taken in
+    float32, four times as fast, where `float32_suffices`; in float64 otherwise.
     """
     m, n = w_after_MN.shape
-    exact = float32_error(s_after_K, r_K) > FLOAT32_ERROR
-    dtype = torch.float64 if exact else torch.float32
-    operator_KK = ((basis_KK * r_K) @ basis_KK.T).to(dtype).numpy()
-    d_MN = torch.empty((m, n), dtype=torch.float32)
+    dtype = torch.float32 if float32_suffices(s_after_K, r_K) else torch.float64
+    basis = basis_KK.to(dtype).numpy()
+    operator_KK = (basis * r_K.to(dtype).numpy()) @ basis.T
+    d_MN = np.empty((m, n), dtype=np.float32)
     start = 0
     for a_CK in long_side_chunks(w_after_MN, dtype):
         stop = start + len(a_CK)
         if m >= n:
-            d_MN[start:stop] = torch.from_numpy(a_CK @ operator_KK)
+            np.matmul(a_CK, operator_KK, out=d_MN[start:stop], casting="same_kind")
         else:
-            d_MN[:, start:stop] = torch.from_numpy(operator_KK @ a_CK.T)
+            np.matmul(operator_KK, a_CK.T, out=d_MN[:, start:stop], casting="same_kind")
         start = stop
-    return d_MN
+    return torch.from_numpy(d_MN)
 
 
-def float32_error(s_after_K: torch.Tensor, r_K: torch.Tensor) -> float:
-    """Relative error of D if W·(V·diag(r)·Vᵀ) is taken in float32: u·‖W‖_F·‖r‖/‖D‖_F, u = 2⁻²⁴.
+def float32_error(r_K: torch.Tensor) -> float:
+    """‖δD‖_F/‖W‖_F if D is taken in float32, to a small factor: u·‖r‖, u = 2⁻²⁴.
 
     From |fl(AB) − AB| <= γ_K·|A|·|B| (Higham, Accuracy and Stability of Numerical Algorithms, 2nd
-    ed., eq. 3.13), with rounding errors that add up as random ones do. Near 1e-6 for a spectrum
-    that moves in proportion; it grows with the condition number where small singular values move as
-    far as large ones. float16 and bfloat16 weights are exact in float32.
+    ed., eq. 3.13), with rounding errors that add up as random ones do. float16 and bfloat16 weights
+    are exact in float32.
     """
-    d_norm = float((s_after_K * r_K).norm())
-    return 2.0**-24 * float(s_after_K.norm() * r_K.norm()) / d_norm if d_norm > 0 else 0.0
+    return 2.0**-24 * float(r_K.norm())
+
+
+def float32_suffices(s_after_K: torch.Tensor, r_K: torch.Tensor) -> bool:
+    """Whether D may be taken in float32: its error is small beside D, and beside W's own rounding.
+
+    So it is for a spectrum that moves in proportion; not for an ill-conditioned one whose small
+    singular values move as far as the large ones.
+    """
+    share = float((s_after_K * r_K).norm()) / max(float(s_after_K.norm()), 1e-300)
+    return float32_error(r_K) <= min(ERROR_BESIDE_W, ERROR_BESIDE_D * share)
 
 
 def signal_direct(w_after_MN: torch.Tensor, s_before_K: torch.Tensor) -> torch.Tensor:

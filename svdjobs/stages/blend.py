@@ -149,7 +149,7 @@ def _one_pass(
     workers = worker_count(cost.peak_tensor_bytes(plan.selected))
     with track(f"blend {len(jobs)} alphas", total) as advance, threads(workers) as pool:
         chosen = [tensor for tensor in ahead if tensor.skip is None]
-        blends = in_order(pool, prepared, chosen, ahead=workers)
+        blends = in_order(pool, prepared, chosen, ahead=2 * workers)
         for shard in shards:
             undone = missing[shard.name]
             advance(shard.bytes * (len(jobs) - len(undone)))
@@ -204,7 +204,6 @@ def _prepare(
         NumericalError: that misses it too.
     """
     from svdjobs.kernels import blend
-    from svdjobs.kernels.spectrum import squared_norm
 
     w_MN = after.read(tensor.name)
     s_after_K, s_before_K = factors.s(tensor.name), values.s(tensor.name)
@@ -231,8 +230,8 @@ def _prepare(
         s_before_K,
         s_after_K,
         ratio.guarded,
-        squared_norm(d_MN) ** 0.5,
-        squared_norm(w_MN) ** 0.5,
+        float((s_after_K * ratio.r_K).norm()),
+        float(s_after_K.norm()),
         error,
     )
 
