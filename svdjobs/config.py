@@ -92,9 +92,22 @@ class EvaluateConfig(Settings):
     """How every checkpoint is asked, with identical prompts and seeds."""
 
     benchmarks: tuple[BenchmarkConfig, ...] = Field(min_length=1)
-    engine: Literal["transformers"] = "transformers"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Compute dtype of the engine. 16-bit arithmetic erases an RL-sized blend."""
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """auto: vLLM where it is installed and can run the checkpoint, transformers elsewhere."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Compute dtype of the engine. auto: after's own where that keeps the blends, else float32."""
+    allow_lossy_dtype: bool = False
+    """Evaluate in a 16-bit dtype although it rounds part of the blends away."""
+    reuse_engine: bool = True
+    """Start one engine and put each checkpoint's weights into it, instead of one engine each."""
+    devices: tuple[str, ...] = ()
+    """GPUs to use, as CUDA_VISIBLE_DEVICES names them; empty: all. Each gets an engine."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs that share one engine (vLLM)."""
+    gpu_memory_utilization: float = Field(default=0.95, gt=0, le=1)
+    """Share of the GPU's memory that vLLM may take."""
+    enforce_eager: bool = False
+    """No CUDA graphs (vLLM): slower, starts faster, takes less memory."""
     prompt: str = "plain"
     """`plain`: the problem and the instruction to box the answer; `chat`: the same in the
     tokenizer's chat template; or a template of your own that contains {problem}."""
@@ -110,6 +123,10 @@ class EvaluateConfig(Settings):
     batch_size: int = Field(default=128, ge=1)
     """Completions generated together by the transformers engine."""
     grade_timeout_seconds: float = Field(default=5.0, gt=0)
+    teacher_forced: int = Field(default=1, ge=0)
+    """Of after's completions per problem, how many every checkpoint's likelihood is taken of."""
+    repeat_after: bool = False
+    """Also evaluate after with other seeds (an A/A comparison): what noise alone looks like."""
 
     @model_validator(mode="after")
     def _check(self) -> EvaluateConfig:

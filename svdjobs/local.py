@@ -18,10 +18,10 @@ def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
         say(line)
     decompose.run(config, store, force=force)
     blend.run(config, store, force=force)
-    if config.evaluate:
-        evaluate.run(config, store, force=force)
     if config.rotations:
         rotations.run(config, store, force=force)
+    if config.evaluate:  # after all that computes here: vLLM keeps torch's threads to itself
+        evaluate.run(config, store, force=force)
     return report.run(config, store, force=force)
 
 

@@ -174,6 +174,8 @@ class Completion(Record):
     text: str
     finish_reason: Literal["stop", "length"]
     completion_tokens: int
+    token_ids: tuple[int, ...] = ()
+    """As drawn, the end-of-text token included."""
 
 
 class Grade(Record):
@@ -187,6 +189,16 @@ class Grade(Record):
     answer_class: int | None = None
     """Equal for equivalent answers of one problem, from 0 in order of appearance; None without an
     answer, or where classes were not asked for."""
+
+
+class Likelihood(Record):
+    """What a checkpoint makes of one trace: an answer that after gave, read and not drawn."""
+
+    idx: int
+    """The problem's."""
+    sample_index: int
+    log_probabilities: list[float]
+    """Of each token of the completion, given the prompt and the tokens before it."""
 
 
 class Interval(Record):
@@ -247,6 +259,14 @@ class Summary(Record):
     problems: int
     avg_at_n: Interval
     """Mean of the problems' mean scores; standard error clustered by problem."""
+    pass_at: dict[int, Interval] = Field(default_factory=dict)
+    """Unbiased pass@k for k = 1, 2, 4 … n."""
+    maj_at_n: Interval | None = None
+    """Majority vote over all n completions, by equivalence class of answers."""
+    gold_errors: list[int] = Field(default_factory=list)
+    """Problems whose reference answer cannot be read, so that no answer could be graded."""
+    engine_settings: dict[str, Any] = Field(default_factory=dict)
+    """Every argument the engine ran with."""
     outcomes: dict[Outcome, int]
     truncated: int
     """Completions that hit max_tokens, whatever their outcome."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from svdjobs.config import derived_seed
 from svdjobs.evaluation.prompts import Prompt
 from svdjobs.records import Completion, Problem
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Request(NamedTuple):
@@ -21,16 +25,48 @@ class Request(NamedTuple):
     prompt_ids: tuple[int, ...]
 
 
+class Trace(NamedTuple):
+    """A completion to be read: how likely is each of its tokens?"""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+
+
+class Weights(NamedTuple):
+    """A checkpoint that an engine can hold."""
+
+    label: str
+    folder: str
+    """Where its config and generation config lie."""
+    tensors: Callable[[], Iterable[tuple[str, torch.Tensor]]]
+    """Every tensor under its checkpoint name, read or computed when called."""
+
+
 class Engine(Protocol):
-    """Draws completions with one checkpoint."""
+    """Draws completions with the checkpoint it holds."""
 
     description: str
     """Name, version and device, for the record."""
     context: int | None
     """Tokens of prompt and completion together; None if the checkpoint does not say."""
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in order; each depends on its own seed only."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every argument it runs with, for the record."""
+
+    def put(self, weights: Weights) -> None:
+        """Take another checkpoint's weights instead, and make sure that it holds them."""
+
+    def generate(
+        self, requests: Sequence[Request], done: AbstractSet[tuple[int, int]] = frozenset()
+    ) -> Iterator[Completion]:
+        """Completions as they finish, of all requests but those whose (idx, sample) is `done`."""
+
+    def log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
+        """Log-probability of each completion token of each trace, in order."""
+
+    def close(self) -> None:
+        """Give its memory back."""
 
 
 def make_requests(

@@ -9,8 +9,8 @@ from typing import Any
 from svdjobs.config import EvaluateConfig
 from svdjobs.evaluation.problems import Benchmark
 from svdjobs.evaluation.prompts import Prompt, prompts_sha256
-from svdjobs.records import Completion, Grade, Outcome, Summary
-from svdjobs.statistics import mean_interval
+from svdjobs.records import Completion, Grade, Interval, Outcome, Summary
+from svdjobs.statistics import maj_at_k, mean_interval, pass_at_k
 
 
 def summarise(
@@ -20,37 +20,68 @@ def summarise(
     config: EvaluateConfig,
     completions: Sequence[Completion],
     grades: Sequence[Grade],
-    engine: str,
+    engine_settings: dict[str, Any],
 ) -> Summary:
     """Summary of one checkpoint on one benchmark; every outcome is counted, also those at 0."""
     expected = len(benchmark.problems) * config.n_samples
     assert len(completions) == len(grades) == expected, (len(completions), len(grades), expected)
     counts = Counter(grade.outcome for grade in grades)
     scores = problem_scores(grades)
+    correct = [[grade.outcome is Outcome.CORRECT for grade in group] for group in _grouped(grades)]
+    n = config.n_samples
     return Summary(
         checkpoint=checkpoint_id,
         benchmark=benchmark.name,
         benchmark_sha256=benchmark.sha256,
         benchmark_revision=benchmark.revision,
         prompts_sha256=prompts_sha256(prompts),
-        engine=engine,
+        engine=engine_settings["engine"],
+        engine_settings=engine_settings,
         dtype=config.dtype,
-        n=config.n_samples,
+        n=n,
         problems=len(benchmark.problems),
         avg_at_n=mean_interval(scores),
+        pass_at={k: pass_at_k(correct, n, k) for k in _sizes(n)},
+        maj_at_n=_majority(grades, n),
         outcomes={outcome: counts[outcome] for outcome in Outcome},
+        gold_errors=sorted({g.idx for g in grades if g.outcome is Outcome.GOLD_ERROR}),
         truncated=sum(completion.finish_reason == "length" for completion in completions),
         completion_tokens_mean=sum(c.completion_tokens for c in completions) / len(completions),
         problem_scores=scores,
     )
 
 
+def _sizes(n: int) -> list[int]:
+    """1, 2, 4 … and n."""
+    return sorted({n, *(2**i for i in range(n.bit_length()) if 2**i <= n)})
+
+
+def _grouped(grades: Sequence[Grade]) -> list[list[Grade]]:
+    """Grades of each problem, in benchmark order."""
+    by_problem: dict[int, list[Grade]] = defaultdict(list)
+    for grade in grades:
+        by_problem[grade.idx].append(grade)
+    return [group for _, group in sorted(by_problem.items())]
+
+
+def _majority(grades: Sequence[Grade], n: int) -> Interval:
+    groups = _grouped(grades)
+    classes = [[grade.answer_class for grade in group] for group in groups]
+    correct = [
+        {
+            g.answer_class
+            for g in group
+            if g.outcome is Outcome.CORRECT and g.answer_class is not None
+        }
+        for group in groups
+    ]
+    return maj_at_k(classes, correct, n, n)
+
+
 def problem_scores(grades: Sequence[Grade]) -> list[float]:
     """Share of correct completions of each problem, in benchmark order."""
-    by_problem: dict[int, list[bool]] = defaultdict(list)
-    for grade in grades:
-        by_problem[grade.idx].append(grade.outcome is Outcome.CORRECT)
-    return [sum(hits) / len(hits) for _, hits in sorted(by_problem.items())]
+    groups = _grouped(grades)
+    return [sum(g.outcome is Outcome.CORRECT for g in group) / len(group) for group in groups]
 
 
 def details(

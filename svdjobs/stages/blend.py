@@ -14,13 +14,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from svdjobs.checkpoint.card import blend_meta, model_card
-from svdjobs.checkpoint.identity import companions_digest, identity
 from svdjobs.checkpoint.reader import INDEX, Checkpoint, config_dtype_fields
-from svdjobs.checkpoint.safetensors_format import FLOATS, SAFETENSORS_NAMES, OutputTensor
-from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.checkpoint.safetensors_format import SAFETENSORS_NAMES, OutputTensor
 from svdjobs.checkpoint.writer import (
     Shard,
     ShardWriter,
@@ -30,21 +28,16 @@ from svdjobs.checkpoint.writer import (
     to_storage,
 )
 from svdjobs.config import SweepConfig
-from svdjobs.errors import NumericalError
 from svdjobs.parallel import in_order, threads, worker_count
-from svdjobs.progress import Advance, say, track
+from svdjobs.progress import Advance, track
 from svdjobs.records import BlendRecord, CastRecord, FileRecord, Manifest, Plan, TensorPlan
 from svdjobs.stages import cost, graph
-from svdjobs.stages.decompose import Factors
+from svdjobs.stages.blended import Blended, Sources, open_sources, prepare, stored_dtype
 from svdjobs.stages.outputs import Output, begin
 from svdjobs.storage.store import Store, read_json, try_read_json, write_bytes, write_json
 
-if TYPE_CHECKING:
-    import torch
-
 STAGE = "blend"
 VERSION = "1"
-SPECTRUM_TOLERANCE = 1e-6
 # Shards of this many alphas are open at a time; the usual limit is 1,024 open files.
 ALPHAS_PER_PASS = 64
 # Pieces that stay in a core's cache through the blend, three casts and the hash: four times faster
@@ -63,20 +56,6 @@ class _Job:
     logs: list[FileRecord] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Blended:
-    """What one tensor's blends are made of."""
-
-    w_MN: torch.Tensor
-    d_MN: torch.Tensor
-    s_before_K: torch.Tensor
-    s_after_K: torch.Tensor
-    guarded: int
-    signal_norm: float
-    weight_norm: float
-    spectrum_error: float | None
-
-
 def run(
     config: SweepConfig,
     store: Store,
@@ -85,18 +64,8 @@ def run(
     force: bool = False,
 ) -> list[Manifest]:
     """Write the checkpoints of the run's alphas, or of those named."""
-    plan = graph.load_plan(store, config, stage=STAGE)
-    after = open_checkpoint(config.after, allow_pickle=config.allow_pickle)
-    factors = Factors(store, "after", stage=STAGE)
-    values = Factors(store, "before", stage=STAGE)
-    before = open_checkpoint(config.before, allow_pickle=config.allow_pickle)
-    inputs = {
-        "before": identity(before, store, graph.IDENTITIES),
-        "after": identity(after, store, graph.IDENTITIES),
-        "companions": companions_digest(after),
-    }
-    factors.require_origin(after, inputs["after"])
-    values.require_origin(before, inputs["before"])
+    sources = open_sources(config, store, stage=STAGE)
+    plan = sources.plan
     jobs = []
     for alpha in config.alphas if alphas is None else alphas:
         settings = {
@@ -112,29 +81,28 @@ def run(
             stage=STAGE,
             version=VERSION,
             config=settings,
-            inputs=inputs,
+            inputs=sources.fingerprints,
             force=force,
         )
         jobs.append(_Job(alpha, output))
     pending = [job for job in jobs if job.output.finished is None]
     for start in range(0, len(pending), ALPHAS_PER_PASS):
-        _one_pass(config, store, plan, after, factors, values, pending[start:][:ALPHAS_PER_PASS])
+        _one_pass(config, store, sources, pending[start:][:ALPHAS_PER_PASS])
     return [job.output.finished for job in jobs if job.output.finished is not None]
 
 
 def _one_pass(
     config: SweepConfig,
     store: Store,
-    plan: Plan,
-    after: Checkpoint,
-    factors: Factors,
-    values: Factors,
+    sources: Sources,
     jobs: list[_Job],
 ) -> None:
     """Write the checkpoints of some alphas, shard by shard."""
+    plan, after = sources.plan, sources.after
     written = [t for t in plan.tensors if t.skip != "tied"]
     storage = SAFETENSORS_NAMES[config.blend.storage_dtype]
-    shards = layout([_output_tensor(t, storage) for t in written], config.blend.max_shard_bytes)
+    outputs = [OutputTensor(t.name, stored_dtype(config, t), t.shape) for t in written]
+    shards = layout(outputs, config.blend.max_shard_bytes)
     by_name = {tensor.name: tensor for tensor in written}
     sampled = _sampled(plan.selected)
     total = sum(shard.bytes for shard in shards) * len(jobs)
@@ -143,8 +111,8 @@ def _one_pass(
     }
     ahead = [by_name[t.name] for shard in shards if missing[shard.name] for t in shard.tensors]
 
-    def prepared(tensor: TensorPlan) -> _Blended:
-        return _prepare(tensor, after, factors, values, tensor.name in sampled)
+    def prepared(tensor: TensorPlan) -> Blended:
+        return prepare(tensor, sources, check=tensor.name in sampled)
 
     workers = worker_count(cost.peak_tensor_bytes(plan.selected))
     with track(f"blend {len(jobs)} alphas", total) as advance, threads(workers) as pool:
@@ -171,12 +139,6 @@ def _one_pass(
         _finish(config, plan, after, shards, job)
 
 
-def _output_tensor(tensor: TensorPlan, storage: str) -> OutputTensor:
-    return OutputTensor(
-        tensor.name, storage if tensor.dtype in FLOATS else tensor.dtype, tensor.shape
-    )
-
-
 def _sampled(selected: list[TensorPlan]) -> set[str]:
     """The first tensor of every shape: those whose blended spectrum is computed again."""
     first: dict[tuple[int, ...], str] = {}
@@ -193,55 +155,12 @@ def _shard_done(store: Store, job: _Job, shard: Shard) -> bool:
     return try_read_json(store, _record_key(job, shard)) is not None
 
 
-def _prepare(
-    tensor: TensorPlan, after: Checkpoint, factors: Factors, values: Factors, check: bool
-) -> _Blended:
-    """Everything about one tensor that does not depend on alpha.
-
-    A `check`ed tensor whose W(0) misses its target spectrum is done again by a direct SVD.
-
-    Raises:
-        NumericalError: that misses it too.
-    """
-    from svdjobs.kernels import blend
-
-    w_MN = after.read(tensor.name)
-    s_after_K, s_before_K = factors.s(tensor.name), values.s(tensor.name)
-    ratio = blend.blend_ratio(s_before_K, s_after_K)
-    d_MN = blend.signal(w_MN, s_after_K, factors.basis(tensor.name), ratio.r_K)
-    error = None
-    if check:
-        target_K = blend.target_spectrum(s_before_K, s_after_K, 0.0)
-        error = blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K)
-        if not error <= SPECTRUM_TOLERANCE:
-            say(f"{tensor.name}: blend misses its spectrum by {error:.2g}, taking a direct SVD")
-            d_MN = blend.signal_direct(w_MN, s_before_K)
-            error = blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K)
-        if not error <= SPECTRUM_TOLERANCE:
-            raise NumericalError(
-                f"tensor {tensor.name!r} {list(tensor.shape)}: the singular values of W(0) miss "
-                f"those of before by {error:.2g} of the largest, allowed is "
-                f"{SPECTRUM_TOLERANCE:.0e}, also after a direct float64 SVD. Leave the tensor out "
-                f"with selection.exclude, and please report it."
-            )
-    return _Blended(
-        w_MN,
-        d_MN,
-        s_before_K,
-        s_after_K,
-        ratio.guarded,
-        float((s_after_K * ratio.r_K).norm()),
-        float(s_after_K.norm()),
-        error,
-    )
-
-
 def _write_shard(
     store: Store,
     shard: Shard,
     jobs: list[_Job],
     tensors: list[TensorPlan],
-    blends: Iterator[_Blended],
+    blends: Iterator[Blended],
     after: Checkpoint,
     storage: str,
     pool: ThreadPoolExecutor,
@@ -286,7 +205,7 @@ def _writer(job: _Job) -> ShardWriter:
 def _write_blend(
     store: Store,
     tensor: TensorPlan,
-    blended: _Blended,
+    blended: Blended,
     job: _Job,
     storage: str,
     svd_logs: bool,
@@ -318,7 +237,7 @@ def _write_blend(
 def _note(
     store: Store,
     tensor: TensorPlan,
-    blended: _Blended,
+    blended: Blended,
     job: _Job,
     casts: dict[str, CastRecord],
     svd_logs: bool,

@@ -1,20 +1,21 @@
 """evaluate: ask every checkpoint the same questions with the same seeds, grade, summarise.
 
-Completions are written batch by batch; a killed run goes on with the first batch that is missing.
-Batches are fixed beforehand, so a resumed run draws what an undisturbed one would have drawn.
+Each completion is kept from the moment it is drawn, in a journal beside the output to be, so a
+killed run draws only what is missing. Grading goes on in worker processes meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from svdjobs.checkpoint.identity import companions_digest, identity
 from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import EvaluateConfig, SweepConfig, alpha_id
+from svdjobs.config import EvaluateConfig, SweepConfig, derived_seed
 from svdjobs.errors import IncompleteError
-from svdjobs.evaluation.engines.transformers import TransformersEngine
 from svdjobs.evaluation.problems import Benchmark, load_benchmark
 from svdjobs.evaluation.prompts import Prompt, check_room, load_tokenizer, make_prompts
 from svdjobs.evaluation.requests import Engine, Request, make_requests
@@ -22,12 +23,84 @@ from svdjobs.evaluation.summary import details, summarise
 from svdjobs.evaluation.workers import GradingPool
 from svdjobs.progress import track
 from svdjobs.records import Completion, Grade, Manifest, Summary
-from svdjobs.stages import graph
-from svdjobs.stages.outputs import Output, begin, check_run, find_manifest, note_run, require
+from svdjobs.stages import engines, fleet, graph, likelihoods
+from svdjobs.stages.outputs import (
+    Output,
+    begin,
+    check_run,
+    find_manifest,
+    note_run,
+    reopen,
+    require,
+)
 from svdjobs.storage.store import Store, read_json, write_lines
 
 STAGE = "evaluate"
-VERSION = "2"
+VERSION = "3"
+COMPLETIONS = "completions.jsonl"
+JOURNAL = "completions.journal"
+ENGINE = "engine.json"
+# Where and how fast, not what: results are the same whatever these are.
+OPERATIONAL = {
+    "benchmarks", "devices", "reuse_engine", "gpu_memory_utilization", "tensor_parallel_size",
+    "enforce_eager", "teacher_forced", "repeat_after", "allow_lossy_dtype",
+}  # fmt: skip
+# Completions handed to the grading workers together.
+GRADED_TOGETHER = 32
+
+
+@dataclass
+class _Work:
+    """One evaluation of a run: what is asked, and what answers and grades."""
+
+    config: SweepConfig
+    evaluate: EvaluateConfig
+    store: Store
+    benchmarks: list[Benchmark]
+    stack: ExitStack
+    _asking: _Asking | None = field(default=None, repr=False)
+    _engines: engines.Engines | None = field(default=None, repr=False)
+    _pool: GradingPool | None = field(default=None, repr=False)
+
+    @property
+    def asking(self) -> _Asking:
+        """The prompts, tokenised when first asked for."""
+        self._asking = self._asking or _ask(self.config, self.evaluate, self.benchmarks)
+        return self._asking
+
+    @property
+    def pool(self) -> GradingPool:
+        """The grading workers, started when first needed."""
+        if self._pool is None:
+            pool = GradingPool(self.evaluate.grade_timeout_seconds)
+            self._pool = self.stack.enter_context(pool)
+        return self._pool
+
+    def engine(self, checkpoint_id: str) -> Engine:
+        """The engine with that checkpoint in it; all prompts fit it."""
+        if self._engines is None:
+            asking = self.asking
+            longest = max(len(p.ids) for prompts in asking.prompts.values() for p in prompts)
+            self._engines = engines.Engines(
+                self.config, self.evaluate, self.store, asking.tokenizer, longest
+            )
+            self.stack.callback(self._engines.close)
+        return self._engines.holding(checkpoint_id)
+
+    def take_likelihoods(
+        self, checkpoint_id: str, benchmark: Benchmark, results: Manifest, *, force: bool
+    ) -> None:
+        """How likely the checkpoint finds after's answers, while the engine holds it."""
+        likelihoods.make(
+            self.store,
+            benchmark,
+            checkpoint_id,
+            results,
+            self.evaluate.teacher_forced,
+            lambda: self.asking.prompts[benchmark.name],
+            lambda: self.engine(checkpoint_id),
+            force=force,
+        )
 
 
 def run(
@@ -43,71 +116,72 @@ def run(
     check_run(store, config)
     note_run(store, config)
     benchmarks = [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
-    wanted = graph.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
+    evaluate = engines.settle(config, store)
+    wanted = in_order_of_work(
+        graph.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
+    )
     manifests: list[Manifest] = []
-    asking: _Asking | None = None
     with ExitStack() as stack:
-        pool: GradingPool | None = None
+        work = _Work(config, evaluate, store, benchmarks, stack)
+        outputs = {i: [_output(work, i, b, force=force) for b in benchmarks] for i in wanted}
+        unfinished = [i for i in wanted if any(o.finished is None for o in outputs[i])]
+        if len(groups := fleet.device_groups(evaluate)) > 1 and len(unfinished) > 1:
+            fleet.run(config, store, unfinished, groups)
+            outputs = {i: [_output(work, i, b) for b in benchmarks] for i in wanted}
         for checkpoint_id in wanted:
-            outputs = [
-                _output(config, config.evaluate, store, checkpoint_id, b, force=force)
-                for b in benchmarks
-            ]
-            engine: Engine | None = None
-            for benchmark, output in zip(benchmarks, outputs, strict=True):
+            for benchmark, output in zip(benchmarks, outputs[checkpoint_id], strict=True):
                 if output.finished is None:
-                    pool = pool or stack.enter_context(
-                        GradingPool(config.evaluate.grade_timeout_seconds)
-                    )
-                    asking = asking or _asking(config, config.evaluate, benchmarks)
-                    engine = engine or _engine(config, asking, store, checkpoint_id)
-                    prompts = asking.prompts[benchmark.name]
-                    _evaluate(
-                        config.evaluate, checkpoint_id, benchmark, prompts, output, engine, pool
-                    )
+                    _evaluate(work, checkpoint_id, benchmark, output)
                 assert output.finished is not None
                 manifests.append(output.finished)
+                if evaluate.teacher_forced:
+                    work.take_likelihoods(checkpoint_id, benchmark, output.finished, force=force)
     return manifests
 
 
-def checkpoint_source(config: SweepConfig, store: Store, checkpoint_id: str) -> str:
-    """Folder or hub id of an evaluated checkpoint."""
-    sources = {"before": config.before, "after": config.after}
-    if checkpoint_id in sources:
-        return sources[checkpoint_id]
-    for alpha in config.alphas:
-        if alpha_id(alpha) == checkpoint_id:
-            return f"{store.url}/{graph.checkpoint_prefix(alpha)}"
-    raise IncompleteError(
-        f"no checkpoint {checkpoint_id!r} in this run; it has "
-        f"{', '.join(graph.evaluated_ids(config))}."
+def in_order_of_work(checkpoint_ids: Sequence[str]) -> list[str]:
+    """After first: a reused engine starts with it, and the others read its answers."""
+    rank = {"after": 0, graph.REPEAT: 1, "before": 3}  # before differs in all its weights
+    return sorted(checkpoint_ids, key=lambda checkpoint_id: rank.get(checkpoint_id, 2))
+
+
+def regrade(config: SweepConfig, store: Store) -> list[Manifest]:
+    """Grade the finished evaluations of a run again, without drawing anything."""
+    finished = [prefix for prefix, manifest in current_results(config, store).items() if manifest]
+    if not finished:
+        raise IncompleteError(f"{store.url} has no finished evaluation to grade again.")
+    for prefix in finished:
+        reopen(store, prefix)
+    chosen = {prefix.split("/")[1] for prefix in finished}
+    return run(
+        config, store, checkpoint_ids=[i for i in graph.evaluated_ids(config) if i in chosen]
     )
 
 
 def _output(
-    config: SweepConfig,
-    evaluate: EvaluateConfig,
-    store: Store,
-    checkpoint_id: str,
-    benchmark: Benchmark,
-    *,
-    force: bool,
+    work: _Work, checkpoint_id: str, benchmark: Benchmark, *, force: bool = False
 ) -> Output:
-    source = checkpoint_source(config, store, checkpoint_id)
-    if checkpoint_id in ("before", "after"):
+    config, store = work.config, work.store
+    if checkpoint_id in ("before", "after", graph.REPEAT):
+        source = config.before if checkpoint_id == "before" else config.after
         opened = open_checkpoint(source, allow_pickle=config.allow_pickle)
         # Its companions decide where completions stop.
         origin = f"{identity(opened, store, graph.IDENTITIES)}/{companions_digest(opened)}"
-    else:
+    elif checkpoint_id in graph.evaluated_ids(config):
         (manifest,) = require(store, [f"checkpoints/{checkpoint_id}"], stage=STAGE)
         origin = manifest.fingerprint
+    else:
+        raise IncompleteError(
+            f"no checkpoint {checkpoint_id!r} in this run; it has "
+            f"{', '.join(graph.evaluated_ids(config))}."
+        )
     tokenizer = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
     return begin(
         store,
         graph.results_prefix(checkpoint_id, benchmark.name),
         stage=STAGE,
         version=VERSION,
-        config=_settings(evaluate),
+        config=_settings(work.evaluate, checkpoint_id),
         inputs={
             "checkpoint": origin,
             "benchmark": benchmark.sha256,
@@ -128,100 +202,141 @@ class _Asking(NamedTuple):
     prompts: dict[str, list[Prompt]]
 
 
-def _asking(
-    config: SweepConfig, evaluate: EvaluateConfig, benchmarks: Sequence[Benchmark]
-) -> _Asking:
-    """Tokenise every benchmark, once for all checkpoints."""
-    tokenizer = load_tokenizer(_folder(config, _tokenizer(config)))
-    return _Asking(
-        tokenizer,
-        {b.name: make_prompts(b.problems, evaluate.prompt, tokenizer) for b in benchmarks},
-    )
-
-
-def _folder(config: SweepConfig, source: str) -> str:
-    """Folder of a checkpoint (of a hub id, its snapshot)."""
-    return open_checkpoint(source, allow_pickle=config.allow_pickle).store.url
-
-
-def _engine(config: SweepConfig, asking: _Asking, store: Store, checkpoint_id: str) -> Engine:
-    """Load a checkpoint, and make sure that all prompts fit it before it answers any."""
-    assert config.evaluate is not None
-    folder = _folder(config, checkpoint_source(config, store, checkpoint_id))
-    engine = TransformersEngine(folder, asking.tokenizer, config.evaluate)
-    for name, prompts in asking.prompts.items():
+def _ask(config: SweepConfig, evaluate: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> _Asking:
+    """Tokenise every benchmark, once for all checkpoints, and make sure that all prompts fit."""
+    opened = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
+    tokenizer = load_tokenizer(opened.store.url)
+    after = open_checkpoint(config.after, allow_pickle=config.allow_pickle).config
+    context = (after.get("text_config") or after).get("max_position_embeddings")
+    asked: dict[str, list[Prompt]] = {}
+    for benchmark in benchmarks:
+        prompts = make_prompts(benchmark.problems, evaluate.prompt, tokenizer)
         lengths = {prompt.idx: len(prompt.ids) for prompt in prompts}
-        check_room(lengths, engine.context, config.evaluate.max_tokens, benchmark=name)
-    return engine
+        check_room(lengths, context, evaluate.max_tokens, benchmark=benchmark.name)
+        asked[benchmark.name] = prompts
+    return _Asking(tokenizer, asked)
 
 
-def _evaluate(
-    evaluate: EvaluateConfig,
-    checkpoint_id: str,
-    benchmark: Benchmark,
-    prompts: Sequence[Prompt],
-    output: Output,
-    engine: Engine,
-    pool: GradingPool,
-) -> None:
-    requests = make_requests(benchmark.problems, prompts, evaluate.n_samples, evaluate.seed)
-    size = evaluate.batch_size
-    batches = [requests[start : start + size] for start in range(0, len(requests), size)]
+def _evaluate(work: _Work, checkpoint_id: str, benchmark: Benchmark, output: Output) -> None:
+    """Draw what is missing, grade, summarise, commit."""
+    evaluate, prompts = work.evaluate, work.asking.prompts[benchmark.name]
+    seed = _seed(evaluate, checkpoint_id)
+    requests = make_requests(benchmark.problems, prompts, evaluate.n_samples, seed)
     golds = {problem.idx: problem.gold for problem in benchmark.problems}
-    completions: list[Completion] = []
-    grades: list[Grade] = []
-    with track(f"evaluate {checkpoint_id} on {benchmark.name}", len(requests)) as advance:
-        for number, batch in enumerate(batches):
-            drawn = _batch(output, number, batch, engine.generate)
-            completions += drawn
-            grades += pool.grade(drawn, golds)
-            cut = sum(completion.finish_reason == "length" for completion in completions)
-            advance(len(batch), f"{cut} truncated of {len(completions)}")
-    completions.sort(key=lambda c: (c.idx, c.sample_index))
-    grades.sort(key=lambda g: (g.idx, g.sample_index))
-    summary = summarise(
-        checkpoint_id, benchmark, prompts, evaluate, completions, grades, engine.description
+    label = f"evaluate {checkpoint_id} on {benchmark.name}"
+    completions = _drawn(
+        output, requests, lambda: work.engine(checkpoint_id), work.pool, golds, label
     )
-    output.add(
-        write_lines(output.store, output.key("grades.jsonl"), [g.model_dump_json() for g in grades])
-    )
+    grades = sorted(work.pool.collect(), key=lambda g: (g.idx, g.sample_index))
+    grades = work.pool.classify(grades)
+    engine = read_json(output.store, output.key(ENGINE))
+    output.adopt(ENGINE)
+    summary = summarise(checkpoint_id, benchmark, prompts, evaluate, completions, grades, engine)
+    lines = [grade.model_dump_json() for grade in grades]
+    output.add(write_lines(output.store, output.key("grades.jsonl"), lines))
     output.write_json("summary.json", summary.model_dump(mode="json"))
     output.write_json("results.json", details(summary, benchmark, completions, grades))
     output.commit()
 
 
-def _batch(
+def _drawn(
     output: Output,
-    number: int,
     requests: Sequence[Request],
-    generate: Callable[[Sequence[Request]], list[Completion]],
+    engine: Callable[[], Engine],
+    pool: GradingPool,
+    golds: Mapping[int, str],
+    label: str,
 ) -> list[Completion]:
-    """One batch of completions: read if it is there, drawn and written if not."""
-    name = f"completions-{number:05d}.jsonl"
-    if not output.store.exists(output.key(name)):
-        drawn = generate(requests)
-        write_lines(output.store, output.key(name), [c.model_dump_json() for c in drawn])
-    return [Completion.model_validate_json(line) for line in output.adopt(name).splitlines()]
+    """All completions by problem and sample: read where they are there, drawn where not; each is
+    handed to the grading workers on the way."""
+    store, key = output.store, output.key(COMPLETIONS)
+    if not store.exists(key):
+        with store.journal(output.key(JOURNAL)) as journal:
+            found = [Completion.model_validate_json(line) for line in journal.lines]
+            pool.submit(found, golds)
+            done = {(c.idx, c.sample_index) for c in found}
+            if len(done) < len(requests):
+                running = engine()
+                output.put_json(ENGINE, running.settings)
+                found += _collected(running, requests, done, journal.append, pool, golds, label)
+        found.sort(key=lambda c: (c.idx, c.sample_index))
+        write_lines(store, key, [completion.model_dump_json() for completion in found])
+    else:
+        found = [
+            Completion.model_validate_json(line) for line in bytes(store.read(key)).splitlines()
+        ]
+        pool.submit(found, golds)
+    output.adopt(COMPLETIONS)
+    store.delete(output.key(JOURNAL))
+    return found
 
 
-def _settings(evaluate: EvaluateConfig) -> dict[str, Any]:
+def _collected(
+    engine: Engine,
+    requests: Sequence[Request],
+    done: set[tuple[int, int]],
+    keep: Callable[[str], None],
+    pool: GradingPool,
+    golds: Mapping[int, str],
+    label: str,
+) -> list[Completion]:
+    """Completions as the engine finishes them, kept one by one."""
+    drawn: list[Completion] = []
+    left = {request.idx: 0 for request in requests}
+    for request in requests:
+        left[request.idx] += request[:2] not in done
+    tokens, cut, graded, started = 0, 0, 0, time.monotonic()
+    with track(label, len(requests)) as advance:
+        advance(len(done))
+        for completion in engine.generate(requests, done):
+            keep(completion.model_dump_json())
+            drawn.append(completion)
+            tokens += completion.completion_tokens
+            cut += completion.finish_reason == "length"
+            left[completion.idx] -= 1
+            rate = tokens / max(time.monotonic() - started, 1e-9)
+            problems = sum(not count for count in left.values())
+            advance(1, f"{problems} problems, {rate:.0f} tokens/s, {cut} cut off")
+            if len(drawn) - graded >= GRADED_TOGETHER:
+                pool.submit(drawn[graded:], golds)
+                graded = len(drawn)
+        pool.submit(drawn[graded:], golds)
+    return drawn
+
+
+def _seed(evaluate: EvaluateConfig, checkpoint_id: str) -> int:
+    """All checkpoints share the seeds, but for after's repetition."""
+    if checkpoint_id == graph.REPEAT:
+        return derived_seed(evaluate.seed, graph.REPEAT)
+    return evaluate.seed
+
+
+def _settings(evaluate: EvaluateConfig, checkpoint_id: str) -> dict[str, Any]:
     """What decides completions and grades, besides the checkpoint and the problems."""
-    return evaluate.model_dump(mode="json", exclude={"benchmarks"})
+    settings = evaluate.model_dump(mode="json", exclude=OPERATIONAL)
+    return {**settings, "seed": _seed(evaluate, checkpoint_id)}
 
 
 def current_results(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
     """Manifest of every evaluation the config asks for, by prefix.
 
     None where there is none, or one made with other settings or problems: pairing such results
-    would compare answers to different questions.
+    would compare answers to different questions. What the config leaves to `auto` must agree among
+    the results themselves.
     """
     found: dict[str, Manifest | None] = {}
+    chosen: dict[str, Any] = {}
     for section in config.evaluate.benchmarks if config.evaluate else ():
         assert config.evaluate is not None
-        settings, sha256 = _settings(config.evaluate), load_benchmark(section).sha256
-        for checkpoint_id in graph.evaluated_ids(config):
+        sha256 = load_benchmark(section).sha256
+        for checkpoint_id in in_order_of_work(graph.evaluated_ids(config)):
             prefix = graph.results_prefix(checkpoint_id, section.name)
             manifest = find_manifest(store, prefix)
+            settings = _settings(config.evaluate, checkpoint_id)
+            if manifest is not None:
+                for key in ("engine", "dtype"):
+                    if settings[key] == "auto":
+                        settings[key] = chosen.setdefault(key, manifest.config.get(key))
             fits = manifest is not None and (manifest.config, manifest.inputs["benchmark"]) == (
                 settings,
                 sha256,
@@ -233,3 +348,9 @@ def current_results(config: SweepConfig, store: Store) -> dict[str, Manifest | N
 def load_summary(store: Store, prefix: str) -> Summary:
     """The summary of a finished evaluation."""
     return Summary.model_validate(read_json(store, f"{prefix}/summary.json"))
+
+
+def load_grades(store: Store, prefix: str) -> list[Grade]:
+    """The grades of a finished evaluation."""
+    lines = bytes(store.read(f"{prefix}/grades.jsonl")).splitlines()
+    return [Grade.model_validate_json(line) for line in lines]

@@ -12,6 +12,8 @@ from svdjobs.storage.store import Store
 
 PLAN_PREFIX = "plan"
 IDENTITIES = "identities.json"
+# After once more with other seeds: what noise alone looks like.
+REPEAT = "after-again"
 
 
 class Target(NamedTuple):
@@ -51,7 +53,8 @@ def rotation_chain(config: SweepConfig) -> dict[str, str]:
 
 def evaluated_ids(config: SweepConfig) -> list[str]:
     """Checkpoints the run evaluates: the two baselines, then every alpha."""
-    return ["before", "after", *(alpha_id(alpha) for alpha in config.alphas)]
+    again = [REPEAT] if config.evaluate and config.evaluate.repeat_after else []
+    return ["before", "after", *again, *(alpha_id(alpha) for alpha in config.alphas)]
 
 
 def factors_prefix(checkpoint_id: str) -> str:
@@ -67,6 +70,11 @@ def checkpoint_prefix(alpha: float) -> str:
 def results_prefix(checkpoint_id: str, benchmark: str) -> str:
     """Where a checkpoint's results on a benchmark lie."""
     return f"results/{checkpoint_id}/{benchmark}"
+
+
+def likelihoods_prefix(checkpoint_id: str, benchmark: str) -> str:
+    """Where a checkpoint's likelihoods of after's answers lie."""
+    return f"likelihoods/{checkpoint_id}/{benchmark}"
 
 
 def plan_settings(config: SweepConfig) -> dict[str, Any]:

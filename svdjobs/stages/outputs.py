@@ -57,6 +57,10 @@ class Output:
         """Write and count a JSON file."""
         self.write(name, json_bytes(value))
 
+    def put_json(self, name: str, value: Any) -> None:
+        """Write a JSON file that is counted later, by `adopt`."""
+        write_json(self.store, self.key(name), value)
+
     def write(self, name: str, data: bytes) -> None:
         """Write and count a file."""
         self.add(write_bytes(self.store, self.key(name), data))
@@ -111,6 +115,14 @@ def begin(
         clear(store, prefix)
         write_json(store, f"{prefix}/{IN_PROGRESS}", {"fingerprint": print_})
     return output
+
+
+def reopen(store: Store, prefix: str) -> None:
+    """Make a finished output unfinished, keeping its files, so that its stage goes on from them."""
+    manifest = find_manifest(store, prefix)
+    if manifest is not None:
+        write_json(store, f"{prefix}/{IN_PROGRESS}", {"fingerprint": manifest.fingerprint})
+        store.delete(f"{prefix}/{MANIFEST}")
 
 
 def find_manifest(store: Store, prefix: str) -> Manifest | None:

@@ -77,6 +77,23 @@ class LocalStore:
                 raise from_os_error(error, doing=f"writing {path}") from None
             raise
 
+    @contextmanager
+    def journal(self, key: str) -> Iterator[LocalJournal]:
+        """Open an object to append lines to; a line torn by a kill is cut off."""
+        path = self.path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a+b", buffering=0) as file:
+                file.seek(0)
+                whole = file.read().rpartition(b"\n")
+                file.truncate(len(whole[0]) + len(whole[1]))
+                yield LocalJournal(file, whole[0].decode().split("\n") if whole[1] else [])
+                os.fsync(file.fileno())
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise from_os_error(error, doing=f"writing {path}") from None
+
     def delete(self, key: str) -> None:
         """Remove an object; fine if there is none."""
         self.path(key).unlink(missing_ok=True)
@@ -109,6 +126,20 @@ class LocalSink:
     def record(self, key: str) -> FileRecord:
         """Size and sha256 so far."""
         return self._hashing.record(key)
+
+
+class LocalJournal:
+    """A file open for appending. Unbuffered: what is written survives the process."""
+
+    def __init__(self, file: BinaryIO, lines: list[str]) -> None:
+        self._file = file
+        self.lines = lines
+
+    def append(self, line: str) -> None:
+        """Add a line."""
+        rest = memoryview(line.encode() + b"\n")
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
 
 def _read_exactly(file: BinaryIO, start: int, end: int | None, path: Path) -> bytearray:

@@ -22,6 +22,17 @@ class Sink(Protocol):
         """Size and sha256 of what has been written so far, under the name `key`."""
 
 
+class Journal(Protocol):
+    """Lines appended one by one, each kept from the moment `append` returns."""
+
+    @property
+    def lines(self) -> list[str]:
+        """What was there when the journal was opened."""
+
+    def append(self, line: str) -> None:
+        """Add a line (without its newline)."""
+
+
 class Store(Protocol):
     """Objects under keys such as `factors/after/part-00000.safetensors`.
 
@@ -46,6 +57,9 @@ class Store(Protocol):
 
     def sink(self, key: str) -> AbstractContextManager[Sink]:
         """Write an object piece by piece; it appears when the block ends without an exception."""
+
+    def journal(self, key: str) -> AbstractContextManager[Journal]:
+        """Open an object to append lines to; a killed writer leaves all it appended."""
 
     def delete(self, key: str) -> None:
         """Remove an object; fine if there is none."""

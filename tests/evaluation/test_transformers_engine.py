@@ -10,21 +10,33 @@ import torch
 from scipy.stats import chisquare
 
 from svdjobs.config import EvaluateConfig
-from svdjobs.errors import BenchmarkError, CheckpointError
+from svdjobs.errors import BenchmarkError, CheckpointError, EvaluationError
 from svdjobs.evaluation.engines.transformers import TransformersEngine, inverse_cdf
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts
-from svdjobs.evaluation.requests import Request, make_requests
-from svdjobs.records import Problem
-from tests.checkpoints import tokenizer
+from svdjobs.evaluation.requests import Request, Trace, Weights, make_requests
+from svdjobs.records import Completion, Problem
+from tests.checkpoints import tensors, tokenizer
 
 
 def settings(**overrides: object) -> EvaluateConfig:
-    document = {"benchmarks": [{"name": "b", "data": "b.jsonl"}], "max_tokens": 10, **overrides}
+    benchmarks = [{"name": "b", "data": "b.jsonl"}]
+    document = {"benchmarks": benchmarks, "max_tokens": 10, "dtype": "float32", **overrides}
     return EvaluateConfig.model_validate(document)
 
 
-def engine(folder: Path, **overrides: object) -> TransformersEngine:
-    return TransformersEngine(str(folder), load_tokenizer(str(folder)), settings(**overrides))
+def weights(folder: Path) -> Weights:
+    return Weights(folder.name, str(folder), lambda: tensors(folder).items())
+
+
+class Drawing(TransformersEngine):
+    """The engine, with lists instead of iterators."""
+
+    def draw(self, asked: list[Request]) -> list[Completion]:
+        return list(self.generate(asked))
+
+
+def engine(folder: Path, **overrides: object) -> Drawing:
+    return Drawing(weights(folder), load_tokenizer(str(folder)), settings(**overrides))
 
 
 def requests(count: int = 6, n: int = 2) -> list[Request]:
@@ -36,14 +48,14 @@ def requests(count: int = 6, n: int = 2) -> list[Request]:
 def test_a_completion_does_not_depend_on_its_batch(chain: dict[str, Path]) -> None:
     made = engine(chain["base"])
     asked = requests()
-    together = made.generate(asked)
-    alone = [made.generate([request])[0] for request in asked]
+    together = made.draw(asked)
+    alone = [made.draw([request])[0] for request in asked]
     assert [c.text for c in together] == [c.text for c in alone]
-    assert together == made.generate(asked)
+    assert together == made.draw(asked)
 
 
 def test_samples_of_one_problem_differ(chain: dict[str, Path]) -> None:
-    drawn = engine(chain["base"]).generate(requests(1, n=8))
+    drawn = engine(chain["base"]).draw(requests(1, n=8))
     assert len({c.text for c in drawn}) > 4
     assert len({c.seed for c in drawn}) == 8
 
@@ -51,7 +63,7 @@ def test_samples_of_one_problem_differ(chain: dict[str, Path]) -> None:
 def test_greedy_decoding_is_the_librarys(chain: dict[str, Path]) -> None:
     from transformers import AutoModelForCausalLM
 
-    drawn = engine(chain["base"], temperature=0).generate(requests(3, n=1))
+    drawn = engine(chain["base"], temperature=0).draw(requests(3, n=1))
     model = AutoModelForCausalLM.from_pretrained(chain["base"], dtype=torch.float32)
     for completion, request in zip(drawn, requests(3, n=1), strict=True):
         prompt = tokenizer()(request.prompt, return_tensors="pt")
@@ -89,7 +101,7 @@ def test_close_distributions_give_the_same_token_nearly_always() -> None:
 
 
 def test_finish_reasons(chain: dict[str, Path]) -> None:
-    drawn = engine(chain["base"], max_tokens=30).generate(requests(20, n=4))
+    drawn = engine(chain["base"], max_tokens=30).draw(requests(20, n=4))
     assert {c.finish_reason for c in drawn} == {"stop", "length"}
     for completion in drawn:
         if completion.finish_reason == "length":
@@ -104,21 +116,21 @@ def test_prompt_too_long_for_the_context(chain: dict[str, Path]) -> None:
     with pytest.raises(
         BenchmarkError, match=r"problem 7: .*context of 128; lower evaluate.max_tokens to 3"
     ):
-        engine(chain["base"]).generate([long])
+        engine(chain["base"]).draw([long])
 
 
 def test_token_that_the_checkpoint_does_not_have(chain: dict[str, Path]) -> None:
     foreign = Request(0, 0, 0, "", (5, 9_999))
     with pytest.raises(CheckpointError, match=r"token 9999, but the checkpoint embeds \d+ tokens"):
-        engine(chain["base"]).generate([foreign])
+        engine(chain["base"]).draw([foreign])
 
 
 def test_what_is_generated_from_is_the_ids(chain: dict[str, Path]) -> None:
     """Ids without a text of their own: nothing is tokenised again on the way."""
     made = engine(chain["base"])
-    assert made.generate([]) == []
+    assert made.draw([]) == []
     renamed = [request._replace(prompt="") for request in requests()]
-    assert made.generate(renamed) == made.generate(requests())
+    assert made.draw(renamed) == made.draw(requests())
 
 
 def test_models_own_sampler_settings_are_ignored(chain: dict[str, Path], tmp_path: Path) -> None:
@@ -127,7 +139,7 @@ def test_models_own_sampler_settings_are_ignored(chain: dict[str, Path], tmp_pat
     own = json.loads((folder / "generation_config.json").read_text())
     own.update({"do_sample": True, "temperature": 0.01, "top_k": 1, "max_new_tokens": 2})
     (folder / "generation_config.json").write_text(json.dumps(own))
-    assert engine(folder).generate(requests()) == engine(chain["base"]).generate(requests())
+    assert engine(folder).draw(requests()) == engine(chain["base"]).draw(requests())
 
 
 def test_tokenizer_without_padding_token(chain: dict[str, Path], tmp_path: Path) -> None:
@@ -136,14 +148,12 @@ def test_tokenizer_without_padding_token(chain: dict[str, Path], tmp_path: Path)
     document = json.loads((folder / "tokenizer_config.json").read_text())
     document.pop("pad_token")
     (folder / "tokenizer_config.json").write_text(json.dumps(document))
-    expected = [c.text for c in engine(chain["base"]).generate(requests())]
-    assert [c.text for c in engine(folder).generate(requests())] == expected
+    expected = [c.text for c in engine(chain["base"]).draw(requests())]
+    assert [c.text for c in engine(folder).draw(requests())] == expected
 
 
 def test_incomplete_checkpoint_is_refused(chain: dict[str, Path], tmp_path: Path) -> None:
     from safetensors.torch import save_file
-
-    from tests.checkpoints import tensors
 
     folder = tmp_path / "incomplete"
     shutil.copytree(chain["base"], folder)
@@ -152,3 +162,44 @@ def test_incomplete_checkpoint_is_refused(chain: dict[str, Path], tmp_path: Path
     save_file(content, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"lacks 1 weights .*layers\.1\.mlp\.up_proj"):
         engine(folder)
+
+
+def test_done_requests_are_not_drawn_again(chain: dict[str, Path]) -> None:
+    made = engine(chain["base"], batch_size=4)
+    asked = requests()
+    done = {asked[0][:2], asked[5][:2], *(request[:2] for request in asked[8:12])}
+    whole = {(c.idx, c.sample_index): c for c in made.generate(asked)}
+    rest = list(made.generate(asked, done))
+    assert [whole[c.idx, c.sample_index] for c in rest] == rest
+    assert {(c.idx, c.sample_index) for c in rest} == whole.keys() - done
+
+
+def test_other_weights_in_a_running_engine(chain: dict[str, Path]) -> None:
+    made = engine(chain["base"], temperature=0)
+    made.put(weights(chain["rl2"]))
+    assert made.draw(requests()) == engine(chain["rl2"], temperature=0).draw(requests())
+
+
+def test_weights_that_do_not_fit_or_do_not_suffice(chain: dict[str, Path]) -> None:
+    made = engine(chain["base"])
+    content = tensors(chain["rl2"])
+    name = "model.layers.1.mlp.up_proj.weight"
+    wrong = {**content, name: content[name][:-1]}
+    with pytest.raises(EvaluationError, match=r"no \[79, 48\] tensor .*up_proj.*reuse_engine"):
+        made.put(Weights("w", str(chain["rl2"]), wrong.items))
+    del content[name]
+    with pytest.raises(EvaluationError, match=r"w has no .*layers\.1\.mlp\.up_proj"):
+        made.put(Weights("w", str(chain["rl2"]), content.items))
+
+
+def test_log_probabilities_against_the_library(chain: dict[str, Path]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    traces = [Trace((5, 6, 7), (8, 9)), Trace((4,), (5, 6, 7, 8, 0)), Trace((3, 2), (1,))]
+    found = list(engine(chain["base"], batch_size=2).log_probabilities(traces))
+    model = AutoModelForCausalLM.from_pretrained(chain["base"], dtype=torch.float32)
+    for trace, row in zip(traces, found, strict=True):
+        ids = torch.tensor([trace.prompt_ids + trace.completion_ids])
+        log_p = model(ids).logits[0].log_softmax(-1)
+        places = range(len(trace.prompt_ids), ids.shape[1])
+        assert row == pytest.approx([float(log_p[i - 1, ids[0, i]]) for i in places], abs=1e-5)

@@ -11,13 +11,16 @@ Shape legend: B requests, T tokens, V vocabulary.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import CheckpointError, EvaluationError
+from svdjobs.evaluation.engines.stop import stop_tokens
 from svdjobs.evaluation.prompts import check_room
-from svdjobs.evaluation.requests import Request
+from svdjobs.evaluation.requests import Request, Trace, Weights
 from svdjobs.records import Completion
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 class TransformersEngine:
     """One checkpoint in memory."""
 
-    def __init__(self, checkpoint: str, tokenizer: Any, config: EvaluateConfig) -> None:
+    def __init__(self, weights: Weights, tokenizer: Any, config: EvaluateConfig) -> None:
         """Load a checkpoint folder; the tokenizer only turns drawn tokens into text.
 
         Raises:
@@ -41,31 +44,79 @@ class TransformersEngine:
         self._config = config
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer = tokenizer
-        self._model = _load_model(checkpoint, config.dtype).to(self._device)
-        self._stop = _stop_tokens(self._model, self._tokenizer)
+        self._stop = stop_tokens(weights.folder, tokenizer)
+        self._model = _load_model(weights.folder, config.dtype).to(self._device)
         self.context: int | None = getattr(
             self._model.config.get_text_config(), "max_position_embeddings", None
         )
         self._model.generation_config = transformers.GenerationConfig()
         self.description = f"transformers {transformers.__version__} on {self._device}"
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request.
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its numbers, besides the request."""
+        return {
+            "engine": self.description,
+            "dtype": self._config.dtype,
+            "batch_size": self._config.batch_size,
+        }
+
+    def put(self, weights: Weights) -> None:
+        """Copy another checkpoint's tensors over the model's own.
+
+        Raises:
+            EvaluationError: a tensor the model has no place for, or one it was not given.
+        """
+        import torch
+
+        self._stop = stop_tokens(weights.folder, self._tokenizer)
+        held: dict[str, torch.Tensor] = self._model.state_dict(keep_vars=False)
+        storages = {name: tensor.data_ptr() for name, tensor in held.items()}
+        filled: set[int] = set()
+        with torch.inference_mode():
+            for name, tensor in weights.tensors():
+                if name not in held or held[name].shape != tensor.shape:
+                    raise EvaluationError(
+                        f"{weights.label}: the running model has no {list(tensor.shape)} tensor "
+                        f"{name!r}. Set evaluate.reuse_engine to false."
+                    )
+                held[name].copy_(tensor)
+                filled.add(storages[name])
+        if left := sorted(name for name, place in storages.items() if place not in filled):
+            raise EvaluationError(
+                f"{weights.label} has no {left[0]!r}, which would keep the last checkpoint's "
+                f"values. Set evaluate.reuse_engine to false."
+            )
+
+    def generate(
+        self, requests: Sequence[Request], done: AbstractSet[tuple[int, int]] = frozenset()
+    ) -> Iterator[Completion]:
+        """Completions, batch by batch. Batches are cut from all requests, whatever is done.
+
+        So a resumed run draws in the company an undisturbed one would have drawn in, and rounds
+        alike.
 
         Raises:
             BenchmarkError: a prompt that leaves no room for max_tokens in the context.
             CheckpointError: a token of a prompt that the checkpoint does not have.
             EvaluationError: out of memory.
         """
+        size = self._config.batch_size
+        for start in range(0, len(requests), size):
+            batch = requests[start : start + size]
+            if any(request[:2] not in done for request in batch):
+                drawn = self._generate(batch)
+                yield from (c for c in drawn if (c.idx, c.sample_index) not in done)
+
+    def _generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One batch."""
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
-        if not requests:
-            return []
         config = self._config
         lengths = {request.idx: len(request.prompt_ids) for request in requests}
         check_room(lengths, self.context, config.max_tokens)
-        ids_BT, mask_BT = self._left_padded([request.prompt_ids for request in requests])
+        ids_BT, mask_BT = self._padded([request.prompt_ids for request in requests], left=True)
         prompt_length = ids_BT.shape[1]
         choose = _InverseCdf(
             [request.seed for request in requests], prompt_length, config, self._device
@@ -76,22 +127,39 @@ class TransformersEngine:
             eos_token_id=self._stop,
             pad_token_id=self._stop[0],
         )
-        try:
-            with torch.inference_mode(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tokens_BT = self._model.generate(
-                    input_ids=ids_BT,
-                    attention_mask=mask_BT,
-                    generation_config=settings,
-                    logits_processor=LogitsProcessorList([choose]),
-                )
-        except torch.OutOfMemoryError:
-            raise EvaluationError(
-                f"out of GPU memory with {len(requests)} completions at a time; lower "
-                f"evaluate.batch_size or evaluate.max_tokens. Finished batches are kept."
-            ) from None
+        with _memory_errors(len(requests)), torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tokens_BT = self._model.generate(
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([choose]),
+            )
         drawn = tokens_BT[:, prompt_length:].tolist()
         return [self._completion(r, t) for r, t in zip(requests, drawn, strict=True)]
+
+    def log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
+        """Log-probability of each completion token of each trace, in order."""
+        size = self._config.batch_size
+        for start in range(0, len(traces), size):
+            yield from self._log_probabilities(traces[start : start + size])
+
+    def _log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
+        import torch
+
+        whole = [trace.prompt_ids + trace.completion_ids for trace in traces]
+        ids_BT, mask_BT = self._padded(whole, left=False)
+        with _memory_errors(len(traces)), torch.inference_mode():
+            logits_BTV = self._model(input_ids=ids_BT, attention_mask=mask_BT).logits
+            chosen_BT = torch.gather(logits_BTV[:, :-1].float(), 2, ids_BT[:, 1:, None])[..., 0]
+            log_p_BT = chosen_BT - logits_BTV[:, :-1].float().logsumexp(dim=-1)
+        for row_T, trace, ids in zip(log_p_BT, traces, whole, strict=True):
+            row: list[float] = row_T[len(trace.prompt_ids) - 1 : len(ids) - 1].tolist()
+            yield row
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        del self._model
 
     def _completion(self, request: Request, tokens: list[int]) -> Completion:
         end = next((i for i, token in enumerate(tokens) if token in self._stop), None)
@@ -103,26 +171,43 @@ class TransformersEngine:
             text=self._tokenizer.decode(kept, skip_special_tokens=True),
             finish_reason="length" if end is None else "stop",
             completion_tokens=len(kept),
+            token_ids=tuple(tokens if end is None else tokens[: end + 1]),
         )
 
-    def _left_padded(self, prompts: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts of different lengths as one batch: token ids and attention mask, both B×T."""
+    def _padded(
+        self, sequences: Sequence[tuple[int, ...]], *, left: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sequences of different lengths as one batch: token ids and attention mask, both B×T."""
         import torch
 
         rows = self._model.get_input_embeddings().num_embeddings
-        if (largest := max(map(max, prompts))) >= rows:
+        if (largest := max(map(max, sequences))) >= rows:
             raise CheckpointError(
                 f"the tokenizer gives token {largest}, but the checkpoint embeds {rows} tokens "
                 f"only. Set `tokenizer` to the checkpoint this one was trained from."
             )
-        length = max(map(len, prompts))
+        length = max(map(len, sequences))
         # Padding is masked out, so any token of the model does; a tokenizer need not have its own.
-        ids_BT = torch.full((len(prompts), length), self._stop[0])
+        ids_BT = torch.full((len(sequences), length), self._stop[0])
         mask_BT = torch.zeros_like(ids_BT)
-        for row, prompt in enumerate(prompts):
-            ids_BT[row, length - len(prompt) :] = torch.tensor(prompt)
-            mask_BT[row, length - len(prompt) :] = 1
+        for row, ids in enumerate(sequences):
+            place = slice(length - len(ids), length) if left else slice(0, len(ids))
+            ids_BT[row, place] = torch.tensor(ids)
+            mask_BT[row, place] = 1
         return ids_BT.to(self._device), mask_BT.to(self._device)
+
+
+@contextmanager
+def _memory_errors(count: int) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise EvaluationError(
+            f"out of GPU memory with {count} completions at a time; lower evaluate.batch_size or "
+            f"evaluate.max_tokens. Finished completions are kept."
+        ) from None
 
 
 class _InverseCdf:
@@ -202,23 +287,6 @@ def _load_model(checkpoint: str, dtype: str) -> Any:
             f"they would be random. The checkpoint is incomplete."
         )
     return model.eval()
-
-
-def _stop_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """End-of-text ids of the generation config, the model config and the tokenizer."""
-    stop: set[int] = set()
-    for found in (
-        getattr(model.generation_config, "eos_token_id", None),
-        getattr(model.config, "eos_token_id", None),
-        tokenizer.eos_token_id,
-    ):
-        stop.update([found] if isinstance(found, int) else found or [])
-    if not stop:
-        raise CheckpointError(
-            "neither the checkpoint nor the tokenizer names an end-of-text token, so every "
-            "completion would run to max_tokens. Set eos_token in tokenizer_config.json."
-        )
-    return sorted(stop)
 
 
 def _first_line(error: Exception) -> str:

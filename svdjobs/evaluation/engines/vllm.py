@@ -1,8 +1,8 @@
 """The vLLM engine: continuous batching on a GPU or a CPU, one engine start for a whole sweep.
 
-Weights are put into the running engine under their checkpoint names, and what the engine then holds
-is read back and compared with what was sent: reloads that silently kept stale weights are known from
-other projects. Every sampling parameter is explicit, so that neither a checkpoint's own
+Weights are put into the running engine under their checkpoint names, and what it then holds is read
+back and compared with what was sent: reloads that silently kept stale weights are known from other
+projects. Every sampling parameter is explicit, so that neither a checkpoint's own
 generation_config nor a default of some version decides what is drawn.
 """
 
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,7 @@ EXTENSION = "svdjobs.evaluation.engines.vllm_worker.WeightSwap"
 # Tensors travel to the workers through files of about this size.
 TRANSFER_BYTES = 1 << 30
 GIB = 1 << 30
+LOG = Path("logs/vllm.log")
 
 
 class VllmEngine:
@@ -67,7 +70,7 @@ class VllmEngine:
         }
         if config.tensor_parallel_size == 1:
             self._arguments["distributed_executor_backend"] = "uni"
-        with _startup_errors(config), _quiet(config):
+        with _startup_errors(config), _output_to(LOG):
             self._llm = vllm.LLM(**self._arguments, use_tqdm_on_load=False)
         layout = self._llm.collective_rpc("svdjobs_layout")[0]
         self._dtypes: dict[str, str] = layout["dtypes"]
@@ -144,7 +147,9 @@ class VllmEngine:
                 f"own."
             )
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def generate(
+        self, requests: Sequence[Request], done: AbstractSet[tuple[int, int]] = frozenset()
+    ) -> Iterator[Completion]:
         """Completions as they finish; each has its own seed.
 
         Raises:
@@ -153,7 +158,8 @@ class VllmEngine:
         from vllm import SamplingParams
 
         config, engine = self._config, self._llm.llm_engine
-        waiting = {f"{r.idx}-{r.sample_index}": r for r in requests}
+        missing = (r for r in requests if r[:2] not in done)
+        waiting = {f"{r.idx}-{r.sample_index}": r for r in missing}
         for key, request in waiting.items():
             sampling = SamplingParams(
                 n=1,
@@ -198,9 +204,7 @@ class VllmEngine:
         """Log-probability of each completion token of each trace, given what precedes it."""
         from vllm import SamplingParams
 
-        sampling = SamplingParams(
-            temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False
-        )
+        sampling = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         prompts = [{"prompt_token_ids": [*t.prompt_ids, *t.completion_ids]} for t in traces]
         with _running_errors(self._config):
             outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
@@ -283,23 +287,22 @@ def _import_vllm() -> Any:
 
 
 @contextmanager
-def _quiet(config: EvaluateConfig) -> Iterator[None]:
-    """Send what vLLM's compiled parts print while starting to a log file; progress bars stay whole."""
-    import sys
-
-    folder = Path("logs")
-    folder.mkdir(exist_ok=True)
-    sys.stdout.flush(), sys.stderr.flush()
-    saved = [os.dup(1), os.dup(2)]
-    with (folder / f"vllm-{os.getpid()}.log").open("ab") as log:
-        os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+def _output_to(path: Path) -> Iterator[None]:
+    """Send what this process prints to a file: vLLM's compiled parts know no other way."""
+    path.parent.mkdir(exist_ok=True)
+    streams = [stream for stream in (sys.__stdout__, sys.__stderr__) if stream is not None]
+    saved = {stream: os.dup(stream.fileno()) for stream in streams}
+    with path.open("ab") as log:
         try:
+            for stream in saved:
+                stream.flush()
+                os.dup2(log.fileno(), stream.fileno())
             yield
         finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            for target, source in enumerate(saved, start=1):
-                os.dup2(source, target)
-                os.close(source)
+            for stream, original in saved.items():
+                stream.flush()
+                os.dup2(original, stream.fileno())
+                os.close(original)
 
 
 @contextmanager

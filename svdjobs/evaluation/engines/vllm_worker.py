@@ -1,6 +1,6 @@
 """What vLLM's workers learn from us: take other weights while running, and say which they hold.
 
-Named as `worker_extension_cls`, so every worker process imports this module before it loads a model.
+Named as `worker_extension_cls`, so every worker imports this module before it loads a model.
 """
 
 from __future__ import annotations

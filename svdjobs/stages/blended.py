@@ -1,0 +1,139 @@
+"""The blended tensors of a sweep, computed one by one: what `blend` writes and an engine is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svdjobs.checkpoint.identity import companions_digest, identity
+from svdjobs.checkpoint.reader import Checkpoint
+from svdjobs.checkpoint.safetensors_format import FLOATS, SAFETENSORS_NAMES
+from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.checkpoint.writer import to_storage
+from svdjobs.config import SweepConfig
+from svdjobs.errors import NumericalError
+from svdjobs.parallel import in_order, threads, worker_count
+from svdjobs.progress import say
+from svdjobs.records import Plan, TensorPlan
+from svdjobs.stages import cost, graph
+from svdjobs.stages.decompose import Factors
+from svdjobs.storage.store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+SPECTRUM_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Blended:
+    """What one tensor's blends are made of, whatever alpha."""
+
+    w_MN: torch.Tensor
+    d_MN: torch.Tensor
+    s_before_K: torch.Tensor
+    s_after_K: torch.Tensor
+    guarded: int
+    signal_norm: float
+    weight_norm: float
+    spectrum_error: float | None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Opened inputs of a blend, which belong together."""
+
+    plan: Plan
+    after: Checkpoint
+    factors: Factors
+    values: Factors
+    fingerprints: dict[str, str]
+
+
+def open_sources(config: SweepConfig, store: Store, *, stage: str) -> Sources:
+    """Open the plan, the after checkpoint and both factorisations.
+
+    Raises:
+        IncompleteError: one is missing, or was made from another checkpoint.
+    """
+    plan = graph.load_plan(store, config, stage=stage)
+    after = open_checkpoint(config.after, allow_pickle=config.allow_pickle)
+    before = open_checkpoint(config.before, allow_pickle=config.allow_pickle)
+    factors = Factors(store, "after", stage=stage)
+    values = Factors(store, "before", stage=stage)
+    fingerprints = {
+        "before": identity(before, store, graph.IDENTITIES),
+        "after": identity(after, store, graph.IDENTITIES),
+        "companions": companions_digest(after),
+    }
+    factors.require_origin(after, fingerprints["after"])
+    values.require_origin(before, fingerprints["before"])
+    return Sources(plan, after, factors, values, fingerprints)
+
+
+def stored_dtype(config: SweepConfig, tensor: TensorPlan) -> str:
+    """safetensors dtype a tensor is written in: floats in the storage dtype, others as they are."""
+    return SAFETENSORS_NAMES[config.blend.storage_dtype] if tensor.dtype in FLOATS else tensor.dtype
+
+
+def tensors_at(
+    config: SweepConfig, sources: Sources, alpha: float
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of the checkpoint at alpha, to the bit as `blend` would have written it."""
+    from svdjobs.kernels.blend import blend
+
+    written = [tensor for tensor in sources.plan.tensors if tensor.skip != "tied"]
+
+    def made(tensor: TensorPlan) -> torch.Tensor:
+        if tensor.skip is not None:
+            return sources.after.read(tensor.name)
+        blended = prepare(tensor, sources)
+        return blend(blended.w_MN, blended.d_MN, alpha)
+
+    workers = worker_count(cost.peak_tensor_bytes(sources.plan.selected))
+    with threads(workers) as pool:
+        found = in_order(pool, made, written, ahead=2 * workers)
+        for tensor, values in zip(written, found, strict=True):
+            yield tensor.name, to_storage(values, stored_dtype(config, tensor), tensor.name)
+
+
+def prepare(tensor: TensorPlan, sources: Sources, *, check: bool = False) -> Blended:
+    """Everything about one tensor that does not depend on alpha.
+
+    A `check`ed tensor whose W(0) misses its target spectrum is done again by a direct SVD.
+
+    Raises:
+        NumericalError: that misses it too.
+    """
+    from svdjobs.kernels import blend
+
+    w_MN = sources.after.read(tensor.name)
+    s_after_K, s_before_K = sources.factors.s(tensor.name), sources.values.s(tensor.name)
+    ratio = blend.blend_ratio(s_before_K, s_after_K)
+    d_MN = blend.signal(w_MN, s_after_K, sources.factors.basis(tensor.name), ratio.r_K)
+    error = None
+    if check:
+        target_K = blend.target_spectrum(s_before_K, s_after_K, 0.0)
+        error = blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K)
+        if not error <= SPECTRUM_TOLERANCE:
+            say(f"{tensor.name}: blend misses its spectrum by {error:.2g}, taking a direct SVD")
+            d_MN = blend.signal_direct(w_MN, s_before_K)
+            error = blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K)
+        if not error <= SPECTRUM_TOLERANCE:
+            raise NumericalError(
+                f"tensor {tensor.name!r} {list(tensor.shape)}: the singular values of W(0) miss "
+                f"those of before by {error:.2g} of the largest, allowed is "
+                f"{SPECTRUM_TOLERANCE:.0e}, also after a direct float64 SVD. Leave the tensor out "
+                f"with selection.exclude, and please report it."
+            )
+    return Blended(
+        w_MN,
+        d_MN,
+        s_before_K,
+        s_after_K,
+        ratio.guarded,
+        float((s_after_K * ratio.r_K).norm()),
+        float(s_after_K.norm()),
+        error,
+    )

@@ -1,0 +1,187 @@
+"""Which engine evaluates a sweep, in which dtype, and how it comes to hold each checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from svdjobs.checkpoint.reader import Checkpoint
+from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.config import EvaluateConfig, SweepConfig, alpha_id
+from svdjobs.errors import ConfigError, IncompleteError
+from svdjobs.evaluation.requests import Engine, Weights
+from svdjobs.progress import say
+from svdjobs.records import BlendRecord
+from svdjobs.stages import graph
+from svdjobs.stages.blend import shard_records
+from svdjobs.stages.blended import open_sources, tensors_at
+from svdjobs.statistics import realised_total
+from svdjobs.storage.store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+STAGE = "evaluate"
+# Of the blend, what must survive the cast to a 16-bit dtype for it to be evaluated in.
+KEPT_SHARE = 0.9
+# vLLM's attention on a CPU takes no narrower heads.
+CPU_HEAD_DIMENSION = 32
+
+
+def settle(config: SweepConfig, store: Store) -> EvaluateConfig:
+    """The `evaluate` section with `auto` replaced by what it comes to, one for all checkpoints.
+
+    Raises:
+        ConfigError: a 16-bit dtype was asked for that rounds the blends away.
+    """
+    assert config.evaluate is not None
+    after = open_checkpoint(config.after, allow_pickle=config.allow_pickle)
+    return config.evaluate.model_copy(
+        update={
+            "engine": choose_engine(config.evaluate, after),
+            "dtype": _choose_dtype(config, store, after),
+        }
+    )
+
+
+def choose_engine(evaluate: EvaluateConfig, checkpoint: Checkpoint) -> str:
+    """vLLM where it is installed and runs this checkpoint, unless the config says."""
+    if evaluate.engine != "auto":
+        return evaluate.engine
+    if find_spec("vllm") is None:
+        return "transformers"
+    import torch
+
+    narrow = head_dimension(checkpoint.config) < CPU_HEAD_DIMENSION
+    return "transformers" if narrow and not torch.cuda.is_available() else "vllm"
+
+
+def head_dimension(config: dict[str, Any]) -> int:
+    """Width of an attention head, from a checkpoint's config; 0 where it does not say."""
+    text = config.get("text_config") or config
+    heads = text.get("num_attention_heads") or 0
+    return int(text.get("head_dim") or (text.get("hidden_size", 0) // heads if heads else 0))
+
+
+def _choose_dtype(config: SweepConfig, store: Store, after: Checkpoint) -> str:
+    """float32 unless the blends survive the cast."""
+    assert config.evaluate is not None
+    asked = config.evaluate.dtype
+    own = str(after.config.get("dtype") or after.config.get("torch_dtype") or "float32")
+    wanted = own if asked == "auto" else asked
+    if wanted not in ("bfloat16", "float16"):
+        return "float32"
+    kept = _kept_share(config, store, wanted)
+    if kept is None or kept >= KEPT_SHARE:
+        return wanted
+    if asked == "auto":
+        return "float32"
+    if not config.evaluate.allow_lossy_dtype:
+        raise ConfigError(
+            f"evaluate.dtype {asked} keeps {100 * kept:.1f} % of the blends (at least "
+            f"{100 * KEPT_SHARE:.0f} % are needed), so differences between alphas would be those "
+            f"of rounding. Use float32, or set evaluate.allow_lossy_dtype to true to do it anyway."
+        )
+    say(f"evaluate.dtype {asked} keeps only {100 * kept:.1f} % of the blends, as asked")
+    return asked
+
+
+def _kept_share(config: SweepConfig, store: Store, dtype: str) -> float | None:
+    """Least realised fraction over the alphas; None where nothing is blended."""
+    shares = []
+    for alpha in config.alphas:
+        records: list[BlendRecord] = shard_records(store, alpha)
+        share = realised_total(records)[dtype] if records else None
+        if share is not None:
+            shares.append(share)
+    return min(shares, default=None)
+
+
+class Engines:
+    """The engine of an evaluation: started when first needed, then given one checkpoint's weights
+    after another, or started anew for each."""
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        evaluate: EvaluateConfig,
+        store: Store,
+        tokenizer: Any,
+        longest_prompt: int,
+    ) -> None:
+        self._config = config
+        self._evaluate = evaluate
+        self._store = store
+        self._tokenizer = tokenizer
+        self._longest_prompt = longest_prompt
+        self._engine: Engine | None = None
+        self._holds: str | None = None
+
+    def holding(self, checkpoint_id: str) -> Engine:
+        """The engine, with that checkpoint in it."""
+        if self._engine is not None and self._holds == checkpoint_id:
+            return self._engine
+        reuse = self._evaluate.reuse_engine
+        if self._engine is not None and not reuse:
+            self.close()
+        if self._engine is None:
+            first = "after" if reuse else checkpoint_id
+            self._engine = self._start(weights_of(self._config, self._store, first))
+            self._holds = first
+        if self._holds != checkpoint_id:
+            self._holds = None  # whatever happens now, it is no longer the last one
+            self._engine.put(weights_of(self._config, self._store, checkpoint_id))
+            self._holds = checkpoint_id
+        return self._engine
+
+    def _start(self, weights: Weights) -> Engine:
+        if self._evaluate.engine == "vllm":
+            from svdjobs.evaluation.engines.vllm import VllmEngine
+
+            say(f"starting vLLM with {weights.label} (its own messages: logs/vllm.log)")
+            return VllmEngine(weights, self._tokenizer, self._evaluate, self._longest_prompt)
+        from svdjobs.evaluation.engines.transformers import TransformersEngine
+
+        return TransformersEngine(weights, self._tokenizer, self._evaluate)
+
+    def close(self) -> None:
+        """Stop the engine, if there is one."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = self._holds = None
+
+
+def weights_of(config: SweepConfig, store: Store, checkpoint_id: str) -> Weights:
+    """A checkpoint of the run: before and after as they lie, an alpha from its written folder to
+    start with, and computed from after and D to be put into a running engine.
+
+    Raises:
+        IncompleteError: no such checkpoint in this run.
+    """
+    sources = {"before": config.before, "after": config.after, graph.REPEAT: config.after}
+    if checkpoint_id in sources:
+        checkpoint = open_checkpoint(sources[checkpoint_id], allow_pickle=config.allow_pickle)
+        return Weights(checkpoint.label, checkpoint.store.url, partial(_read, checkpoint))
+    for alpha in config.alphas:
+        if alpha_id(alpha) == checkpoint_id:
+            folder = f"{store.url}/{graph.checkpoint_prefix(alpha)}"
+            return Weights(checkpoint_id, folder, partial(_computed, config, store, alpha))
+    raise IncompleteError(
+        f"no checkpoint {checkpoint_id!r} in this run; it has "
+        f"{', '.join(graph.evaluated_ids(config))}."
+    )
+
+
+def _computed(
+    config: SweepConfig, store: Store, alpha: float
+) -> Iterator[tuple[str, torch.Tensor]]:
+    return tensors_at(config, open_sources(config, store, stage=STAGE), alpha)
+
+
+def _read(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of a checkpoint; of a tied pair, the embedding only."""
+    for name in checkpoint.entries:
+        if not (checkpoint.tied and name == "lm_head.weight"):
+            yield name, checkpoint.read(name)

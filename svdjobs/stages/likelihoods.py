@@ -1,0 +1,78 @@
+"""How likely each checkpoint finds after's own answers: no sampling noise, so it sees what accuracy
+cannot. Taken while `evaluate` has the checkpoint in its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from svdjobs.evaluation.problems import Benchmark
+from svdjobs.evaluation.prompts import Prompt
+from svdjobs.evaluation.requests import Engine, Trace
+from svdjobs.progress import track
+from svdjobs.records import Completion, Likelihood, Manifest
+from svdjobs.stages import graph
+from svdjobs.stages.outputs import begin, find_manifest
+from svdjobs.storage.store import Store, write_lines
+
+VERSION = "1"
+ROWS = "likelihoods.jsonl"
+
+
+def make(
+    store: Store,
+    benchmark: Benchmark,
+    checkpoint_id: str,
+    results: Manifest,
+    per_problem: int,
+    prompts: Callable[[], Sequence[Prompt]],
+    engine: Callable[[], Engine],
+    *,
+    force: bool = False,
+) -> Manifest | None:
+    """Likelihoods of the first answers after gave to each problem; None while there are none.
+
+    `results` is the checkpoint's evaluation. after's repetition holds the same weights as after.
+    """
+    after = graph.results_prefix("after", benchmark.name)
+    answered = find_manifest(store, after)
+    if answered is None or checkpoint_id == graph.REPEAT:
+        return None
+    output = begin(
+        store,
+        graph.likelihoods_prefix(checkpoint_id, benchmark.name),
+        stage="likelihoods",
+        version=VERSION,
+        config={"per_problem": per_problem, "engine": results.config["engine"],
+                "dtype": results.config["dtype"]},
+        inputs={"checkpoint": results.inputs["checkpoint"], "traces": answered.fingerprint},
+        force=force,
+    )  # fmt: skip
+    if output.finished:
+        return output.finished
+    lines = bytes(store.read(f"{after}/completions.jsonl")).splitlines()
+    completions = [Completion.model_validate_json(line) for line in lines]
+    chosen = [c for c in completions if c.sample_index < per_problem and c.token_ids]
+    asked = {prompt.idx: prompt.ids for prompt in prompts()}
+    traces = [Trace(asked[c.idx], c.token_ids) for c in chosen]
+    rows = []
+    label = f"likelihoods {checkpoint_id} on {benchmark.name}"
+    with track(label, len(traces)) as advance:
+        for completion, values in zip(chosen, engine().log_probabilities(traces), strict=True):
+            row = Likelihood(
+                idx=completion.idx,
+                sample_index=completion.sample_index,
+                log_probabilities=values,
+            )
+            rows.append(row.model_dump_json())
+            advance()
+    output.add(write_lines(store, output.key(ROWS), rows))
+    return output.commit()
+
+
+def load(store: Store, checkpoint_id: str, benchmark: str) -> list[Likelihood]:
+    """The likelihoods of a checkpoint; empty where they were not taken."""
+    prefix = graph.likelihoods_prefix(checkpoint_id, benchmark)
+    if find_manifest(store, prefix) is None:
+        return []
+    lines = bytes(store.read(f"{prefix}/{ROWS}")).splitlines()
+    return [Likelihood.model_validate_json(line) for line in lines]
