@@ -215,6 +215,10 @@ class SweepConfig(Settings):
         return self.store or f"runs/{self.name}"
 
 
+# After once more with other seeds: what noise alone looks like.
+REPEAT_ID = "after-again"
+
+
 def alpha_id(alpha: float) -> str:
     """Name of an alpha's checkpoint: `alpha-0.2000`; more digits where four would lose some."""
     short = f"{alpha:.4f}"

@@ -8,7 +8,8 @@ import io
 import re
 
 from svdjobs.reporting import figures
-from svdjobs.reporting.content import Content, Table, headlines, tables
+from svdjobs.reporting.content import Content, Table
+from svdjobs.reporting.tables import headlines, tables
 
 FIGURE_NAMES = {
     "accuracy.png": "Accuracy against alpha",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import EvaluateConfig, SweepConfig, alpha_id
+from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig, alpha_id
 from svdjobs.errors import ConfigError, IncompleteError
 from svdjobs.evaluation.requests import Engine, Weights
 from svdjobs.progress import say
@@ -160,7 +160,7 @@ def weights_of(config: SweepConfig, store: Store, checkpoint_id: str) -> Weights
     Raises:
         IncompleteError: no such checkpoint in this run.
     """
-    sources = {"before": config.before, "after": config.after, graph.REPEAT: config.after}
+    sources = {"before": config.before, "after": config.after, REPEAT_ID: config.after}
     if checkpoint_id in sources:
         checkpoint = open_checkpoint(sources[checkpoint_id], allow_pickle=config.allow_pickle)
         return Weights(checkpoint.label, checkpoint.store.url, partial(_read, checkpoint))

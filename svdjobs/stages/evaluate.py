@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from svdjobs.checkpoint.identity import companions_digest, identity
 from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import EvaluateConfig, SweepConfig, derived_seed
+from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig, derived_seed
 from svdjobs.errors import IncompleteError
 from svdjobs.evaluation.problems import Benchmark, load_benchmark
 from svdjobs.evaluation.prompts import Prompt, check_room, load_tokenizer, make_prompts
@@ -141,7 +141,7 @@ def run(
 
 def in_order_of_work(checkpoint_ids: Sequence[str]) -> list[str]:
     """After first: a reused engine starts with it, and the others read its answers."""
-    rank = {"after": 0, graph.REPEAT: 1, "before": 3}  # before differs in all its weights
+    rank = {"after": 0, REPEAT_ID: 1, "before": 3}  # before differs in all its weights
     return sorted(checkpoint_ids, key=lambda checkpoint_id: rank.get(checkpoint_id, 2))
 
 
@@ -162,7 +162,7 @@ def _output(
     work: _Work, checkpoint_id: str, benchmark: Benchmark, *, force: bool = False
 ) -> Output:
     config, store = work.config, work.store
-    if checkpoint_id in ("before", "after", graph.REPEAT):
+    if checkpoint_id in ("before", "after", REPEAT_ID):
         source = config.before if checkpoint_id == "before" else config.after
         opened = open_checkpoint(source, allow_pickle=config.allow_pickle)
         # Its companions decide where completions stop.
@@ -306,8 +306,8 @@ def _collected(
 
 def _seed(evaluate: EvaluateConfig, checkpoint_id: str) -> int:
     """All checkpoints share the seeds, but for after's repetition."""
-    if checkpoint_id == graph.REPEAT:
-        return derived_seed(evaluate.seed, graph.REPEAT)
+    if checkpoint_id == REPEAT_ID:
+        return derived_seed(evaluate.seed, REPEAT_ID)
     return evaluate.seed
 
 

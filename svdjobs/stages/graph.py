@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from svdjobs.config import SweepConfig, alpha_id
+from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
 from svdjobs.records import Plan
 from svdjobs.stages.outputs import check_run, load_json, require
@@ -12,8 +12,6 @@ from svdjobs.storage.store import Store
 
 PLAN_PREFIX = "plan"
 IDENTITIES = "identities.json"
-# After once more with other seeds: what noise alone looks like.
-REPEAT = "after-again"
 
 
 class Target(NamedTuple):
@@ -53,7 +51,7 @@ def rotation_chain(config: SweepConfig) -> dict[str, str]:
 
 def evaluated_ids(config: SweepConfig) -> list[str]:
     """Checkpoints the run evaluates: the two baselines, then every alpha."""
-    again = [REPEAT] if config.evaluate and config.evaluate.repeat_after else []
+    again = [REPEAT_ID] if config.evaluate and config.evaluate.repeat_after else []
     return ["before", "after", *again, *(alpha_id(alpha) for alpha in config.alphas)]
 
 

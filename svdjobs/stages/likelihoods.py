@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from svdjobs.config import REPEAT_ID
 from svdjobs.evaluation.problems import Benchmark
 from svdjobs.evaluation.prompts import Prompt
 from svdjobs.evaluation.requests import Engine, Trace
@@ -35,7 +36,7 @@ def make(
     """
     after = graph.results_prefix("after", benchmark.name)
     answered = find_manifest(store, after)
-    if answered is None or checkpoint_id == graph.REPEAT:
+    if answered is None or checkpoint_id == REPEAT_ID:
         return None
     output = begin(
         store,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from svdjobs.config import SweepConfig
 from svdjobs.provenance import versions
-from svdjobs.records import BlendRecord, Manifest, Plan, RotationRow, Summary
+from svdjobs.records import BlendRecord, Likelihood, Manifest, Plan, RotationRow, Summary
 from svdjobs.reporting import render
-from svdjobs.reporting.content import Content, accuracy_table, headlines, tables
-from svdjobs.stages import graph, rotations
+from svdjobs.reporting.accuracy import accuracy_table
+from svdjobs.reporting.content import Content
+from svdjobs.reporting.tables import headlines, tables
+from svdjobs.stages import graph, likelihoods, rotations
 from svdjobs.stages.blend import shard_records
 from svdjobs.stages.decompose import Factors
 from svdjobs.stages.evaluate import current_results, load_summary
@@ -15,7 +17,7 @@ from svdjobs.stages.outputs import begin, find_manifest
 from svdjobs.storage.store import Store
 
 STAGE = "report"
-VERSION = "1"
+VERSION = "2"
 PREFIX = "report"
 DRAWN_SPECTRA = 7
 
@@ -69,6 +71,7 @@ def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) ->
         config=config,
         plan=plan,
         summaries=_summaries(config, store, missing),
+        likelihoods=_likelihoods(config, store, missing),
         blends={
             alpha: shard_records(store, alpha)
             for alpha in config.alphas
@@ -90,6 +93,19 @@ def _summaries(
             prefix = graph.results_prefix(checkpoint_id, benchmark.name)
             if prefix not in missing:
                 found.setdefault(benchmark.name, {})[checkpoint_id] = load_summary(store, prefix)
+    return found
+
+
+def _likelihoods(
+    config: SweepConfig, store: Store, missing: list[str]
+) -> dict[str, dict[str, list[Likelihood]]]:
+    found: dict[str, dict[str, list[Likelihood]]] = {}
+    for benchmark in config.evaluate.benchmarks if config.evaluate else ():
+        for checkpoint_id in graph.evaluated_ids(config):
+            if graph.results_prefix(checkpoint_id, benchmark.name) in missing:
+                continue
+            if rows := likelihoods.load(store, checkpoint_id, benchmark.name):
+                found.setdefault(benchmark.name, {})[checkpoint_id] = rows
     return found
 
 

@@ -14,7 +14,9 @@ from svdjobs import local
 from svdjobs.config import SweepConfig, parse_config
 from svdjobs.records import Interval, Outcome, Summary
 from svdjobs.reporting import render
-from svdjobs.reporting.content import Content, accuracy_table, headlines, interval_text, points
+from svdjobs.reporting.accuracy import accuracy_table
+from svdjobs.reporting.content import Content, interval_text, points
+from svdjobs.reporting.tables import headlines
 from svdjobs.stages import report
 from svdjobs.statistics import mean_interval
 from svdjobs.storage.local import LocalStore

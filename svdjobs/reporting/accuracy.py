@@ -1,0 +1,228 @@
+"""How the checkpoints answered: tables and sentences, every difference with its uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from svdjobs.config import REPEAT_ID, alpha_id
+from svdjobs.records import Comparison, Interval, Likelihood, Outcome, Slope, Summary
+from svdjobs.reporting.content import Content, Table, interval_text, percent, points
+from svdjobs.statistics import compare, holm, mean_per_token, slope_over_alpha
+
+
+def headlines(content: Content) -> list[str]:
+    """What the evaluation says about the question, in sentences."""
+    lines = []
+    for benchmark, by_id in content.summaries.items():
+        before, after = by_id.get("before"), by_id.get("after")
+        if before and after:
+            gain = compare(after.problem_scores, before.problem_scores, after.n)
+            lines.append(
+                f"{benchmark}: after scores {percent(after.avg_at_n.value)}, before "
+                f"{percent(before.avg_at_n.value)}; RL changed accuracy by "
+                f"{points(gain.difference)} points."
+            )
+        zero = by_id.get(alpha_id(0.0))
+        if after and zero:
+            change = compare(zero.problem_scores, after.problem_scores, after.n)
+            lines.append(
+                f"{benchmark}: with before's singular values in after's bases (alpha = 0), "
+                f"accuracy differs from after by {points(change.difference)} points. "
+                f"{_verdict(change)}"
+            )
+        if slope := sweep_slope(content, benchmark):
+            lines.append(
+                f"{benchmark}: over the whole sweep, accuracy changes by {points(slope.slope)} "
+                f"points from alpha = 0 to 1 (p = {slope.p:.2g})."
+            )
+        if after and (again := by_id.get(REPEAT_ID)):
+            noise = compare(again.problem_scores, after.problem_scores, after.n)
+            lines.append(
+                f"{benchmark}: after asked again with other seeds differs from itself by "
+                f"{points(noise.difference)} points: what chance alone does."
+            )
+    return lines
+
+
+def _verdict(change: Comparison) -> str:
+    interval = change.difference
+    if interval.low is None or interval.high is None:
+        return "Every problem scored the same." if interval.value == 0 else ""
+    if interval.low <= 0 <= interval.high:
+        seen = (
+            f" It would have found one of {100 * change.detectable:.1f} points in 4 of 5 tries."
+            if change.detectable
+            else ""
+        )
+        return f"The interval contains 0: this sweep sees no effect of the singular values.{seen}"
+    return "The interval excludes 0: the singular values matter here."
+
+
+def sweep_slope(content: Content, benchmark: str) -> Slope | None:
+    """One trend over all alphas that were evaluated; None for fewer than two."""
+    by_id = content.summaries[benchmark]
+    scores = {
+        alpha: by_id[alpha_id(alpha)].problem_scores
+        for alpha in content.config.alphas
+        if alpha_id(alpha) in by_id
+    }
+    return slope_over_alpha(scores) if len(scores) > 1 else None
+
+
+def adjusted_p(content: Content) -> dict[tuple[str, str], float]:
+    """p of every alpha against after on every benchmark, by Holm's method over all of them.
+
+    alpha = 1 is after itself and is not a comparison.
+    """
+    raw = {}
+    for benchmark, by_id in content.summaries.items():
+        for alpha in content.config.alphas:
+            summary, after = by_id.get(alpha_id(alpha)), by_id.get("after")
+            if alpha != 1 and summary and after:
+                made = compare(summary.problem_scores, after.problem_scores, after.n)
+                raw[benchmark, alpha_id(alpha)] = (
+                    made.p if made.mcnemar_p is None else made.mcnemar_p
+                )
+    return holm(raw)
+
+
+def tables(content: Content) -> list[Table]:
+    """All tables about answers, in reading order."""
+    found = []
+    for benchmark in content.summaries:
+        found += [accuracy_table(content, benchmark), estimates_table(content, benchmark)]
+        if content.likelihoods.get(benchmark):
+            found.append(likelihood_table(content, benchmark))
+    return found
+
+
+def accuracy_table(content: Content, benchmark: str) -> Table:
+    """avg@n of every checkpoint with its interval and its paired difference to after."""
+    by_id = content.summaries[benchmark]
+    after, adjusted = by_id.get("after"), adjusted_p(content)
+    rows = []
+    for checkpoint_id, summary in by_id.items():
+        versus = "-"
+        if after and checkpoint_id != "after":
+            made = compare(summary.problem_scores, after.problem_scores, after.n)
+            versus = points(made.difference)
+        p = adjusted.get((benchmark, checkpoint_id))
+        rows.append(
+            [
+                checkpoint_id,
+                percent(summary.avg_at_n.value),
+                interval_text(summary.avg_at_n),
+                versus,
+                "-" if p is None else f"{p:.2g}",
+                str(summary.truncated),
+                str(summary.outcomes[Outcome.NO_ANSWER] + summary.outcomes[Outcome.TRUNCATED]),
+                str(_unscored(summary)),
+            ]
+        )
+    some = next(iter(by_id.values()))
+    lost = f" {len(some.gold_errors)} problems have no readable gold." if some.gold_errors else ""
+    return Table(
+        f"accuracy-{benchmark}",
+        f"Accuracy on {benchmark}",
+        f"avg@{some.n} over {some.problems} problems, with 95 % t intervals clustered by problem. "
+        f"`minus after` is the mean of per-problem differences, in percentage points: same "
+        f"problems, same seeds. `p` is that of a sign-flip test (McNemar's for one completion "
+        f"each), by Holm's method over all alphas and benchmarks. `cut off` completions hit "
+        f"max_tokens; `no box` had no answer; `unscored` could not be parsed or ran out of time, "
+        f"and count as not correct.{lost}",
+        ["checkpoint", f"avg@{some.n}", "95 % interval", "minus after", "p", "cut off", "no box",
+         "unscored"],
+        rows,
+    )  # fmt: skip
+
+
+def _unscored(summary: Summary) -> int:
+    kinds = (Outcome.PARSE_ERROR, Outcome.TIMEOUT, Outcome.GOLD_ERROR)
+    return sum(summary.outcomes[kind] for kind in kinds)
+
+
+def estimates_table(content: Content, benchmark: str) -> Table:
+    """pass@k and maj@n of every checkpoint."""
+    by_id = content.summaries[benchmark]
+    some = next(iter(by_id.values()))
+    rows = []
+    for checkpoint_id, summary in by_id.items():
+        found = [*summary.pass_at.values(), *([summary.maj_at_n] if summary.maj_at_n else [])]
+        rows.append([checkpoint_id, *(f"{percent(i.value)} {interval_text(i)}" for i in found)])
+    majority = [f"maj@{some.n}"] if some.maj_at_n else []
+    return Table(
+        f"estimates-{benchmark}",
+        f"pass@k and majority vote on {benchmark}",
+        "pass@k is the chance that one of k completions is correct, estimated without bias from "
+        f"all {some.n}; maj@{some.n} scores the most frequent answer, equivalent answers counted "
+        "as one and ties shared.",
+        ["checkpoint", *(f"pass@{k}" for k in some.pass_at), *majority],
+        rows,
+    )
+
+
+def likelihood_table(content: Content, benchmark: str) -> Table:
+    """NLL of after's own answers and divergence from after, per token."""
+    by_id = content.likelihoods[benchmark]
+    after = by_id.get("after")
+    sampler = content.config.evaluate
+    drawn_from_after = sampler is not None and (sampler.temperature, sampler.top_p) == (1, 1)
+    rows = []
+    for checkpoint_id, found in by_id.items():
+        nll = mean_per_token(_by_problem(found, None, lambda own, _: -own))
+        change = divergence = "-"
+        if after and checkpoint_id != "after":
+            change = _signed(mean_per_token(_by_problem(found, after, lambda own, ref: ref - own)))
+            if drawn_from_after:
+                divergence = _plain(mean_per_token(_by_problem(found, after, _divergence)))
+        rows.append([checkpoint_id, _plain(nll), change, divergence])
+    return Table(
+        f"likelihood-{benchmark}",
+        f"How likely after's answers are, on {benchmark}",
+        "Every checkpoint reads the same answers, drawn by after, instead of drawing its own, so "
+        "nothing here is sampling noise of the checkpoint. NLL in nats per token; `minus after` is "
+        "the difference token by token; KL(after ‖ checkpoint) is estimated without bias from the "
+        "same tokens (only where they were drawn at temperature 1 and top_p 1). 95 % intervals "
+        "clustered by problem.",
+        ["checkpoint", "NLL", "minus after", "KL"],
+        rows,
+    )
+
+
+def _divergence(own: float, after: float) -> float:
+    """One token's share of KL(after ‖ own) where the token was drawn from after: e^d − 1 − d with
+    d = log p_own − log p_after.
+
+    Its mean is the divergence, each term is at least 0, and it varies far less than −d (Schulman
+    2020, "Approximating KL Divergence", estimator k3).
+    """
+    d = own - after
+    return math.expm1(d) - d
+
+
+def _by_problem(
+    found: list[Likelihood],
+    reference: list[Likelihood] | None,
+    term: Callable[[float, float], float],
+) -> list[list[float]]:
+    """A term per token, the traces of one problem joined."""
+    known = {(r.idx, r.sample_index): r.log_probabilities for r in reference or []}
+    terms: dict[int, list[float]] = {}
+    for row in found:
+        other = known.get((row.idx, row.sample_index), row.log_probabilities)
+        pairs = zip(row.log_probabilities, other, strict=True)
+        terms.setdefault(row.idx, []).extend(term(own, ref) for own, ref in pairs)
+    return [terms[idx] for idx in sorted(terms)]
+
+
+def _plain(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.3g}"
+    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+
+
+def _signed(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return "0 (identical)" if interval.value == 0 else f"{interval.value:+.2e}"
+    return f"{interval.value:+.2e} [{interval.low:+.2e}, {interval.high:+.2e}]"
