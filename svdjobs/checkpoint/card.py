@@ -10,6 +10,8 @@ from svdjobs.provenance import versions
 from svdjobs.records import BlendRecord, Plan
 from svdjobs.statistics import realised_total
 
+BLEND_META = "svd_blend_meta.json"
+
 
 def model_card(config: SweepConfig, alpha: float, records: Sequence[BlendRecord]) -> str:
     """Markdown saying what the weights are and how they were made."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.config import fingerprint
-from svdjobs.parallel import in_order, threads
+from svdjobs.parallel import in_order
 from svdjobs.progress import size, track
 from svdjobs.provenance import cores
 from svdjobs.storage.store import Store, try_read_json, write_json
@@ -29,7 +30,10 @@ def identity(checkpoint: Checkpoint, cache: Store, key: str) -> str:
     if stale:
         total = sum(checkpoint.store.size(name) for name in stale)
         workers = min(cores(), len(stale))
-        with track(f"hash {checkpoint.label}", total) as advance, threads(workers) as pool:
+        with (
+            track(f"hash {checkpoint.label}", total) as advance,
+            ThreadPoolExecutor(workers) as pool,
+        ):
             digests = in_order(pool, partial(_digest, checkpoint.store), stale, ahead=workers)
             for name, digest in zip(stale, digests, strict=True):
                 known[stats[name]] = digest

@@ -55,12 +55,11 @@ def decompose(
                 "--output_dir, --export and --workers go with --model_id; with CONFIG, set "
                 "decompose.workers in it."
             )
-        from svdjobs.config import load_config
+        from svdjobs.cli.stages import load
         from svdjobs.stages import decompose as stage
         from svdjobs.storage.store import open_store
 
-        pickle = ("allow_pickle=true",) if allow_pickle else ()
-        config = load_config(config_file, (*overrides, *pickle))
+        config = load(config_file, overrides, allow_pickle)
         stage.run(config, open_store(config.store_url), force=force)
         return
     if output_dir is None:

@@ -31,7 +31,8 @@ def config_options(command: Command) -> Command:
     return command
 
 
-def _load(config_file: Path, overrides: tuple[str, ...], allow_pickle: bool) -> SweepConfig:
+def load(config_file: Path, overrides: tuple[str, ...], allow_pickle: bool) -> SweepConfig:
+    """The config of a command, with its overrides."""
     from svdjobs.config import load_config
 
     pickle = ("allow_pickle=true",) if allow_pickle else ()
@@ -45,7 +46,7 @@ def sweep(config_file: Path, overrides: tuple[str, ...], force: bool, allow_pick
 
     Finished stages are skipped, so the same command resumes an interrupted sweep.
     """
-    config = _load(config_file, overrides, allow_pickle)
+    config = load(config_file, overrides, allow_pickle)
     from svdjobs import local
     from svdjobs.stages import report
     from svdjobs.storage.store import open_store
@@ -58,7 +59,7 @@ def sweep(config_file: Path, overrides: tuple[str, ...], force: bool, allow_pick
 @config_options
 def plan(config_file: Path, overrides: tuple[str, ...], force: bool, allow_pickle: bool) -> None:
     """Say what a sweep will do and cost, from headers alone."""
-    config = _load(config_file, overrides, allow_pickle)
+    config = load(config_file, overrides, allow_pickle)
     from svdjobs import local
     from svdjobs.stages import plan as stage
     from svdjobs.storage.store import open_store
@@ -78,7 +79,7 @@ def blend(
     alphas: tuple[float, ...],
 ) -> None:
     """Write the blended checkpoints."""
-    config = _load(config_file, overrides, allow_pickle)
+    config = load(config_file, overrides, allow_pickle)
     from svdjobs.stages import blend as stage
     from svdjobs.storage.store import open_store
 
@@ -91,30 +92,12 @@ def blend(
 
 
 @click.command()
-@click.option("--checkpoint", "ids", multiple=True, metavar="ID", help="before, after, alpha-…")
-@config_options
-def evaluate(
-    config_file: Path,
-    overrides: tuple[str, ...],
-    force: bool,
-    allow_pickle: bool,
-    ids: tuple[str, ...],
-) -> None:
-    """Ask every checkpoint the same questions and grade the answers."""
-    config = _load(config_file, overrides, allow_pickle)
-    from svdjobs.stages import evaluate as stage
-    from svdjobs.storage.store import open_store
-
-    stage.run(config, open_store(config.store_url), checkpoint_ids=ids or None, force=force)
-
-
-@click.command()
 @config_options
 def rotations(
     config_file: Path, overrides: tuple[str, ...], force: bool, allow_pickle: bool
 ) -> None:
     """Measure how the singular bases turn along base, rl1, rl2."""
-    config = _load(config_file, overrides, allow_pickle)
+    config = load(config_file, overrides, allow_pickle)
     from svdjobs.stages import rotations as stage
     from svdjobs.storage.store import open_store
 
@@ -125,7 +108,7 @@ def rotations(
 @config_options
 def report(config_file: Path, overrides: tuple[str, ...], force: bool, allow_pickle: bool) -> None:
     """Write report.html and report.md from what has been finished."""
-    config = _load(config_file, overrides, allow_pickle)
+    config = load(config_file, overrides, allow_pickle)
     from svdjobs.stages import report as stage
     from svdjobs.storage.store import open_store
 
@@ -134,4 +117,4 @@ def report(config_file: Path, overrides: tuple[str, ...], force: bool, allow_pic
     click.echo(stage.closing_words(config, store))
 
 
-COMMANDS = (sweep, plan, blend, evaluate, rotations, report)
+COMMANDS = (sweep, plan, blend, rotations, report)

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from svdjobs.checkpoint.card import blend_meta, model_card
+from svdjobs.checkpoint.card import BLEND_META, blend_meta, model_card
 from svdjobs.checkpoint.reader import INDEX, Checkpoint, config_dtype_fields
 from svdjobs.checkpoint.safetensors_format import SAFETENSORS_NAMES, OutputTensor
 from svdjobs.checkpoint.writer import (
@@ -314,7 +314,7 @@ def _finish(
     if index := index_bytes(shards):
         output.write(INDEX, index)
     output.write_json("config.json", config_dtype_fields(after.config, config.blend.storage_dtype))
-    output.write_json("svd_blend_meta.json", blend_meta(config, plan, job.alpha, records))
+    output.write_json(BLEND_META, blend_meta(config, plan, job.alpha, records))
     output.write("README.md", model_card(config, job.alpha, records).encode())
     output.commit()
 

@@ -7,6 +7,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from svdjobs.checkpoint.card import BLEND_META
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig, alpha_id
@@ -18,7 +19,7 @@ from svdjobs.stages import graph
 from svdjobs.stages.blend import shard_records
 from svdjobs.stages.blended import open_sources, tensors_at
 from svdjobs.statistics import realised_total
-from svdjobs.storage.store import Store
+from svdjobs.storage.store import Store, try_read_json
 
 if TYPE_CHECKING:
     import torch
@@ -89,8 +90,12 @@ def _choose_dtype(config: SweepConfig, store: Store, after: Checkpoint) -> str:
 
 
 def _kept_share(config: SweepConfig, store: Store, dtype: str) -> float | None:
-    """Least realised fraction over the alphas; None where nothing is blended."""
+    """Least realised fraction over the alphas, and of after if that is a blend of ours itself; None
+    where nothing is blended."""
     shares = []
+    after = open_checkpoint(config.after, allow_pickle=config.allow_pickle)
+    if meta := try_read_json(after.store, BLEND_META):
+        shares += [share for share in [meta["realised_fraction"].get(dtype)] if share is not None]
     for alpha in config.alphas:
         records: list[BlendRecord] = shard_records(store, alpha)
         share = realised_total(records)[dtype] if records else None
@@ -138,9 +143,9 @@ class Engines:
 
     def _start(self, weights: Weights) -> Engine:
         if self._evaluate.engine == "vllm":
-            from svdjobs.evaluation.engines.vllm import VllmEngine
+            from svdjobs.evaluation.engines.vllm import VllmEngine, log_path
 
-            say(f"starting vLLM with {weights.label} (its own messages: logs/vllm.log)")
+            say(f"starting vLLM with {weights.label} (its own messages: {log_path(weights)})")
             return VllmEngine(weights, self._tokenizer, self._evaluate, self._longest_prompt)
         from svdjobs.evaluation.engines.transformers import TransformersEngine
 

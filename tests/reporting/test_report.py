@@ -54,6 +54,7 @@ def test_all_files_are_there(run: Path) -> None:
     assert names == {
         "manifest.json", "report.html", "report.md", "figures/accuracy.png",
         "figures/rotation_mse_curves.png", "figures/spectrum.png", "tables/accuracy-sums.csv",
+        "tables/estimates-sums.csv", "tables/likelihood-sums.csv",
         "tables/coverage.csv", "tables/realised.csv", "tables/rotations.csv",
     }  # fmt: skip
     manifest = json.loads((run / "report" / "manifest.json").read_text())
@@ -100,7 +101,7 @@ def test_results_have_the_fields_names(run: Path) -> None:
 
 
 def test_alpha_one_answers_exactly_as_after(run: Path) -> None:
-    files = [run / "results" / name / "sums" / "completions-00000.jsonl"
+    files = [run / "results" / name / "sums" / "completions.jsonl"
              for name in ("after", "alpha-1.0000")]  # fmt: skip
     assert files[0].read_bytes() == files[1].read_bytes()
 

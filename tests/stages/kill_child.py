@@ -2,9 +2,9 @@
 
     python -m tests.stages.kill_child CONFIG_JSON [before|after:PREFIX:N ...]
 
-Every argument is one sweep, killed before or after its N-th write below PREFIX appears; then one
-more runs to the end. Prints {"signals": […], "writes": […]}: how the killed ones ended, and what
-the last one wrote.
+Every argument is one sweep, killed before or after its N-th write below PREFIX appears (a file, or
+a line of a journal); then one more runs to the end. Prints {"signals": […], "writes": […]}: how the
+killed ones ended, and what the last one wrote; a journal's line as `key idx-sample`.
 """
 
 from __future__ import annotations
@@ -14,36 +14,51 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import transformers  # noqa: F401  imported once, before forking
 
 from svdjobs import local
 from svdjobs.config import SweepConfig
+from svdjobs.storage.local import LocalJournal
+
+T = TypeVar("T")
 
 
 def sweep(config: SweepConfig, kill: str | None, log: Path) -> None:
     """One sweep in a forked child; appends the keys it writes to the log."""
     moment, prefix, nth = kill.split(":") if kill else ("", "", "0")
     seen = 0
-    honest = Path.replace
 
-    def replace(self: Path, target: Path) -> Path:
+    def watched(key: str, write: Callable[[], T]) -> T:
         nonlocal seen
-        key = str(Path(target).relative_to(config.store_url))
         chosen = bool(kill) and key.startswith(prefix + "/")
         seen += chosen
         if chosen and moment == "before" and seen == int(nth):
             os.kill(os.getpid(), signal.SIGKILL)
-        done = honest(self, target)
+        done = write()
         with log.open("a") as file:
             file.write(key + "\n")
         if chosen and moment == "after" and seen == int(nth):
             os.kill(os.getpid(), signal.SIGKILL)
         return done
 
+    honest_replace, honest_append = Path.replace, LocalJournal.append
+
+    def replace(self: Path, target: Path) -> Path:
+        key = str(Path(target).relative_to(config.store_url))
+        return watched(key, lambda: honest_replace(self, target))
+
+    def append(self: LocalJournal, line: str) -> None:
+        drawn = json.loads(line)
+        key = Path(self._file.name).relative_to(config.store_url)
+        watched(f"{key} {drawn['idx']}-{drawn['sample_index']}", lambda: honest_append(self, line))
+
     Path.replace = replace  # type: ignore[method-assign, assignment]
+    LocalJournal.append = append  # type: ignore[method-assign]
     local.sweep(config)
 
 

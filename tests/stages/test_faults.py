@@ -16,7 +16,7 @@ from svdjobs.config import SweepConfig
 
 MakeConfig = Callable[..., SweepConfig]
 ROOT = Path(__file__).parents[2]
-STAGES = ("plan", "factors", "checkpoints", "results", "rotations", "report")
+STAGES = ("plan", "factors", "checkpoints", "rotations", "results", "likelihoods", "report")
 # What may differ between two runs: the machine's speed when the plan was made, and where files lie.
 ESTIMATES = ("machine_gflops", "decompose_seconds", "blend_seconds", "disk_free_bytes")
 
@@ -72,7 +72,7 @@ def small(make_config: MakeConfig) -> Callable[..., SweepConfig]:
 def test_killed_in_every_stage_the_rerun_gives_the_same_bytes(
     small: Callable[..., SweepConfig], tmp_path: Path
 ) -> None:
-    """SIGKILL before and after a file of each stage appears, twelve kills in one run."""
+    """SIGKILL before and after a file of each stage appears, fourteen kills in one run."""
     undisturbed, killed = small(tmp_path / "undisturbed"), small(tmp_path / "killed")
     run_child(undisturbed)
     kills = [f"{moment}:{stage}:{nth}" for stage in STAGES for moment, nth in
@@ -92,15 +92,21 @@ def test_finished_work_is_not_done_again(small: Callable[..., SweepConfig], tmp_
     assert outcome["writes"] == []
 
 
-def test_completions_are_drawn_once(small: Callable[..., SweepConfig], tmp_path: Path) -> None:
-    """Killed after its second batch, an evaluation goes on with the third."""
+@pytest.mark.parametrize("moment", ["before:results:8", "after:results:11", "after:results:17"])
+def test_completions_are_drawn_once(
+    moment: str, small: Callable[..., SweepConfig], tmp_path: Path
+) -> None:
+    """Killed among its completions (before the third of ten, after the sixth) or while grading the
+    ten, an evaluation goes on with the next. Five files come before the first completion."""
     config = small(tmp_path / "run")
-    outcome = run_child(config, "after:results:3")  # the first write is in-progress.json
+    outcome = run_child(config, moment)
+    assert outcome["signals"] == [signal.SIGKILL]
     writes = outcome["writes"]
     assert isinstance(writes, list)
-    first = "results/before/sums/completions-0000"
-    assert f"{first}0.jsonl" not in writes
-    assert f"{first}1.jsonl" not in writes
-    assert writes.count(f"{first}2.jsonl") == 1
-    drawn = [key for key in writes if "completions" in key]
-    assert len(drawn) == len(set(drawn))
+    kept = {"before:results:8": 2, "after:results:11": 6, "after:results:17": 10}[moment]
+    journal = "results/after/sums/completions.journal "
+    drawn = [key for key in writes if key.startswith(journal)]
+    assert len(drawn) == len(set(drawn)) == 10 - kept
+    lines = (tmp_path / "run/results/after/sums/completions.jsonl").read_text().splitlines()
+    assert len(lines) == len({tuple(json.loads(line)[k] for k in ("idx", "sample_index"))
+                              for line in lines}) == 10  # fmt: skip

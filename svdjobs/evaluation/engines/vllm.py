@@ -33,7 +33,7 @@ EXTENSION = "svdjobs.evaluation.engines.vllm_worker.WeightSwap"
 # Tensors travel to the workers through files of about this size.
 TRANSFER_BYTES = 1 << 30
 GIB = 1 << 30
-LOG = Path("logs/vllm.log")
+LOGS = Path("logs")
 
 
 class VllmEngine:
@@ -54,7 +54,8 @@ class VllmEngine:
         self._stop = stop_tokens(weights.folder, tokenizer)
         self.context: int | None = longest_prompt + config.max_tokens + 1
         _environment()
-        vllm = _import_vllm()
+        with _output_to(log_path(weights)):
+            vllm = _import_vllm()
         self._arguments: dict[str, Any] = {
             "model": weights.folder,
             "skip_tokenizer_init": True,
@@ -70,7 +71,7 @@ class VllmEngine:
         }
         if config.tensor_parallel_size == 1:
             self._arguments["distributed_executor_backend"] = "uni"
-        with _startup_errors(config), _output_to(LOG):
+        with _startup_errors(config), _output_to(log_path(weights)):
             self._llm = vllm.LLM(**self._arguments, use_tqdm_on_load=False)
         layout = self._llm.collective_rpc("svdjobs_layout")[0]
         self._dtypes: dict[str, str] = layout["dtypes"]
@@ -225,6 +226,11 @@ class VllmEngine:
         del self._llm
         gc.collect()
         cleanup_dist_env_and_memory()
+
+
+def log_path(weights: Weights) -> Path:
+    """Where vLLM's own messages go."""
+    return LOGS / f"{Path(weights.folder).resolve().name}.log"
 
 
 def packed_name(name: str, packed: Mapping[str, Sequence[str]]) -> str:

@@ -1,0 +1,117 @@
+"""`svdjobs evaluate` and `svdjobs grade`: stages of a sweep, or any one checkpoint on its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from svdjobs.errors import ConfigError
+
+# Flags of the field's scripts and the config keys they stand for.
+KEYS = {
+    "n_samples": "n_samples", "max_tokens": "max_tokens", "temperature": "temperature",
+    "top_p": "top_p", "seed": "seed", "prompt": "prompt", "engine": "engine", "dtype": "dtype",
+    "gpu_mem_util": "gpu_memory_utilization", "tensor_parallel_size": "tensor_parallel_size",
+    "allow_lossy_dtype": "allow_lossy_dtype",
+}  # fmt: skip
+
+
+@click.command()
+@click.argument("config_file", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option("--checkpoint", "ids", multiple=True, metavar="ID", help="before, after, alpha-…")
+@click.option("--model", metavar="SOURCE", help="Evaluate this folder or hub id, without CONFIG.")
+@click.option("--tokenizer", metavar="SOURCE", help="Whose tokenizer; default: the model's own.")
+@click.option("--data_path", metavar="NAME_OR_FILE", help="math-500, aime-2024, … or a file.")
+@click.option("--n_samples", type=int, help="Completions per problem.")
+@click.option("--max_tokens", type=int, help="Longest completion.")
+@click.option("--temperature", type=float)
+@click.option("--top_p", type=float)
+@click.option("--seed", type=int)
+@click.option("--prompt", help="plain, chat, or a template with {problem}.")
+@click.option("--engine", help="auto, vllm or transformers.")
+@click.option("--dtype", help="auto, float32, bfloat16 or float16.")
+@click.option("--allow-lossy-dtype", is_flag=True, default=None, help="16 bits, whatever is lost.")
+@click.option("--gpu_mem_util", type=float, help="Share of the GPU's memory for vLLM.")
+@click.option("--tensor_parallel_size", type=int, help="GPUs per engine.")
+@click.option("--out_json", type=click.Path(path_type=Path), help="Where the results go.")
+@click.option("--force", is_flag=True, help="Do finished work again.")
+@click.option("--allow-pickle", is_flag=True, help="Read .bin checkpoints (weights only).")
+def evaluate(
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    ids: tuple[str, ...],
+    model: str | None,
+    tokenizer: str | None,
+    data_path: str | None,
+    out_json: Path | None,
+    force: bool,
+    allow_pickle: bool,
+    **flags: Any,
+) -> None:
+    """Ask checkpoints questions and grade the answers: those of a sweep, or one with --model.
+
+    \b
+      svdjobs evaluate jobs/sweeps/demo.yaml --checkpoint after
+      svdjobs evaluate --model A --data_path math-500 --n_samples 16 --max_tokens 16384
+    """
+    if (config_file is None) == (model is None):
+        raise ConfigError("give either CONFIG, or --model with --data_path.")
+    given = {KEYS[flag]: value for flag, value in flags.items() if value is not None}
+    if config_file is not None:
+        if given or tokenizer or data_path or out_json:
+            raise ConfigError("with CONFIG, use --set, e.g. --set evaluate.n_samples=8.")
+        _stage(config_file, overrides, ids, force=force, allow_pickle=allow_pickle)
+        return
+    if data_path is None:
+        raise ConfigError("--model needs --data_path, e.g. --data_path math-500.")
+    from svdjobs.stages import evaluate_alone
+
+    assert model is not None
+    words, path = evaluate_alone.run(
+        model, data_path, given, tokenizer=tokenizer, out_json=out_json, force=force,
+        allow_pickle=allow_pickle,
+    )  # fmt: skip
+    click.echo(words)
+    click.echo(f"Results: {path}")
+
+
+def _stage(
+    config_file: Path,
+    overrides: tuple[str, ...],
+    ids: tuple[str, ...],
+    *,
+    force: bool,
+    allow_pickle: bool,
+) -> None:
+    from svdjobs.cli.stages import load
+    from svdjobs.stages import evaluate as stage
+    from svdjobs.storage.store import open_store
+
+    config = load(config_file, overrides, allow_pickle)
+    stage.run(config, open_store(config.store_url), checkpoint_ids=ids or None, force=force)
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN")
+def grade(run_folder: str) -> None:
+    """Grade the completions of a run again, without drawing any; RUN is its folder."""
+    from svdjobs.config import parse_config
+    from svdjobs.stages import evaluate as stage
+    from svdjobs.stages import report
+    from svdjobs.stages.outputs import RUN_CONFIG
+    from svdjobs.storage.store import open_store, try_read_json
+
+    store = open_store(run_folder)
+    document = try_read_json(store, RUN_CONFIG)
+    if document is None:
+        raise ConfigError(f"{run_folder} holds no run: it has no {RUN_CONFIG}.")
+    config = parse_config({**document, "store": run_folder}, where=f"{run_folder}/{RUN_CONFIG}")
+    stage.regrade(config, store)
+    report.run(config, store)
+    click.echo(report.closing_words(config, store))
+
+
+COMMANDS = (evaluate, grade)

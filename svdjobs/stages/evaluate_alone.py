@@ -1,0 +1,60 @@
+"""evaluate on its own: one checkpoint, one benchmark, one JSON file, as the field's scripts do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from svdjobs.config import parse_config
+from svdjobs.reporting.content import interval_text, percent
+from svdjobs.stages import evaluate, graph
+from svdjobs.stages.standalone import checkpoint_name
+from svdjobs.storage.store import open_store, read_json, write_json
+
+RESULTS = Path("gen_results")
+
+
+def run(
+    model: str,
+    data_path: str,
+    settings: Mapping[str, Any],
+    *,
+    tokenizer: str | None = None,
+    out_json: Path | None = None,
+    force: bool = False,
+    allow_pickle: bool = False,
+) -> tuple[str, Path]:
+    """Evaluate, resuming what an earlier call began; a line for a person and the results' path.
+
+    The run itself, with completions and grades, lies beside the results file.
+    """
+    name = checkpoint_name(model)
+    path = out_json or RESULTS / f"{name}_results.json"
+    config = parse_config(
+        {
+            "name": "".join(c if c.isalnum() or c in "._-" else "-" for c in name).lstrip("._-"),
+            "before": model,
+            "after": model,
+            "tokenizer": tokenizer,
+            "store": str(path.with_suffix(".run")),
+            "alphas": [],
+            "allow_pickle": allow_pickle,
+            "evaluate": {"teacher_forced": 0, **settings, "benchmarks": [data_path]},
+        },
+        where="command line",
+    )
+    store = open_store(config.store_url)
+    evaluate.run(config, store, checkpoint_ids=["after"], force=force)
+    assert config.evaluate is not None
+    prefix = graph.results_prefix("after", config.evaluate.benchmarks[0].name)
+    summary = evaluate.load_summary(store, prefix)
+    results = read_json(store, f"{prefix}/results.json")
+    results["summary"]["model"] = model
+    write_json(open_store(str(path.parent)), path.name, results)
+    words = (
+        f"{name} on {summary.benchmark}: avg@{summary.n} {percent(summary.avg_at_n.value)} "
+        f"{interval_text(summary.avg_at_n)}, {summary.truncated} of "
+        f"{summary.n * summary.problems} completions cut off"
+    )
+    return words, path
