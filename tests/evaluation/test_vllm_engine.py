@@ -1,0 +1,234 @@
+"""vLLM for real, on the CPU: against transformers, across swaps of weights, and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from svdjobs.config import load_config
+from svdjobs.evaluation.engines.transformers import TransformersEngine
+from svdjobs.evaluation.engines.vllm import packed_name
+from svdjobs.evaluation.engines.vllm_worker import bit_sum
+from svdjobs.evaluation.prompts import load_tokenizer
+from svdjobs.records import Completion
+from svdjobs.stages import blend, decompose, plan
+from svdjobs.storage.local import LocalStore
+from tests.evaluation import vllm_child
+
+ROOT = Path(__file__).parents[2]
+needs_vllm = pytest.mark.skipif(
+    find_spec("vllm") is None, reason="vLLM is not installed: its engine was not run"
+)
+
+
+def child(folder: Path, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=folder, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[str, str]:
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output, errors
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `vllm_child` saw."""
+    output, _ = finished(child(tmp_path_factory.mktemp("driven"), "tests.evaluation.vllm_child"))
+    report: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return report
+
+
+def library(name: str) -> TransformersEngine:
+    made = vllm_child.weights(name)
+    return TransformersEngine(made, load_tokenizer(made.folder), vllm_child.settings())
+
+
+@needs_vllm
+def test_every_argument_is_recorded(driven: dict[str, Any]) -> None:
+    settings = driven["settings"]
+    assert settings["engine"].startswith("vllm ")
+    assert settings["dtype"] == "float32"
+    assert settings["generation_config"] == "vllm"
+    assert settings["batch_invariant"] is False
+    asked = vllm_child.requests(1)
+    assert settings["max_model_len"] == max(len(r.prompt_ids) for r in asked) + 40 + 1
+
+
+@needs_vllm
+def test_equal_seeds_draw_equal_completions_and_others_differ(driven: dict[str, Any]) -> None:
+    assert driven["rl2"] == driven["again"]
+    assert len(driven["rl2"]) == 4 * vllm_child.N_PROBLEMS
+    assert len({c["text"] for c in driven["rl2"]}) > vllm_child.N_PROBLEMS
+
+
+@needs_vllm
+def test_done_requests_are_not_drawn(driven: dict[str, Any]) -> None:
+    assert driven["rest"] == [c for c in driven["rl2"] if c["sample_index"] == 3]
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("name", "key"), [("rl2", "log_probabilities"), ("base", "base_log_probabilities")]
+)
+def test_log_probabilities_are_those_of_transformers(
+    driven: dict[str, Any], name: str, key: str
+) -> None:
+    """Of the checkpoint it started with, and of the one put into it."""
+    expected = list(library(name).log_probabilities(vllm_child.traces()))
+    for ours, theirs in zip(driven[key], expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-5)
+
+
+@needs_vllm
+def test_weights_that_did_not_arrive_are_noticed(driven: dict[str, Any]) -> None:
+    assert re.search(r"2[0-3] of the engine's 23 weights are not those", driven["stale"])
+    assert "reuse_engine" in driven["stale"]
+    assert "1 of the engine's 23 weights are not those" in driven["incomplete"]
+    assert "layers.1.mlp.gate_up_proj" in driven["incomplete"]
+
+
+@pytest.fixture(scope="module")
+def blended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sweep over the demo pair, blended and not evaluated; greedy decoding."""
+    folder = tmp_path_factory.mktemp("swapped")
+    demo = vllm_child.DEMO / "checkpoints"
+    document = {
+        "name": "swaps",
+        "before": str(demo / "base"),
+        "after": str(demo / "rl2"),
+        "alphas": [0, 1],
+        "store": "run",
+        "evaluate": {
+            "benchmarks": [{"name": "demo", "limit": 24}],
+            "engine": "vllm",
+            "n_samples": 1,
+            "temperature": 0,
+            "max_tokens": 40,
+        },
+    }
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(document))
+    config = load_config(folder / "sweep.yaml")
+    store = LocalStore(folder / "run")
+    plan.run(config, store)
+    decompose.run(config, store)
+    blend.run(config, store)
+    return folder
+
+
+def completions(folder: Path, checkpoint: str) -> list[Completion]:
+    path = folder / "run" / "results" / checkpoint / "demo" / "completions.jsonl"
+    return [Completion.model_validate_json(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def swept(blended: Path) -> tuple[Path, str, list[str]]:
+    """The sweep evaluated by one engine after another was killed in the middle of an alpha: the
+    folder, what the second said, and the lines the first had kept."""
+    journal = blended / "run/results/alpha-0.0000/demo/completions.journal"
+    process = child(blended, "svdjobs.cli.main", "evaluate", "sweep.yaml")
+    deadline = time.monotonic() + 300
+    while not (journal.exists() and journal.read_text().count("\n") >= 3):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    kept = journal.read_text().split("\n")[:-1]
+    _, errors = finished(child(blended, "svdjobs.cli.main", "evaluate", "sweep.yaml"))
+    return blended, errors, kept
+
+
+@needs_vllm
+def test_one_engine_serves_the_whole_sweep(swept: tuple[Path, str, list[str]]) -> None:
+    folder, said, _ = swept
+    assert said.count("starting vLLM") == 1
+    assert completions(folder, "alpha-1.0000") == completions(folder, "after")
+
+
+@needs_vllm
+def test_killed_while_generating_nothing_is_drawn_twice(
+    swept: tuple[Path, str, list[str]],
+) -> None:
+    folder, _, kept = swept
+    found = completions(folder, "alpha-0.0000")
+    assert [(c.idx, c.sample_index) for c in found] == [(i, 0) for i in range(24)]
+    assert 3 <= len(kept) <= 24
+    assert {Completion.model_validate_json(line).model_dump_json() for line in kept} <= {
+        completion.model_dump_json() for completion in found
+    }
+    assert not list((folder / "run").rglob("*.journal"))
+
+
+@needs_vllm
+@pytest.mark.parametrize("checkpoint", ["alpha-0.0000", "before"])
+def test_swapped_weights_answer_as_an_engine_of_their_own(
+    swept: tuple[Path, str, list[str]], checkpoint: str, tmp_path: Path
+) -> None:
+    """Greedy decoding; the alpha's own engine starts from the written checkpoint."""
+    folder, _, _ = swept
+    shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "results")
+    shutil.copy(folder / "sweep.yaml", tmp_path)
+    finished(
+        child(tmp_path, "svdjobs.cli.main", "evaluate", "sweep.yaml", "--checkpoint", checkpoint,
+              "--set", "evaluate.reuse_engine=false")
+    )  # fmt: skip
+    assert completions(tmp_path, checkpoint) == completions(folder, checkpoint)
+
+
+@needs_vllm
+@pytest.mark.parametrize("checkpoint", ["rl2", "base"])
+def test_greedy_completions_are_those_of_transformers(
+    swept: tuple[Path, str, list[str]], checkpoint: str
+) -> None:
+    folder, _, _ = swept
+    ours = completions(folder, {"rl2": "after", "base": "before"}[checkpoint])
+    made = vllm_child.weights(checkpoint)
+    greedy = vllm_child.settings(temperature=0)
+    engine = TransformersEngine(made, load_tokenizer(made.folder), greedy)
+    theirs = {c.idx: c.text for c in engine.generate(vllm_child.requests(1))}
+    assert {c.idx: c.text for c in ours if c.idx in theirs} == theirs
+
+
+def test_bit_sums_add_up_over_parts_and_notice_any_change() -> None:
+    whole = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        w = whole.to(dtype)
+        parts = (bit_sum(w[:2]) + bit_sum(w[2:])) % 2**64
+        assert bit_sum(torch.cat([w, torch.zeros(3, 4, dtype=dtype)])) == bit_sum(w) == parts
+        changed = w.clone()
+        changed[3, 1] = torch.nextafter(w[3, 1].float(), torch.tensor(9.0)).to(dtype) + 0.01
+        assert bit_sum(changed) != bit_sum(w)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.layers.0.self_attn.k_proj.weight", "model.layers.0.self_attn.qkv_proj.weight"),
+        ("model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.qkv_proj.bias"),
+        ("model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.gate_up_proj.weight"),
+        ("model.layers.0.mlp.down_proj.weight", "model.layers.0.mlp.down_proj.weight"),
+        ("v_proj.weight", "qkv_proj.weight"),
+    ],
+)
+def test_fused_parameters(name: str, expected: str) -> None:
+    packed = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
+    assert packed_name(name, packed) == expected
