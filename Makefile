@@ -45,8 +45,10 @@ typecheck: $(STAMP) ## check types (mypy, strict)
 
 verify: lint typecheck test ## everything CI checks
 
-bench: $(STAMP) ## time svdjobs against the usual procedure, side by side; also runs/bench.json
+bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also runs/bench.json
 	$(BIN)/python -m tests.benchmarks.sweep
+	$(BIN)/python -m tests.benchmarks.evaluation
+	$(BIN)/python -m tests.benchmarks.grading
 
 lock: $(STAMP) ## compile images/locks/cpu.lock again from cpu.in
 	cd images/locks && ../../$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes \

@@ -142,6 +142,8 @@ class Engines:
         return self._engine
 
     def _start(self, weights: Weights) -> Engine:
+        # The libraries' own complaints about a cut-off file name neither it nor what to do.
+        open_checkpoint(weights.folder, allow_pickle=self._config.allow_pickle)
         if self._evaluate.engine == "vllm":
             from svdjobs.evaluation.engines.vllm import VllmEngine, log_path
 

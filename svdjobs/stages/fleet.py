@@ -18,6 +18,7 @@ from typing import IO
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import ConfigError, EvaluationError
 from svdjobs.progress import say, track
+from svdjobs.provenance import cores
 from svdjobs.stages import graph
 from svdjobs.stages.outputs import find_manifest
 from svdjobs.storage.store import Store
@@ -102,7 +103,7 @@ def _attempt(
 ) -> list[str]:
     """Evaluate, and return the ids that are not finished afterwards."""
     shares = [
-        _start(config, number, devices, list(checkpoint_ids[number :: len(groups)]))
+        _start(config, number, devices, list(checkpoint_ids[number :: len(groups)]), len(groups))
         for number, devices in enumerate(groups)
         if checkpoint_ids[number :: len(groups)]
     ]
@@ -119,9 +120,15 @@ def _attempt(
 
 
 def _start(
-    config: SweepConfig, number: int, devices: tuple[str, ...], checkpoint_ids: list[str]
+    config: SweepConfig,
+    number: int,
+    devices: tuple[str, ...],
+    checkpoint_ids: list[str],
+    engines: int,
 ) -> _Share:
     assert config.evaluate is not None
+    # Threads that wait for a core by spinning slow each other down fifty times over.
+    threads = {"OMP_NUM_THREADS": str(max(1, cores() // engines)), **os.environ}
     LOGS.mkdir(exist_ok=True)
     own = config.evaluate.model_copy(update={"devices": devices})
     path = LOGS / f"engine-{number}.json"
@@ -130,7 +137,7 @@ def _start(
     named = [word for i in checkpoint_ids for word in ("--checkpoint", i)]
     process = subprocess.Popen(
         [sys.executable, "-m", "svdjobs.cli.main", "evaluate", str(path), *named],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(devices)},
+        env={**threads, "CUDA_VISIBLE_DEVICES": ",".join(devices)},
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

@@ -1,0 +1,103 @@
+"""Time one engine for a whole sweep against one engine per checkpoint. `make bench` runs this.
+
+The demo sweep's evaluation (after, six alphas, before) through vLLM on this machine: once with each
+checkpoint's weights put into the running engine, once as usual, a process and an engine start for
+every written checkpoint. Everything before the evaluation is done once and not timed. Completions
+are compared, so that the ratio is one between equal results.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from svdjobs.config import SweepConfig, load_config
+from svdjobs.stages import blend, decompose, evaluate, graph, plan
+from svdjobs.storage.local import LocalStore
+
+DEMO = Path("jobs/sweeps/demo.yaml")
+GREEDY = ("evaluate.engine=vllm", "evaluate.temperature=0", "evaluate.n_samples=1")
+
+
+def timed(config: SweepConfig, *arguments: str) -> float:
+    """Seconds of one `svdjobs evaluate`."""
+    path = Path(config.store_url).parent / "sweep.json"
+    path.write_text(config.model_dump_json())
+    command = [sys.executable, "-m", "svdjobs.cli.main", "evaluate", str(path), *arguments]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise click.ClickException(f"{' '.join(command)} failed:\n{done.stderr}")
+    return time.perf_counter() - started
+
+
+def texts(config: SweepConfig, checkpoint_id: str) -> list[str]:
+    """Completions of a checkpoint in order."""
+    path = Path(config.store_url) / graph.results_prefix(checkpoint_id, "demo")
+    lines = (path / evaluate.COMPLETIONS).read_text().splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
+def measure() -> dict[str, Any]:
+    """Both ways on the same blends."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {}
+        for way in ("reused", "separate"):
+            runs[way] = load_config(DEMO, (*GREEDY, f"store={Path(folder) / way / 'run'}"))
+        store_url = Path(runs["reused"].store_url)
+        store = LocalStore(store_url)
+        plan.run(runs["reused"], store)
+        decompose.run(runs["reused"], store)
+        blend.run(runs["reused"], store)
+        shutil.copytree(store_url, runs["separate"].store_url)
+        ids = evaluate.in_order_of_work(graph.evaluated_ids(runs["reused"]))
+        click.echo(f"{len(ids)} checkpoints through one engine …", err=True)
+        reused = timed(runs["reused"])
+        separate = 0.0
+        for checkpoint_id in ids:
+            click.echo(f"{checkpoint_id} with an engine of its own …", err=True)
+            separate += timed(
+                runs["separate"], "--checkpoint", checkpoint_id, "--set",
+                "evaluate.reuse_engine=false",
+            )  # fmt: skip
+        equal = sum(texts(runs["reused"], i) == texts(runs["separate"], i) for i in ids)
+    return {
+        "checkpoints": len(ids),
+        "reused_seconds": reused,
+        "separate_seconds": separate,
+        "ratio": separate / reused,
+        "equal_checkpoints": equal,
+    }
+
+
+def show(found: dict[str, Any]) -> str:
+    """The comparison in words."""
+    return (
+        f"evaluating the demo sweep with vLLM, {found['checkpoints']} checkpoints, greedy: one "
+        f"engine {found['reused_seconds']:.0f} s, an engine each {found['separate_seconds']:.0f} s:"
+        f" {found['ratio']:.1f}× faster; all completions equal for {found['equal_checkpoints']} of "
+        f"{found['checkpoints']}"
+    )
+
+
+@click.command()
+def main() -> None:
+    """Print the comparison and add it to runs/bench.json."""
+    found = measure()
+    click.echo(show(found))
+    path = Path("runs/bench.json")
+    path.parent.mkdir(exist_ok=True)
+    document = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**document, "evaluation": found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Which engine and dtype a sweep settles on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.config import EvaluateConfig, SweepConfig
+from svdjobs.errors import ConfigError, IncompleteError
+from svdjobs.stages import blend, decompose, engines, evaluate, likelihoods, plan
+from svdjobs.storage.local import LocalStore
+from tests.checkpoints import make_checkpoint, tensors
+
+MakeConfig = Callable[..., SweepConfig]
+
+
+def section(config: SweepConfig, **changes: Any) -> dict[str, Any]:
+    assert config.evaluate is not None
+    return {**config.evaluate.model_dump(), **changes}
+
+
+def blended(config: SweepConfig) -> LocalStore:
+    store = LocalStore(config.store_url)
+    plan.run(config, store)
+    decompose.run(config, store)
+    blend.run(config, store)
+    return store
+
+
+@pytest.fixture
+def sixteen(tmp_path: Path) -> dict[str, str]:
+    """A pair stored in bfloat16, whose update is far below what bfloat16 resolves."""
+    import torch
+
+    found = {}
+    for updates, role in enumerate(("before", "after")):
+        path = tmp_path / role
+        make_checkpoint(path, updates=updates, relative=3e-3, dtype=torch.bfloat16)
+        found[role] = str(path)
+    return found
+
+
+def test_auto_is_float32_where_the_cast_erases_the_blend(
+    make_config: MakeConfig, sixteen: dict[str, str]
+) -> None:
+    config = make_config(**sixteen, rotations=None)
+    store = blended(config)
+    assert engines.settle(config, store).dtype == "float32"
+
+
+def test_forced_sixteen_bits_are_refused_with_the_figure_and_the_way_out(
+    make_config: MakeConfig, sixteen: dict[str, str]
+) -> None:
+    base = make_config()
+    forced = make_config(**sixteen, rotations=None, evaluate=section(base, dtype="bfloat16"))
+    store = blended(forced)
+    with pytest.raises(
+        ConfigError, match=r"bfloat16 keeps -?\d+\.\d % of the blends.*allow_lossy_dtype to true"
+    ):
+        evaluate.run(forced, store)
+    assert not list(Path(forced.store_url).glob("results/*"))
+    meant = section(base, dtype="bfloat16", allow_lossy_dtype=True)
+    allowed = make_config(**sixteen, rotations=None, evaluate=meant)
+    assert engines.settle(allowed, store).dtype == "bfloat16"
+
+
+def test_auto_is_afters_own_dtype_where_the_blend_survives(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    import torch
+
+    for updates, role in enumerate(("before", "after")):
+        make_checkpoint(tmp_path / role, updates=updates, relative=1.0, dtype=torch.bfloat16)
+    config = make_config(
+        before=str(tmp_path / "before"), after=str(tmp_path / "after"), rotations=None
+    )
+    assert engines.settle(config, blended(config)).dtype == "bfloat16"
+
+
+def test_a_written_blend_says_itself_what_a_cast_would_lose(
+    make_config: MakeConfig, sixteen: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_config(**sixteen, rotations=None, alphas=[0])
+    store = blended(config)
+    written = f"{store.url}/checkpoints/alpha-0.0000"
+    alone = make_config(
+        before=written, after=written, alphas=[1], store=str(tmp_path / "alone"), rotations=None,
+        evaluate=section(config, dtype="bfloat16"),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="bfloat16 keeps"):
+        engines.settle(alone, LocalStore(tmp_path / "alone"))
+
+
+@pytest.mark.parametrize(
+    ("config", "dimension"),
+    [
+        ({"hidden_size": 64, "num_attention_heads": 2}, 32),
+        ({"hidden_size": 64, "num_attention_heads": 2, "head_dim": 16}, 16),
+        ({"text_config": {"hidden_size": 96, "num_attention_heads": 2}}, 48),
+        ({}, 0),
+    ],
+)
+def test_head_dimension(config: dict[str, Any], dimension: int) -> None:
+    assert engines.head_dimension(config) == dimension
+
+
+def test_auto_engine(chain: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads of 24 are too narrow for vLLM on a CPU; those of the demo are not."""
+    evaluating = EvaluateConfig.model_validate({"benchmarks": ["demo"]})
+    demo = open_checkpoint("svdjobs/demo/checkpoints/rl2")
+    installed = find_spec("vllm") is not None
+    assert engines.choose_engine(evaluating, open_checkpoint(str(chain["base"]))) == "transformers"
+    assert engines.choose_engine(evaluating, demo) == ("vllm" if installed else "transformers")
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    assert engines.choose_engine(evaluating, demo) == "transformers"
+    asked = evaluating.model_copy(update={"engine": "vllm"})
+    assert engines.choose_engine(asked, demo) == "vllm"
+
+
+def test_weights_put_into_an_engine_are_those_blend_writes(make_config: MakeConfig) -> None:
+    config = make_config(rotations=None)
+    store = blended(config)
+    for alpha in ("alpha-0.0000", "alpha-0.5000", "alpha-1.0000"):
+        computed = dict(engines.weights_of(config, store, alpha).tensors())
+        written = tensors(Path(store.url) / "checkpoints" / alpha)
+        assert computed.keys() == written.keys()
+        assert all(bool((computed[name] == written[name]).all()) for name in written)
+    with pytest.raises(IncompleteError, match=r"no checkpoint 'alpha-0\.3' in this run; it has"):
+        engines.weights_of(config, store, "alpha-0.3")
+
+
+def test_reused_and_separate_engines_agree(make_config: MakeConfig, tmp_path: Path) -> None:
+    answers = {}
+    for reuse in (True, False):
+        config = make_config(
+            store=str(tmp_path / str(reuse)), rotations=None,
+            evaluate=section(make_config(), reuse_engine=reuse, repeat_after=True),
+        )  # fmt: skip
+        store = blended(config)
+        evaluate.run(config, store)
+        answers[reuse] = {
+            path.parent.parent.name: path.read_bytes()
+            for path in Path(store.url).glob("results/*/sums/completions.jsonl")
+        }
+    assert answers[True] == answers[False]
+    assert answers[True]["alpha-1.0000"] == answers[True]["after"]
+    assert answers[True]["after-again"] != answers[True]["after"]  # the same weights, other seeds
+
+
+def test_likelihoods_are_those_of_the_drawn_tokens(make_config: MakeConfig) -> None:
+    """Against the completions' own probabilities, by the library."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = make_config(rotations=None)
+    store = blended(config)
+    evaluate.run(config, store)
+    rows = {r.idx: r.log_probabilities for r in likelihoods.load(store, "before", "sums")}
+    model = AutoModelForCausalLM.from_pretrained(config.before, dtype=torch.float32)
+    path = Path(store.url) / "results/after/sums/completions.jsonl"
+    prompts = evaluate._ask(config, engines.settle(config, store), _benchmarks(config)).prompts
+    asked = {prompt.idx: prompt.ids for prompt in prompts["sums"]}
+    for line in path.read_text().splitlines():
+        drawn = json.loads(line)
+        if drawn["sample_index"] == 0:
+            ids = torch.tensor([[*asked[drawn["idx"]], *drawn["token_ids"]]])
+            with torch.no_grad():
+                log_p = model(ids).logits[0].log_softmax(-1)
+            start = len(asked[drawn["idx"]])
+            expected = [float(log_p[i - 1, ids[0, i]]) for i in range(start, ids.shape[1])]
+            assert rows[drawn["idx"]] == pytest.approx(expected, abs=1e-5)
+    assert len(rows) == 5
+
+
+def _benchmarks(config: SweepConfig) -> list[Any]:
+    from svdjobs.evaluation.problems import load_benchmark
+
+    assert config.evaluate is not None
+    return [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
+
+
+def test_regrading_draws_nothing_and_gives_the_same_bytes(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(rotations=None)
+    store = blended(config)
+    evaluate.run(config, store)
+    root = Path(store.url) / "results"
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    for path in root.rglob("grades.jsonl"):
+        path.write_text("")
+    monkeypatch.setattr(engines.Engines, "holding", lambda *_: pytest.fail("an engine was started"))
+    evaluate.regrade(config, store)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before

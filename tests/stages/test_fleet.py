@@ -1,0 +1,116 @@
+"""Several engines on one machine, each a real process, killed and lost; no GPU is needed for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from svdjobs.config import EvaluateConfig, SweepConfig
+from svdjobs.errors import ConfigError
+from svdjobs.stages import blend, decompose, fleet, plan
+from svdjobs.storage.local import LocalStore
+
+MakeConfig = Callable[..., SweepConfig]
+ROOT = Path(__file__).parents[2]
+ALPHAS = [0, 0.25, 0.5, 0.75]
+
+
+def settings(**overrides: object) -> EvaluateConfig:
+    return EvaluateConfig.model_validate({"benchmarks": ["demo"], **overrides})
+
+
+def test_devices_are_grouped_by_tensor_parallel_size() -> None:
+    four = ("0", "1", "2", "5")
+    assert fleet.device_groups(settings(devices=four)) == [("0",), ("1",), ("2",), ("5",)]
+    pairs = settings(devices=four, tensor_parallel_size=2)
+    assert fleet.device_groups(pairs) == [("0", "1"), ("2", "5")]
+    threes = settings(devices=four, tensor_parallel_size=3)
+    assert fleet.device_groups(threes) == [("0", "1", "2")]
+    with pytest.raises(
+        ConfigError, match=r"tensor_parallel_size is 8, but evaluate\.devices has 4"
+    ):
+        fleet.device_groups(settings(devices=four, tensor_parallel_size=8))
+
+
+def test_visible_devices_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
+    assert fleet.device_groups(settings()) == [("3",), ("7",)]
+
+
+@pytest.fixture
+def blended(make_config: MakeConfig, tmp_path: Path) -> SweepConfig:
+    """A sweep over two devices, blended and not evaluated."""
+    base = make_config().evaluate
+    assert base is not None
+    evaluate = base.model_dump() | {
+        "engine": "transformers", "devices": ["0", "1"], "n_samples": 40, "max_tokens": 60,
+    }  # fmt: skip
+    config = make_config(alphas=ALPHAS, rotations=None, evaluate=evaluate)
+    store = LocalStore(config.store_url)
+    plan.run(config, store)
+    decompose.run(config, store)
+    blend.run(config, store)
+    (tmp_path / "sweep.json").write_text(config.model_dump_json())
+    return config
+
+
+def evaluating(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "svdjobs.cli.main", "evaluate", "sweep.json"],
+        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def engines_of(process: subprocess.Popen[str]) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in children.read_text().split()] if children.exists() else []
+
+
+def test_a_killed_engine_stops_nobody_and_its_work_is_done_again(
+    blended: SweepConfig, tmp_path: Path
+) -> None:
+    run = Path(blended.store_url)
+    process = evaluating(tmp_path)
+    deadline = time.monotonic() + 120
+    while len(pids := engines_of(process)) < 2:  # both at work: after is finished by then
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(pids[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert "not finished, trying again:" in said
+    ids = {"before", "after", *(f"alpha-{alpha:.4f}" for alpha in ALPHAS)}
+    assert {p.parent.parent.name for p in run.glob("results/*/sums/manifest.json")} == ids
+    assert {p.parent.parent.name for p in run.glob("likelihoods/*/sums/manifest.json")} == ids
+    assert {p.name for p in (tmp_path / "logs").glob("*.log")} >= {"engine-0.log", "engine-1.log"}
+
+
+def test_what_cannot_be_evaluated_is_named_and_the_rest_is_kept(
+    blended: SweepConfig, tmp_path: Path
+) -> None:
+    """One written checkpoint is cut off, so its engine cannot start, twice."""
+    broken = Path(blended.store_url) / "checkpoints" / "alpha-0.2500" / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    document = json.loads((tmp_path / "sweep.json").read_text())
+    document["evaluate"] |= {"reuse_engine": False, "n_samples": 1}
+    (tmp_path / "sweep.json").write_text(json.dumps(document))
+    process = evaluating(tmp_path)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 4
+    assert "1 of 5 checkpoints could not be evaluated: alpha-0.2500" in said
+    assert "Traceback" not in said
+    assert "alpha-0.2500/model.safetensors is not a whole safetensors file" in said
+    done = Path(blended.store_url).glob("results/*/sums/manifest.json")
+    assert {p.parent.parent.name for p in done} == {
+        "before", "after", "alpha-0.0000", "alpha-0.5000", "alpha-0.7500",
+    }  # fmt: skip
