@@ -165,17 +165,14 @@ def estimates_table(content: Content, benchmark: str) -> Table:
 def likelihood_table(content: Content, benchmark: str) -> Table:
     """NLL of after's own answers and divergence from after, per token."""
     by_id = content.likelihoods[benchmark]
-    after = by_id.get("after")
-    sampler = content.config.evaluate
-    drawn_from_after = sampler is not None and (sampler.temperature, sampler.top_p) == (1, 1)
+    after, kl = by_id.get("after"), divergences(content, benchmark)
     rows = []
     for checkpoint_id, found in by_id.items():
         nll = mean_per_token(_by_problem(found, None, lambda own, _: -own))
-        change = divergence = "-"
+        change = "-"
         if after and checkpoint_id != "after":
             change = _signed(mean_per_token(_by_problem(found, after, lambda own, ref: ref - own)))
-            if drawn_from_after:
-                divergence = _plain(mean_per_token(_by_problem(found, after, _divergence)))
+        divergence = _plain(kl[checkpoint_id]) if checkpoint_id in kl else "-"
         rows.append([checkpoint_id, _plain(nll), change, divergence])
     return Table(
         f"likelihood-{benchmark}",
@@ -188,6 +185,22 @@ def likelihood_table(content: Content, benchmark: str) -> Table:
         ["checkpoint", "NLL", "minus after", "KL"],
         rows,
     )
+
+
+def divergences(content: Content, benchmark: str) -> dict[str, Interval]:
+    """KL(after ‖ checkpoint) per token by checkpoint id, in nats.
+
+    Empty unless the answers were drawn from after's own distribution, temperature 1 and top_p 1.
+    """
+    by_id, sampler = content.likelihoods.get(benchmark, {}), content.config.evaluate
+    after = by_id.get("after")
+    if after is None or sampler is None or (sampler.temperature, sampler.top_p) != (1, 1):
+        return {}
+    return {
+        checkpoint_id: mean_per_token(_by_problem(found, after, _divergence))
+        for checkpoint_id, found in by_id.items()
+        if checkpoint_id != "after"
+    }
 
 
 def _divergence(own: float, after: float) -> float:

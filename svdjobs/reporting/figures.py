@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from svdjobs.config import alpha_id
 from svdjobs.records import Interval, RotationRow
+from svdjobs.reporting import accuracy as accuracy_of
 from svdjobs.reporting.content import Content
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ def accuracy(content: Content) -> Figure:
                 _baseline(axes, by_id[name].avg_at_n, name, colour, span)
         if points:
             axes.errorbar(
-                alphas, [100 * p.value for p in points], yerr=_errors(points), color=COLOURS[0],
-                marker="o", capsize=3, linewidth=1.5, label="blend at alpha", zorder=3,
+                alphas, [100 * p.value for p in points], yerr=_distances(points, 100),
+                color=COLOURS[0], marker="o", capsize=3, linewidth=1.5, zorder=3,
+                label="blend at alpha",
             )  # fmt: skip
         some = next(iter(by_id.values()))
         axes.set(
@@ -59,6 +61,29 @@ def accuracy(content: Content) -> Figure:
             xlabel="alpha   (0: before's singular values, 1: after's)",
             ylabel=f"avg@{some.n}, %",
         )
+        axes.legend(loc="best")
+    return figure
+
+
+def divergence(content: Content) -> Figure:
+    """KL(after ‖ blend) per token against alpha, one panel per benchmark, before as a baseline."""
+    found = {b: kl for b in content.likelihoods if (kl := accuracy_of.divergences(content, b))}
+    figure, grid = _new(len(found), width=max(6.5, 5.2 * len(found)), height=4.2)
+    for axes, (benchmark, by_id) in zip(grid[0], found.items(), strict=True):
+        # alpha = 1 is after itself: 0 has no place on a log scale.
+        alphas = [a for a in content.config.alphas if alpha_id(a) in by_id and a != 1]
+        points = [by_id[alpha_id(alpha)] for alpha in alphas]
+        axes.errorbar(
+            alphas, _positive([p.value for p in points]), yerr=_distances(points),
+            color=COLOURS[0], marker="o", capsize=3, linewidth=1.5, label="blend at alpha",
+        )  # fmt: skip
+        if "before" in by_id:
+            axes.axhline(by_id["before"].value, color=COLOURS[1], linestyle="--", label="before")
+        _span(axes, alphas)
+        axes.set(
+            title=benchmark, yscale="log", ylabel="KL(after ‖ checkpoint), nats per token",
+            xlabel="alpha   (0: before's singular values, 1: after's)",
+        )  # fmt: skip
         axes.legend(loc="best")
     return figure
 
@@ -79,10 +104,10 @@ def _baseline(
         )
 
 
-def _errors(points: Sequence[Interval]) -> list[list[float]]:
+def _distances(points: Sequence[Interval], scale: float = 1) -> list[list[float]]:
     """Distances down and up from each value, 0 where there is no interval."""
-    down = [100 * (p.value - p.low) if p.low is not None else 0.0 for p in points]
-    up = [100 * (p.high - p.value) if p.high is not None else 0.0 for p in points]
+    down = [scale * (p.value - p.low) if p.low is not None else 0.0 for p in points]
+    up = [scale * (p.high - p.value) if p.high is not None else 0.0 for p in points]
     return [down, up]
 
 

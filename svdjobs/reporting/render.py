@@ -8,11 +8,13 @@ import io
 import re
 
 from svdjobs.reporting import figures
+from svdjobs.reporting.accuracy import divergences
 from svdjobs.reporting.content import Content, Table
 from svdjobs.reporting.tables import headlines, tables
 
 FIGURE_NAMES = {
     "accuracy.png": "Accuracy against alpha",
+    "divergence.png": "Divergence from after against alpha",
     "rotation_mse_curves.png": "Does the rotation compose? MSE(R1·R2, R3) by layer",
     "spectrum.png": "What happened to the singular values",
 }
@@ -23,6 +25,11 @@ CAPTIONS = {
         "that the gain sits in the singular vectors; one that falls to before's at alpha = 0, "
         "that it sits in the singular values. The paired differences in the table below are "
         "sharper than these bars."
+    ),
+    "divergence.png": (
+        "How far each checkpoint's next-token distribution is from after's, on answers that after "
+        "gave: no sampling noise of the checkpoint, so it sees effects far too small to move an "
+        "accuracy. The dashed line is before: what the whole of RL amounts to by the same measure."
     ),
     "rotation_mse_curves.png": (
         "R1, R2, R3 are the overlaps of the singular bases base→rl1, rl1→rl2 and base→rl2. Solid: "
@@ -43,6 +50,8 @@ def drawn(content: Content) -> dict[str, tuple[bytes, str]]:
     found = {}
     if content.summaries:
         found["accuracy.png"] = figures.accuracy(content)
+    if any(divergences(content, benchmark) for benchmark in content.likelihoods):
+        found["divergence.png"] = figures.divergence(content)
     if content.rotations:
         found["rotation_mse_curves.png"] = figures.rotation_mse(content)
     if content.spectra or content.rotations:

@@ -53,6 +53,7 @@ def test_all_files_are_there(run: Path) -> None:
     names = {str(p.relative_to(run / "report")) for p in (run / "report").rglob("*") if p.is_file()}
     assert names == {
         "manifest.json", "report.html", "report.md", "figures/accuracy.png",
+        "figures/divergence.png",
         "figures/rotation_mse_curves.png", "figures/spectrum.png", "tables/accuracy-sums.csv",
         "tables/estimates-sums.csv", "tables/likelihood-sums.csv",
         "tables/coverage.csv", "tables/realised.csv", "tables/rotations.csv",
@@ -64,7 +65,7 @@ def test_all_files_are_there(run: Path) -> None:
 def test_page_needs_nothing_from_elsewhere(run: Path) -> None:
     page = (run / "report" / "report.html").read_text()
     assert render.outside_references(page) == []
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert "A &lt;b&gt;&amp; title" in page
 
 
