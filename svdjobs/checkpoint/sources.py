@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from svdjobs.checkpoint.reader import COMPANIONS, Checkpoint, read_checkpoint
-from svdjobs.errors import CheckpointError, StorageError
+from svdjobs.checkpoint.safetensors_format import TensorEntry
+from svdjobs.errors import CheckpointError, StorageError, SvdjobsError
 from svdjobs.storage.local import LocalStore
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w.-]+@[\w./-]+")
@@ -22,20 +26,92 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False) -> Checkpoint:
         CheckpointError: neither a folder nor a hub id, or not a whole checkpoint.
         StorageError: the hub cannot be reached and the cache does not hold it.
     """
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        if folder.is_file():
-            raise CheckpointError(f"{source} is a file; expected the folder of a checkpoint.")
-        if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
-            raise CheckpointError(f"{source}: no such folder, and not a hub id (owner/name).")
+    folder = _folder(source)
+    if folder is None:
         folder = _download(source, allow_pickle=allow_pickle)
     return read_checkpoint(LocalStore(folder), source, allow_pickle=allow_pickle)
 
 
+def open_headers(source: str, *, allow_pickle: bool = False) -> Checkpoint:
+    """Open `source` to look at its config and headers only.
+
+    Of a hub checkpoint that is not in the cache, a few hundred kilobytes are fetched, by ranges,
+    instead of its weights; tensors of what is returned then cannot be read.
+
+    Raises:
+        CheckpointError, StorageError: as `open_checkpoint`.
+    """
+    if (folder := _folder(source)) is None and (folder := _cached(source)) is None:
+        with _hub_errors(source):
+            return _remote_headers(source)
+    return read_checkpoint(LocalStore(folder), source, allow_pickle=allow_pickle)
+
+
+def _folder(source: str) -> Path | None:
+    """The folder of that name; None for a hub id."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise CheckpointError(f"{source} is a file; expected the folder of a checkpoint.")
+    if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
+        raise CheckpointError(f"{source}: no such folder, and not a hub id (owner/name).")
+    return None
+
+
+def _cached(source: str) -> Path | None:
+    """Folder of a snapshot in the cache, None where its weights are not all there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    repository, _, revision = source.partition("@")
+    try:
+        folder = Path(
+            snapshot_download(repository, revision=revision or None, local_files_only=True)
+        )
+        read_checkpoint(LocalStore(folder), source, allow_pickle=True)
+    except (LocalEntryNotFoundError, CheckpointError, StorageError):
+        return None
+    return folder
+
+
+def _remote_headers(source: str) -> Checkpoint:
+    """Config and safetensors headers of a hub checkpoint, fetched without its weights."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+
+    repository, _, revision = source.partition("@")
+    api = HfApi()
+    config = Path(api.hf_hub_download(repository, "config.json", revision=revision or None))
+    try:
+        found = api.get_safetensors_metadata(repository, revision=revision or None)
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        raise CheckpointError(f"{source}: {str(error).splitlines()[0]}") from None
+    entries: dict[str, TensorEntry] = {}
+    for key, file in sorted(found.files_metadata.items()):
+        in_order = sorted(file.tensors.items(), key=lambda item: item[1].data_offsets)
+        for name, tensor in in_order:
+            shape, start = tuple(tensor.shape), tensor.data_offsets[0]
+            entries[name] = TensorEntry(name, tensor.dtype, shape, key, start)
+    return Checkpoint(source, LocalStore(config.parent), json.loads(config.read_text()), entries)
+
+
 def _download(source: str, *, allow_pickle: bool) -> Path:
     """Folder of a hub snapshot, downloaded unless the cache has it."""
-    import httpx
     from huggingface_hub import snapshot_download
+
+    repository, _, revision = source.partition("@")
+    patterns = [*_PATTERNS, "*.bin"] if allow_pickle else _PATTERNS
+    with _hub_errors(source):
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
+        )
+
+
+@contextmanager
+def _hub_errors(source: str) -> Iterator[None]:
+    """What can go wrong with a hub, as ours."""
+    import httpx
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -44,12 +120,8 @@ def _download(source: str, *, allow_pickle: bool) -> Path:
         RevisionNotFoundError,
     )
 
-    repository, _, revision = source.partition("@")
-    patterns = [*_PATTERNS, "*.bin"] if allow_pickle else _PATTERNS
     try:
-        return Path(
-            snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
-        )
+        yield
     except GatedRepoError:
         raise CheckpointError(
             f"{source}: access must be asked for on the hub (set HF_TOKEN)."
@@ -57,7 +129,10 @@ def _download(source: str, *, allow_pickle: bool) -> Path:
     except RepositoryNotFoundError:
         raise CheckpointError(f"{source}: no such folder, and the hub has no such model.") from None
     except RevisionNotFoundError:
+        revision = source.partition("@")[2]
         raise CheckpointError(f"{source}: the hub has no revision {revision!r} of it.") from None
+    except SvdjobsError:
+        raise
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StorageError(

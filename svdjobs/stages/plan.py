@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import select
-from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.checkpoint.sources import open_headers
 from svdjobs.config import SweepConfig, fingerprint
 from svdjobs.errors import CheckpointError
 from svdjobs.progress import size
@@ -66,7 +66,7 @@ def _open_all(config: SweepConfig) -> dict[str, Checkpoint]:
     reasons: list[str] = []
     for target in graph.targets(config):
         try:
-            opened[target.checkpoint_id] = open_checkpoint(
+            opened[target.checkpoint_id] = open_headers(
                 target.source, allow_pickle=config.allow_pickle
             )
         except CheckpointError as error:

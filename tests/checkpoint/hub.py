@@ -1,0 +1,100 @@
+"""A hub on the loopback address that serves checkpoints from folders, as the real one does it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(ThreadingHTTPServer):
+    """Models by id, each a folder at one commit; counts the bytes of weights it gave away."""
+
+    def __init__(self, models: dict[str, Path]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.models = models
+        self.weight_bytes = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, *, body: bool) -> None:
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        api = parts[:2] == ["api", "models"]
+        if api:
+            parts = parts[2:]
+        folder = self.server.models.get("/".join(parts[:2]))
+        if folder is None:
+            self._send(401 if api else 404, b"", {"X-Error-Code": "RepoNotFound"}, body)
+        elif len(parts) > 3 and parts[3] not in ("main", COMMIT):
+            self._send(404, b"", {"X-Error-Code": "RevisionNotFound"}, body)
+        elif api and parts[2:3] == ["tree"]:
+            tree = [
+                {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": COMMIT}
+                for path in sorted(folder.iterdir())
+            ]
+            self._send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"}, body)
+        elif api:
+            files = [{"rfilename": path.name} for path in sorted(folder.iterdir())]
+            about = {"id": "/".join(parts[:2]), "sha": COMMIT, "siblings": files, "tags": []}
+            self._send(200, json.dumps(about).encode(), {"Content-Type": "application/json"}, body)
+        else:
+            self._file(folder / parts[-1], body)
+
+    def _file(self, path: Path, body: bool) -> None:
+        if not path.is_file():
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, body)
+            return
+        data = path.read_bytes()
+        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        asked = self.headers.get("Range")
+        status = 200
+        if asked:
+            first, _, last = asked.partition("=")[2].partition("-")
+            end = min(int(last or len(data)) + 1, len(data))
+            headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(data)}"
+            data, status = data[int(first) : end], 206
+        if body and path.suffix == ".safetensors":
+            self.server.weight_bytes += len(data)
+        self._send(status, data, headers, body)
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+
+@contextmanager
+def serving(models: dict[str, Path]) -> Iterator[Hub]:
+    """The hub, while the block runs."""
+    with Hub(models) as hub:
+        thread = threading.Thread(target=hub.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield hub
+        finally:
+            hub.shutdown()
+            thread.join()

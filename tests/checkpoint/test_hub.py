@@ -1,0 +1,80 @@
+"""Checkpoints from a hub over HTTP: planned from their headers, downloaded when they are needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.checkpoint.hub import Hub, serving
+from tests.checkpoints import make_checkpoint
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    root = tmp_path_factory.mktemp("hub")
+    models = {}
+    for updates, role in enumerate(("before", "after")):
+        models[f"lab/{role}"] = make_checkpoint(
+            root / role, updates=updates, max_shard_size="300KB", hidden_size=128,
+            intermediate_size=512,
+        )  # fmt: skip
+    with serving(models) as served:
+        yield served
+
+
+def svdjobs(
+    hub: Hub, folder: Path, stage: str, **config: object
+) -> subprocess.CompletedProcess[str]:
+    document = {"name": "hub", "before": "lab/before", "after": "lab/after", "alphas": [0],
+                "store": str(folder / "run"), **config}  # fmt: skip
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(document))
+    return subprocess.run(
+        [sys.executable, "-m", "svdjobs.cli.main", stage, str(folder / "sweep.yaml")],
+        capture_output=True, text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url,
+             "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1"},
+    )  # fmt: skip
+
+
+def test_plan_fetches_headers_and_a_sweep_the_weights(hub: Hub, tmp_path: Path) -> None:
+    weights = sum(
+        path.stat().st_size
+        for folder in hub.models.values()
+        for path in folder.glob("*.safetensors")
+    )
+    hub.weight_bytes = 0
+    done = svdjobs(hub, tmp_path, "plan")
+    assert done.returncode == 0, done.stderr
+    assert "blended 14 of" in done.stdout
+    assert 0 < hub.weight_bytes < weights  # these files are small: a header's range is 100 kB
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    planned = (tmp_path / "run" / "plan" / "manifest.json").read_bytes()
+    for stage in ("decompose", "blend"):
+        done = svdjobs(hub, tmp_path, stage)
+        assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "run").glob("checkpoints/alpha-0.0000/*.safetensors"))
+    again = svdjobs(hub, tmp_path, "plan")  # from the cache now, and the same plan
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "run" / "plan" / "manifest.json").read_bytes() == planned
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "code"),
+    [
+        ({"before": "lab/nothing"}, "lab/nothing: no such folder, and the hub has no such", 2),
+        ({"after": "lab/after@v9"}, "lab/after@v9: the hub has no revision 'v9' of it", 2),
+    ],
+)
+def test_what_the_hub_does_not_have(
+    hub: Hub, tmp_path: Path, config: dict[str, str], words: str, code: int
+) -> None:
+    done = svdjobs(hub, tmp_path, "plan", **config)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
