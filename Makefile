@@ -30,7 +30,7 @@ train-demo: $(STAMP) ## train the shipped demo checkpoints again (minutes)
 	$(BIN)/python -m svdjobs.demo.train
 
 test: $(STAMP) ## run all tests
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TESTS)
 
 lint: $(STAMP) ## check style and import rules
 	$(BIN)/ruff check .
