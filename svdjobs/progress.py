@@ -6,7 +6,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,16 +31,39 @@ def console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
+_log: ContextVar[TextIO | None] = ContextVar("log", default=None)
+
+
 def say(message: str) -> None:
-    """One line for a person."""
+    """One line for a person, and for the log if one is kept."""
     console().print(message, markup=False)
+    _note(message)
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Keep what is said while the block runs in a file, each line with its time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        token = _log.set(file)
+        try:
+            yield
+        finally:
+            _log.reset(token)
+
+
+def _note(message: str) -> None:
+    if (file := _log.get()) is not None:
+        file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {message}\n")
 
 
 @contextmanager
 def track(description: str, total: float) -> Iterator[Advance]:
     """Show the progress of `total` units of work while the block runs."""
     if sys.stderr.isatty():
+        started = time.monotonic()
         yield from _bar(description, total)
+        _note(f"{description}: done in {duration(time.monotonic() - started)}")
     else:
         yield from _lines(description, total)
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from svdjobs.config import parse_config
+from svdjobs.progress import logged, say
 from svdjobs.reporting.content import interval_text, percent
 from svdjobs.stages import evaluate, graph
 from svdjobs.stages.standalone import checkpoint_name
 from svdjobs.storage.store import open_store, read_json, write_json
 
 RESULTS = Path("gen_results")
+LOGS = Path("logs")
 
 
 def run(
@@ -27,7 +29,8 @@ def run(
 ) -> tuple[str, Path]:
     """Evaluate, resuming what an earlier call began; a line for a person and the results' path.
 
-    The run itself, with completions and grades, lies beside the results file.
+    The run itself, with completions and grades, lies beside the results file; what was said on the
+    way is in `logs/<model>.log`.
     """
     name = checkpoint_name(model)
     path = out_json or RESULTS / f"{name}_results.json"
@@ -45,7 +48,9 @@ def run(
         where="command line",
     )
     store = open_store(config.store_url)
-    evaluate.run(config, store, checkpoint_ids=["after"], force=force)
+    with logged(LOGS / f"{name}.log"):
+        evaluate.run(config, store, checkpoint_ids=["after"], force=force)
+        say(f"evaluated {model} on {data_path}; results in {path}")
     assert config.evaluate is not None
     prefix = graph.results_prefix("after", config.evaluate.benchmarks[0].name)
     summary = evaluate.load_summary(store, prefix)

@@ -30,6 +30,7 @@ def test_one_checkpoint_with_the_flags_of_the_fields_scripts(
         "idx", "problem", "gold", "generations", "sample_scores", "per_problem_score",
     }  # fmt: skip
     assert [len(row["generations"]) for row in results["details"]] == [2] * 5
+    assert "evaluate after on problems: done" in (tmp_path / "logs" / "rl1.log").read_text()
     again = svdjobs(*asked, cwd=tmp_path)
     assert again.stdout == done.stdout
     assert "evaluate after" not in again.stderr

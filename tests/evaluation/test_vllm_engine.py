@@ -19,9 +19,10 @@ import torch
 import yaml
 
 from svdjobs.config import load_config
+from svdjobs.errors import CheckpointError, ConfigError, EvaluationError
+from svdjobs.evaluation.engines import vllm
+from svdjobs.evaluation.engines.held import bit_sum, packed_name
 from svdjobs.evaluation.engines.transformers import TransformersEngine
-from svdjobs.evaluation.engines.vllm import packed_name
-from svdjobs.evaluation.engines.vllm_worker import bit_sum
 from svdjobs.evaluation.prompts import load_tokenizer
 from svdjobs.records import Completion
 from svdjobs.stages import blend, decompose, plan
@@ -232,3 +233,36 @@ def test_bit_sums_add_up_over_parts_and_notice_any_change() -> None:
 def test_fused_parameters(name: str, expected: str) -> None:
     packed = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
     assert packed_name(name, packed) == expected
+
+
+def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ConfigError, match=r"Install svdjobs\[vllm\].*or set engine: transformers"):
+        vllm._import_vllm()
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "words"),
+    [
+        (ValueError("No available memory for the cache blocks."), EvaluationError,
+         r"gpu_memory_utilization \(now 0\.95\)"),
+        (torch.OutOfMemoryError("CUDA out of memory"), EvaluationError, "tensor_parallel_size"),
+        (RuntimeError("Unsupported CPU attention configuration"), CheckpointError,
+         "Set evaluate.engine to transformers"),
+    ],
+)  # fmt: skip
+def test_start_up_failures_name_the_knob(
+    raised: Exception, expected: type[Exception], words: str
+) -> None:
+    with pytest.raises(expected, match=words), vllm._startup_errors(vllm_child.settings()):
+        raise raised
+
+
+def test_running_out_of_memory_names_the_knob() -> None:
+    with (
+        pytest.raises(
+            EvaluationError, match=r"max_tokens \(now 40\)\. Finished completions are kept"
+        ),
+        vllm._running_errors(vllm_child.settings()),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory")

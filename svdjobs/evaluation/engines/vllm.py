@@ -9,7 +9,6 @@ generation_config nor a default of some version decides what is drawn.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import CheckpointError, ConfigError, EvaluationError
+from svdjobs.evaluation.engines.held import bit_sum, packed_name
 from svdjobs.evaluation.engines.stop import stop_tokens
-from svdjobs.evaluation.engines.vllm_worker import bit_sum
 from svdjobs.evaluation.requests import Request, Trace, Weights
 from svdjobs.provenance import memory_limit_bytes
 from svdjobs.records import Completion
@@ -231,16 +230,6 @@ class VllmEngine:
 def log_path(weights: Weights) -> Path:
     """Where vLLM's own messages go."""
     return LOGS / f"{Path(weights.folder).resolve().name}.log"
-
-
-def packed_name(name: str, packed: Mapping[str, Sequence[str]]) -> str:
-    """vLLM's parameter that holds a checkpoint tensor: q_proj, k_proj, v_proj → qkv_proj."""
-    for fused, parts in packed.items():
-        for part in parts:
-            found, count = re.subn(rf"(^|\.){re.escape(part)}(?=\.)", rf"\g<1>{fused}", name)
-            if count:
-                return found
-    return name
 
 
 def _batches(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:

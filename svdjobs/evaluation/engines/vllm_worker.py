@@ -5,12 +5,9 @@ Named as `worker_extension_cls`, so every worker imports this module before it l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
-
-INTEGERS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
+from svdjobs.evaluation.engines.held import bit_sum
 
 
 def keep_weights_readable() -> None:
@@ -55,18 +52,6 @@ class WeightSwap:
 
     def _svdjobs_model(self) -> Any:
         return self.model_runner.get_model()
-
-
-def bit_sum(tensor: torch.Tensor) -> int:
-    """Sum of a tensor's elements read as integers, modulo 2⁶⁴.
-
-    Exact, changed by any single changed value, and the sum of its parts wherever a tensor is fused
-    with others, padded with zeros or spread over devices, which a hash is not.
-    """
-    import torch
-
-    integers: torch.dtype = getattr(torch, INTEGERS[tensor.element_size()])
-    return int(tensor.contiguous().view(integers).sum(dtype=torch.int64)) % 2**64
 
 
 keep_weights_readable()

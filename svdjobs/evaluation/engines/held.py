@@ -1,0 +1,34 @@
+"""Whether a running engine holds the weights that were sent: sums that survive fusing and sharding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+INTEGERS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
+
+
+def bit_sum(tensor: torch.Tensor) -> int:
+    """Sum of a tensor's elements read as integers, modulo 2⁶⁴.
+
+    Exact, changed by any single changed value, and the sum of its parts wherever a tensor is fused
+    with others, padded with zeros or spread over devices, which a hash is not.
+    """
+    import torch
+
+    integers: torch.dtype = getattr(torch, INTEGERS[tensor.element_size()])
+    return int(tensor.contiguous().view(integers).sum(dtype=torch.int64)) % 2**64
+
+
+def packed_name(name: str, packed: Mapping[str, Sequence[str]]) -> str:
+    """vLLM's parameter that holds a checkpoint tensor: q_proj, k_proj, v_proj → qkv_proj."""
+    for fused, parts in packed.items():
+        for part in parts:
+            found, count = re.subn(rf"(^|\.){re.escape(part)}(?=\.)", rf"\g<1>{fused}", name)
+            if count:
+                return found
+    return name
