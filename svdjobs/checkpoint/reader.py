@@ -18,7 +18,13 @@ from svdjobs.checkpoint.safetensors_format import (
     TensorEntry,
     read_header,
 )
-from svdjobs.errors import CheckpointError, MissingKeyError, StorageError, TensorError
+from svdjobs.errors import (
+    CheckpointError,
+    MissingKeyError,
+    StorageError,
+    TensorError,
+    first_line,
+)
 from svdjobs.storage.store import Store, read_json
 
 if TYPE_CHECKING:
@@ -212,7 +218,7 @@ def _load_pickle(store: Store, key: str, label: str) -> dict[str, torch.Tensor]:
     try:
         loaded = torch.load(f"{store.url}/{key}", map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(f"{label}: {key} cannot be read as plain tensors: {reason}") from None
     if not isinstance(loaded, dict) or not all(torch.is_tensor(t) for t in loaded.values()):
         raise CheckpointError(f"{label}: {key} does not hold a mapping from names to tensors.")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from svdjobs.checkpoint.reader import COMPANIONS, Checkpoint, read_checkpoint
 from svdjobs.checkpoint.safetensors_format import TensorEntry
-from svdjobs.errors import CheckpointError, StorageError, SvdjobsError
+from svdjobs.errors import CheckpointError, StorageError, SvdjobsError, first_line
 from svdjobs.storage.local import LocalStore
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w.-]+@[\w./-]+")
@@ -43,7 +43,8 @@ def open_headers(source: str, *, allow_pickle: bool = False) -> Checkpoint:
     """
     if (folder := _folder(source)) is None and (folder := _cached(source)) is None:
         with _hub_errors(source):
-            return _remote_headers(source)
+            found = _remote_headers(source, allow_pickle=allow_pickle)
+        return found or open_checkpoint(source, allow_pickle=allow_pickle)
     return read_checkpoint(LocalStore(folder), source, allow_pickle=allow_pickle)
 
 
@@ -62,7 +63,7 @@ def _folder(source: str) -> Path | None:
 def _cached(source: str) -> Path | None:
     """Folder of a snapshot in the cache, None where its weights are not all there."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     repository, _, revision = source.partition("@")
     try:
@@ -70,13 +71,14 @@ def _cached(source: str) -> Path | None:
             snapshot_download(repository, revision=revision or None, local_files_only=True)
         )
         read_checkpoint(LocalStore(folder), source, allow_pickle=True)
-    except (LocalEntryNotFoundError, CheckpointError, StorageError):
+    except (LocalEntryNotFoundError, HFValidationError, CheckpointError, StorageError):
         return None
     return folder
 
 
-def _remote_headers(source: str) -> Checkpoint:
-    """Config and safetensors headers of a hub checkpoint, fetched without its weights."""
+def _remote_headers(source: str, *, allow_pickle: bool) -> Checkpoint | None:
+    """Config and safetensors headers of a hub checkpoint, fetched without its weights; None if it
+    has pickled weights only and those are allowed: they have no headers to look at."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
@@ -86,7 +88,9 @@ def _remote_headers(source: str) -> Checkpoint:
     try:
         found = api.get_safetensors_metadata(repository, revision=revision or None)
     except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
-        raise CheckpointError(f"{source}: {str(error).splitlines()[0]}") from None
+        if allow_pickle and isinstance(error, NotASafetensorsRepoError):
+            return None
+        raise CheckpointError(f"{source}: {first_line(error)}") from None
     entries: dict[str, TensorEntry] = {}
     for key, file in sorted(found.files_metadata.items()):
         in_order = sorted(file.tensors.items(), key=lambda item: item[1].data_offsets)
@@ -115,6 +119,7 @@ def _hub_errors(source: str) -> Iterator[None]:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -131,11 +136,13 @@ def _hub_errors(source: str) -> Iterator[None]:
     except RevisionNotFoundError:
         revision = source.partition("@")[2]
         raise CheckpointError(f"{source}: the hub has no revision {revision!r} of it.") from None
+    except HFValidationError:
+        raise CheckpointError(f"{source}: no such folder, and not a hub id (owner/name).") from None
     except SvdjobsError:
         raise
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StorageError(
-            f"{source}: no such folder, and the hub could not be reached for it ({reason}). Copy "
-            f"the checkpoint here and give its folder, or try again with a network."
+            f"{source}: no such folder, and the hub could not be reached for it "
+            f"({first_line(error)}). Copy the checkpoint here and give its folder, or try again "
+            f"with a network."
         ) from None

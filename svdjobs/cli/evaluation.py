@@ -67,12 +67,14 @@ def evaluate(
         return
     if data_path is None:
         raise ConfigError("--model needs --data_path, e.g. --data_path math-500.")
+    if ids:
+        raise ConfigError("--checkpoint names a checkpoint of a CONFIG; --model is one itself.")
     from svdjobs.stages import evaluate_alone
 
     assert model is not None
     words, path = evaluate_alone.run(
-        model, data_path, given, tokenizer=tokenizer, out_json=out_json, force=force,
-        allow_pickle=allow_pickle,
+        model, data_path, given, overrides=overrides, tokenizer=tokenizer, out_json=out_json,
+        force=force, allow_pickle=allow_pickle,
     )  # fmt: skip
     click.echo(words)
     click.echo(f"Results: {path}")
@@ -99,8 +101,7 @@ def _stage(
 def grade(run_folder: str) -> None:
     """Grade the completions of a run again, without drawing any; RUN is its folder."""
     from svdjobs.config import parse_config
-    from svdjobs.stages import evaluate as stage
-    from svdjobs.stages import report
+    from svdjobs.stages import evaluate_alone, grading, report
     from svdjobs.stages.outputs import RUN_CONFIG
     from svdjobs.storage.store import open_store, try_read_json
 
@@ -109,7 +110,12 @@ def grade(run_folder: str) -> None:
     if document is None:
         raise ConfigError(f"{run_folder} holds no run: it has no {RUN_CONFIG}.")
     config = parse_config({**document, "store": run_folder}, where=f"{run_folder}/{RUN_CONFIG}")
-    stage.regrade(config, store)
+    if config.evaluate is None:
+        raise ConfigError(f"{run_folder} is a run without an evaluation.")
+    grading.regrade(config, store)
+    if not config.alphas:
+        click.echo(evaluate_alone.publish(config, store))
+        return
     report.run(config, store)
     click.echo(report.closing_words(config, store))
 

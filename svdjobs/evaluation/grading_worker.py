@@ -9,11 +9,9 @@ when it is late, since neither threads nor SIGALRM can stop a runaway simplifica
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
-import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -22,17 +20,17 @@ from svdjobs.evaluation import algebra
 from svdjobs.evaluation.classes import assign_classes
 from svdjobs.evaluation.extraction import extract_answer
 from svdjobs.evaluation.grading import grade_any, unanswered
+from svdjobs.parallel import die_with
 from svdjobs.records import Outcome
 
 MEMORY_BYTES = 2 << 30
 READY = {"ready": True}
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(parent_pid: int | None = None) -> None:
     """Answer until standard input ends, or until the parent does."""
     if parent_pid is not None:
-        _die_with(parent_pid)
+        die_with(parent_pid)
     sys.setrecursionlimit(3000)
     # Nothing the libraries print may be mistaken for a reply.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
@@ -43,16 +41,6 @@ def main(parent_pid: int | None = None) -> None:
     for line in sys.stdin:
         for reply in _replies(json.loads(line)):
             replies.write(f"{json.dumps(reply)}\n")
-
-
-def _die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process with its parent: the end of stdin is only seen when idle.
-
-    Source: man 2 prctl, PR_SET_PDEATHSIG.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before the call
-        sys.exit(0)
 
 
 def _limit() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from svdjobs.errors import BenchmarkError, StorageError
+from svdjobs.errors import BenchmarkError, StorageError, first_line
 from svdjobs.evaluation.benchmarks import near
 
 if TYPE_CHECKING:
@@ -142,14 +142,10 @@ def _no_such_set(config: BenchmarkConfig, error: Exception) -> str:
 
 def _unreachable(config: BenchmarkConfig, reasons: list[Exception]) -> str:
     at = f" at revision {config.revision}" if config.revision else ""
-    said = "; ".join(dict.fromkeys(_first_line(reason) for reason in reasons))
+    said = "; ".join(dict.fromkeys(first_line(reason) for reason in reasons))
     return (
         f"benchmark {config.name}: no file {config.data}, and the hub data set {config.data}{at} "
         f"could not be loaded ({said}). Give a local JSONL or Parquet file as `data`, or load it "
         f"once with a network (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset); afterwards the "
         f"cache (HF_HOME) is enough. {near(config.data)}"
     ).rstrip()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from svdjobs.config import fingerprint
-from svdjobs.errors import BenchmarkError, CheckpointError
+from svdjobs.errors import BenchmarkError, CheckpointError, first_line
 from svdjobs.records import Problem
 
 PLAIN_PROMPT = r"{problem} Let's think step by step and output the final answer within \boxed{}."
@@ -39,7 +39,7 @@ def load_tokenizer(folder: str) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = first_line(error)
         raise CheckpointError(f"no tokenizer in {folder}: {said}") from None
 
 
@@ -87,7 +87,7 @@ def _chat(problem: Problem, tokenizer: Any) -> str:
             [message], tokenize=False, add_generation_prompt=True
         )
     except Exception as error:  # a template is code and may raise what it likes
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = first_line(error)
         raise CheckpointError(
             f"the chat template of the tokenizer {tokenizer.name_or_path} does not take a single "
             f"user message: {said}. Set evaluate.prompt to `plain`."

@@ -3,51 +3,55 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from svdjobs.config import EvaluateConfig
 from svdjobs.evaluation.problems import Benchmark
-from svdjobs.evaluation.prompts import Prompt, prompts_sha256
 from svdjobs.records import Completion, Grade, Interval, Outcome, Summary
-from svdjobs.statistics import maj_at_k, mean_interval, pass_at_k
+from svdjobs.statistics import avg_at_n, maj_at_k, pass_at_k
 
 
 def summarise(
     checkpoint_id: str,
     benchmark: Benchmark,
-    prompts: Sequence[Prompt],
+    prompts_sha256: str,
     config: EvaluateConfig,
     completions: Sequence[Completion],
     grades: Sequence[Grade],
-    engine_settings: dict[str, Any],
+    engines: Sequence[dict[str, Any]],
+    gold_errors: Collection[int],
 ) -> Summary:
-    """Summary of one checkpoint on one benchmark; every outcome is counted, also those at 0."""
-    expected = len(benchmark.problems) * config.n_samples
-    assert len(completions) == len(grades) == expected, (len(completions), len(grades), expected)
+    """Summary of one checkpoint on one benchmark; every outcome is counted, also those at 0.
+
+    Problems whose gold cannot be read (`gold_errors`) are counted, and no part of any estimate.
+
+    Raises:
+        ValueError: a problem with more or fewer completions than asked for.
+    """
     counts = Counter(grade.outcome for grade in grades)
-    scores = problem_scores(grades)
-    correct = [[grade.outcome is Outcome.CORRECT for grade in group] for group in _grouped(grades)]
+    scored = [grade for grade in grades if grade.idx not in gold_errors]
+    correct = [[grade.outcome is Outcome.CORRECT for grade in group] for group in _grouped(scored)]
     n = config.n_samples
     return Summary(
         checkpoint=checkpoint_id,
         benchmark=benchmark.name,
         benchmark_sha256=benchmark.sha256,
         benchmark_revision=benchmark.revision,
-        prompts_sha256=prompts_sha256(prompts),
-        engine=engine_settings["engine"],
-        engine_settings=engine_settings,
+        prompts_sha256=prompts_sha256,
+        engine=", ".join(dict.fromkeys(settings["engine"] for settings in engines)),
+        engine_settings=list(engines),
         dtype=config.dtype,
         n=n,
         problems=len(benchmark.problems),
-        avg_at_n=mean_interval(scores),
+        avg_at_n=avg_at_n(correct, n),
         pass_at={k: pass_at_k(correct, n, k) for k in _sizes(n)},
-        maj_at_n=_majority(grades, n),
+        maj_at_n=_majority(scored, n),
         outcomes={outcome: counts[outcome] for outcome in Outcome},
-        gold_errors=sorted({g.idx for g in grades if g.outcome is Outcome.GOLD_ERROR}),
+        gold_errors=sorted(gold_errors),
         truncated=sum(completion.finish_reason == "length" for completion in completions),
         completion_tokens_mean=sum(c.completion_tokens for c in completions) / len(completions),
-        problem_scores=scores,
+        problem_scores=list(problem_scores(scored).values()),
     )
 
 
@@ -78,10 +82,12 @@ def _majority(grades: Sequence[Grade], n: int) -> Interval:
     return maj_at_k(classes, correct, n, n)
 
 
-def problem_scores(grades: Sequence[Grade]) -> list[float]:
-    """Share of correct completions of each problem, in benchmark order."""
-    groups = _grouped(grades)
-    return [sum(g.outcome is Outcome.CORRECT for g in group) / len(group) for group in groups]
+def problem_scores(grades: Sequence[Grade]) -> dict[int, float]:
+    """Share of correct completions of each problem by idx, in benchmark order."""
+    return {
+        group[0].idx: sum(g.outcome is Outcome.CORRECT for g in group) / len(group)
+        for group in _grouped(grades)
+    }
 
 
 def details(
@@ -91,6 +97,8 @@ def details(
     grades: Sequence[Grade],
 ) -> dict[str, Any]:
     """The results file of the field's scripts: `summary` and `details`, with their field names."""
+    scored = [grade for grade in grades if grade.idx not in summary.gold_errors]
+    by_problem = problem_scores(scored)
     texts: dict[int, list[str]] = defaultdict(list)
     scores: dict[int, list[float]] = defaultdict(list)
     for completion, grade in zip(completions, grades, strict=True):
@@ -110,7 +118,7 @@ def details(
                 "gold": problem.gold,
                 "generations": texts[problem.idx],
                 "sample_scores": scores[problem.idx],
-                "per_problem_score": summary.problem_scores[problem.idx],
+                "per_problem_score": by_problem.get(problem.idx),
             }
             for problem in benchmark.problems
         ],

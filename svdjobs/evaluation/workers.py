@@ -29,6 +29,8 @@ from svdjobs.records import Completion, Grade, Outcome
 # Enough to hide the way to a worker and back; all but the first wait when one hangs.
 _IN_FLIGHT = 16
 _FAILED_STARTS = 3
+# Enough for any engine's output; more would only take the cores from it.
+_MAX_WORKERS = 8
 
 
 class GradingPool:
@@ -39,7 +41,7 @@ class GradingPool:
     """
 
     def __init__(self, timeout_seconds: float, workers: int | None = None) -> None:
-        self._dispatcher = _Dispatcher(timeout_seconds, workers or cores())
+        self._dispatcher = _Dispatcher(timeout_seconds, workers or min(cores(), _MAX_WORKERS))
         self._uncollected: list[Submission[Grade]] = []
 
     def __enter__(self) -> Self:

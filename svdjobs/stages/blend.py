@@ -32,7 +32,14 @@ from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, track
 from svdjobs.records import BlendRecord, CastRecord, FileRecord, Manifest, Plan, TensorPlan
 from svdjobs.stages import cost, graph
-from svdjobs.stages.blended import Blended, Sources, open_sources, prepare, stored_dtype
+from svdjobs.stages.blended import (
+    Blended,
+    Sources,
+    open_sources,
+    prepare,
+    sampled,
+    stored_dtype,
+)
 from svdjobs.stages.outputs import Output, begin
 from svdjobs.storage.store import Store, read_json, try_read_json, write_bytes, write_json
 
@@ -104,7 +111,7 @@ def _one_pass(
     outputs = [OutputTensor(t.name, stored_dtype(config, t), t.shape) for t in written]
     shards = layout(outputs, config.blend.max_shard_bytes)
     by_name = {tensor.name: tensor for tensor in written}
-    sampled = _sampled(plan.selected)
+    checked = sampled(plan.selected)
     total = sum(shard.bytes for shard in shards) * len(jobs)
     missing = {
         shard.name: [j for j in jobs if not _shard_done(store, j, shard)] for shard in shards
@@ -112,7 +119,7 @@ def _one_pass(
     ahead = [by_name[t.name] for shard in shards if missing[shard.name] for t in shard.tensors]
 
     def prepared(tensor: TensorPlan) -> Blended:
-        return prepare(tensor, sources, check=tensor.name in sampled)
+        return prepare(tensor, sources, check=tensor.name in checked)
 
     workers = worker_count(cost.peak_tensor_bytes(plan.selected))
     with track(f"blend {len(jobs)} alphas", total) as advance, threads(workers) as pool:
@@ -137,14 +144,6 @@ def _one_pass(
                 )
     for job in jobs:
         _finish(config, plan, after, shards, job)
-
-
-def _sampled(selected: list[TensorPlan]) -> set[str]:
-    """The first tensor of every shape: those whose blended spectrum is computed again."""
-    first: dict[tuple[int, ...], str] = {}
-    for tensor in selected:
-        first.setdefault(tensor.shape, tensor.name)
-    return set(first.values())
 
 
 def _record_key(job: _Job, shard: Shard) -> str:

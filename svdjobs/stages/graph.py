@@ -11,6 +11,7 @@ from svdjobs.stages.outputs import check_run, load_json, require
 from svdjobs.storage.store import Store
 
 PLAN_PREFIX = "plan"
+CHECKPOINTS = "checkpoints"
 IDENTITIES = "identities.json"
 
 
@@ -62,7 +63,7 @@ def factors_prefix(checkpoint_id: str) -> str:
 
 def checkpoint_prefix(alpha: float) -> str:
     """Where a blended checkpoint lies."""
-    return f"checkpoints/{alpha_id(alpha)}"
+    return f"{CHECKPOINTS}/{alpha_id(alpha)}"
 
 
 def results_prefix(checkpoint_id: str, benchmark: str) -> str:

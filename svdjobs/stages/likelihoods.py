@@ -17,6 +17,7 @@ from svdjobs.storage.store import Store, write_lines
 
 VERSION = "1"
 ROWS = "likelihoods.jsonl"
+COMPLETIONS = "completions.jsonl"
 
 
 def make(
@@ -45,12 +46,12 @@ def make(
         version=VERSION,
         config={"per_problem": per_problem, "engine": results.config["engine"],
                 "dtype": results.config["dtype"]},
-        inputs={"checkpoint": results.inputs["checkpoint"], "traces": answered.fingerprint},
+        inputs={"checkpoint": results.inputs["checkpoint"], "traces": _traces(answered)},
         force=force,
     )  # fmt: skip
     if output.finished:
         return output.finished
-    lines = bytes(store.read(f"{after}/completions.jsonl")).splitlines()
+    lines = bytes(store.read(f"{after}/{COMPLETIONS}")).splitlines()
     completions = [Completion.model_validate_json(line) for line in lines]
     chosen = [c for c in completions if c.sample_index < per_problem and c.token_ids]
     asked = {prompt.idx: prompt.ids for prompt in prompts()}
@@ -70,10 +71,25 @@ def make(
     return output.commit()
 
 
+def _traces(answered: Manifest) -> str:
+    """sha256 of after's completions: drawn anew, they may be others."""
+    return next(file.sha256 for file in answered.files if file.key == COMPLETIONS)
+
+
+def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None:
+    """Manifest of a checkpoint's likelihoods, None where there are none of after's present
+    answers."""
+    answered = find_manifest(store, graph.results_prefix("after", benchmark))
+    found = find_manifest(store, graph.likelihoods_prefix(checkpoint_id, benchmark))
+    if found is None or answered is None or found.inputs["traces"] != _traces(answered):
+        return None
+    return found
+
+
 def load(store: Store, checkpoint_id: str, benchmark: str) -> list[Likelihood]:
-    """The likelihoods of a checkpoint; empty where they were not taken."""
+    """The likelihoods of a checkpoint; empty where there are none of after's present answers."""
     prefix = graph.likelihoods_prefix(checkpoint_id, benchmark)
-    if find_manifest(store, prefix) is None:
+    if current(store, checkpoint_id, benchmark) is None:
         return []
     lines = bytes(store.read(f"{prefix}/{ROWS}")).splitlines()
     return [Likelihood.model_validate_json(line) for line in lines]

@@ -101,9 +101,7 @@ def begin(
 
     `version` changes when a stage's code changes what it writes.
     """
-    print_ = fingerprint(
-        {"stage": stage, "version": version, "config": dict(config), "inputs": dict(inputs)}
-    )
+    print_ = _print(stage, version, config, inputs)
     output = Output(store, prefix, stage, print_, dict(inputs), dict(config))
     manifest = None if force else find_manifest(store, prefix)
     if manifest is not None and manifest.fingerprint == print_:
@@ -117,12 +115,29 @@ def begin(
     return output
 
 
-def reopen(store: Store, prefix: str) -> None:
-    """Make a finished output unfinished, keeping its files, so that its stage goes on from them."""
+def is_current(
+    store: Store,
+    prefix: str,
+    *,
+    stage: str,
+    version: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+) -> bool:
+    """Whether `begin` would find the output finished; nothing is touched."""
     manifest = find_manifest(store, prefix)
-    if manifest is not None:
-        write_json(store, f"{prefix}/{IN_PROGRESS}", {"fingerprint": manifest.fingerprint})
-        store.delete(f"{prefix}/{MANIFEST}")
+    return manifest is not None and manifest.fingerprint == _print(stage, version, config, inputs)
+
+
+def _print(stage: str, version: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    return fingerprint(
+        {"stage": stage, "version": version, "config": dict(config), "inputs": dict(inputs)}
+    )
+
+
+def content_print(manifest: Manifest) -> str:
+    """Fingerprint of what an output holds, where the same work may have been done anew."""
+    return fingerprint([manifest.fingerprint, {f.key: f.sha256 for f in manifest.files}])
 
 
 def find_manifest(store: Store, prefix: str) -> Manifest | None:

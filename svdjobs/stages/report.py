@@ -12,8 +12,9 @@ from svdjobs.reporting.tables import headlines, tables
 from svdjobs.stages import graph, likelihoods, rotations
 from svdjobs.stages.blend import shard_records
 from svdjobs.stages.decompose import Factors
-from svdjobs.stages.evaluate import current_results, load_summary
-from svdjobs.stages.outputs import begin, find_manifest
+from svdjobs.stages.evaluate import current_results
+from svdjobs.stages.grading import load_summary
+from svdjobs.stages.outputs import begin, content_print, find_manifest
 from svdjobs.storage.store import Store
 
 STAGE = "report"
@@ -38,7 +39,10 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
             "alphas": list(config.alphas),
             "versions": versions(),
         },
-        inputs={prefix: m.fingerprint if m else "missing" for prefix, m in manifests.items()},
+        inputs={
+            **{prefix: content_print(m) if m else "missing" for prefix, m in manifests.items()},
+            **_read_likelihoods(config, store),
+        },
         force=force,
     )
     if output.finished:
@@ -63,6 +67,17 @@ def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
         wanted.append(rotations.PREFIX)
     found = {prefix: find_manifest(store, prefix) for prefix in wanted}
     return {**found, **current_results(config, store)}
+
+
+def _read_likelihoods(config: SweepConfig, store: Store) -> dict[str, str]:
+    """Likelihoods are extra: what is there is read, what is not is not missed."""
+    found = {}
+    for benchmark in config.evaluate.benchmarks if config.evaluate else ():
+        for checkpoint_id in graph.evaluated_ids(config):
+            if manifest := likelihoods.current(store, checkpoint_id, benchmark.name):
+                prefix = graph.likelihoods_prefix(checkpoint_id, benchmark.name)
+                found[prefix] = content_print(manifest)
+    return found
 
 
 def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) -> Content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -79,11 +80,16 @@ class LocalStore:
 
     @contextmanager
     def journal(self, key: str) -> Iterator[LocalJournal]:
-        """Open an object to append lines to; a line torn by a kill is cut off."""
+        """Open an object to append lines to; a line torn by a kill is cut off.
+
+        Raises:
+            StorageError: another process has it open.
+        """
         path = self.path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a+b", buffering=0) as file:
+                _lock(file, path)
                 file.seek(0)
                 whole = file.read().rpartition(b"\n")
                 file.truncate(len(whole[0]) + len(whole[1]))
@@ -140,6 +146,17 @@ class LocalJournal:
         rest = memoryview(line.encode() + b"\n")
         while rest:
             rest = rest[self._file.write(rest) :]
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Be the only writer; the kernel lets go when the process ends, however it ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StorageError(
+            f"{path} is being written by another process: this work is already going on. Wait for "
+            f"it, or stop it and run again."
+        ) from None
 
 
 def _read_exactly(file: BinaryIO, start: int, end: int | None, path: Path) -> bytearray:

@@ -21,6 +21,7 @@ import click
 
 from svdjobs.config import SweepConfig, load_config
 from svdjobs.stages import blend, decompose, evaluate, graph, plan
+from svdjobs.stages.drawing import COMPLETIONS
 from svdjobs.storage.local import LocalStore
 
 DEMO = Path("jobs/sweeps/demo.yaml")
@@ -42,7 +43,7 @@ def timed(config: SweepConfig, *arguments: str) -> float:
 def texts(config: SweepConfig, checkpoint_id: str) -> list[str]:
     """Completions of a checkpoint in order."""
     path = Path(config.store_url) / graph.results_prefix(checkpoint_id, "demo")
-    lines = (path / evaluate.COMPLETIONS).read_text().splitlines()
+    lines = (path / COMPLETIONS).read_text().splitlines()
     return [json.loads(line)["text"] for line in lines]
 
 

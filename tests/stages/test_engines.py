@@ -13,7 +13,7 @@ import pytest
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import ConfigError, IncompleteError
-from svdjobs.stages import blend, decompose, engines, evaluate, likelihoods, plan
+from svdjobs.stages import blend, decompose, engines, evaluate, grading, likelihoods, plan
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import make_checkpoint, tensors
 
@@ -196,5 +196,5 @@ def test_regrading_draws_nothing_and_gives_the_same_bytes(
     for path in root.rglob("grades.jsonl"):
         path.write_text("")
     monkeypatch.setattr(engines.Engines, "holding", lambda *_: pytest.fail("an engine was started"))
-    evaluate.regrade(config, store)
+    grading.regrade(config, store)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before

@@ -1,4 +1,4 @@
-"""Whether a running engine holds the weights that were sent: sums that survive fusing and sharding."""
+"""Whether a running engine holds what was sent: sums that survive fusing and sharding."""
 
 from __future__ import annotations
 

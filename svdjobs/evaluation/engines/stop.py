@@ -1,4 +1,4 @@
-"""Where a completion ends."""
+"""Where a completion ends: at an end-of-text token, or at the end of the context."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ def stop_tokens(folder: str, tokenizer: Any) -> list[int]:
             "completion would run to max_tokens. Set eos_token in tokenizer_config.json."
         )
     return sorted(stop)
+
+
+def context_of(folder: str) -> int | None:
+    """Tokens of prompt and completion together that a checkpoint is made for, if it says."""
+    document = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    found = (document.get("text_config") or document).get("max_position_embeddings")
+    return found if isinstance(found, int) else None
 
 
 def _eos(path: Path) -> Any:

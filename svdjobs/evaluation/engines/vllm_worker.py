@@ -48,7 +48,14 @@ class WeightSwap:
         model = self._svdjobs_model()
         dtypes = {n: str(p.dtype).removeprefix("torch.") for n, p in model.named_parameters()}
         packed = dict(getattr(model, "packed_modules_mapping", None) or {})
-        return {"dtypes": dtypes, "packed": packed}
+        # With more devices than key-value heads, vLLM keeps several copies of those heads.
+        copies = {
+            f"{name}.{kind}": module.num_kv_head_replicas
+            for name, module in model.named_modules()
+            if getattr(module, "num_kv_head_replicas", 1) > 1
+            for kind in ("weight", "bias")
+        }
+        return {"dtypes": dtypes, "packed": packed, "kv_copies": copies}
 
     def _svdjobs_model(self) -> Any:
         return self.model_runner.get_model()

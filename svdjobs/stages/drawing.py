@@ -1,0 +1,89 @@
+"""The drawing part of `evaluate`: completions read where they are there, drawn where not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from svdjobs.evaluation.requests import Engine, Request
+from svdjobs.evaluation.workers import GradingPool
+from svdjobs.progress import track
+from svdjobs.records import Completion
+from svdjobs.stages.outputs import Output
+from svdjobs.storage.store import try_read_json, write_lines
+
+COMPLETIONS = "completions.jsonl"
+JOURNAL = "completions.journal"
+ENGINE = "engine.json"
+# Completions handed to the grading workers together.
+GRADED_TOGETHER = 32
+
+
+def drawn(
+    output: Output,
+    requests: Sequence[Request],
+    engine: Callable[[], Engine],
+    pool: GradingPool,
+    golds: Mapping[int, str],
+    label: str,
+) -> list[Completion]:
+    """All completions by problem and sample: read where they are there, drawn where not; each is
+    handed to the grading workers on the way."""
+    store, key = output.store, output.key(COMPLETIONS)
+    if not store.exists(key):
+        with store.journal(output.key(JOURNAL)) as journal:
+            kept = (Completion.model_validate_json(line) for line in journal.lines)
+            done = {(c.idx, c.sample_index): c for c in kept}
+            found = list(done.values())
+            pool.submit(found, golds)
+            if len(done) < len(requests):
+                running = engine()
+                settings = try_read_json(store, output.key(ENGINE)) or []
+                if running.settings not in settings:
+                    output.put_json(ENGINE, [*settings, running.settings])
+                found += _collected(
+                    running, requests, set(done), journal.append, pool, golds, label
+                )
+        found.sort(key=lambda c: (c.idx, c.sample_index))
+        write_lines(store, key, [completion.model_dump_json() for completion in found])
+    else:
+        found = [
+            Completion.model_validate_json(line) for line in bytes(store.read(key)).splitlines()
+        ]
+        pool.submit(found, golds)
+    output.adopt(COMPLETIONS)
+    store.delete(output.key(JOURNAL))
+    return found
+
+
+def _collected(
+    engine: Engine,
+    requests: Sequence[Request],
+    done: set[tuple[int, int]],
+    keep: Callable[[str], None],
+    pool: GradingPool,
+    golds: Mapping[int, str],
+    label: str,
+) -> list[Completion]:
+    """Completions as the engine finishes them, kept one by one."""
+    drawn: list[Completion] = []
+    left = {request.idx: 0 for request in requests}
+    for request in requests:
+        left[request.idx] += request[:2] not in done
+    tokens, cut, graded, started = 0, 0, 0, time.monotonic()
+    with track(label, len(requests)) as advance:
+        advance(len(done))
+        for completion in engine.generate(requests, done):
+            keep(completion.model_dump_json())
+            drawn.append(completion)
+            tokens += completion.completion_tokens
+            cut += completion.finish_reason == "length"
+            left[completion.idx] -= 1
+            rate = tokens / max(time.monotonic() - started, 1e-9)
+            problems = sum(not count for count in left.values())
+            advance(1, f"{problems} problems, {rate:.0f} tokens/s, {cut} cut off")
+            if len(drawn) - graded >= GRADED_TOGETHER:
+                pool.submit(drawn[graded:], golds)
+                graded = len(drawn)
+        pool.submit(drawn[graded:], golds)
+    return drawn
