@@ -68,6 +68,7 @@ def test_plan_fetches_headers_and_a_sweep_the_weights(hub: Hub, tmp_path: Path) 
     ("config", "words", "code"),
     [
         ({"before": "lab/nothing"}, "lab/nothing: no such folder, and the hub has no such", 2),
+        ({"before": "runs/my--model"}, "runs/my--model: no such folder, and not a hub id", 2),
         ({"after": "lab/after@v9"}, "lab/after@v9: the hub has no revision 'v9' of it", 2),
     ],
 )

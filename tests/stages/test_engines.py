@@ -97,6 +97,64 @@ def test_a_written_blend_says_itself_what_a_cast_would_lose(
         engines.settle(alone, LocalStore(tmp_path / "alone"))
 
 
+def test_a_blend_of_another_tool_says_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
+    foreign = make_checkpoint(tmp_path / "foreign")
+    (foreign / "svd_blend_meta.json").write_text('{"alpha": 0.2, "blended_keys": []}')
+    alone = make_config(
+        before=str(foreign), after=str(foreign), alphas=[1], store=str(tmp_path / "alone"),
+        rotations=None, evaluate=section(make_config(), dtype="bfloat16"),
+    )  # fmt: skip
+    assert engines.settle(alone, LocalStore(tmp_path / "alone")).dtype == "bfloat16"
+
+
+def test_before_under_another_config_gets_an_engine_of_its_own(
+    make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
+) -> None:
+    """RL that extended the context by another RoPE base: before must keep its own."""
+    import shutil
+
+    shutil.copytree(chain["base"], tmp_path / "before")
+    path = tmp_path / "before" / "config.json"
+    document = json.loads(path.read_text())
+    rope = document.get("rope_parameters") or document
+    rope["rope_theta"] = 7.0
+    path.write_text(json.dumps(document))
+    answers = {}
+    for reuse in (True, False):
+        config = make_config(
+            before=str(tmp_path / "before"), store=str(tmp_path / str(reuse)), rotations=None,
+            evaluate=section(make_config(), reuse_engine=reuse),
+        )  # fmt: skip
+        store = LocalStore(config.store_url)
+        evaluate.run(config, store, checkpoint_ids=["after", "before"])
+        answers[reuse] = (Path(store.url) / "results/before/sums/completions.jsonl").read_bytes()
+    assert answers[True] == answers[False]
+
+
+def test_an_engine_that_takes_no_weights_is_replaced(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from svdjobs.errors import EvaluationError
+    from svdjobs.evaluation.engines.transformers import TransformersEngine
+
+    answers = {}
+    for stubborn in (False, True):
+        if stubborn:
+
+            def refuse(*_: object) -> None:
+                raise EvaluationError("no.")
+
+            monkeypatch.setattr(TransformersEngine, "put", refuse)
+        config = make_config(store=str(tmp_path / str(stubborn)), rotations=None)
+        store = blended(config)
+        evaluate.run(config, store)
+        answers[stubborn] = {
+            path.parent.parent.name: path.read_bytes()
+            for path in Path(store.url).glob("results/*/sums/completions.jsonl")
+        }
+    assert answers[True] == answers[False]
+
+
 @pytest.mark.parametrize(
     ("config", "dimension"),
     [

@@ -51,7 +51,7 @@ def test_too_long_a_prompt_is_refused_before_anything_is_generated(
     words = r"benchmark long, problem 1: .*max_tokens 60 .*context of 128"
     with pytest.raises(BenchmarkError, match=words):
         run(config)
-    assert not list(Path(config.store_url).rglob("completions-*"))
+    assert not list(Path(config.store_url).glob("results/*"))
 
 
 def test_chat_with_a_tokenizer_that_has_no_template(

@@ -29,6 +29,7 @@ def settings(**overrides: object) -> EvaluateConfig:
 
 def test_devices_are_grouped_by_tensor_parallel_size() -> None:
     four = ("0", "1", "2", "5")
+    assert settings(devices=[0, 1]).devices == ("0", "1")  # as YAML reads them
     assert fleet.device_groups(settings(devices=four)) == [("0",), ("1",), ("2",), ("5",)]
     pairs = settings(devices=four, tensor_parallel_size=2)
     assert fleet.device_groups(pairs) == [("0", "1"), ("2", "5")]
