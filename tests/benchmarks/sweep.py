@@ -115,7 +115,7 @@ def run_usual(folder: Path, alphas: list[float], first_only: bool) -> None:
 
 def child(which: str, folder: Path, alphas: list[float], first_only: bool) -> None:
     """Run one procedure and print its seconds."""
-    # Start-up is no part of the work: what both use, and each its own, is imported before the clock.
+    # Start-up is no part of the work: what is used is imported before the clock starts.
     import numpy as np
     import safetensors.torch  # noqa: F401
     import scipy.linalg  # noqa: F401
@@ -124,7 +124,7 @@ def child(which: str, folder: Path, alphas: list[float], first_only: bool) -> No
     if which == "svdjobs":
         import threadpoolctl  # noqa: F401
 
-        import svdjobs.stages.blend  # noqa: F401
+        import svdjobs.stages.blend
         import svdjobs.stages.plan  # noqa: F401
 
     torch.linalg.svdvals(torch.eye(64) @ torch.eye(64)), np.linalg.eigvalsh(np.eye(64))

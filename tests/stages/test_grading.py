@@ -1,4 +1,4 @@
-"""From completions to grades and estimates: again, with bad golds, and after a change of settings."""
+"""From completions to grades and estimates: again, with bad golds, after a change of settings."""
 
 from __future__ import annotations
 
