@@ -57,6 +57,8 @@ class BlendConfig(Settings):
     """bfloat16 and float16 round most of an RL-sized blend away; the report says how much."""
     max_shard_bytes: int = Field(default=5_000_000_000, ge=1)
     """A checkpoint larger than this is written as several files with an index."""
+    write_checkpoints: bool = True
+    """false: measure the blends without writing their weights; a reused engine computes them."""
     svd_logs: bool = True
     """Write each tensor's spectra as `svd_logs/alpha_*/<tensor>.pt`."""
 
@@ -213,6 +215,16 @@ class SweepConfig(Settings):
     rotations: RotationsConfig | None = None
     """None: no rotation measurements."""
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _evaluable(self) -> SweepConfig:
+        unwritten = not self.blend.write_checkpoints
+        if unwritten and self.evaluate is not None and not self.evaluate.reuse_engine:
+            raise ValueError(
+                "blend.write_checkpoints false needs evaluate.reuse_engine true: there is no "
+                "checkpoint to start another engine from"
+            )
+        return self
 
     @property
     def store_url(self) -> str:

@@ -17,6 +17,9 @@ def model_card(config: SweepConfig, alpha: float, records: Sequence[BlendRecord]
     """Markdown saying what the weights are and how they were made."""
     extrapolation = "" if 0 <= alpha <= 1 else " (extrapolation: alpha is outside [0, 1])"
     made = versions()
+    dtype = config.blend.storage_dtype
+    written = config.blend.write_checkpoints
+    made_how = f"written in {dtype}" if written else f"measured as {dtype}, weights not written,"
     return f"""---
 library_name: transformers
 tags: [svdjobs, singular-value-blend]
@@ -28,7 +31,7 @@ tags: [svdjobs, singular-value-blend]
 - after: `{config.after}`
 - {len(records)} matrices blended, everything else is after's:
   `U_after · diag(alpha·S_after + (1-alpha)·S_before) · Vh_after`
-- written in {config.blend.storage_dtype} by svdjobs {made["svdjobs"]} (commit {made["git"]})
+- {made_how} by svdjobs {made["svdjobs"]} (commit {made["git"]})
 
 Loading in a 16-bit dtype rounds most of an RL-sized blend away; `svd_blend_meta.json` has the
 realised fraction per dtype and per tensor.

@@ -27,7 +27,7 @@ from svdjobs.checkpoint.writer import (
     open_shard,
     to_storage,
 )
-from svdjobs.config import SweepConfig
+from svdjobs.config import BlendConfig, SweepConfig
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, track
 from svdjobs.records import BlendRecord, CastRecord, FileRecord, Manifest, Plan, TensorPlan
@@ -54,7 +54,7 @@ CHUNK_ELEMENTS = 1 << 16
 
 @dataclass
 class _Job:
-    """One alpha's checkpoint while it is being written."""
+    """One alpha's checkpoint while it is being written, or only measured: then without a writer."""
 
     alpha: float
     output: Output
@@ -139,7 +139,7 @@ def _one_pass(
                     after,
                     storage,
                     pool,
-                    svd_logs=config.blend.svd_logs,
+                    settings=config.blend,
                     advance=advance,
                 )
     for job in jobs:
@@ -164,20 +164,23 @@ def _write_shard(
     storage: str,
     pool: ThreadPoolExecutor,
     *,
-    svd_logs: bool,
+    settings: BlendConfig,
     advance: Advance,
 ) -> None:
     """One shard of several alphas, side by side: each alpha is written by a thread of its own."""
     with ExitStack() as stack:
         for job in jobs:
-            key = job.output.key(shard.name)
-            job.writer = stack.enter_context(open_shard(store, key, shard))
+            if settings.write_checkpoints:
+                key = job.output.key(shard.name)
+                job.writer = stack.enter_context(open_shard(store, key, shard))
             job.records, job.logs = [], []
         for tensor, stored in zip(tensors, shard.tensors, strict=True):
             if tensor.skip is None:
                 blended = next(blends)
                 written = [
-                    pool.submit(_write_blend, store, tensor, blended, job, storage, svd_logs)
+                    pool.submit(
+                        _write_blend, store, tensor, blended, job, storage, settings.svd_logs
+                    )
                     for job in jobs
                 ]
                 wait(written)  # all of them, so that no thread writes to a file closed by a failure
@@ -186,19 +189,16 @@ def _write_shard(
             else:
                 _copy(tensor, after, jobs, stored.dtype)
             advance(stored.bytes * len(jobs), tensor.name)
-        files = [_writer(job).finish(job.output.key(shard.name)) for job in jobs]
+        files = [
+            job.writer.finish(job.output.key(shard.name)) if job.writer else None for job in jobs
+        ]
     for job, file in zip(jobs, files, strict=True):
         document = {
-            "file": file.model_dump(),
+            "file": file.model_dump() if file else None,
             "tensors": [record.model_dump(mode="json") for record in job.records],
             "logs": [log.model_dump() for log in job.logs],
         }
         write_json(store, _record_key(job, shard), document)
-
-
-def _writer(job: _Job) -> ShardWriter:
-    assert job.writer is not None
-    return job.writer
 
 
 def _write_blend(
@@ -223,7 +223,8 @@ def _write_blend(
     )
     for w_C, d_C in pairs:
         w_alpha_C = blend(w_C, d_C, job.alpha)
-        _writer(job).write(to_storage(w_alpha_C, storage, tensor.name))
+        if job.writer:
+            job.writer.write(to_storage(w_alpha_C, storage, tensor.name))
         if job.alpha != 1:
             w32_C = w_C.to(torch.float32)
             for name, dtype in cast.CAST_DTYPES.items():
@@ -286,10 +287,13 @@ def pickled(content: dict[str, Any]) -> bytes:
 
 def _copy(tensor: TensorPlan, after: Checkpoint, jobs: list[_Job], dtype: str) -> None:
     """Take a skipped tensor from after, piece by piece."""
+    writers = [job.writer for job in jobs if job.writer]
+    if not writers:
+        return
     for piece in after.chunks(tensor.name):
         cast = to_storage(piece, dtype, tensor.name)
-        for job in jobs:
-            _writer(job).write(cast)
+        for writer in writers:
+            writer.write(cast)
 
 
 def _finish(
@@ -304,13 +308,14 @@ def _finish(
     records: list[BlendRecord] = []
     for shard in shards:
         document = json.loads(output.adopt(f"svd_logs/{shard.name}.json"))
-        output.add(FileRecord.model_validate(document["file"]))
+        if document["file"]:
+            output.add(FileRecord.model_validate(document["file"]))
         for log in document["logs"]:
             output.add(FileRecord.model_validate(log))
         records += [BlendRecord.model_validate(item) for item in document["tensors"]]
     for name in after.companions():
         output.write(name, bytes(after.store.read(name)))
-    if index := index_bytes(shards):
+    if config.blend.write_checkpoints and (index := index_bytes(shards)):
         output.write(INDEX, index)
     output.write_json("config.json", config_dtype_fields(after.config, config.blend.storage_dtype))
     output.write_json(BLEND_META, blend_meta(config, plan, job.alpha, records))

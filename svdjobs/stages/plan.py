@@ -129,7 +129,8 @@ def _estimate(
         decompose_flops=decompose,
         blend_flops=blend,
         bytes_read=sum(weights.values()) + weights["after"] + factor_bytes,
-        bytes_written=factor_bytes + checkpoint_bytes * len(config.alphas),
+        bytes_written=factor_bytes
+        + checkpoint_bytes * len(config.alphas) * config.blend.write_checkpoints,
         peak_memory_bytes=cost.PROCESS_BYTES + cost.peak_tensor_bytes(chosen),
         disk_free_bytes=store.free_bytes(),
         machine_gflops=rate / 1e9,

@@ -211,6 +211,31 @@ def test_reused_and_separate_engines_agree(make_config: MakeConfig, tmp_path: Pa
     assert answers[True]["after-again"] != answers[True]["after"]  # the same weights, other seeds
 
 
+def test_a_sweep_without_written_checkpoints_answers_the_same(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    answers = {}
+    for write in (True, False):
+        config = make_config(
+            store=str(tmp_path / str(write)), rotations=None, blend={"write_checkpoints": write}
+        )
+        store = blended(config)
+        evaluate.run(config, store)
+        root = Path(store.url)
+        assert bool(list(root.glob("checkpoints/*/*.safetensors"))) is write
+        meta = json.loads((root / "checkpoints/alpha-0.0000/svd_blend_meta.json").read_text())
+        answers[write] = (
+            meta["realised_fraction"],
+            {p.parent.parent.name: p.read_bytes()
+             for p in root.glob("results/*/sums/completions.jsonl")},
+        )  # fmt: skip
+    assert answers[True] == answers[False]
+    with pytest.raises(ConfigError, match=r"needs evaluate\.reuse_engine true"):
+        make_config(
+            blend={"write_checkpoints": False}, evaluate=section(config, reuse_engine=False)
+        )
+
+
 def test_likelihoods_are_those_of_the_drawn_tokens(make_config: MakeConfig) -> None:
     """Against the completions' own probabilities, by the library."""
     import torch
