@@ -40,8 +40,8 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
             "versions": versions(),
         },
         inputs={
-            **{prefix: content_print(m) if m else "missing" for prefix, m in manifests.items()},
-            **_read_likelihoods(config, store),
+            **{prefix: m.fingerprint if m else "missing" for prefix, m in manifests.items()},
+            **_answers(config, store, manifests),
         },
         force=force,
     )
@@ -69,11 +69,19 @@ def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
     return {**found, **current_results(config, store)}
 
 
-def _read_likelihoods(config: SweepConfig, store: Store) -> dict[str, str]:
-    """Likelihoods are extra: what is there is read, what is not is not missed."""
+def _answers(
+    config: SweepConfig, store: Store, manifests: dict[str, Manifest | None]
+) -> dict[str, str]:
+    """Answers by what they are, since the same work may be graded again or drawn otherwise.
+
+    Likelihoods are extra: what is there is read, what is not is not missed.
+    """
     found = {}
     for benchmark in config.evaluate.benchmarks if config.evaluate else ():
         for checkpoint_id in graph.evaluated_ids(config):
+            results = graph.results_prefix(checkpoint_id, benchmark.name)
+            if answered := manifests.get(results):
+                found[results] = content_print(answered)
             if manifest := likelihoods.current(store, checkpoint_id, benchmark.name):
                 prefix = graph.likelihoods_prefix(checkpoint_id, benchmark.name)
                 found[prefix] = content_print(manifest)

@@ -3,8 +3,9 @@
     python -m tests.stages.kill_child CONFIG_JSON [before|after:PREFIX:N ...]
 
 Every argument is one sweep, killed before or after its N-th write below PREFIX appears (a file, or
-a line of a journal); then one more runs to the end. Prints {"signals": […], "writes": […]}: how the
-killed ones ended, and what the last one wrote; a journal's line as `key idx-sample`.
+a line of a journal); then one more runs to the end. Prints a JSON object: `signals`, how the killed
+ones ended; `writes`, what the last one wrote; `all_writes`, what each did; a journal's line as
+`key idx-sample`.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def sweep(config: SweepConfig, kill: str | None, log: Path) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     config = SweepConfig.model_validate_json(sys.argv[1])
-    ends = []
+    ends, all_writes = [], []
     log = Path(tempfile.mkstemp()[1])
     for kill in (*sys.argv[2:], None):
         log.write_text("")
@@ -78,12 +79,12 @@ def main() -> None:
                 os._exit(1)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
+        all_writes.append(log.read_text().splitlines())
         ends.append(os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status))
     if ends.pop() != 0:
         sys.exit("the last sweep failed")
-    writes = log.read_text().splitlines()
     log.unlink()
-    print(json.dumps({"signals": ends, "writes": writes}))
+    print(json.dumps({"signals": ends, "writes": all_writes[-1], "all_writes": all_writes}))
 
 
 if __name__ == "__main__":
