@@ -354,5 +354,5 @@ def _running_errors(config: EvaluateConfig) -> Iterator[None]:
     except RuntimeError as error:  # what a worker process died of, or that it died
         raise EvaluationError(
             f"vLLM stopped while generating: {first_line(error)} Its own messages are in {LOGS}/. "
-            f"Finished completions are kept: run again."
+            f"Finished completions are kept: run again, or set evaluate.engine to transformers."
         ) from None
