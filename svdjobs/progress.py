@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_EVERY_SECONDS = 5.0
+# Where engines and evaluations on their own keep their logs.
+LOGS = Path("logs")
 
 
 class Advance(Protocol):

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from svdjobs.config import REPEAT_ID, alpha_id
 from svdjobs.records import Comparison, Interval, Likelihood, Outcome, Slope, Summary
 from svdjobs.reporting.content import Content, Table, interval_text, percent, points
-from svdjobs.statistics import compare, holm, mean_per_token, slope_over_alpha
+from svdjobs.statistics import (
+    compare,
+    holm,
+    mean_per_token,
+    paired_difference,
+    slope_over_alpha,
+)
 
 
 def headlines(content: Content) -> list[str]:
@@ -17,11 +23,11 @@ def headlines(content: Content) -> list[str]:
     for benchmark, by_id in content.summaries.items():
         before, after = by_id.get("before"), by_id.get("after")
         if before and after:
-            gain = compare(after.problem_scores, before.problem_scores, after.n)
+            gain = paired_difference(after.problem_scores, before.problem_scores)
             lines.append(
                 f"{benchmark}: after scores {percent(after.avg_at_n.value)}, before "
                 f"{percent(before.avg_at_n.value)}; RL changed accuracy by "
-                f"{points(gain.difference)} points."
+                f"{points(gain)} points."
             )
         zero = by_id.get(alpha_id(0.0))
         if after and zero:
@@ -37,10 +43,10 @@ def headlines(content: Content) -> list[str]:
                 f"points from alpha = 0 to 1 (p = {slope.p:.2g})."
             )
         if after and (again := by_id.get(REPEAT_ID)):
-            noise = compare(again.problem_scores, after.problem_scores, after.n)
+            noise = paired_difference(again.problem_scores, after.problem_scores)
             lines.append(
                 f"{benchmark}: after asked again with other seeds differs from itself by "
-                f"{points(noise.difference)} points: what chance alone does."
+                f"{points(noise)} points: what chance alone does."
             )
     return lines
 
@@ -89,24 +95,30 @@ def adjusted_p(content: Content) -> dict[tuple[str, str], float]:
 
 def tables(content: Content) -> list[Table]:
     """All tables about answers, in reading order."""
-    found = []
+    found, adjusted = [], adjusted_p(content)
     for benchmark in content.summaries:
-        found += [accuracy_table(content, benchmark), estimates_table(content, benchmark)]
+        found.append(accuracy_table(content, benchmark, adjusted))
+        found.append(estimates_table(content, benchmark))
         if content.likelihoods.get(benchmark):
             found.append(likelihood_table(content, benchmark))
     return found
 
 
-def accuracy_table(content: Content, benchmark: str) -> Table:
-    """avg@n of every checkpoint with its interval and its paired difference to after."""
+def accuracy_table(
+    content: Content, benchmark: str, adjusted: Mapping[tuple[str, str], float] | None = None
+) -> Table:
+    """avg@n of every checkpoint with its interval and its paired difference to after.
+
+    `adjusted` is that of all benchmarks together (`adjusted_p`), made here if it is not given.
+    """
     by_id = content.summaries[benchmark]
-    after, adjusted = by_id.get("after"), adjusted_p(content)
+    after = by_id.get("after")
+    adjusted = adjusted_p(content) if adjusted is None else adjusted
     rows = []
     for checkpoint_id, summary in by_id.items():
         versus = "-"
         if after and checkpoint_id != "after":
-            made = compare(summary.problem_scores, after.problem_scores, after.n)
-            versus = points(made.difference)
+            versus = points(paired_difference(summary.problem_scores, after.problem_scores))
         p = adjusted.get((benchmark, checkpoint_id))
         rows.append(
             [

@@ -135,17 +135,18 @@ def run(
     manifests: list[Manifest] = []
     with ExitStack() as stack:
         work = _Work(config, evaluate, store, benchmarks, stack)
-        what = {(i, b.name): _identity(work, i, b) for i in wanted for b in benchmarks}
-        if force or not all(is_current(store, _prefix(*key), **what[key]) for key in what):
+        what = _identities(work, wanted)
+        places = {key: graph.results_prefix(*key) for key in what}
+        if force or not all(is_current(store, places[key], **what[key]) for key in what):
             engines.require(evaluate)
             assert work.asking.prompts
-        outputs = {key: begin(store, _prefix(*key), **what[key], force=force) for key in what}
+        outputs = {key: begin(store, places[key], **what[key], force=force) for key in what}
         unfinished = [
             i for i in wanted if any(outputs[i, b.name].finished is None for b in benchmarks)
         ]
         if len(groups) > 1 and len(unfinished) > 1:
             fleet.run(config, store, unfinished, groups)
-            outputs = {key: begin(store, _prefix(*key), **what[key]) for key in what}
+            outputs = {key: begin(store, places[key], **what[key]) for key in what}
         for checkpoint_id in wanted:
             for benchmark in benchmarks:
                 output = outputs[checkpoint_id, benchmark.name]
@@ -164,37 +165,46 @@ def in_order_of_work(checkpoint_ids: Sequence[str]) -> list[str]:
     return sorted(checkpoint_ids, key=lambda checkpoint_id: rank.get(checkpoint_id, 2))
 
 
-def _prefix(checkpoint_id: str, benchmark: str) -> str:
-    return graph.results_prefix(checkpoint_id, benchmark)
+def _identities(
+    work: _Work, checkpoint_ids: Sequence[str]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """By checkpoint and benchmark, what makes an evaluation this one: the arguments of `begin` and
+    `is_current`."""
+    config = work.config
+    tokenizer = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
+    tokens = companions_digest(tokenizer)
+    found = {}
+    for checkpoint_id in checkpoint_ids:
+        origin = _origin(config, work.store, checkpoint_id)
+        for benchmark in work.benchmarks:
+            inputs = {"checkpoint": origin, "benchmark": benchmark.sha256, "tokenizer": tokens}
+            found[checkpoint_id, benchmark.name] = {
+                "stage": STAGE,
+                "version": VERSION,
+                "config": _settings(work.evaluate, checkpoint_id),
+                "inputs": inputs,
+            }
+    return found
 
 
-def _identity(work: _Work, checkpoint_id: str, benchmark: Benchmark) -> dict[str, Any]:
-    """What makes an evaluation this one: the arguments of `begin` and `is_current`."""
-    config, store = work.config, work.store
+def _origin(config: SweepConfig, store: Store, checkpoint_id: str) -> str:
+    """Fingerprint of a checkpoint.
+
+    Raises:
+        IncompleteError: there is none of that name, or it has not been blended.
+    """
     if checkpoint_id in ("before", "after", REPEAT_ID):
         source = config.before if checkpoint_id == "before" else config.after
         opened = open_checkpoint(source, allow_pickle=config.allow_pickle)
         # Its companions decide where completions stop.
-        origin = f"{identity(opened, store, graph.IDENTITIES)}/{companions_digest(opened)}"
-    elif checkpoint_id in graph.evaluated_ids(config):
+        return f"{identity(opened, store, graph.IDENTITIES)}/{companions_digest(opened)}"
+    if checkpoint_id in graph.evaluated_ids(config):
         (manifest,) = require(store, [f"{graph.CHECKPOINTS}/{checkpoint_id}"], stage=STAGE)
-        origin = manifest.fingerprint
-    else:
-        raise IncompleteError(
-            f"no checkpoint {checkpoint_id!r} in this run; it has "
-            f"{', '.join(graph.evaluated_ids(config))}."
-        )
-    tokenizer = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
-    return {
-        "stage": STAGE,
-        "version": VERSION,
-        "config": _settings(work.evaluate, checkpoint_id),
-        "inputs": {
-            "checkpoint": origin,
-            "benchmark": benchmark.sha256,
-            "tokenizer": companions_digest(tokenizer),
-        },
-    }
+        return manifest.fingerprint
+    raise IncompleteError(
+        f"no checkpoint {checkpoint_id!r} in this run; it has "
+        f"{', '.join(graph.evaluated_ids(config))}."
+    )
 
 
 def _tokenizer(config: SweepConfig) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from svdjobs.config import SweepConfig, apply_override, parse_config
 from svdjobs.errors import ConfigError
-from svdjobs.progress import logged, say
+from svdjobs.progress import LOGS, logged, say
 from svdjobs.reporting.content import interval_text, percent
 from svdjobs.stages import evaluate, graph
 from svdjobs.stages.grading import load_summary
@@ -16,7 +16,6 @@ from svdjobs.stages.standalone import checkpoint_name
 from svdjobs.storage.store import Store, open_store, read_json, write_json
 
 RESULTS = Path("gen_results")
-LOGS = Path("logs")
 
 
 def run(

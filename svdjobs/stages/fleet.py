@@ -19,13 +19,12 @@ from tempfile import TemporaryDirectory
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import ConfigError, EvaluationError
 from svdjobs.parallel import die_with
-from svdjobs.progress import say, track
+from svdjobs.progress import LOGS, say, track
 from svdjobs.provenance import cores
 from svdjobs.stages import graph
 from svdjobs.stages.outputs import find_manifest
 from svdjobs.storage.store import Store
 
-LOGS = Path("logs")
 POLL_SECONDS = 0.2
 TAIL_LINES = 5
 # Set for the processes started here, to this one's id.

@@ -10,7 +10,7 @@ from svdjobs.evaluation.workers import GradingPool
 from svdjobs.progress import say
 from svdjobs.records import Completion, Manifest, Outcome, Summary
 from svdjobs.stages import graph
-from svdjobs.stages.drawing import COMPLETIONS, ENGINE
+from svdjobs.stages.drawing import COMPLETIONS, ENGINE, read_completions
 from svdjobs.stages.outputs import Output, find_manifest
 from svdjobs.storage.store import Store, read_json, write_lines
 
@@ -114,8 +114,7 @@ def _regraded(
     )
     drawn = {key: manifest.config[key] for key in ("n_samples", "dtype", "engine")}
     known = load_summary(store, prefix)
-    lines = bytes(store.read(output.key(COMPLETIONS))).splitlines()
-    completions = [Completion.model_validate_json(line) for line in lines]
+    completions = read_completions(store, output.key(COMPLETIONS))
     pool.submit(completions, {problem.idx: problem.gold for problem in benchmark.problems})
     output.adopt(COMPLETIONS)
     return conclude(

@@ -10,14 +10,14 @@ from svdjobs.evaluation.problems import Benchmark
 from svdjobs.evaluation.prompts import Prompt
 from svdjobs.evaluation.requests import Engine, Trace
 from svdjobs.progress import track
-from svdjobs.records import Completion, Likelihood, Manifest
+from svdjobs.records import Likelihood, Manifest
 from svdjobs.stages import graph
+from svdjobs.stages.drawing import COMPLETIONS, read_completions
 from svdjobs.stages.outputs import begin, find_manifest
 from svdjobs.storage.store import Store, write_lines
 
 VERSION = "1"
 ROWS = "likelihoods.jsonl"
-COMPLETIONS = "completions.jsonl"
 
 
 def make(
@@ -51,8 +51,7 @@ def make(
     )  # fmt: skip
     if output.finished:
         return output.finished
-    lines = bytes(store.read(f"{after}/{COMPLETIONS}")).splitlines()
-    completions = [Completion.model_validate_json(line) for line in lines]
+    completions = read_completions(store, f"{after}/{COMPLETIONS}")
     chosen = [c for c in completions if c.sample_index < per_problem and c.token_ids]
     asked = {prompt.idx: prompt.ids for prompt in prompts()}
     traces = [Trace(asked[c.idx], c.token_ids) for c in chosen]

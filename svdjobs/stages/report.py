@@ -6,7 +6,7 @@ from svdjobs.config import SweepConfig
 from svdjobs.provenance import versions
 from svdjobs.records import BlendRecord, Likelihood, Manifest, Plan, RotationRow, Summary
 from svdjobs.reporting import render
-from svdjobs.reporting.accuracy import accuracy_table
+from svdjobs.reporting.accuracy import accuracy_table, adjusted_p
 from svdjobs.reporting.content import Content
 from svdjobs.reporting.tables import headlines, tables
 from svdjobs.stages import graph, likelihoods, rotations
@@ -177,8 +177,10 @@ def closing_words(config: SweepConfig, store: Store) -> str:
         {},
         missing,
     )
+    adjusted = adjusted_p(content)
     parts = [
-        render.plain_table(accuracy_table(content, benchmark)) for benchmark in content.summaries
+        render.plain_table(accuracy_table(content, benchmark, adjusted))
+        for benchmark in content.summaries
     ]
     parts.append("\n".join(headlines(content)))
     if missing:

@@ -23,6 +23,7 @@ from svdjobs.errors import CheckpointError, ConfigError, EvaluationError, first_
 from svdjobs.evaluation.engines.held import bit_sum, packed_name
 from svdjobs.evaluation.engines.stop import context_of, stop_tokens
 from svdjobs.evaluation.requests import Request, Trace, Weights
+from svdjobs.progress import LOGS
 from svdjobs.provenance import memory_limit_bytes
 from svdjobs.records import Completion
 
@@ -34,7 +35,6 @@ EXTENSION = "svdjobs.evaluation.engines.vllm_worker.WeightSwap"
 TRANSFER_BYTES = 1 << 30
 GIB = 1 << 30
 PREFILL_TOKENS = 4096
-LOGS = Path("logs")
 KEY_OR_VALUE = re.compile(r"(^|\.)[kv]_proj\.")
 
 
