@@ -9,7 +9,8 @@
     ├── NumericalError(ArithmeticError)    exit 2   a self-check failed twice
     ├── IncompleteError(RuntimeError)      exit 2   an earlier stage has not been run
     ├── StorageError(OSError)              exit 4   disk full, store unreachable
-    │   └── MissingKeyError(FileNotFoundError)
+    │   ├── MissingKeyError(FileNotFoundError)
+    │   └── UnavailableError(ConnectionError)  exit 75  a store that does not answer for now
     └── EvaluationError(RuntimeError)      exit 4   an engine or a grading worker that would not run
 
 Each message says which thing, what was found, what was expected and what to do. `exit_code` is the
@@ -71,6 +72,12 @@ class StorageError(SvdjobsError, OSError):
 
 class MissingKeyError(StorageError, FileNotFoundError):
     """A key that should exist does not."""
+
+
+class UnavailableError(StorageError, ConnectionError):
+    """The store does not answer for now, or cut a connection; the same work may succeed later."""
+
+    exit_code = EXIT_TRY_AGAIN
 
 
 class EvaluationError(SvdjobsError, RuntimeError):

@@ -23,6 +23,7 @@ LAYERS = [
     ["checkpoint", "evaluation"],
     ["reporting"],
     ["stages"],
+    ["cluster"],
     ["local", "demo"],
     ["cli"],
 ]
