@@ -77,9 +77,17 @@ class LocalStore:
         return self.path(key).is_file()
 
     def keys(self, prefix: str) -> list[str]:
-        """All keys below a prefix, sorted; half-written files are not keys."""
+        """All keys below a prefix, sorted."""
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of every file below a prefix, by key; half-written files do not count."""
         found = (path for path in self.path(prefix).rglob("*") if path.is_file())
-        return sorted(str(p.relative_to(self.root)) for p in found if not p.name.endswith(PARTIAL))
+        return {
+            str(path.relative_to(self.root)): path.stat().st_size
+            for path in found
+            if not path.name.endswith(PARTIAL)
+        }
 
     @contextmanager
     def sink(self, key: str) -> Iterator[LocalSink]:
@@ -109,6 +117,7 @@ class LocalStore:
         partial = path.with_name(f".{path.name}.{unique}{PARTIAL}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_orphans(path)
             with partial.open("wb") as file:
                 file.write(data)
                 file.flush()

@@ -51,9 +51,14 @@ class MemoryStore:
 
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix, sorted."""
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of every object below a prefix, by key."""
         below = f"{prefix.rstrip('/')}/" if prefix else ""
         with self._lock:
-            return sorted(key for key in self._objects if key.startswith(below))
+            found = {key: data for key, (data, _) in self._objects.items()}
+        return {key: len(data) for key, data in found.items() if key.startswith(below)}
 
     @contextmanager
     def sink(self, key: str) -> Iterator[MemorySink]:

@@ -79,18 +79,29 @@ class S3Store:
 
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix, sorted."""
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of every object below a prefix, by key."""
         place = self._place(f"{prefix.rstrip('/')}/" if prefix else "")
         skip = len(self.prefix) + 1 if self.prefix else 0
         try:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=place.name
             )
-            names = [item["Key"][skip:] for page in pages for item in page.get("Contents", [])]
+            found = {
+                item["Key"][skip:]: int(item["Size"])
+                for page in pages
+                for item in page.get("Contents", [])
+            }
         except failures() as error:
             raise as_ours(error, doing="listing", url=place.url) from None
         # Consoles make empty objects that end in a slash to show folders.
-        files = [name for name in names if not name.endswith("/")]
-        return sorted(n for n in files if not n.rpartition("/")[2].startswith(PROBE))
+        return {
+            name: size
+            for name, size in found.items()
+            if not name.endswith("/") and not name.rpartition("/")[2].startswith(PROBE)
+        }
 
     @contextmanager
     def sink(self, key: str) -> Iterator[S3Sink]:

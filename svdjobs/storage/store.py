@@ -60,6 +60,9 @@ class Store(Protocol):
     def exists(self, key: str) -> bool:
         """Whether an object is there."""
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of every object below a prefix, by key."""
+
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix, sorted."""
 
