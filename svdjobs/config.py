@@ -48,6 +48,8 @@ class DecomposeConfig(Settings):
     """Files the factors are spread over, balanced by cost; 0 chooses."""
     workers: int = Field(default=0, ge=0)
     """Matrices decomposed at a time on one machine; 0 fits them to cores and memory."""
+    shards: int = Field(default=0, ge=0)
+    """Pods that share the parts of each checkpoint on a cluster; 0 chooses."""
 
 
 class BlendConfig(Settings):
@@ -102,9 +104,12 @@ class EvaluateConfig(Settings):
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """auto: vLLM where it is installed and can run the checkpoint, transformers elsewhere."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Compute dtype of the engine. auto: after's own where that keeps the blends, else float32."""
+    """Compute dtype of the engine. auto: after's own where that keeps the blends, else float32;
+    on a cluster, where no pod sees all blends, float32."""
     allow_lossy_dtype: bool = False
     """Evaluate in a 16-bit dtype although it rounds part of the blends away."""
+    shards: int = Field(default=1, ge=1)
+    """Pods that share each benchmark's problems on a cluster."""
     reuse_engine: bool = True
     """Start one engine and put each checkpoint's weights into it, instead of one engine each."""
     devices: Annotated[tuple[str, ...], BeforeValidator(_device_names)] = ()
@@ -268,21 +273,28 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
     Raises:
         ConfigError: unreadable file, unknown key (with the nearest right one) or bad value.
     """
-    import yaml
-
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"no config file at {path}. Examples are in jobs/sweeps/.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
+    return read_config(text, overrides, where=str(path))
+
+
+def read_config(text: str, overrides: Iterable[str] = (), *, where: str) -> SweepConfig:
+    """A sweep description from YAML or JSON text; as `load_config`."""
+    import yaml
+
+    try:
+        document = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        raise ConfigError(f"{where} is not valid YAML: {error}") from None
     if not isinstance(document, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys at the top, found {document!r:.80}")
+        raise ConfigError(f"{where}: expected a mapping of keys at the top, found {document!r:.80}")
     for override in overrides:
         apply_override(document, override)
-    return parse_config(document, where=str(path))
+    return parse_config(document, where=where)
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:

@@ -68,6 +68,13 @@ def part_count(tensors: Sequence[TensorPlan]) -> int:
     return max(1, min(256, round(total / 1e12)))
 
 
+def share_count(tensors: Sequence[TensorPlan]) -> int:
+    """Pods for one checkpoint: 50 teraflops each, minutes of 16 cores, since a pod costs half a
+    minute to start."""
+    total = sum(decompose_flops(tensor.shape, vectors=True) for tensor in tensors)
+    return max(1, round(total / 5e13))
+
+
 def measured_flops_per_second(size: int = 768) -> float:
     """This machine's float64 matrix-product rate, right now."""
     import numpy as np

@@ -21,7 +21,7 @@ from svdjobs.errors import IncompleteError, NumericalError
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
-from svdjobs.stages import cost, graph
+from svdjobs.stages import cost, graph, units
 from svdjobs.stages.outputs import begin, require
 from svdjobs.storage.store import Store, try_read_json, write_json
 
@@ -52,28 +52,27 @@ def run(
     config: SweepConfig,
     store: Store,
     *,
-    checkpoint_ids: Sequence[str] | None = None,
+    unit: str | None = None,
     force: bool = False,
 ) -> list[Manifest]:
-    """Decompose the run's checkpoints, or those named."""
+    """Decompose the run's checkpoints, or one share of one of them; manifests of what is whole."""
     plan = graph.load_plan(store, config, stage=STAGE)
-    wanted = [
-        target
-        for target in graph.targets(config)
-        if checkpoint_ids is None or target.checkpoint_id in checkpoint_ids
-    ]
-    return [
+    share = units.named(units.decompose_shares(config, plan), unit) if unit else None
+    made = [
         decompose_checkpoint(
             store,
             target,
             plan.selected,
             plan.parts,
             workers=config.decompose.workers,
+            share=share,
             allow_pickle=config.allow_pickle,
             force=force,
         )
-        for target in wanted
+        for target in graph.targets(config)
+        if share is None or target.checkpoint_id == share.name
     ]
+    return [manifest for manifest in made if manifest is not None]
 
 
 def decompose_checkpoint(
@@ -83,10 +82,14 @@ def decompose_checkpoint(
     parts: Sequence[Sequence[str]],
     *,
     workers: int = 0,
+    share: units.Share | None = None,
     allow_pickle: bool = False,
     force: bool = False,
-) -> Manifest:
-    """Decompose the given tensors of one checkpoint into `factors/<checkpoint id>/`."""
+) -> Manifest | None:
+    """Decompose the given tensors of one checkpoint into `factors/<checkpoint id>/`.
+
+    Of a `share`, its parts only; None while those of others are missing.
+    """
     checkpoint = open_checkpoint(target.source, allow_pickle=allow_pickle)
     output = begin(
         store,
@@ -109,7 +112,10 @@ def decompose_checkpoint(
         for number, names in enumerate(parts)
     ]
     count = workers or worker_count(cost.peak_tensor_bytes(tensors))
-    _make_parts(store, work, count, target.checkpoint_id, checkpoint)
+    mine = work if share is None else share.pick(work)
+    _make_parts(store, mine, count, target.checkpoint_id, checkpoint)
+    if share is not None and not all(store.exists(_record_key(part.key)) for part in work):
+        return None
     fallbacks = []
     for part in work:
         document = json.loads(output.adopt(_record_key(part.key).removeprefix(f"{output.prefix}/")))

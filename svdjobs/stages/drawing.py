@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from svdjobs.evaluation.requests import Engine, Request
-from svdjobs.evaluation.workers import GradingPool
 from svdjobs.progress import track
 from svdjobs.records import Completion
 from svdjobs.stages.outputs import Output
@@ -17,38 +16,36 @@ JOURNAL = "completions.journal"
 ENGINE = "engine.json"
 # Completions handed to the grading workers together.
 GRADED_TOGETHER = 32
+Submit = Callable[[Sequence[Completion]], None]
 
 
 def drawn(
     output: Output,
     requests: Sequence[Request],
     engine: Callable[[], Engine],
-    pool: GradingPool,
-    golds: Mapping[int, str],
+    submit: Submit,
     label: str,
 ) -> list[Completion]:
     """All completions by problem and sample: read where they are there, drawn where not; each is
-    handed to the grading workers on the way."""
+    handed on to be graded on the way."""
     store, key = output.store, output.key(COMPLETIONS)
     if not store.exists(key):
         with store.journal(output.key(JOURNAL)) as journal:
             kept = (Completion.model_validate_json(line) for line in journal.lines)
             done = {(c.idx, c.sample_index): c for c in kept}
             found = list(done.values())
-            pool.submit(found, golds)
+            submit(found)
             if len(done) < len(requests):
                 running = engine()
                 settings = try_read_json(store, output.key(ENGINE)) or []
                 if running.settings not in settings:
                     output.put_json(ENGINE, [*settings, running.settings])
-                found += _collected(
-                    running, requests, set(done), journal.append, pool, golds, label
-                )
+                found += _collected(running, requests, set(done), journal.append, submit, label)
         found.sort(key=lambda c: (c.idx, c.sample_index))
         write_lines(store, key, [completion.model_dump_json() for completion in found])
     else:
         found = read_completions(store, key)
-        pool.submit(found, golds)
+        submit(found)
     output.adopt(COMPLETIONS)
     store.delete(output.key(JOURNAL))
     return found
@@ -64,8 +61,7 @@ def _collected(
     requests: Sequence[Request],
     done: set[tuple[int, int]],
     keep: Callable[[str], None],
-    pool: GradingPool,
-    golds: Mapping[int, str],
+    submit: Submit,
     label: str,
 ) -> list[Completion]:
     """Completions as the engine finishes them, kept one by one."""
@@ -86,7 +82,7 @@ def _collected(
             problems = sum(not count for count in left.values())
             advance(1, f"{problems} problems, {rate:.0f} tokens/s, {cut} cut off")
             if len(drawn) - graded >= GRADED_TOGETHER:
-                pool.submit(drawn[graded:], golds)
+                submit(drawn[graded:])
                 graded = len(drawn)
-        pool.submit(drawn[graded:], golds)
+        submit(drawn[graded:])
     return drawn

@@ -36,8 +36,10 @@ NAMES_AND_DTYPES = {
 CPU_HEAD_DIMENSION = 32
 
 
-def settle(config: SweepConfig, store: Store) -> EvaluateConfig:
+def settle(config: SweepConfig, store: Store, *, alone: str | None = None) -> EvaluateConfig:
     """The `evaluate` section with `auto` replaced by what it comes to, one for all checkpoints.
+
+    Whoever evaluates one checkpoint `alone` does not see the other blends, and takes float32.
 
     Raises:
         ConfigError: a 16-bit dtype was asked for that rounds the blends away.
@@ -47,7 +49,7 @@ def settle(config: SweepConfig, store: Store) -> EvaluateConfig:
     return config.evaluate.model_copy(
         update={
             "engine": choose_engine(config.evaluate, after),
-            "dtype": _choose_dtype(config, store, after),
+            "dtype": _choose_dtype(config, store, after, alone),
         }
     )
 
@@ -84,15 +86,15 @@ def head_dimension(config: dict[str, Any]) -> int:
     return int(text.get("head_dim") or (text.get("hidden_size", 0) // heads if heads else 0))
 
 
-def _choose_dtype(config: SweepConfig, store: Store, after: Checkpoint) -> str:
+def _choose_dtype(config: SweepConfig, store: Store, after: Checkpoint, alone: str | None) -> str:
     """float32 unless the blends survive the cast."""
     assert config.evaluate is not None
     asked = config.evaluate.dtype
     own = str(after.config.get("dtype") or after.config.get("torch_dtype") or "float32")
     wanted = own if asked == "auto" else asked
-    if wanted not in ("bfloat16", "float16"):
+    if wanted not in ("bfloat16", "float16") or (alone and asked == "auto"):
         return "float32"
-    kept = _kept_share(config, store, wanted)
+    kept = _kept_share(config, store, wanted, alone)
     if kept is None or kept >= KEPT_SHARE:
         return wanted
     if asked == "auto":
@@ -107,9 +109,9 @@ def _choose_dtype(config: SweepConfig, store: Store, after: Checkpoint) -> str:
     return asked
 
 
-def _kept_share(config: SweepConfig, store: Store, dtype: str) -> float | None:
-    """Least realised fraction over the alphas, and of after if that is a blend of ours itself; None
-    where nothing is blended."""
+def _kept_share(config: SweepConfig, store: Store, dtype: str, alone: str | None) -> float | None:
+    """Least realised fraction over the alphas (or that evaluated `alone`), and of after if that is
+    a blend of ours itself; None where nothing is blended."""
     shares = []
     after = open_checkpoint(config.after, allow_pickle=config.allow_pickle)
     meta = try_read_json(after.store, BLEND_META)  # scripts that only share the name write less
@@ -117,6 +119,8 @@ def _kept_share(config: SweepConfig, store: Store, dtype: str) -> float | None:
     if isinstance(known, dict) and known.get(dtype) is not None:
         shares.append(known[dtype])
     for alpha in config.alphas:
+        if alone and alpha_id(alpha) != alone:
+            continue
         records: list[BlendRecord] = shard_records(store, alpha)
         share = realised_total(records)[dtype] if records else None
         if share is not None:
@@ -135,6 +139,7 @@ class Engines:
         store: Store,
         tokenizer: Any,
         longest_prompt: int,
+        alone: str | None = None,
     ) -> None:
         self._config = config
         self._evaluate = evaluate
@@ -144,6 +149,7 @@ class Engines:
         self._engine: Engine | None = None
         self._holds: str | None = None
         self._reuse = evaluate.reuse_engine
+        self._alone = alone
         self._shared = False
 
     def holding(self, checkpoint_id: str) -> Engine:
@@ -154,9 +160,9 @@ class Engines:
         if self._engine is not None and not (reuse and self._shared):
             self.close()
         if self._engine is None:
-            first = "after" if reuse else checkpoint_id
+            first = "after" if reuse and checkpoint_id != self._alone else checkpoint_id
             self._engine = self._start(weights_of(self._config, self._store, first))
-            self._holds, self._shared = first, reuse
+            self._holds, self._shared = first, reuse and first == "after"
         if self._holds != checkpoint_id:
             self._holds = None  # whatever happens now, it is no longer the last one
             try:

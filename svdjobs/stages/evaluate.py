@@ -7,108 +7,19 @@ killed run draws only what is missing. Grading goes on in worker processes meanw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from svdjobs.checkpoint.identity import companions_digest, identity
-from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig, derived_seed
-from svdjobs.errors import IncompleteError
+from svdjobs.config import REPEAT_ID, SweepConfig
 from svdjobs.evaluation.problems import Benchmark, load_benchmark
-from svdjobs.evaluation.prompts import (
-    Prompt,
-    check_room,
-    load_tokenizer,
-    make_prompts,
-    prompts_sha256,
-)
-from svdjobs.evaluation.requests import Engine, make_requests
-from svdjobs.evaluation.workers import GradingPool
-from svdjobs.records import Manifest
-from svdjobs.stages import engines, fleet, graph, likelihoods
-from svdjobs.stages.drawing import drawn
-from svdjobs.stages.grading import conclude, unreadable_golds
-from svdjobs.stages.outputs import (
-    Output,
-    begin,
-    check_run,
-    find_manifest,
-    is_current,
-    note_run,
-    require,
-)
-from svdjobs.storage.store import Store
-
-STAGE = "evaluate"
-VERSION = "3"
-# Where and how fast, not what: results are the same whatever these are.
-OPERATIONAL = {
-    "benchmarks", "devices", "reuse_engine", "gpu_memory_utilization", "tensor_parallel_size",
-    "enforce_eager", "teacher_forced", "repeat_after", "allow_lossy_dtype",
-    "grade_timeout_seconds",
-}  # fmt: skip
-
-
-@dataclass
-class _Work:
-    """One evaluation of a run: what is asked, and what answers and grades."""
-
-    config: SweepConfig
-    evaluate: EvaluateConfig
-    store: Store
-    benchmarks: list[Benchmark]
-    stack: ExitStack
-    _asking: _Asking | None = field(default=None, repr=False)
-    _engines: engines.Engines | None = field(default=None, repr=False)
-    _pool: GradingPool | None = field(default=None, repr=False)
-    _gold_errors: dict[str, set[int]] = field(default_factory=dict, repr=False)
-
-    @property
-    def asking(self) -> _Asking:
-        """The prompts, tokenised when first asked for."""
-        self._asking = self._asking or _ask(self.config, self.evaluate, self.benchmarks)
-        return self._asking
-
-    @property
-    def pool(self) -> GradingPool:
-        """The grading workers, started when first needed."""
-        if self._pool is None:
-            pool = GradingPool(self.evaluate.grade_timeout_seconds)
-            self._pool = self.stack.enter_context(pool)
-        return self._pool
-
-    def gold_errors(self, benchmark: Benchmark) -> set[int]:
-        """Problems of a benchmark whose gold cannot be read, looked at once."""
-        if benchmark.name not in self._gold_errors:
-            self._gold_errors[benchmark.name] = unreadable_golds(self.pool, benchmark)
-        return self._gold_errors[benchmark.name]
-
-    def engine(self, checkpoint_id: str) -> Engine:
-        """The engine with that checkpoint in it; all prompts fit it."""
-        if self._engines is None:
-            asking = self.asking
-            longest = max(len(p.ids) for prompts in asking.prompts.values() for p in prompts)
-            self._engines = engines.Engines(
-                self.config, self.evaluate, self.store, asking.tokenizer, longest
-            )
-            self.stack.callback(self._engines.close)
-        return self._engines.holding(checkpoint_id)
-
-    def take_likelihoods(
-        self, checkpoint_id: str, benchmark: Benchmark, results: Manifest, *, force: bool
-    ) -> None:
-        """How likely the checkpoint finds after's answers, while the engine holds it."""
-        likelihoods.make(
-            self.store,
-            benchmark,
-            checkpoint_id,
-            results,
-            self.evaluate.teacher_forced,
-            lambda: self.asking.prompts[benchmark.name],
-            lambda: self.engine(checkpoint_id),
-            force=force,
-        )
+from svdjobs.evaluation.prompts import prompts_sha256
+from svdjobs.evaluation.requests import make_requests
+from svdjobs.records import Completion, Manifest
+from svdjobs.stages import engines, fleet, graph, units
+from svdjobs.stages.asking import Work, identities, opened, seed_of, settings_of
+from svdjobs.stages.drawing import COMPLETIONS, ENGINE, drawn, read_completions
+from svdjobs.stages.grading import conclude
+from svdjobs.stages.outputs import Output, begin, find_manifest, is_current
+from svdjobs.storage.store import Store, read_json, write_lines
 
 
 def run(
@@ -122,20 +33,13 @@ def run(
 
     What the settings cannot do is found before anything that is there makes way for it.
     """
-    if config.evaluate is None:
-        raise IncompleteError("this config has no `evaluate` section.")
-    fleet.join(config.evaluate)
-    check_run(store, config)
-    note_run(store, config)
-    benchmarks = [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
-    evaluate = engines.settle(config, store)
-    groups = fleet.device_groups(evaluate)
-    ids = graph.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
-    wanted = in_order_of_work(ids)
     manifests: list[Manifest] = []
-    with ExitStack() as stack:
-        work = _Work(config, evaluate, store, benchmarks, stack)
-        what = _identities(work, wanted)
+    with opened(config, store) as work:
+        evaluate, benchmarks = work.evaluate, work.benchmarks
+        groups = fleet.device_groups(evaluate)
+        ids = graph.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
+        wanted = in_order_of_work(ids)
+        what = identities(work, wanted)
         places = {key: graph.results_prefix(*key) for key in what}
         if force or not all(is_current(store, places[key], **what[key]) for key in what):
             engines.require(evaluate)
@@ -159,110 +63,99 @@ def run(
     return manifests
 
 
+def run_share(
+    config: SweepConfig, store: Store, *, checkpoint_id: str, unit: str
+) -> Manifest | None:
+    """Evaluate one checkpoint on one share of a benchmark's problems, as a pod does.
+
+    The last share to be drawn is followed by grading them all, to the same output as `run`'s; None
+    while shares of others are missing.
+    """
+    shares = units.evaluate_shares(config)
+    share = units.named(shares, unit)
+    with opened(config, store, alone=checkpoint_id) as work:
+        (benchmark,) = (b for b in work.benchmarks if b.name == share.name)
+        what = identities(work, [checkpoint_id])[checkpoint_id, benchmark.name]
+        place = graph.results_prefix(checkpoint_id, benchmark.name)
+        if not is_current(store, place, **what):
+            engines.require(work.evaluate)
+            assert work.asking.prompts
+            of_benchmark = [s for s in shares if s.name == share.name]
+            if share.of > 1 and not _draw_share(work, checkpoint_id, benchmark, share, what):
+                return None
+            output = begin(store, place, **what)
+            if share.of > 1 and output.finished is None:
+                _join(checkpoint_id, of_benchmark, output)
+            if output.finished is None:
+                _evaluate(work, checkpoint_id, benchmark, output)
+        manifest = find_manifest(store, place)
+        if work.evaluate.teacher_forced and manifest is not None:
+            work.take_likelihoods(checkpoint_id, benchmark, manifest, force=False)
+        return manifest
+
+
+def _draw_share(
+    work: Work, checkpoint_id: str, benchmark: Benchmark, share: units.Share, what: dict[str, Any]
+) -> bool:
+    """Draw the completions of a share; whether all shares of the benchmark are there now."""
+
+    def place(number: int) -> tuple[str, dict[str, Any]]:
+        one = share._replace(number=number)
+        inputs = {**what["inputs"], "share": f"{number} of {share.of}"}
+        return graph.share_prefix(checkpoint_id, one.id), {**what, "inputs": inputs}
+
+    prefix, identity = place(share.number)
+    output = begin(work.store, prefix, **identity)
+    if output.finished is None:
+        problems = share.pick(benchmark.problems)
+        prompts = share.pick(work.asking.prompts[benchmark.name])
+        seed = seed_of(work.evaluate, checkpoint_id)
+        requests = make_requests(problems, prompts, work.evaluate.n_samples, seed)
+        label = f"evaluate {checkpoint_id} on {share.id}"
+        drawn(output, requests, lambda: work.engine(checkpoint_id), lambda _: None, label)
+        if not work.store.exists(output.key(ENGINE)):  # more shares than problems: nothing to draw
+            output.put_json(ENGINE, [])
+        output.adopt(ENGINE)
+        output.commit()
+    places = (place(number) for number in range(share.of))
+    return all(is_current(work.store, where, **which) for where, which in places)
+
+
+def _join(checkpoint_id: str, shares: Sequence[units.Share], output: Output) -> None:
+    """Put the completions of all shares where those of a whole evaluation lie."""
+    completions: list[Completion] = []
+    ran: list[dict[str, Any]] = []
+    for share in shares:
+        prefix = graph.share_prefix(checkpoint_id, share.id)
+        completions += read_completions(output.store, f"{prefix}/{COMPLETIONS}")
+        settings = read_json(output.store, f"{prefix}/{ENGINE}")
+        ran += [item for item in settings if item not in ran]
+    completions.sort(key=lambda c: (c.idx, c.sample_index))
+    output.put_json(ENGINE, ran)
+    lines = [completion.model_dump_json() for completion in completions]
+    write_lines(output.store, output.key(COMPLETIONS), lines)
+
+
 def in_order_of_work(checkpoint_ids: Sequence[str]) -> list[str]:
     """After first: a reused engine starts with it, and the others read its answers."""
     rank = {"after": 0, REPEAT_ID: 1, "before": 3}  # before differs in all its weights
     return sorted(checkpoint_ids, key=lambda checkpoint_id: rank.get(checkpoint_id, 2))
 
 
-def _identities(
-    work: _Work, checkpoint_ids: Sequence[str]
-) -> dict[tuple[str, str], dict[str, Any]]:
-    """By checkpoint and benchmark, what makes an evaluation this one: the arguments of `begin` and
-    `is_current`."""
-    config = work.config
-    tokenizer = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
-    tokens = companions_digest(tokenizer)
-    found = {}
-    for checkpoint_id in checkpoint_ids:
-        origin = _origin(config, work.store, checkpoint_id)
-        for benchmark in work.benchmarks:
-            inputs = {"checkpoint": origin, "benchmark": benchmark.sha256, "tokenizer": tokens}
-            found[checkpoint_id, benchmark.name] = {
-                "stage": STAGE,
-                "version": VERSION,
-                "config": _settings(work.evaluate, checkpoint_id),
-                "inputs": inputs,
-            }
-    return found
-
-
-def _origin(config: SweepConfig, store: Store, checkpoint_id: str) -> str:
-    """Fingerprint of a checkpoint.
-
-    Raises:
-        IncompleteError: there is none of that name, or it has not been blended.
-    """
-    if checkpoint_id in ("before", "after", REPEAT_ID):
-        source = config.before if checkpoint_id == "before" else config.after
-        opened = open_checkpoint(source, allow_pickle=config.allow_pickle)
-        # Its companions decide where completions stop.
-        return f"{identity(opened, store, graph.IDENTITIES)}/{companions_digest(opened)}"
-    if checkpoint_id in graph.evaluated_ids(config):
-        (manifest,) = require(store, [f"{graph.CHECKPOINTS}/{checkpoint_id}"], stage=STAGE)
-        return manifest.fingerprint
-    raise IncompleteError(
-        f"no checkpoint {checkpoint_id!r} in this run; it has "
-        f"{', '.join(graph.evaluated_ids(config))}."
-    )
-
-
-def _tokenizer(config: SweepConfig) -> str:
-    return config.tokenizer or config.after
-
-
-class _Asking(NamedTuple):
-    """What all checkpoints share: the tokenizer, and the prompts of each benchmark by its name."""
-
-    tokenizer: Any
-    prompts: dict[str, list[Prompt]]
-
-
-def _ask(config: SweepConfig, evaluate: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> _Asking:
-    """Tokenise every benchmark, once for all checkpoints, and make sure that all prompts fit."""
-    opened = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
-    tokenizer = load_tokenizer(opened.store.url)
-    after = open_checkpoint(config.after, allow_pickle=config.allow_pickle).config
-    context = (after.get("text_config") or after).get("max_position_embeddings")
-    asked: dict[str, list[Prompt]] = {}
-    for benchmark in benchmarks:
-        prompts = make_prompts(benchmark.problems, evaluate.prompt, tokenizer)
-        lengths = {prompt.idx: len(prompt.ids) for prompt in prompts}
-        check_room(lengths, context, evaluate.max_tokens, benchmark=benchmark.name)
-        asked[benchmark.name] = prompts
-    return _Asking(tokenizer, asked)
-
-
-def _evaluate(work: _Work, checkpoint_id: str, benchmark: Benchmark, output: Output) -> None:
+def _evaluate(work: Work, checkpoint_id: str, benchmark: Benchmark, output: Output) -> None:
     """Draw what is missing, grade, summarise, commit."""
     evaluate, prompts = work.evaluate, work.asking.prompts[benchmark.name]
-    seed = _seed(evaluate, checkpoint_id)
+    seed = seed_of(evaluate, checkpoint_id)
     requests = make_requests(benchmark.problems, prompts, evaluate.n_samples, seed)
-    golds = {problem.idx: problem.gold for problem in benchmark.problems}
     label = f"evaluate {checkpoint_id} on {benchmark.name}"
     gold_errors = work.gold_errors(benchmark)
     completions = drawn(
-        output, requests, lambda: work.engine(checkpoint_id), work.pool, golds, label
+        output, requests, lambda: work.engine(checkpoint_id), work.grader(benchmark), label
     )
     conclude(
         evaluate, checkpoint_id, benchmark, prompts_sha256(prompts), output, completions,
         work.pool, gold_errors,
     )  # fmt: skip
-
-
-def _seed(evaluate: EvaluateConfig, checkpoint_id: str) -> int:
-    """All checkpoints share the seeds, but for after's repetition."""
-    if checkpoint_id == REPEAT_ID:
-        return derived_seed(evaluate.seed, REPEAT_ID)
-    return evaluate.seed
-
-
-def _settings(evaluate: EvaluateConfig, checkpoint_id: str) -> dict[str, Any]:
-    """What decides completions and grades, besides the checkpoint and the problems."""
-    settings = evaluate.model_dump(mode="json", exclude=OPERATIONAL)
-    if evaluate.engine == "vllm":  # it makes its own batches
-        del settings["batch_size"]
-    return {**settings, "seed": _seed(evaluate, checkpoint_id)}
 
 
 def current_results(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
@@ -286,7 +179,7 @@ def current_results(config: SweepConfig, store: Store) -> dict[str, Manifest | N
                     if getattr(settled, key) == "auto":
                         value = chosen.setdefault(key, manifest.config.get(key))
                         settled = settled.model_copy(update={key: value})
-            settings = _settings(settled, checkpoint_id)
+            settings = settings_of(settled, checkpoint_id)
             fits = manifest is not None and (manifest.config, manifest.inputs["benchmark"]) == (
                 settings,
                 sha256,

@@ -50,10 +50,15 @@ def rotation_chain(config: SweepConfig) -> dict[str, str]:
     }
 
 
-def evaluated_ids(config: SweepConfig) -> list[str]:
-    """Checkpoints the run evaluates: the two baselines, then every alpha."""
+def baseline_ids(config: SweepConfig) -> list[str]:
+    """Checkpoints to compare with: before, after, and after's repetition if asked for."""
     again = [REPEAT_ID] if config.evaluate and config.evaluate.repeat_after else []
-    return ["before", "after", *again, *(alpha_id(alpha) for alpha in config.alphas)]
+    return ["before", "after", *again]
+
+
+def evaluated_ids(config: SweepConfig) -> list[str]:
+    """Checkpoints the run evaluates: the baselines, then every alpha."""
+    return [*baseline_ids(config), *(alpha_id(alpha) for alpha in config.alphas)]
 
 
 def factors_prefix(checkpoint_id: str) -> str:
@@ -69,6 +74,11 @@ def checkpoint_prefix(alpha: float) -> str:
 def results_prefix(checkpoint_id: str, benchmark: str) -> str:
     """Where a checkpoint's results on a benchmark lie."""
     return f"results/{checkpoint_id}/{benchmark}"
+
+
+def share_prefix(checkpoint_id: str, share_id: str) -> str:
+    """Where a share of a checkpoint's completions lies until all shares are there."""
+    return f"shares/{checkpoint_id}/{share_id}"
 
 
 def likelihoods_prefix(checkpoint_id: str, benchmark: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from svdjobs.config import SweepConfig, fingerprint
-from svdjobs.errors import IncompleteError, OutputError, StorageError
+from svdjobs.errors import IncompleteError, OutputError, StorageError, UnavailableError
 from svdjobs.provenance import versions
 from svdjobs.records import FileRecord, Manifest
 from svdjobs.storage.store import (
@@ -72,7 +72,16 @@ class Output:
         return data
 
     def commit(self) -> Manifest:
-        """Write the manifest; from now on the output exists."""
+        """Write the manifest; from now on the output exists.
+
+        Where another process has just finished the same work, its manifest stays if it lists the
+        same bytes; else ours replaces it, since our files have replaced the other's.
+
+        Raises:
+            UnavailableError: a file is gone, or not as long as it was: another process has begun
+                the output anew meanwhile.
+        """
+        self._check_files()
         manifest = Manifest(
             stage=self.stage,
             fingerprint=self.fingerprint,
@@ -81,10 +90,28 @@ class Output:
             files=sorted(self.files, key=lambda record: record.key),
             provenance=versions(),
         )
-        write_json(self.store, self.key(MANIFEST), manifest.model_dump(mode="json"))
+        key, document = self.key(MANIFEST), json_bytes(manifest.model_dump(mode="json"))
+        if not self.store.put_new(key, document):
+            other = find_manifest(self.store, self.prefix)
+            if other is None or (other.fingerprint, other.files) != (
+                manifest.fingerprint,
+                manifest.files,
+            ):
+                write_bytes(self.store, key, document)
         self.store.delete(self.key(IN_PROGRESS))
         self.finished = manifest
         return manifest
+
+    def _check_files(self) -> None:
+        """Make sure that everything counted is there in its length."""
+        found = self.store.sizes(self.prefix)
+        lost = sorted(f.key for f in self.files if found.get(self.key(f.key)) != f.bytes)
+        if lost:
+            raise UnavailableError(
+                f"{self.store.url}/{self.prefix}: {', '.join(lost[:5])} changed or vanished while "
+                f"the output was being made, so another process began it anew. Run the same "
+                f"command again; what is there is kept."
+            )
 
 
 def begin(

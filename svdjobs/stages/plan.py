@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from svdjobs.checkpoint.identity import identity
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import select
-from svdjobs.checkpoint.sources import open_headers
+from svdjobs.checkpoint.sources import open_checkpoint, open_headers
 from svdjobs.config import SweepConfig, fingerprint
 from svdjobs.errors import CheckpointError
 from svdjobs.progress import size
@@ -35,6 +36,13 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
     output.write_json("plan.json", plan.model_dump(mode="json"))
     output.commit()
     return plan
+
+
+def hash_checkpoints(config: SweepConfig, store: Store) -> None:
+    """Find out which bytes every checkpoint is made of, so that no pod of a fan-out has to."""
+    for target in graph.targets(config):
+        checkpoint = open_checkpoint(target.source, allow_pickle=config.allow_pickle)
+        identity(checkpoint, store, graph.IDENTITIES)
 
 
 def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Plan:
@@ -163,7 +171,7 @@ def _refuse(
                 f"in another shape, e.g. {lacking[0]}"
             )
     free = estimate.disk_free_bytes
-    held = sum(store.size(key) for key in store.keys(""))
+    held = sum(store.sizes("").values())
     if free is not None and estimate.bytes_written > free + held:
         reasons.append(
             f"not enough disk: the sweep writes {size(estimate.bytes_written)}, {store.url} has "

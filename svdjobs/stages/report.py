@@ -27,7 +27,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     """Write the report of what has been finished; what is missing is named in it."""
     plan = graph.load_plan(store, config, stage=STAGE)
     manifests = _manifests(config, store)
-    missing = sorted(prefix for prefix, manifest in manifests.items() if manifest is None)
+    missing = _missing(manifests)
     output = begin(
         store,
         PREFIX,
@@ -56,6 +56,15 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     output.write("report.md", render.markdown_report(content, pictures).encode())
     output.write("report.html", render.html_report(content, pictures).encode())
     return output.commit()
+
+
+def unfinished(config: SweepConfig, store: Store) -> list[str]:
+    """What the config asks for and is not finished, or is out of date; sorted prefixes."""
+    return _missing(_manifests(config, store))
+
+
+def _missing(manifests: dict[str, Manifest | None]) -> list[str]:
+    return sorted(prefix for prefix, manifest in manifests.items() if manifest is None)
 
 
 def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
@@ -166,7 +175,7 @@ def _spectra(
 def closing_words(config: SweepConfig, store: Store) -> str:
     """What a sweep prints last: the answers, the accuracy tables and where the report is."""
     plan = graph.load_plan(store, config, stage=STAGE)
-    missing = sorted(prefix for prefix, m in _manifests(config, store).items() if m is None)
+    missing = unfinished(config, store)
     blends: dict[float, list[BlendRecord]] = {}
     content = Content(
         config,

@@ -56,6 +56,7 @@ def run(
             allow_pickle=allow_pickle,
             force=force,
         )
+        assert made is not None  # a whole checkpoint, not a share of one
         renewed = known is None or known.fingerprint != made.fingerprint
         if export:
             export_pt(

@@ -13,7 +13,7 @@ import pytest
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import ConfigError, IncompleteError
-from svdjobs.stages import blend, decompose, engines, evaluate, grading, likelihoods, plan
+from svdjobs.stages import asking, blend, decompose, engines, evaluate, grading, likelihoods, plan
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import make_checkpoint, tensors
 
@@ -247,7 +247,7 @@ def test_likelihoods_are_those_of_the_drawn_tokens(make_config: MakeConfig) -> N
     rows = {r.idx: r.log_probabilities for r in likelihoods.load(store, "before", "sums")}
     model = AutoModelForCausalLM.from_pretrained(config.before, dtype=torch.float32)
     path = Path(store.url) / "results/after/sums/completions.jsonl"
-    prompts = evaluate._ask(config, engines.settle(config, store), _benchmarks(config)).prompts
+    prompts = asking._ask(config, engines.settle(config, store), _benchmarks(config)).prompts
     asked = {prompt.idx: prompt.ids for prompt in prompts["sums"]}
     for line in path.read_text().splitlines():
         drawn = json.loads(line)

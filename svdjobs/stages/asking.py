@@ -1,0 +1,200 @@
+"""What an evaluation asks, of whom and with what; a share of an evaluation asks the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from svdjobs.checkpoint.identity import companions_digest, identity
+from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig, derived_seed
+from svdjobs.errors import IncompleteError
+from svdjobs.evaluation.problems import Benchmark, load_benchmark
+from svdjobs.evaluation.prompts import Prompt, check_room, load_tokenizer, make_prompts
+from svdjobs.evaluation.requests import Engine
+from svdjobs.evaluation.workers import GradingPool
+from svdjobs.records import Manifest
+from svdjobs.stages import engines, fleet, graph, likelihoods
+from svdjobs.stages.drawing import Submit
+from svdjobs.stages.grading import unreadable_golds
+from svdjobs.stages.outputs import check_run, note_run, require
+from svdjobs.storage.store import Store
+
+STAGE = "evaluate"
+VERSION = "3"
+# Where and how fast, not what: results are the same whatever these are.
+OPERATIONAL = {
+    "benchmarks", "devices", "reuse_engine", "gpu_memory_utilization", "tensor_parallel_size",
+    "enforce_eager", "teacher_forced", "repeat_after", "allow_lossy_dtype",
+    "grade_timeout_seconds", "shards",
+}  # fmt: skip
+
+
+@dataclass
+class Work:
+    """One evaluation of a run: what is asked, and what answers and grades."""
+
+    config: SweepConfig
+    evaluate: EvaluateConfig
+    store: Store
+    benchmarks: list[Benchmark]
+    stack: ExitStack
+    alone: str | None = None
+    """The one checkpoint that is evaluated, if it is only one: no engine is worth sharing."""
+    _asking: Asking | None = field(default=None, repr=False)
+    _engines: engines.Engines | None = field(default=None, repr=False)
+    _pool: GradingPool | None = field(default=None, repr=False)
+    _gold_errors: dict[str, set[int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def asking(self) -> Asking:
+        """The prompts, tokenised when first asked for."""
+        self._asking = self._asking or _ask(self.config, self.evaluate, self.benchmarks)
+        return self._asking
+
+    @property
+    def pool(self) -> GradingPool:
+        """The grading workers, started when first needed."""
+        if self._pool is None:
+            pool = GradingPool(self.evaluate.grade_timeout_seconds)
+            self._pool = self.stack.enter_context(pool)
+        return self._pool
+
+    def grader(self, benchmark: Benchmark) -> Submit:
+        """Hands completions to the grading workers, with the golds of the benchmark."""
+        golds = {problem.idx: problem.gold for problem in benchmark.problems}
+        return lambda completions: self.pool.submit(completions, golds)
+
+    def gold_errors(self, benchmark: Benchmark) -> set[int]:
+        """Problems of a benchmark whose gold cannot be read, looked at once."""
+        if benchmark.name not in self._gold_errors:
+            self._gold_errors[benchmark.name] = unreadable_golds(self.pool, benchmark)
+        return self._gold_errors[benchmark.name]
+
+    def engine(self, checkpoint_id: str) -> Engine:
+        """The engine with that checkpoint in it; all prompts fit it."""
+        if self._engines is None:
+            asking = self.asking
+            longest = max(len(p.ids) for prompts in asking.prompts.values() for p in prompts)
+            self._engines = engines.Engines(
+                self.config, self.evaluate, self.store, asking.tokenizer, longest, self.alone
+            )
+            self.stack.callback(self._engines.close)
+        return self._engines.holding(checkpoint_id)
+
+    def take_likelihoods(
+        self, checkpoint_id: str, benchmark: Benchmark, results: Manifest, *, force: bool
+    ) -> None:
+        """How likely the checkpoint finds after's answers, while the engine holds it."""
+        likelihoods.make(
+            self.store,
+            benchmark,
+            checkpoint_id,
+            results,
+            self.evaluate.teacher_forced,
+            lambda: self.asking.prompts[benchmark.name],
+            lambda: self.engine(checkpoint_id),
+            force=force,
+        )
+
+
+@contextmanager
+def opened(config: SweepConfig, store: Store, *, alone: str | None = None) -> Iterator[Work]:
+    """Begin an evaluation: of the whole run, or of one checkpoint `alone`, as a pod does.
+
+    Raises:
+        IncompleteError: the config has no `evaluate` section.
+        ConfigError, BenchmarkError: what it asks for cannot be done.
+    """
+    if config.evaluate is None:
+        raise IncompleteError("this config has no `evaluate` section.")
+    fleet.join(config.evaluate)
+    check_run(store, config)
+    note_run(store, config)
+    benchmarks = [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
+    evaluate = engines.settle(config, store, alone=alone)
+    with ExitStack() as stack:
+        yield Work(config, evaluate, store, benchmarks, stack, alone)
+
+
+def identities(work: Work, checkpoint_ids: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """By checkpoint and benchmark, what makes an evaluation this one: the arguments of `begin` and
+    `is_current`."""
+    config = work.config
+    tokenizer = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
+    tokens = companions_digest(tokenizer)
+    found = {}
+    for checkpoint_id in checkpoint_ids:
+        origin = _origin(config, work.store, checkpoint_id)
+        for benchmark in work.benchmarks:
+            inputs = {"checkpoint": origin, "benchmark": benchmark.sha256, "tokenizer": tokens}
+            found[checkpoint_id, benchmark.name] = {
+                "stage": STAGE,
+                "version": VERSION,
+                "config": settings_of(work.evaluate, checkpoint_id),
+                "inputs": inputs,
+            }
+    return found
+
+
+def _origin(config: SweepConfig, store: Store, checkpoint_id: str) -> str:
+    """Fingerprint of a checkpoint.
+
+    Raises:
+        IncompleteError: there is none of that name, or it has not been blended.
+    """
+    if checkpoint_id in ("before", "after", REPEAT_ID):
+        source = config.before if checkpoint_id == "before" else config.after
+        checkpoint = open_checkpoint(source, allow_pickle=config.allow_pickle)
+        # Its companions decide where completions stop.
+        return f"{identity(checkpoint, store, graph.IDENTITIES)}/{companions_digest(checkpoint)}"
+    if checkpoint_id in graph.evaluated_ids(config):
+        (manifest,) = require(store, [f"{graph.CHECKPOINTS}/{checkpoint_id}"], stage=STAGE)
+        return manifest.fingerprint
+    raise IncompleteError(
+        f"no checkpoint {checkpoint_id!r} in this run; it has "
+        f"{', '.join(graph.evaluated_ids(config))}."
+    )
+
+
+def _tokenizer(config: SweepConfig) -> str:
+    return config.tokenizer or config.after
+
+
+class Asking(NamedTuple):
+    """What all checkpoints share: the tokenizer, and the prompts of each benchmark by its name."""
+
+    tokenizer: Any
+    prompts: dict[str, list[Prompt]]
+
+
+def _ask(config: SweepConfig, evaluate: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> Asking:
+    """Tokenise every benchmark, once for all checkpoints, and make sure that all prompts fit."""
+    source = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
+    tokenizer = load_tokenizer(source.store.url)
+    after = open_checkpoint(config.after, allow_pickle=config.allow_pickle).config
+    context = (after.get("text_config") or after).get("max_position_embeddings")
+    asked: dict[str, list[Prompt]] = {}
+    for benchmark in benchmarks:
+        prompts = make_prompts(benchmark.problems, evaluate.prompt, tokenizer)
+        lengths = {prompt.idx: len(prompt.ids) for prompt in prompts}
+        check_room(lengths, context, evaluate.max_tokens, benchmark=benchmark.name)
+        asked[benchmark.name] = prompts
+    return Asking(tokenizer, asked)
+
+
+def seed_of(evaluate: EvaluateConfig, checkpoint_id: str) -> int:
+    """All checkpoints share the seeds, but for after's repetition."""
+    if checkpoint_id == REPEAT_ID:
+        return derived_seed(evaluate.seed, REPEAT_ID)
+    return evaluate.seed
+
+
+def settings_of(evaluate: EvaluateConfig, checkpoint_id: str) -> dict[str, Any]:
+    """What decides completions and grades, besides the checkpoint and the problems."""
+    settings = evaluate.model_dump(mode="json", exclude=OPERATIONAL)
+    if evaluate.engine == "vllm":  # it makes its own batches
+        del settings["batch_size"]
+    return {**settings, "seed": seed_of(evaluate, checkpoint_id)}

@@ -1,0 +1,137 @@
+"""Units of a fan-out: what one pod does of a stage, under a short id.
+
+    decompose   after-000                     a share of the parts of a checkpoint's factors
+    blend       alpha-0.2000                  an alpha
+    evaluate    alpha-0.2000, math-500-000    a checkpoint, and a share of a benchmark's problems
+
+Whoever finishes the last share of an output makes it whole, so no pod waits for others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from svdjobs.config import SweepConfig, alpha_id
+from svdjobs.errors import ConfigError
+from svdjobs.progress import say
+from svdjobs.records import Plan
+from svdjobs.stages import cost, graph
+
+Item = TypeVar("Item")
+
+
+class Share(NamedTuple):
+    """One of several equal shares of an output: every `of`-th item from `number` on."""
+
+    name: str
+    """Of a checkpoint or a benchmark."""
+    number: int
+    of: int
+
+    @property
+    def id(self) -> str:
+        """As it stands on a command line."""
+        return f"{self.name}-{self.number:03d}"
+
+    def pick(self, items: Sequence[Item]) -> list[Item]:
+        """This share of some items."""
+        return list(items[self.number :: self.of])
+
+
+def decompose_shares(config: SweepConfig, plan: Plan) -> list[Share]:
+    """Shares of every checkpoint to decompose; parts cost about the same, and so do shares."""
+    chosen = config.decompose.shards or cost.share_count(plan.selected)
+    count = min(chosen, len(plan.parts))
+    return [
+        Share(target.checkpoint_id, number, count)
+        for target in graph.targets(config)
+        for number in range(count)
+    ]
+
+
+def evaluate_shares(config: SweepConfig) -> list[Share]:
+    """Shares of every benchmark, the same for each checkpoint; none without an evaluation."""
+    if config.evaluate is None:
+        return []
+    count = config.evaluate.shards
+    return [
+        Share(benchmark.name, number, count)
+        for benchmark in config.evaluate.benchmarks
+        for number in range(count)
+    ]
+
+
+def evaluations(config: SweepConfig, checkpoint_id: str | None = None) -> list[tuple[str, str]]:
+    """Checkpoint and share of every evaluation of one checkpoint, or of all but after, which comes
+    before them, since they read its answers."""
+    wanted = [checkpoint_id] if checkpoint_id else graph.evaluated_ids(config)
+    return [
+        (evaluated, share.id)
+        for evaluated in wanted
+        if checkpoint_id or evaluated != "after"
+        for share in evaluate_shares(config)
+    ]
+
+
+def fan_outs(config: SweepConfig, plan: Plan) -> dict[str, Any]:
+    """What a workflow fans out over, by name: lists of ids; `rotations`: whether there are any."""
+    baselines = graph.baseline_ids(config) if config.evaluate else []
+    return {
+        "decompose": [share.id for share in decompose_shares(config, plan)],
+        "alphas": [alpha_id(alpha) for alpha in config.alphas],
+        "baselines": [checkpoint_id for checkpoint_id in baselines if checkpoint_id != "after"],
+        "evaluate": [share.id for share in evaluate_shares(config)],
+        "rotations": config.rotations is not None,
+    }
+
+
+def named(shares: Sequence[Share], unit: str) -> Share:
+    """The share of that id.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for share in shares:
+        if share.id == unit:
+            return share
+    some = ", ".join(share.id for share in shares[:8])
+    raise ConfigError(
+        f"no unit {unit!r} in this run; it has {some or 'none'}{' …' if len(shares) > 8 else ''}."
+    )
+
+
+def at(items: Sequence[Item], index: int) -> Item | None:
+    """The unit at a place; None, with a word, past the end: a Job may have more indices."""
+    if index < len(items):
+        return items[index]
+    say(f"index {index}: nothing to do, there are {len(items)} units")
+    return None
+
+
+def write(units: Mapping[str, Any], folder: Path) -> None:
+    """Write each fan-out to `<name>.json`, which a workflow reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in units.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+
+
+def alpha_named(config: SweepConfig, name: str) -> float:
+    """The alpha of an id such as `alpha-0.2000`, or of its number.
+
+    Raises:
+        ConfigError: the config has no such alpha.
+    """
+    for alpha in config.alphas:
+        if name in (alpha_id(alpha), str(alpha)) or _number(name) == alpha:
+            return alpha
+    raise ConfigError(f"--alpha {name}: the config has {', '.join(map(str, config.alphas))}.")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

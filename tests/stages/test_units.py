@@ -1,0 +1,133 @@
+"""A sweep done unit by unit, as pods do it, comes to the same bytes as a sweep in one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svdjobs import local
+from svdjobs.config import SweepConfig, alpha_id
+from svdjobs.errors import ConfigError
+from svdjobs.stages import blend, decompose, evaluate, plan, report, rotations, units
+from svdjobs.storage.local import LocalStore
+from svdjobs.storage.store import Store
+
+MakeConfig = Callable[..., SweepConfig]
+SHARED = {"decompose": {"parts": 5, "shards": 2}}
+
+
+def contents(config: SweepConfig) -> dict[str, bytes]:
+    """Every file of a run but the plan, which tells the time, and shares, which are on the way."""
+    root = Path(config.store_url)
+    files = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    beside = ("plan/", "shares/", "config.json", "identities.json")
+    return {key: data for key, data in files.items() if not key.startswith(beside)}
+
+
+def asking(config: SweepConfig, **keys: Any) -> dict[str, Any]:
+    assert config.evaluate is not None
+    return {**config.evaluate.model_dump(mode="json"), "engine": "transformers", **keys}
+
+
+@pytest.fixture
+def whole(make_config: MakeConfig) -> SweepConfig:
+    return make_config(**SHARED, evaluate=asking(make_config(), repeat_after=True))
+
+
+def test_units_come_to_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> None:
+    """In the worst order, with three shares of five problems and each unit done twice."""
+    local.sweep(whole)
+    config = whole.model_copy(
+        update={
+            "store": str(tmp_path / "units"),
+            "evaluate": whole.evaluate.model_copy(update={"shards": 3}) if whole.evaluate else None,
+        }
+    )
+    store = LocalStore(config.store_url)
+    made = plan.run(config, store)
+    fan_outs = units.fan_outs(config, made)
+    assert fan_outs == {
+        "decompose": [f"{i}-{n:03d}" for i in ("before", "after", "rl1") for n in (0, 1)],
+        "alphas": ["alpha-0.0000", "alpha-0.5000", "alpha-1.0000"],
+        "baselines": ["before", "after-again"],
+        "evaluate": ["sums-000", "sums-001", "sums-002"],
+        "rotations": True,
+    }
+    for unit in 2 * list(reversed(fan_outs["decompose"])):
+        decompose.run(config, store, unit=unit)
+    for checkpoint_id in ("after", *fan_outs["baselines"]):
+        evaluate_all(config, store, checkpoint_id, fan_outs["evaluate"])
+    for name in reversed(fan_outs["alphas"]):
+        blend.run(config, store, alphas=[units.alpha_named(config, name)])
+        evaluate_all(config, store, name, fan_outs["evaluate"])
+    rotations.run(config, store)
+    report.run(config, store)
+    assert not report.unfinished(config, store)
+    assert contents(config) == contents(whole)
+
+
+def evaluate_all(config: SweepConfig, store: Store, checkpoint_id: str, shares: list[str]) -> None:
+    for unit in reversed(shares):
+        whole = evaluate.run_share(config, store, checkpoint_id=checkpoint_id, unit=unit)
+        assert (whole is not None) == (unit == shares[0]), "the last share makes it whole"
+    again = evaluate.run_share(config, store, checkpoint_id=checkpoint_id, unit=shares[1])
+    assert again is not None
+
+
+def test_more_shares_than_problems(whole: SweepConfig, make_config: MakeConfig) -> None:
+    config = make_config(evaluate=asking(whole, shards=9))
+    store = LocalStore(config.store_url)
+    plan.run(config, store)
+    shares = [share.id for share in units.evaluate_shares(config)]
+    done = [evaluate.run_share(config, store, checkpoint_id="after", unit=i) for i in shares]
+    assert [manifest is not None for manifest in done] == [False] * 8 + [True]
+
+
+def test_a_checkpoint_with_few_parts_has_as_many_shares(make_config: MakeConfig) -> None:
+    config = make_config(decompose={"parts": 2, "shards": 7}, rotations=None)
+    made = plan.run(config, LocalStore(config.store_url))
+    assert [share.of for share in units.decompose_shares(config, made)] == [2] * 4
+
+
+def test_shares_cover_everything_once() -> None:
+    shares = [units.Share("x", number, 3) for number in range(3)]
+    assert sorted(item for share in shares for item in share.pick(range(10))) == list(range(10))
+
+
+def test_alphas_by_id_and_by_number(make_config: MakeConfig) -> None:
+    config = make_config(alphas=[-0.5, 1 / 3, 1])
+    for alpha in config.alphas:
+        assert units.alpha_named(config, alpha_id(alpha)) == alpha
+        assert units.alpha_named(config, repr(alpha)) == alpha
+    with pytest.raises(ConfigError, match=r"--alpha alpha-0\.7000: the config has -0\.5, 0\.333"):
+        units.alpha_named(config, "alpha-0.7000")
+
+
+def test_unknown_unit_is_named(make_config: MakeConfig) -> None:
+    config = make_config()
+    store = LocalStore(config.store_url)
+    plan.run(config, store)
+    with pytest.raises(ConfigError, match=r"no unit 'after-7' in this run; it has before-000"):
+        decompose.run(config, store, unit="after-7")
+
+
+def test_evaluations_of_an_indexed_job(make_config: MakeConfig) -> None:
+    config = make_config(evaluate=asking(make_config(), shards=2))
+    assert units.evaluations(config, "after") == [("after", "sums-000"), ("after", "sums-001")]
+    others = units.evaluations(config)
+    assert others[0] == ("before", "sums-000")
+    assert {checkpoint for checkpoint, _ in others} == {
+        "before", "alpha-0.0000", "alpha-0.5000", "alpha-1.0000",
+    }  # fmt: skip
+    assert units.at(others, 8) is None
+
+
+def test_a_thousand_alphas_fit_a_workflow(make_config: MakeConfig) -> None:
+    """Argo keeps a fan-out's list in the Workflow's status; output parameters end at 256 KiB."""
+    config = make_config(alphas=[i / 999 for i in range(1000)])
+    made = plan.run(config, LocalStore(config.store_url))
+    assert len(json.dumps(units.fan_outs(config, made)["alphas"])) < 64 << 10
