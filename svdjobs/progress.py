@@ -1,7 +1,11 @@
-"""One way to show progress: bars with time left on a terminal, plain lines elsewhere."""
+"""One way to show progress: bars with time left on a terminal, plain lines elsewhere.
+
+In a workflow's pod the share done also goes to the file that Argo reads it from.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_EVERY_SECONDS = 5.0
+# Names the file whose content, such as `37/100`, Argo shows as the progress of a pod:
+# https://argo-workflows.readthedocs.io/en/latest/progress/
+ARGO_PROGRESS_FILE = "ARGO_PROGRESS_FILE"
 # Where engines and evaluations on their own keep their logs.
 LOGS = Path("logs")
 
@@ -62,14 +69,29 @@ def _note(message: str) -> None:
 @contextmanager
 def track(description: str, total: float) -> Iterator[Advance]:
     """Show the progress of `total` units of work while the block runs."""
-    if sys.stderr.isatty():
-        started = time.monotonic()
-        yield from _bar(description, total)
-        _note(f"{description}: done in {duration(time.monotonic() - started)}")
-    else:
-        yield from _lines(description, total)
+    shown = _bar if sys.stderr.isatty() else _lines
+    with shown(description, total) as advance:
+        path = os.environ.get(ARGO_PROGRESS_FILE)
+        yield _also_in_file(advance, total, Path(path)) if path else advance
 
 
+def _also_in_file(shown: Advance, total: float, path: Path) -> Advance:
+    """Hand on what advances; the percentage done goes to a file whenever it grows."""
+    done, written = 0.0, -1
+
+    def advance(amount: float = 1, note: str | None = None) -> None:
+        nonlocal done, written
+        shown(amount, note)
+        done += amount
+        percent = min(99, int(100 * done / total)) if total else 99  # 100 is the pod's to say
+        if percent > written:
+            written = percent
+            path.write_text(f"{percent}/100")
+
+    return advance
+
+
+@contextmanager
 def _bar(description: str, total: float) -> Iterator[Advance]:
     from rich.progress import (
         BarColumn,
@@ -79,6 +101,7 @@ def _bar(description: str, total: float) -> Iterator[Advance]:
         TimeRemainingColumn,
     )
 
+    started = time.monotonic()
     columns = (
         TextColumn("{task.description:<24}"),
         BarColumn(bar_width=30),
@@ -98,8 +121,10 @@ def _bar(description: str, total: float) -> Iterator[Advance]:
                 progress.update(bar, advance=amount, note=note[:40])
 
         yield advance
+    _note(f"{description}: done in {duration(time.monotonic() - started)}")
 
 
+@contextmanager
 def _lines(description: str, total: float) -> Iterator[Advance]:
     started = shown = time.monotonic()
     done = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -69,8 +70,14 @@ def hardware() -> str:
 
 
 def cores() -> int:
-    """Cores this process may use (affinity respected)."""
-    return len(os.sched_getaffinity(0))
+    """Cores this process may use: by its affinity, and by the quota of its container."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():
+        share, _, period = quota.read_text().partition(" ")
+        if share.isdigit():  # else `max`
+            allowed = min(allowed, math.ceil(int(share) / int(period)))
+    return max(1, allowed)
 
 
 def memory_bytes() -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from svdjobs.cli.options import Given, config_options, whole_or_unit
 from svdjobs.errors import ConfigError
 
 # Flags of the field's scripts and the config keys they stand for.
@@ -19,9 +20,9 @@ KEYS = {
 
 
 @click.command()
-@click.argument("config_file", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 @click.option("--checkpoint", "ids", multiple=True, metavar="ID", help="before, after, alpha-…")
+@click.option("--unit", metavar="ID", help="Only this share of a benchmark, e.g. math-500-000.")
+@click.option("--index", type=click.IntRange(min=0), help="Only the share at this place, from 0.")
 @click.option("--model", metavar="SOURCE", help="Evaluate this folder or hub id, without CONFIG.")
 @click.option("--tokenizer", metavar="SOURCE", help="Whose tokenizer; default: the model's own.")
 @click.option("--data_path", metavar="NAME_OR_FILE", help="math-500, aime-2024, … or a file.")
@@ -37,18 +38,17 @@ KEYS = {
 @click.option("--gpu_mem_util", type=float, help="Share of the GPU's memory for vLLM.")
 @click.option("--tensor_parallel_size", type=int, help="GPUs per engine.")
 @click.option("--out_json", type=click.Path(path_type=Path), help="Where the results go.")
-@click.option("--force", is_flag=True, help="Do finished work again.")
-@click.option("--allow-pickle", is_flag=True, help="Read .bin checkpoints (weights only).")
+@config_options
 def evaluate(
-    config_file: Path | None,
-    overrides: tuple[str, ...],
+    given: Given,
+    force: bool,
     ids: tuple[str, ...],
+    unit: str | None,
+    index: int | None,
     model: str | None,
     tokenizer: str | None,
     data_path: str | None,
     out_json: Path | None,
-    force: bool,
-    allow_pickle: bool,
     **flags: Any,
 ) -> None:
     """Ask checkpoints questions and grade the answers: those of a sweep, or one with --model.
@@ -57,43 +57,47 @@ def evaluate(
       svdjobs evaluate jobs/sweeps/demo.yaml --checkpoint after
       svdjobs evaluate --model A --data_path math-500 --n_samples 16 --max_tokens 16384
     """
-    if (config_file is None) == (model is None):
+    if (given.source is None) == (model is None):
         raise ConfigError("give either CONFIG, or --model with --data_path.")
-    given = {KEYS[flag]: value for flag, value in flags.items() if value is not None}
-    if config_file is not None:
-        if given or tokenizer or data_path or out_json:
+    settings = {KEYS[flag]: value for flag, value in flags.items() if value is not None}
+    if given.source is not None:
+        if settings or tokenizer or data_path or out_json:
             raise ConfigError("with CONFIG, use --set, e.g. --set evaluate.n_samples=8.")
-        _stage(config_file, overrides, ids, force=force, allow_pickle=allow_pickle)
+        _stage(given, ids, unit, index, force=force)
         return
     if data_path is None:
         raise ConfigError("--model needs --data_path, e.g. --data_path math-500.")
-    if ids:
-        raise ConfigError("--checkpoint names a checkpoint of a CONFIG; --model is one itself.")
+    if ids or unit is not None or index is not None:
+        raise ConfigError("--checkpoint, --unit and --index go with CONFIG; --model is one itself.")
     from svdjobs.stages import evaluate_alone
 
     assert model is not None
     words, path = evaluate_alone.run(
-        model, data_path, given, overrides=overrides, tokenizer=tokenizer, out_json=out_json,
-        force=force, allow_pickle=allow_pickle,
+        model, data_path, settings, overrides=given.overrides, tokenizer=tokenizer,
+        out_json=out_json, force=force, allow_pickle=given.allow_pickle,
     )  # fmt: skip
     click.echo(words)
     click.echo(f"Results: {path}")
 
 
 def _stage(
-    config_file: Path,
-    overrides: tuple[str, ...],
-    ids: tuple[str, ...],
-    *,
-    force: bool,
-    allow_pickle: bool,
+    given: Given, ids: tuple[str, ...], unit: str | None, index: int | None, *, force: bool
 ) -> None:
-    from svdjobs.cli.stages import load
+    whole_or_unit(unit if index is None else index, force)
+    config, store = given.opened()
     from svdjobs.stages import evaluate as stage
-    from svdjobs.storage.store import open_store
+    from svdjobs.stages import units
 
-    config = load(config_file, overrides, allow_pickle)
-    stage.run(config, open_store(config.store_url), checkpoint_ids=ids or None, force=force)
+    if unit is None and index is None:
+        stage.run(config, store, checkpoint_ids=ids or None, force=force)
+        return
+    if len(ids) > 1 or (unit is not None and not ids):
+        raise ConfigError("--unit is a share of one --checkpoint; say which.")
+    pair = (ids[0], unit) if unit is not None else None
+    if index is not None:
+        pair = units.at(units.evaluations(config, ids[0] if ids else None), index)
+    if pair is not None:
+        stage.run_share(config, store, checkpoint_id=pair[0], unit=pair[1])
 
 
 @click.command()

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from svdjobs.cli.options import Given, config_options, whole_or_unit
 from svdjobs.errors import ConfigError
 
 
 @click.command()
-@click.argument("config_file", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option("--unit", metavar="ID", help="Only this share of a checkpoint, e.g. after-000.")
+@click.option("--index", type=click.IntRange(min=0), help="Only the share at this place, from 0.")
 @click.option(
     "--model_id",
     "model_ids",
@@ -29,17 +30,16 @@ from svdjobs.errors import ConfigError
 @click.option(
     "--workers", type=click.IntRange(min=0), default=0, help="Matrices at a time; 0 fits them."
 )
-@click.option("--force", is_flag=True, help="Do finished work again.")
-@click.option("--allow-pickle", is_flag=True, help="Read .bin checkpoints (weights only).")
+@config_options
 def decompose(
-    config_file: Path | None,
-    overrides: tuple[str, ...],
+    given: Given,
+    force: bool,
+    unit: str | None,
+    index: int | None,
     model_ids: tuple[str, ...],
     output_dir: Path | None,
     export_format: str | None,
     workers: int,
-    force: bool,
-    allow_pickle: bool,
 ) -> None:
     """Decompose the checkpoints of a sweep, or any others with --model_id.
 
@@ -47,21 +47,18 @@ def decompose(
       svdjobs decompose jobs/sweeps/demo.yaml
       svdjobs decompose --model_id A --model_id B --output_dir svd --export pt
     """
-    if (config_file is None) == (not model_ids):
+    if (given.source is None) == (not model_ids):
         raise ConfigError("give either CONFIG, or --model_id with --output_dir.")
-    if config_file is not None:
+    if given.source is not None:
         if output_dir or export_format or workers:
             raise ConfigError(
                 "--output_dir, --export and --workers go with --model_id; with CONFIG, set "
                 "decompose.workers in it."
             )
-        from svdjobs.cli.stages import load
-        from svdjobs.stages import decompose as stage
-        from svdjobs.storage.store import open_store
-
-        config = load(config_file, overrides, allow_pickle)
-        stage.run(config, open_store(config.store_url), force=force)
+        _stage(given, unit, index, force=force)
         return
+    if unit is not None or index is not None:
+        raise ConfigError("--unit and --index are shares of a CONFIG's checkpoints.")
     if output_dir is None:
         raise ConfigError("--model_id needs --output_dir.")
     from svdjobs.stages import standalone
@@ -72,8 +69,23 @@ def decompose(
         export=export_format is not None,
         workers=workers,
         force=force,
-        allow_pickle=allow_pickle,
+        allow_pickle=given.allow_pickle,
     )
+
+
+def _stage(given: Given, unit: str | None, index: int | None, *, force: bool) -> None:
+    whole_or_unit(unit if index is None else index, force)
+    config, store = given.opened()
+    from svdjobs.stages import decompose as stage
+    from svdjobs.stages import graph, units
+
+    if index is not None:
+        plan = graph.load_plan(store, config, stage=stage.STAGE)
+        share = units.at(units.decompose_shares(config, plan), index)
+        if share is None:
+            return
+        unit = share.id
+    stage.run(config, store, unit=unit, force=force)
 
 
 COMMANDS = (decompose,)

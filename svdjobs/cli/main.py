@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import click
 
 import svdjobs
 from svdjobs.cli import evaluation, export, stages
-from svdjobs.errors import EXIT_INTERRUPTED, SvdjobsError, exit_code
+from svdjobs.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, SvdjobsError, exit_code
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +27,7 @@ for command in (*stages.COMMANDS, *evaluation.COMMANDS, *export.COMMANDS):
 
 def main() -> None:
     """Entry point: every expected error becomes one message and its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -45,6 +47,13 @@ def main() -> None:
         click.echo(f"Error: {from_os_error(error, doing=str(error.filename or 'I/O'))}", err=True)
         sys.exit(exit_code(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(number: int, frame: object) -> None:
+    """Unwind, as for Ctrl-C, so that uploads are aborted and engines stopped; once is enough."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    click.echo("Terminated. Finished work is kept: the same command goes on.", err=True)
+    sys.exit(EXIT_TERMINATED)
 
 
 if __name__ == "__main__":

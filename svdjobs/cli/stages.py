@@ -2,119 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from svdjobs.errors import ConfigError
-
-if TYPE_CHECKING:
-    from svdjobs.config import SweepConfig
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def config_options(command: Command) -> Command:
-    """CONFIG, --set, --force and --allow-pickle, shared by all stage commands."""
-    for option in (
-        click.option("--allow-pickle", is_flag=True, help="Read .bin checkpoints (weights only)."),
-        click.option("--force", is_flag=True, help="Do finished work again."),
-        click.option(
-            "--set", "overrides", multiple=True, metavar="KEY=VALUE",
-            help="Override a config key, e.g. alphas=[0,0.5,1] or evaluate.n_samples=8.",
-        ),
-        click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path)),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def load(config_file: Path, overrides: tuple[str, ...], allow_pickle: bool) -> SweepConfig:
-    """The config of a command, with its overrides."""
-    from svdjobs.config import load_config
-
-    pickle = ("allow_pickle=true",) if allow_pickle else ()
-    return load_config(config_file, (*overrides, *pickle))
+from svdjobs.cli.options import Given, config_options, whole_or_unit
+from svdjobs.errors import EXIT_USAGE
 
 
 @click.command()
 @config_options
-def sweep(config_file: Path, overrides: tuple[str, ...], force: bool, allow_pickle: bool) -> None:
+def sweep(given: Given, force: bool) -> None:
     """Run a whole sweep on this machine and print its report.
 
     Finished stages are skipped, so the same command resumes an interrupted sweep.
     """
-    config = load(config_file, overrides, allow_pickle)
+    config, store = given.opened()
     from svdjobs import local
     from svdjobs.stages import report
-    from svdjobs.storage.store import open_store
 
     local.sweep(config, force=force)
-    click.echo(report.closing_words(config, open_store(config.store_url)))
+    click.echo(report.closing_words(config, store))
 
 
 @click.command()
+@click.option(
+    "--units-dir",
+    type=click.Path(path_type=Path),
+    help="Also write what a workflow fans out over, as JSON lists, and hash the checkpoints.",
+)
 @config_options
-def plan(config_file: Path, overrides: tuple[str, ...], force: bool, allow_pickle: bool) -> None:
+def plan(given: Given, force: bool, units_dir: Path | None) -> None:
     """Say what a sweep will do and cost, from headers alone."""
-    config = load(config_file, overrides, allow_pickle)
+    config, store = given.opened()
     from svdjobs import local
     from svdjobs.stages import plan as stage
-    from svdjobs.storage.store import open_store
+    from svdjobs.stages import units
 
-    for line in local.describe(stage.run(config, open_store(config.store_url), force=force)):
+    made = stage.run(config, store, force=force)
+    for line in local.describe(made):
         click.echo(line)
+    if units_dir is not None:
+        stage.hash_checkpoints(config, store)
+        units.write(units.fan_outs(config, made), units_dir)
 
 
 @click.command()
-@click.option("--alpha", "alphas", type=float, multiple=True, help="Only this alpha (repeatable).")
+@click.option("--alpha", "alphas", multiple=True, help="Only this alpha, or its id (repeatable).")
+@click.option("--index", type=click.IntRange(min=0), help="Only the alpha at this place, from 0.")
 @config_options
-def blend(
-    config_file: Path,
-    overrides: tuple[str, ...],
-    force: bool,
-    allow_pickle: bool,
-    alphas: tuple[float, ...],
-) -> None:
+def blend(given: Given, force: bool, alphas: tuple[str, ...], index: int | None) -> None:
     """Write the blended checkpoints."""
-    config = load(config_file, overrides, allow_pickle)
+    config, store = given.opened()
     from svdjobs.stages import blend as stage
-    from svdjobs.storage.store import open_store
+    from svdjobs.stages import units
 
-    if unknown := sorted(set(alphas) - set(config.alphas)):
-        raise ConfigError(
-            f"--alpha {unknown[0]}: the config has {', '.join(map(str, config.alphas))}."
-        )
-    chosen = sorted(set(alphas)) or None
-    stage.run(config, open_store(config.store_url), alphas=chosen, force=force)
+    chosen = sorted({units.alpha_named(config, alpha) for alpha in alphas}) or None
+    if index is not None:
+        whole_or_unit(index, force)
+        alpha = units.at(config.alphas, index)
+        if alpha is None:
+            return
+        chosen = [alpha]
+    stage.run(config, store, alphas=chosen, force=force)
 
 
 @click.command()
 @config_options
-def rotations(
-    config_file: Path, overrides: tuple[str, ...], force: bool, allow_pickle: bool
-) -> None:
+def rotations(given: Given, force: bool) -> None:
     """Measure how the singular bases turn along base, rl1, rl2."""
-    config = load(config_file, overrides, allow_pickle)
+    config, store = given.opened()
     from svdjobs.stages import rotations as stage
-    from svdjobs.storage.store import open_store
 
-    stage.run(config, open_store(config.store_url), force=force)
+    stage.run(config, store, force=force)
 
 
 @click.command()
 @config_options
-def report(config_file: Path, overrides: tuple[str, ...], force: bool, allow_pickle: bool) -> None:
-    """Write report.html and report.md from what has been finished."""
-    config = load(config_file, overrides, allow_pickle)
-    from svdjobs.stages import report as stage
-    from svdjobs.storage.store import open_store
+def report(given: Given, force: bool) -> int:
+    """Write report.html and report.md from what has been finished.
 
-    store = open_store(config.store_url)
+    Ends with code 2 where something the config asks for is missing; the report names it.
+    """
+    config, store = given.opened()
+    from svdjobs.stages import report as stage
+
     stage.run(config, store, force=force)
     click.echo(stage.closing_words(config, store))
+    return EXIT_USAGE if stage.unfinished(config, store) else 0
 
 
 COMMANDS = (sweep, plan, blend, rotations, report)

@@ -70,7 +70,7 @@ def test_output_fits_a_hundred_columns(config_file: Path) -> None:
     [
         (["sweep", "absent.yaml"], "no config file at absent.yaml"),
         (["frobnicate"], "No such command 'frobnicate'"),
-        (["sweep"], "Missing argument 'CONFIG'"),
+        (["sweep"], "give a config file, e.g. jobs/sweeps/demo.yaml"),
         (["decompose"], "give either CONFIG, or --model_id"),
         (["decompose", "--model_id", "x"], "--model_id needs --output_dir"),
         (["decompose", "--model_id", "./x", "--output_dir", "out"], "no such folder"),
