@@ -1,0 +1,1 @@
+"""Place and chain what `svdjobs.stages` computes, on a cluster. Stages never import this."""

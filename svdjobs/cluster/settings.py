@@ -1,0 +1,118 @@
+"""What a cluster must be told: images, resources, GPUs, limits. Every key has a default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from svdjobs import __version__
+from svdjobs.config import Settings
+from svdjobs.errors import ConfigError
+
+Quantity = str
+"""A Kubernetes quantity, e.g. 500m, 4 or 16Gi."""
+
+
+class StageSettings(Settings):
+    """What one pod of a stage gets."""
+
+    cpu: Quantity = "4"
+    """Requested: what the scheduler sets aside."""
+    memory: Quantity = "16Gi"
+    cpu_limit: Quantity | None = None
+    """Default: as requested, so that nothing is overcommitted."""
+    memory_limit: Quantity | None = None
+    scratch: Quantity = "20Gi"
+    """Size limit of /scratch, and request of ephemeral storage."""
+    deadline_seconds: int | None = Field(default=None, ge=1)
+    """Longest time of one attempt; None: as long as it takes."""
+
+
+class GpuSettings(Settings):
+    """Where evaluation pods run and what they ask for."""
+
+    resource: str = "nvidia.com/gpu"
+    count: int = Field(default=1, ge=0)
+    """GPUs per pod; should equal evaluate.tensor_parallel_size. 0 evaluates on CPUs."""
+    shared_memory: Quantity = "8Gi"
+    """Size of /dev/shm, which engines with several GPUs pass tensors through."""
+    runtime_class: str | None = None
+    node_selector: dict[str, str] = Field(default={})
+    """E.g. {nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3}."""
+    tolerations: tuple[dict[str, Any], ...] = (
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+    )
+    affinity: dict[str, Any] = Field(default={})
+    priority_class: str | None = None
+    scheduler: str | None = None
+
+
+class LimitSettings(Settings):
+    """How much runs at once, and how long what is over stays."""
+
+    parallelism: int = Field(default=64, ge=1)
+    """Pods of one workflow at a time."""
+    semaphore: str | None = None
+    """A ConfigMap whose key `evaluate` bounds the evaluation pods of all workflows together."""
+    retries: int = Field(default=5, ge=0)
+    """Further attempts of a pod that was evicted, or whose store did not answer."""
+    grace_seconds: int = Field(default=60, ge=1)
+    """Between SIGTERM and SIGKILL: to keep completions and abort uploads."""
+    keep_success_seconds: int = Field(default=86_400, ge=0)
+    keep_failure_seconds: int = Field(default=604_800, ge=0)
+
+
+class ClusterSettings(Settings):
+    """Everything the generated manifests depend on besides the sweep."""
+
+    image: str = f"svdjobs:{__version__}"
+    """Of all stages but evaluate."""
+    evaluate_image: str = f"svdjobs-evaluate:{__version__}"
+    pull_policy: str = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+    service_account: str = "svdjobs"
+    secret: str = "svdjobs-store"
+    """A Secret whose keys become environment variables: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
+    HF_TOKEN, SVDJOBS_NOTIFY_URL… It may be absent, e.g. where a role of the service account grants
+    access."""
+    store: str = "s3://svdjobs/demo"
+    """Default of the workflow's `store` parameter."""
+    user: int | None = 10001
+    """User id of all containers; None lets the cluster choose, as OpenShift does."""
+    schedule: str = "0 2 * * *"
+    """Of the nightly sweep, in UTC."""
+    node_selector: dict[str, str] = Field(default={})
+    """Of all pods but evaluation's."""
+    tolerations: tuple[dict[str, Any], ...] = ()
+    limits: LimitSettings = LimitSettings()
+    gpu: GpuSettings = GpuSettings()
+    plan: StageSettings = StageSettings(cpu="1", memory="4Gi", scratch="5Gi")
+    decompose: StageSettings = StageSettings(cpu="8", memory="32Gi")
+    blend: StageSettings = StageSettings(cpu="4", memory="24Gi")
+    evaluate: StageSettings = StageSettings(
+        cpu="8", memory="64Gi", scratch="100Gi", deadline_seconds=43_200
+    )
+    rotations: StageSettings = StageSettings(cpu="8", memory="32Gi")
+    report: StageSettings = StageSettings(cpu="2", memory="8Gi", scratch="5Gi")
+
+
+def load_settings(path: Path | None) -> ClusterSettings:
+    """Settings from a YAML file; the defaults without one.
+
+    Raises:
+        ConfigError: unreadable, or with unknown keys or bad values; all of them are named.
+    """
+    if path is None:
+        return ClusterSettings()
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return ClusterSettings.model_validate(document)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cluster settings {path}: {error}") from None
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("\n  ".join([f"cluster settings {path}:", *lines])) from None
