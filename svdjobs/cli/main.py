@@ -8,7 +8,7 @@ import sys
 import click
 
 import svdjobs
-from svdjobs.cli import evaluation, export, stages
+from svdjobs.cli import evaluation, export, stages, store
 from svdjobs.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, SvdjobsError, exit_code
 
 
@@ -21,7 +21,7 @@ def cli() -> None:
     """
 
 
-for command in (*stages.COMMANDS, *evaluation.COMMANDS, *export.COMMANDS):
+for command in (*stages.COMMANDS, *evaluation.COMMANDS, *export.COMMANDS, *store.COMMANDS):
     cli.add_command(command)
 
 
