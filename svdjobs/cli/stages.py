@@ -92,4 +92,19 @@ def report(given: Given, force: bool) -> int:
     return EXIT_USAGE if stage.unfinished(config, store) else 0
 
 
-COMMANDS = (sweep, plan, blend, rotations, report)
+@click.command("drop-weights")
+@click.option("--alpha", required=True, help="The alpha, or its id.")
+@config_options
+def drop_weights(given: Given, force: bool, alpha: str) -> None:
+    """Delete an evaluated alpha's weights; what was measured of it stays.
+
+    They can be made again with `svdjobs blend --force --alpha`.
+    """
+    config, store = given.opened()
+    from svdjobs.stages import drop_weights as stage
+    from svdjobs.stages import units
+
+    stage.run(config, store, alpha=units.alpha_named(config, alpha))
+
+
+COMMANDS = (sweep, plan, blend, rotations, report, drop_weights)

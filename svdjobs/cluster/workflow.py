@@ -10,16 +10,28 @@ that fails fails alone; report names what is missing, and the Workflow ends as i
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.cluster import pods
 from svdjobs.cluster.settings import ClusterSettings
 
 if TYPE_CHECKING:
-    from hera.workflows import DAG, Container, Task, Workflow
+    from hera.workflows import DAG, Container, Parameter, Task, Workflow
+    from hera.workflows import models as m
 
 NAME = "svdjobs-sweep"
-UNITS = "/scratch/units"
+UNITS = f"{pods.SCRATCH}/units"
+CONFIG_VARIABLE = "SVDJOBS_CONFIG"
+# A pod that was deleted or evicted has no exit code of its own; Argo says -1 then. A deadline would
+# be missed again, and too little memory be too little again.
+RETRY = (
+    f"(asInt(lastRetry.exitCode) in {sorted([*pods.TRY_AGAIN, -1])}"
+    " || lastRetry.message matches '(?i)node shutdown|evict|preempt|pod deleted|node lost')"
+    " && !(lastRetry.message matches '(?i)deadline|OOMKilled')"
+)
 FAN_OUTS = ("decompose", "alphas", "baselines", "evaluate", "rotations")
 # However a task ended; a task that waits for another so does not fail with it.
 ENDED = ("Succeeded", "Failed", "Errored", "Skipped", "Omitted")
@@ -45,7 +57,7 @@ def sweep(settings: ClusterSettings, config: str) -> Workflow:
         service_account_name=settings.service_account,
         image_pull_secrets=[m.LocalObjectReference(name=name) for name in settings.pull_secrets]
         or None,
-        security_context=pods.pod_security(settings),
+        security_context=m.PodSecurityContext.model_validate(pods.security(settings)),
         pod_metadata=m.Metadata(labels=pods.LABELS),
         pod_gc=m.PodGC(strategy="OnPodSuccess", delete_delay_duration="60s"),
         ttl_strategy=m.TTLStrategy(
@@ -76,28 +88,105 @@ def _leaves(settings: ClusterSettings) -> list[Container]:
         Parameter(name=name, value_from=m.ValueFrom(path=f"{UNITS}/{name}.json", default="[]"))
         for name in FAN_OUTS
     ]
-
-    def leaf(stage: str, *args: str, inputs: tuple[str, ...] = (), **more: Any) -> Container:
-        wanted = [Parameter(name=name) for name in inputs]
-        return pods.leaf(settings, stage, list(args), inputs=wanted, **more)
-
-    unit, alpha, checkpoint = (
-        f"{{{{inputs.parameters.{name}}}}}" for name in ("unit", "alpha", "checkpoint")
-    )
+    alpha = {"alpha": "--alpha"}
+    evaluation = {"checkpoint": "--checkpoint", "unit": "--unit"}
     return [
-        leaf("plan", "--units-dir", UNITS, outputs=units),
-        leaf("decompose", "--unit", unit, inputs=("unit",)),
-        leaf("blend", "--alpha", alpha, inputs=("alpha",)),
-        leaf(
-            "evaluate",
-            *("--checkpoint", checkpoint, "--unit", unit),
-            inputs=("checkpoint", "unit"),
+        _leaf(settings, "plan", ["--units-dir", UNITS], outputs=units),
+        _leaf(settings, "decompose", inputs={"unit": "--unit"}),
+        _leaf(settings, "blend", inputs=alpha),
+        _leaf(settings, "evaluate", inputs=evaluation),
+        _leaf(settings, "drop-weights", inputs=alpha),
+        _leaf(settings, "rotations"),
+        _leaf(settings, "report"),
+        _leaf(
+            settings,
+            "notify",
+            ["--workflow", "{{workflow.name}}", "--status", "{{workflow.status}}"],
         ),
-        leaf("drop-weights", "--alpha", alpha, inputs=("alpha",)),
-        leaf("rotations"),
-        leaf("report"),
-        leaf("notify", "--workflow", "{{workflow.name}}", "--status", "{{workflow.status}}"),
     ]
+
+
+def _leaf(
+    settings: ClusterSettings,
+    stage: str,
+    args: Sequence[str] = (),
+    *,
+    inputs: Mapping[str, str] = MappingProxyType({}),
+    outputs: list[Parameter] | None = None,
+) -> Container:
+    """The template of a stage; `inputs` maps each input to the option it is given by."""
+    from hera.workflows import Container, Parameter
+    from hera.workflows import models as m
+
+    evaluates = stage == "evaluate"
+    own, common = pods.resources_of(settings, stage), pods.container(settings, stage)
+    options = [
+        word
+        for name, flag in inputs.items()
+        for word in (flag, f"{{{{inputs.parameters.{name}}}}}")
+    ]
+    config = m.EnvVar(name=CONFIG_VARIABLE, value="{{workflow.parameters.config}}")
+    parsed = m.Container.model_validate({**common, "image": "", "name": "main"})
+    where = m.Template.model_validate({"name": stage, **pods.placement(settings, stage)})
+    return Container(
+        name=stage,
+        labels={"svdjobs.io/stage": stage},
+        image=f"{{{{workflow.parameters.{'evaluate-image' if evaluates else 'image'}}}}}",
+        image_pull_policy=settings.pull_policy,
+        command=parsed.command,
+        args=pods.arguments(
+            stage,
+            f"env:{CONFIG_VARIABLE}",
+            "{{workflow.parameters.store}}",
+            [*args, *options],
+        ),
+        working_dir=parsed.working_dir,
+        env=None if stage == "notify" else [config],
+        env_from=parsed.env_from,
+        inputs=[Parameter(name=name) for name in inputs] or None,
+        outputs=outputs,
+        resources=parsed.resources,
+        security_context=parsed.security_context,
+        volume_mounts=parsed.volume_mounts,
+        volumes=[m.Volume.model_validate(item) for item in pods.volumes(settings, stage)],
+        node_selector=where.node_selector,
+        tolerations=where.tolerations,
+        affinity=where.affinity,
+        priority_class_name=where.priority_class_name,
+        scheduler_name=where.scheduler_name,
+        active_deadline_seconds=own.deadline_seconds,
+        pod_spec_patch=_patch(settings, evaluates),
+        retry_strategy=m.RetryStrategy(
+            limit=str(settings.limits.retries),
+            retry_policy="Always",
+            expression=RETRY,
+            backoff=m.Backoff(duration="10s", factor="2", max_duration="10m"),
+        ),
+        synchronization=_bounded(settings) if evaluates else None,
+    )
+
+
+def _patch(settings: ClusterSettings, evaluates: bool) -> str:
+    """What a template cannot say literally: the number of GPUs is a parameter, which `resources`
+    may not contain."""
+    spec: dict[str, Any] = {"terminationGracePeriodSeconds": settings.limits.grace_seconds}
+    if evaluates:
+        gpus = {settings.gpu.resource: "{{workflow.parameters.gpus}}"}
+        main = {"name": "main", "resources": {"limits": gpus, "requests": gpus}}
+        spec["containers"] = [main]
+        if settings.gpu.runtime_class:
+            spec["runtimeClassName"] = settings.gpu.runtime_class
+    return json.dumps(spec, sort_keys=True)
+
+
+def _bounded(settings: ClusterSettings) -> m.Synchronization | None:
+    """The semaphore that all workflows' evaluations share, if there is one."""
+    from hera.workflows import models as m
+
+    if settings.limits.semaphore is None:
+        return None
+    key = m.ConfigMapKeySelector(name=settings.limits.semaphore, key="evaluate")
+    return m.Synchronization(semaphores=[m.SemaphoreRef(config_map_key_ref=key)])
 
 
 def _chains() -> list[DAG]:

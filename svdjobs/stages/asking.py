@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from svdjobs.checkpoint.identity import companions_digest, identity
+from svdjobs.checkpoint.on_disk import on_disk
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig, derived_seed
 from svdjobs.errors import IncompleteError
@@ -173,7 +174,8 @@ class Asking(NamedTuple):
 def _ask(config: SweepConfig, evaluate: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> Asking:
     """Tokenise every benchmark, once for all checkpoints, and make sure that all prompts fit."""
     source = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
-    tokenizer = load_tokenizer(source.store.url)
+    with on_disk(source, weights=False) as folder:
+        tokenizer = load_tokenizer(str(folder))
     after = open_checkpoint(config.after, allow_pickle=config.allow_pickle).config
     context = (after.get("text_config") or after).get("max_position_embeddings")
     asked: dict[str, list[Prompt]] = {}

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from contextlib import ExitStack
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from svdjobs.checkpoint.card import BLEND_META
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig, alpha_id
-from svdjobs.errors import ConfigError, EvaluationError, IncompleteError
+from svdjobs.config import EvaluateConfig, SweepConfig, alpha_id
+from svdjobs.errors import ConfigError, EvaluationError
 from svdjobs.evaluation.requests import Engine, Weights
 from svdjobs.progress import say
 from svdjobs.records import BlendRecord
-from svdjobs.stages import graph
 from svdjobs.stages.blend import shard_records
-from svdjobs.stages.blended import open_sources, tensors_at
+from svdjobs.stages.weights import is_written, weights_of
 from svdjobs.statistics import realised_total
 from svdjobs.storage.store import Store, try_read_json
 
-if TYPE_CHECKING:
-    import torch
-
-STAGE = "evaluate"
 # Of the blend, what must survive the cast to a 16-bit dtype for it to be evaluated in.
 KEPT_SHARE = 0.9
 # Keys of a config that do not change what its weights compute.
@@ -151,6 +145,7 @@ class Engines:
         self._reuse = evaluate.reuse_engine
         self._alone = alone
         self._shared = False
+        self._disk = ExitStack()
 
     def holding(self, checkpoint_id: str) -> Engine:
         """The engine, with that checkpoint in it."""
@@ -160,19 +155,23 @@ class Engines:
         if self._engine is not None and not (reuse and self._shared):
             self.close()
         if self._engine is None:
-            first = "after" if reuse and checkpoint_id != self._alone else checkpoint_id
-            self._engine = self._start(weights_of(self._config, self._store, first))
+            own = checkpoint_id == self._alone and is_written(self._store, checkpoint_id)
+            first = "after" if reuse and not own else checkpoint_id
+            self._engine = self._start(self._weights(first, whole=True))
             self._holds, self._shared = first, reuse and first == "after"
         if self._holds != checkpoint_id:
             self._holds = None  # whatever happens now, it is no longer the last one
             try:
-                self._engine.put(weights_of(self._config, self._store, checkpoint_id))
+                self._engine.put(self._weights(checkpoint_id, whole=False))
             except EvaluationError as error:
                 say(f"{error} Going on with an engine for each checkpoint.")
                 self._reuse = False
                 return self.holding(checkpoint_id)
             self._holds = checkpoint_id
         return self._engine
+
+    def _weights(self, checkpoint_id: str, *, whole: bool) -> Weights:
+        return weights_of(self._config, self._store, checkpoint_id, self._disk, whole=whole)
 
     def _alike(self, checkpoint_id: str) -> bool:
         """Whether the checkpoint's weights mean the same under after's config.
@@ -208,37 +207,4 @@ class Engines:
         if self._engine is not None:
             self._engine.close()
             self._engine = self._holds = None
-
-
-def weights_of(config: SweepConfig, store: Store, checkpoint_id: str) -> Weights:
-    """A checkpoint of the run: before and after as they lie, an alpha from its written folder to
-    start with, and computed from after and D to be put into a running engine.
-
-    Raises:
-        IncompleteError: no such checkpoint in this run.
-    """
-    sources = {"before": config.before, "after": config.after, REPEAT_ID: config.after}
-    if checkpoint_id in sources:
-        checkpoint = open_checkpoint(sources[checkpoint_id], allow_pickle=config.allow_pickle)
-        return Weights(checkpoint.label, checkpoint.store.url, partial(_read, checkpoint))
-    for alpha in config.alphas:
-        if alpha_id(alpha) == checkpoint_id:
-            folder = f"{store.url}/{graph.checkpoint_prefix(alpha)}"
-            return Weights(checkpoint_id, folder, partial(_computed, config, store, alpha))
-    raise IncompleteError(
-        f"no checkpoint {checkpoint_id!r} in this run; it has "
-        f"{', '.join(graph.evaluated_ids(config))}."
-    )
-
-
-def _computed(
-    config: SweepConfig, store: Store, alpha: float
-) -> Iterator[tuple[str, torch.Tensor]]:
-    return tensors_at(config, open_sources(config, store, stage=STAGE), alpha)
-
-
-def _read(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of a checkpoint; of a tied pair, the embedding only."""
-    for name in checkpoint.entries:
-        if not (checkpoint.tied and name == "lm_head.weight"):
-            yield name, checkpoint.read(name)
+        self._disk.close()

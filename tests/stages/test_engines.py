@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,17 @@ import pytest
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import ConfigError, IncompleteError
-from svdjobs.stages import asking, blend, decompose, engines, evaluate, grading, likelihoods, plan
+from svdjobs.stages import (
+    asking,
+    blend,
+    decompose,
+    engines,
+    evaluate,
+    grading,
+    likelihoods,
+    plan,
+    weights,
+)
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import make_checkpoint, tensors
 
@@ -185,12 +196,14 @@ def test_weights_put_into_an_engine_are_those_blend_writes(make_config: MakeConf
     config = make_config(rotations=None)
     store = blended(config)
     for alpha in ("alpha-0.0000", "alpha-0.5000", "alpha-1.0000"):
-        computed = dict(engines.weights_of(config, store, alpha).tensors())
+        computed = dict(
+            weights.weights_of(config, store, alpha, ExitStack(), whole=False).tensors()
+        )
         written = tensors(Path(store.url) / "checkpoints" / alpha)
         assert computed.keys() == written.keys()
         assert all(bool((computed[name] == written[name]).all()) for name in written)
     with pytest.raises(IncompleteError, match=r"no checkpoint 'alpha-0\.3' in this run; it has"):
-        engines.weights_of(config, store, "alpha-0.3")
+        weights.weights_of(config, store, "alpha-0.3", ExitStack(), whole=True)
 
 
 def test_reused_and_separate_engines_agree(make_config: MakeConfig, tmp_path: Path) -> None:

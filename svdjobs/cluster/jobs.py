@@ -1,0 +1,161 @@
+"""The stages as plain Kubernetes Jobs, for clusters without Argo: applied one file after another.
+
+A fan-out is an Indexed Job whose index is the place of a unit in the run's own list; an index past
+its end has nothing to do. A failed index fails alone.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from svdjobs.cluster import pods
+from svdjobs.cluster.estimate import ASSUMED_SHARES
+from svdjobs.cluster.settings import ClusterSettings
+from svdjobs.config import SweepConfig
+from svdjobs.stages import graph, units
+
+FOLDER = Path("jobs/kubernetes")
+CONFIG_FOLDER = "/etc/svdjobs"
+CONFIG_FILE = "sweep.yaml"
+# Names of Jobs end in a stage and of their pods in an index and a hash; labels end at 63.
+NAME_LENGTH = 30
+INDEX = ("--index", "$(JOB_COMPLETION_INDEX)")
+_Documents = list[dict[str, Any]]
+
+
+def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict[Path, _Documents]:
+    """Manifests by file, numbered in the order to apply them in."""
+    run = run_name(config)
+    parts = (config.decompose.shards or ASSUMED_SHARES) * len(graph.targets(config))
+
+    def job(stage: str, *args: str, count: int | None = None, name: str = "") -> _Documents:
+        indexed = INDEX if count else ()
+        return [_job(settings, run, stage, [*args, *indexed], name=name or stage, count=count)]
+
+    found: dict[str, _Documents] = {
+        "config": [_account(settings), _config_map(run, text)],
+        "plan": job("plan", "--units-dir", f"{pods.SCRATCH}/units"),
+        "decompose": job("decompose", count=parts),
+    }
+    if config.evaluate:
+        own, name = len(units.evaluations(config, "after")), "evaluate-after"
+        found[name] = job("evaluate", "--checkpoint", "after", count=own, name=name)
+    if config.rotations:
+        found["rotations"] = job("rotations")
+    found["blend"] = job("blend", count=len(config.alphas))
+    if config.evaluate:
+        found["evaluate"] = job("evaluate", count=len(units.evaluations(config)))
+    found["report"] = job("report")
+    return {
+        FOLDER / f"{10 * place:02d}-{name}.yaml": items
+        for place, (name, items) in enumerate(found.items())
+    }
+
+
+def run_name(config: SweepConfig) -> str:
+    """The sweep's name as part of a Kubernetes name."""
+    plain = re.sub(r"[^a-z0-9]+", "-", config.name.lower()).strip("-")
+    return f"svdjobs-{plain[:NAME_LENGTH].strip('-') or 'sweep'}"
+
+
+def _account(settings: ClusterSettings) -> dict[str, Any]:
+    metadata = {"name": settings.service_account, "labels": pods.LABELS}
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
+
+
+def _config_map(run: str, text: str) -> dict[str, Any]:
+    metadata = {"name": f"{run}-config", "labels": pods.LABELS}
+    data = {CONFIG_FILE: text}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+def _job(
+    settings: ClusterSettings,
+    run: str,
+    stage: str,
+    args: list[str],
+    *,
+    name: str,
+    count: int | None,
+) -> dict[str, Any]:
+    """One stage; with a `count`, its units as an Indexed Job."""
+    limits = settings.limits
+    labels = {**pods.LABELS, "svdjobs.io/stage": stage, "svdjobs.io/run": run}
+    gone = "FailIndex" if count else "FailJob"
+    spec: dict[str, Any] = {
+        # Of a pod that was evicted nothing is counted; of what a stage ends with, only this is
+        # worth another attempt.
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "Ignore",
+                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                },
+                {
+                    "action": gone,
+                    "onExitCodes": {
+                        "containerName": "main",
+                        "operator": "NotIn",
+                        "values": sorted(pods.TRY_AGAIN),
+                    },
+                },
+            ]
+        },
+        "ttlSecondsAfterFinished": limits.keep_failure_seconds,
+        "template": {
+            "metadata": {"labels": labels},
+            "spec": _pod(settings, run, stage, args),
+        },
+    }
+    if count:
+        spec |= {
+            "completionMode": "Indexed",
+            "completions": count,
+            "parallelism": min(count, limits.parallelism),
+            "backoffLimitPerIndex": limits.retries,
+            "maxFailedIndexes": count,
+        }
+    else:
+        spec["backoffLimit"] = limits.retries
+    metadata = {"name": f"{run}-{name}", "labels": labels}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+def _pod(settings: ClusterSettings, run: str, stage: str, args: list[str]) -> dict[str, Any]:
+    evaluates, own = stage == "evaluate", pods.resources_of(settings, stage)
+    container = pods.container(settings, stage)
+    if evaluates and settings.gpu.count:
+        gpus = {settings.gpu.resource: str(settings.gpu.count)}
+        for amounts in container["resources"].values():
+            amounts.update(gpus)
+    container["volumeMounts"].append({"name": "config", "mountPath": CONFIG_FOLDER})
+    path = f"{CONFIG_FOLDER}/{CONFIG_FILE}"
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "serviceAccountName": settings.service_account,
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": settings.limits.grace_seconds,
+        "securityContext": pods.security(settings),
+        **pods.placement(settings, stage),
+        "containers": [
+            {
+                "name": "main",
+                "image": settings.evaluate_image if evaluates else settings.image,
+                **container,
+                "args": pods.arguments(stage, path, settings.store, args),
+            }
+        ],
+        "volumes": [
+            *pods.volumes(settings, stage),
+            {"name": "config", "configMap": {"name": f"{run}-config"}},
+        ],
+    }
+    if own.deadline_seconds:
+        spec["activeDeadlineSeconds"] = own.deadline_seconds
+    if evaluates and settings.gpu.runtime_class:
+        spec["runtimeClassName"] = settings.gpu.runtime_class
+    if settings.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.pull_secrets]
+    return spec

@@ -1,0 +1,87 @@
+"""A checkpoint of a run as an engine takes it: files to start from, tensors to be swapped in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from svdjobs.checkpoint.on_disk import on_disk
+from svdjobs.checkpoint.reader import COMPANIONS, Checkpoint
+from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
+from svdjobs.errors import IncompleteError
+from svdjobs.evaluation.requests import Weights
+from svdjobs.stages import graph
+from svdjobs.stages.blended import open_sources, tensors_at
+from svdjobs.stages.outputs import find_manifest, require
+from svdjobs.storage.fetch import local_folder
+from svdjobs.storage.store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+STAGE = "evaluate"
+WEIGHTS = (".safetensors", ".safetensors.index.json")
+
+
+def is_written(store: Store, checkpoint_id: str) -> bool:
+    """Whether the run holds the checkpoint's weights; before and after lie elsewhere, and do."""
+    prefix = f"{graph.CHECKPOINTS}/{checkpoint_id}"
+    manifest = find_manifest(store, prefix)
+    return manifest is None or any(file.key.endswith(WEIGHTS) for file in manifest.files)
+
+
+def weights_of(
+    config: SweepConfig, store: Store, checkpoint_id: str, disk: ExitStack, *, whole: bool
+) -> Weights:
+    """A checkpoint of the run: before and after as they lie, an alpha from its written folder to
+    start with, and computed from after and D to be put into a running engine.
+
+    What an engine reads as files lies on this disk until `disk` is closed: the weights too, to
+    start with (`whole`), else what is beside them.
+
+    Raises:
+        IncompleteError: no such checkpoint in this run.
+    """
+    sources = {"before": config.before, "after": config.after, REPEAT_ID: config.after}
+    if checkpoint_id in sources:
+        checkpoint = open_checkpoint(sources[checkpoint_id], allow_pickle=config.allow_pickle)
+        folder = disk.enter_context(on_disk(checkpoint, weights=whole))
+        return Weights(checkpoint.label, str(folder), partial(_read, checkpoint))
+    for alpha in config.alphas:
+        if alpha_id(alpha) == checkpoint_id:
+            folder = disk.enter_context(_alpha_on_disk(store, alpha, whole=whole))
+            return Weights(checkpoint_id, str(folder), partial(_computed, config, store, alpha))
+    raise IncompleteError(
+        f"no checkpoint {checkpoint_id!r} in this run; it has "
+        f"{', '.join(graph.evaluated_ids(config))}."
+    )
+
+
+def _computed(
+    config: SweepConfig, store: Store, alpha: float
+) -> Iterator[tuple[str, torch.Tensor]]:
+    return tensors_at(config, open_sources(config, store, stage=STAGE), alpha)
+
+
+def _read(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of a checkpoint; of a tied pair, the embedding only."""
+    for name in checkpoint.entries:
+        if not (checkpoint.tied and name == "lm_head.weight"):
+            yield name, checkpoint.read(name)
+
+
+def _alpha_on_disk(store: Store, alpha: float, *, whole: bool) -> AbstractContextManager[Path]:
+    """Files of a blended checkpoint, which may have been measured only, and have no weights."""
+    prefix = graph.checkpoint_prefix(alpha)
+    (manifest,) = require(store, [prefix], stage=STAGE)
+    wanted = {"config.json", *COMPANIONS}
+    names = [
+        file.key
+        for file in manifest.files
+        if file.key in wanted or (whole and file.key.endswith(WEIGHTS))
+    ]
+    return local_folder(store, names, below=prefix)
