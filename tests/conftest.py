@@ -17,6 +17,8 @@ import torch
 from svdjobs.config import SweepConfig, parse_config
 from tests.checkpoints import PROBLEMS, make_checkpoint
 
+pytest_plugins = ["tests.storage.s3_server"]
+
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

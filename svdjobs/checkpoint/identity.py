@@ -12,6 +12,7 @@ from svdjobs.config import fingerprint
 from svdjobs.parallel import in_order
 from svdjobs.progress import size, track
 from svdjobs.provenance import cores
+from svdjobs.storage.local import BLOB_VERSION
 from svdjobs.storage.store import Store, try_read_json, write_json
 
 _PIECE = 1 << 22
@@ -20,13 +21,13 @@ _PIECE = 1 << 22
 def identity(checkpoint: Checkpoint, cache: Store, key: str) -> str:
     """Fingerprint of config and weights; two checkpoints share it only if their bytes agree.
 
-    Every byte is hashed once. The digests are kept under `key` with each file's size and
-    modification time, and taken from there while those stay the same.
+    Every byte is hashed once. The digests are kept under `key` with each file's place and version,
+    and taken from there while those stay the same.
     """
     known = try_read_json(cache, key) or {}
     files = ["config.json", *checkpoint.weight_files()]
-    stats = {name: _stat(checkpoint.store, name) for name in files}
-    stale = [name for name in files if known.get(stats[name], "") == ""]
+    known_as = {name: _known_as(checkpoint.store, name) for name in files}
+    stale = [name for name in files if known.get(known_as[name], "") == ""]
     if stale:
         total = sum(checkpoint.store.size(name) for name in stale)
         workers = min(cores(), len(stale))
@@ -36,10 +37,10 @@ def identity(checkpoint: Checkpoint, cache: Store, key: str) -> str:
         ):
             digests = in_order(pool, partial(_digest, checkpoint.store), stale, ahead=workers)
             for name, digest in zip(stale, digests, strict=True):
-                known[stats[name]] = digest
+                known[known_as[name]] = digest
                 advance(checkpoint.store.size(name), size(total))
         write_json(cache, key, dict(sorted(known.items())))
-    return fingerprint({name: known[stats[name]] for name in files})
+    return fingerprint({name: known[known_as[name]] for name in files})
 
 
 def _digest(store: Store, name: str) -> str:
@@ -51,11 +52,13 @@ def _digest(store: Store, name: str) -> str:
     return digest.hexdigest()
 
 
-def _stat(store: Store, name: str) -> str:
-    """What changes when a file does: path, size and modification time."""
-    path = Path(store.url).resolve() / name
-    status = path.stat()
-    return f"{path}:{status.st_size}:{status.st_mtime_ns}"
+def _known_as(store: Store, name: str) -> str:
+    """What changes when a file does, and belongs to no other."""
+    version = store.version(name)
+    if version.startswith(BLOB_VERSION):
+        return version
+    root = store.url if "://" in store.url else str(Path(store.url).resolve())
+    return f"{root}/{name}:{version}"
 
 
 def companions_digest(checkpoint: Checkpoint) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,11 @@ from svdjobs.records import FileRecord
 from svdjobs.storage.store import Hashing
 
 PARTIAL = ".partial"
+# huggingface_hub, "Understand caching": snapshots/<commit>/<name> links to blobs/<etag>, which is a
+# sha256 or a git object's sha1.
+_BLOBS = "blobs"
+BLOB_VERSION = "blob:"
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class LocalStore:
@@ -38,6 +45,22 @@ class LocalStore:
             return self.path(key).stat().st_size
         except FileNotFoundError:
             raise self._missing(key) from None
+
+    def version(self, key: str) -> str:
+        """Size and modification time of a file; of one in a hub cache, `blob:` and its blob's name.
+
+        A hub cache names what it downloads by content and links to it, so equal files have one
+        version wherever they were downloaded, and other files never have it.
+        """
+        path = self.path(key)
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            raise self._missing(key) from None
+        real = path.resolve()
+        if path.is_symlink() and real.parent.name == _BLOBS and _BLOB.fullmatch(real.name):
+            return f"{BLOB_VERSION}{real.name}:{status.st_size}"
+        return f"{status.st_size}:{status.st_mtime_ns}"
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
         """The bytes [start, end) of an object, in memory that may be written to."""
@@ -77,6 +100,29 @@ class LocalStore:
             if isinstance(error, OSError) and not isinstance(error, StorageError):
                 raise from_os_error(error, doing=f"writing {path}") from None
             raise
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write a file unless there is one: a link to a whole file, which fails if the name is
+        taken."""
+        path = self.path(key)
+        unique = f"{uuid.uuid4().hex}.{os.getpid()}"
+        partial = path.with_name(f".{path.name}.{unique}{PARTIAL}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            path.hardlink_to(partial)
+            _sync_folder(path.parent)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise from_os_error(error, doing=f"writing {path}") from None
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+        return True
 
     @contextmanager
     def journal(self, key: str) -> Iterator[LocalJournal]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -23,7 +24,11 @@ class Sink(Protocol):
 
 
 class Journal(Protocol):
-    """Lines appended one by one, each kept from the moment `append` returns."""
+    """Lines appended one by one.
+
+    In a folder each is kept from the moment `append` returns; in an object store they are sent
+    together every few seconds and at the end of the block, so a kill may lose the last seconds'.
+    """
 
     @property
     def lines(self) -> list[str]:
@@ -46,6 +51,9 @@ class Store(Protocol):
     def size(self, key: str) -> int:
         """Bytes of an object. Raises MissingKeyError."""
 
+    def version(self, key: str) -> str:
+        """Changes when the object does; the same for all who look. Raises MissingKeyError."""
+
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
         """The bytes [start, end) of an object. Raises MissingKeyError; StorageError if short."""
 
@@ -58,11 +66,23 @@ class Store(Protocol):
     def sink(self, key: str) -> AbstractContextManager[Sink]:
         """Write an object piece by piece; it appears when the block ends without an exception."""
 
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one, in one step; False, and nothing done, if there is.
+
+        Of several writers at once exactly one is told True. An object store without conditional
+        writes cannot promise that; there the object is looked for, written and read back.
+        """
+
     def journal(self, key: str) -> AbstractContextManager[Journal]:
-        """Open an object to append lines to; a killed writer leaves all it appended."""
+        """Open a journal to append lines to; a killed writer leaves what was kept.
+
+        A folder admits one writer at a time, and an object store many, each of whom sees what was
+        kept when it opened. Whatever objects hold the lines are listed by `keys`, and `delete` of
+        the journal's key removes them all; only `journal` reads them.
+        """
 
     def delete(self, key: str) -> None:
-        """Remove an object; fine if there is none."""
+        """Remove an object, or a journal; fine if there is none."""
 
     def free_bytes(self) -> int | None:
         """Space left, None where that means nothing."""
@@ -93,16 +113,25 @@ def record_of(key: str, data: bytes) -> FileRecord:
 
 
 def open_store(url: str) -> Store:
-    """The store at a URL: a folder. (`s3://bucket/prefix` is the next backend.)
+    """The store at a URL: `s3://bucket/prefix`, or a folder. Nothing is asked of it yet.
 
     Raises:
-        ConfigError: a scheme no backend answers for.
+        ConfigError: a scheme no backend answers for, or no bucket.
     """
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme == "s3":
+        from svdjobs.storage.s3 import S3Store
+
+        bucket, _, prefix = rest.partition("/")
+        if not bucket:
+            raise ConfigError(f"store {url!r}: no bucket; expected s3://bucket/prefix.")
+        return S3Store(bucket, prefix)
+    if separator and scheme != "file":
+        raise ConfigError(
+            f"store {url!r}: no backend for {scheme}://; use a folder or s3://bucket/prefix."
+        )
     from svdjobs.storage.local import LocalStore
 
-    scheme, separator, _ = url.partition("://")
-    if separator and scheme != "file":
-        raise ConfigError(f"store {url!r}: no backend for {scheme}://; use a folder.")
     return LocalStore(url.removeprefix("file://"))
 
 
@@ -152,7 +181,10 @@ def try_read_json(store: Store, key: str) -> Any | None:
 
 
 def clear(store: Store, prefix: str) -> None:
-    """Delete everything below a prefix, its manifest first, so that it stops existing at once."""
+    """Delete everything below a prefix, its manifests first, so that it stops existing at once."""
     keys = store.keys(prefix)
-    for key in sorted(keys, key=lambda key: not key.endswith("/manifest.json")):
+    manifests = [key for key in keys if key.endswith("/manifest.json")]
+    for key in manifests:
         store.delete(key)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(store.delete, [key for key in keys if key not in set(manifests)]))

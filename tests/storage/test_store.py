@@ -9,6 +9,8 @@ import pytest
 
 from svdjobs.errors import ConfigError, MissingKeyError, StorageError
 from svdjobs.storage.local import LocalStore
+from svdjobs.storage.memory import MemoryStore
+from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.store import Store, clear, open_store, read_json, write_bytes
 
 
@@ -103,6 +105,18 @@ class TestLocalStore(StoreConformance):
         assert not orphan.exists()
         assert alive.exists()
         assert LocalStore(tmp_path).keys("") == ["file"]
+
+
+class TestMemoryStore(StoreConformance):
+    @pytest.fixture
+    def store(self) -> MemoryStore:
+        return MemoryStore()
+
+
+class TestS3Store(StoreConformance):
+    @pytest.fixture
+    def store(self, bucket: str) -> S3Store:
+        return S3Store(bucket, "some/run")
 
 
 @pytest.fixture

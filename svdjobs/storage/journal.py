@@ -1,0 +1,106 @@
+"""A journal over objects that cannot be appended to: lines gathered, sent as numbered objects.
+
+Below the journal's key each writer has its own names, so any number of them may write at once. They
+begin with the time, so that lines are read back in about the order they were written in.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from svdjobs.errors import UnavailableError
+from svdjobs.storage.store import Store, write_bytes
+
+FLUSH_SECONDS = 5.0
+# After so long without the store, going on would only add to what a kill loses.
+PATIENCE_SECONDS = 300.0
+_PART = re.compile(r"lines-[0-9a-f]{20}-[0-9]{6}")
+
+
+def parts(store: Store, key: str) -> list[str]:
+    """Keys of the objects that hold a journal's lines, in order."""
+    return [found for found in store.keys(key) if _PART.fullmatch(found.rpartition("/")[2])]
+
+
+@contextmanager
+def appending(
+    store: Store, key: str, flush_seconds: float = FLUSH_SECONDS
+) -> Iterator[GatheringJournal]:
+    """A journal, sent every few seconds while the block runs and once more at its end, however it
+    ends."""
+    journal = GatheringJournal(store, key)
+    ended = threading.Event()
+
+    def keep_sending() -> None:
+        while not ended.wait(flush_seconds):
+            journal.try_send()
+
+    timer = threading.Thread(target=keep_sending, name="svdjobs-journal", daemon=True)
+    timer.start()
+    try:
+        yield journal
+    finally:
+        ended.set()
+        timer.join()
+        journal.send()
+
+
+class GatheringJournal:
+    """Lines of one writer, kept here until they are sent."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self._writer = f"{key}/lines-{int(time.time()):08x}{uuid.uuid4().hex[:12]}"
+        self._number = 0
+        self._unsent: list[str] = []
+        self._failed_since: float | None = None
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        with ThreadPoolExecutor(8) as pool:
+            read = pool.map(store.read, parts(store, key))
+            self.lines = [line for data in read for line in data.decode().split("\n")[:-1]]
+
+    def append(self, line: str) -> None:
+        """Add a line.
+
+        Raises:
+            UnavailableError: nothing could be sent for minutes.
+        """
+        with self._lock:
+            self._unsent.append(line)
+            waiting, since = len(self._unsent), self._failed_since
+        if since is not None and time.monotonic() - since > PATIENCE_SECONDS:
+            raise UnavailableError(
+                f"{self._store.url}: has not taken {waiting} lines for {PATIENCE_SECONDS:.0f} s. "
+                f"Run the same command again when the store is well: what it took is kept."
+            )
+
+    def send(self) -> None:
+        """Send what was appended since the last time, as one object."""
+        with self._sending:
+            with self._lock:
+                lines = list(self._unsent)
+            if not lines:
+                return
+            data = "".join(f"{line}\n" for line in lines).encode()
+            write_bytes(self._store, f"{self._writer}-{self._number:06d}", data)
+            self._number += 1
+            with self._lock:
+                del self._unsent[: len(lines)]
+                self._failed_since = None
+
+    def try_send(self) -> None:
+        """Send, or leave it to the next time."""
+        try:
+            self.send()
+        except UnavailableError:
+            with self._lock:
+                self._failed_since = self._failed_since or time.monotonic()
+        except Exception:  # told by the writer's own last `send`, which meets it again
+            return

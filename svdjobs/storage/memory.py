@@ -1,0 +1,132 @@
+"""A store in memory, for tests and for work that leaves nothing behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+from svdjobs.errors import MissingKeyError, StorageError
+from svdjobs.records import FileRecord
+from svdjobs.storage.store import Hashing
+
+
+class MemoryStore:
+    """Objects in a dictionary; threads may share it."""
+
+    def __init__(self, name: str = "store") -> None:
+        self._name = name
+        self._objects: dict[str, tuple[bytes, int]] = {}
+        self._numbers = count(1)
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """Its name, for people; `open_store` cannot find it."""
+        return f"memory://{self._name}"
+
+    def size(self, key: str) -> int:
+        """Bytes of an object."""
+        return len(self._object(key)[0])
+
+    def version(self, key: str) -> str:
+        """Number of the write that made it."""
+        return str(self._object(key)[1])
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
+        """The bytes [start, end) of an object."""
+        data = self._object(key)[0]
+        stop = len(data) if end is None else end
+        if stop > len(data):
+            missing = stop - len(data)
+            raise StorageError(
+                f"{self.url}/{key}: ends {missing} bytes before byte {stop} that was asked for."
+            )
+        return bytearray(data[start:stop])
+
+    def exists(self, key: str) -> bool:
+        """Whether an object is there."""
+        return key in self._objects
+
+    def keys(self, prefix: str) -> list[str]:
+        """All keys below a prefix, sorted."""
+        below = f"{prefix.rstrip('/')}/" if prefix else ""
+        with self._lock:
+            return sorted(key for key in self._objects if key.startswith(below))
+
+    @contextmanager
+    def sink(self, key: str) -> Iterator[MemorySink]:
+        """Write an object piece by piece."""
+        sink = MemorySink()
+        yield sink
+        self._put(key, bytes(sink.data))
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one."""
+        with self._lock:
+            if key in self._objects:
+                return False
+            self._objects[key] = (bytes(data), next(self._numbers))
+            return True
+
+    @contextmanager
+    def journal(self, key: str) -> Iterator[MemoryJournal]:
+        """Open an object to append lines to."""
+        self.put_new(key, b"")
+        yield MemoryJournal(self, key, self.read(key).decode().split("\n")[:-1])
+
+    def append(self, key: str, data: bytes) -> None:
+        """Add to the end of an object."""
+        with self._lock:
+            old = self._objects.get(key, (b"", 0))[0]
+            self._objects[key] = (old + data, next(self._numbers))
+
+    def delete(self, key: str) -> None:
+        """Remove an object; fine if there is none."""
+        with self._lock:
+            self._objects.pop(key, None)
+
+    def free_bytes(self) -> int | None:
+        """Nothing that would mean anything."""
+        return None
+
+    def _put(self, key: str, data: bytes) -> None:
+        with self._lock:
+            self._objects[key] = (data, next(self._numbers))
+
+    def _object(self, key: str) -> tuple[bytes, int]:
+        try:
+            return self._objects[key]
+        except KeyError:
+            raise MissingKeyError(f"{self.url}/{key} does not exist.") from None
+
+
+class MemorySink:
+    """Gathers and hashes what it is given."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._hashing = Hashing()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        view = memoryview(data).cast("B")
+        self._hashing.update(view)
+        self.data += view
+
+    def record(self, key: str) -> FileRecord:
+        """Size and sha256 so far."""
+        return self._hashing.record(key)
+
+
+class MemoryJournal:
+    """Appends to an object of the store."""
+
+    def __init__(self, store: MemoryStore, key: str, lines: list[str]) -> None:
+        self._store, self._key = store, key
+        self.lines = lines
+
+    def append(self, line: str) -> None:
+        """Add a line."""
+        self._store.append(self._key, line.encode() + b"\n")

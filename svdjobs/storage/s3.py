@@ -1,0 +1,190 @@
+"""A store in a bucket of S3, or of anything that speaks its protocol."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from typing import Any
+
+from svdjobs.errors import MissingKeyError, StorageError
+from svdjobs.storage import s3_transfer
+from svdjobs.storage.journal import GatheringJournal, appending, parts
+from svdjobs.storage.s3_client import (
+    ATTEMPTS,
+    as_ours,
+    client,
+    code_of,
+    failures,
+    is_gone,
+    is_taken,
+    pause,
+)
+from svdjobs.storage.s3_transfer import PART_BYTES, Place, S3Sink
+
+# Objects that come and go while a store is tried out; never keys.
+PROBE = ".svdjobs-probe-"
+_WRITER = "svdjobs-writer"
+_conditional: dict[tuple[str, str], bool] = {}
+_probing = threading.Lock()
+
+
+class S3Store:
+    """Objects of a bucket below a prefix.
+
+    Every method raises StorageError where the store refuses (credentials, permissions, no bucket)
+    and UnavailableError where it does not answer or answers that it cannot now, after retries.
+    """
+
+    def __init__(self, bucket: str, prefix: str = "", *, part_bytes: int = PART_BYTES) -> None:
+        self.bucket = bucket
+        self.prefix = prefix.strip("/")
+        self._part_bytes = part_bytes
+
+    @property
+    def url(self) -> str:
+        """`s3://bucket/prefix`."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    @cached_property
+    def _client(self) -> Any:
+        return client()
+
+    def _place(self, key: str) -> Place:
+        name = f"{self.prefix}/{key}" if self.prefix else key
+        return Place(self._client, self.bucket, name, f"{self.url}/{key}")
+
+    def size(self, key: str) -> int:
+        """Bytes of an object."""
+        return int(self._head(key)["ContentLength"])
+
+    def version(self, key: str) -> str:
+        """Entity tag and size of an object."""
+        head = self._head(key)
+        return f"{head['ETag'].strip(chr(34))}:{head['ContentLength']}"
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
+        """The bytes [start, end) of an object; long ranges by several threads."""
+        return s3_transfer.read(self._place(key), start, end)
+
+    def exists(self, key: str) -> bool:
+        """Whether an object is there."""
+        try:
+            self._head(key)
+        except MissingKeyError:
+            return False
+        return True
+
+    def keys(self, prefix: str) -> list[str]:
+        """All keys below a prefix, sorted."""
+        place = self._place(f"{prefix.rstrip('/')}/" if prefix else "")
+        skip = len(self.prefix) + 1 if self.prefix else 0
+        try:
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=place.name
+            )
+            names = [item["Key"][skip:] for page in pages for item in page.get("Contents", [])]
+        except failures() as error:
+            raise as_ours(error, doing="listing", url=place.url) from None
+        # Consoles make empty objects that end in a slash to show folders.
+        files = [name for name in names if not name.endswith("/")]
+        return sorted(n for n in files if not n.rpartition("/")[2].startswith(PROBE))
+
+    @contextmanager
+    def sink(self, key: str) -> Iterator[S3Sink]:
+        """Write an object piece by piece, in parts that go up while the next is gathered."""
+        sink = S3Sink(self._place(key), self._part_bytes)
+        try:
+            yield sink
+            sink.finish()
+        except BaseException:
+            sink.abort()
+            raise
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one; in one step if the store knows conditional writes,
+        which is tried out once per process."""
+        if self._knows_conditions():
+            return self._put_if_none(self._place(key), data)
+        if self.exists(key):
+            return False
+        self._place(key).call("put_object", "writing", Body=data)
+        return bytes(self.read(key)) == data
+
+    @contextmanager
+    def journal(self, key: str) -> Iterator[GatheringJournal]:
+        """Open a journal; its lines are objects below the key, several seconds' worth each."""
+        with appending(self, key) as journal:
+            yield journal
+
+    def delete(self, key: str) -> None:
+        """Remove an object and, if the key is a journal's, what holds its lines."""
+        for one in (key, *parts(self, key)):
+            self._place(one).call("delete_object", "deleting")
+
+    def free_bytes(self) -> int | None:
+        """A bucket has no end."""
+        return None
+
+    def _head(self, key: str) -> Any:
+        """What is known of an object. The answer to a HEAD has no body, so that a missing bucket
+        looks like a missing object: it is asked for by itself then."""
+        place = self._place(key)
+        try:
+            return place.raw("head_object")
+        except failures() as error:
+            if is_gone(error):
+                self._require_bucket()
+            raise as_ours(error, doing="looking for", url=place.url) from None
+
+    def _require_bucket(self) -> None:
+        try:
+            self._client.head_bucket(Bucket=self.bucket)
+        except failures() as error:
+            if is_gone(error):
+                error.response["Error"]["Code"] = "NoSuchBucket"  # type: ignore[attr-defined]
+                raise as_ours(error, doing="looking for", url=self.url) from None
+            # Who may not look at the bucket may still read from it.
+
+    def _put_if_none(self, place: Place, data: bytes) -> bool:
+        """One conditional write. A repeated request may find the object of the first one, whose
+        answer was lost: it carries the name of this very write."""
+        writer = uuid.uuid4().hex
+        for attempt in range(ATTEMPTS):
+            try:
+                place.raw("put_object", Body=data, IfNoneMatch="*", Metadata={_WRITER: writer})
+                return True
+            except failures() as error:
+                if is_taken(error):
+                    head = place.call("head_object", "writing")
+                    return bool(head.get("Metadata", {}).get(_WRITER) == writer)
+                if code_of(error) != "ConditionalRequestConflict" or attempt == ATTEMPTS - 1:
+                    raise as_ours(error, doing="writing", url=place.url) from None
+            pause(attempt)
+        raise AssertionError("unreachable")
+
+    def _knows_conditions(self) -> bool:
+        """Whether If-None-Match is honoured: found out by writing one object twice."""
+        where = (self._client.meta.endpoint_url, self.bucket)
+        with _probing:
+            if where not in _conditional:
+                _conditional[where] = self._probe()
+            return _conditional[where]
+
+    def _probe(self) -> bool:
+        place = self._place(f"{PROBE}{uuid.uuid4().hex}")
+        try:
+            for _ in range(2):
+                place.raw("put_object", Body=b"", IfNoneMatch="*")
+            return False
+        except failures() as error:
+            if is_taken(error):
+                return True
+            if code_of(error) in ("NotImplemented", "InvalidArgument", "InvalidRequest"):
+                return False
+            raise as_ours(error, doing="writing", url=place.url) from None
+        finally:
+            with suppress(StorageError):
+                place.call("delete_object", "deleting")

@@ -1,0 +1,237 @@
+"""The one place that knows boto3: how a client is made, and what its errors mean.
+
+Credentials come from boto3's usual chain only (environment, profile, web identity, instance); the
+endpoint from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or the profile, which boto3 reads itself.
+Nothing a server says is quoted in a message: some echo access keys and signatures.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from svdjobs.errors import ConfigError, MissingKeyError, StorageError, UnavailableError
+
+ADDRESSING = "SVDJOBS_S3_ADDRESSING"
+ADDRESSING_STYLES = ("path", "virtual", "auto")
+DEFAULT_REGION = "us-east-1"
+# Of one request, by boto3; and of one body that broke off after it had begun, by us.
+ATTEMPTS = 6
+CONNECTIONS = 50
+_CONNECT_SECONDS, _READ_SECONDS = 10, 60
+
+_GONE = {"NoSuchKey", "404", "NotFound", "NoSuchVersion"}
+_WRONG_REGION = {
+    "AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException",
+}  # fmt: skip
+_REFUSED = {
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
+    "TokenRefreshRequired",
+}  # fmt: skip
+_PASSING = {
+    "SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling",
+    "ThrottlingException", "RequestLimitExceeded", "OperationAborted",
+    "ConditionalRequestConflict", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch",
+}  # fmt: skip
+
+
+def client() -> Any:
+    """The S3 client of this process for its present environment; safe to share between threads.
+
+    Raises:
+        ConfigError: an addressing style that is none, or an endpoint that is no URL.
+        StorageError: a profile that does not exist.
+    """
+    named = {k: v for k, v in os.environ.items() if k.startswith("AWS_") or k == ADDRESSING}
+    return _client(os.getpid(), tuple(sorted(named.items())))
+
+
+@lru_cache(maxsize=8)
+def _client(_pid: int, _environment: tuple[tuple[str, str], ...]) -> Any:
+    """Made once per environment: a client costs a tenth of a second."""
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    style = os.environ.get(ADDRESSING, "")
+    if style and style not in ADDRESSING_STYLES:
+        raise ConfigError(
+            f"{ADDRESSING}={style!r}: expected one of {', '.join(ADDRESSING_STYLES)}."
+        )
+    try:
+        session = boto3.session.Session()
+        region = session.region_name or DEFAULT_REGION
+        made = session.client("s3", region_name=region, config=_config(style or "auto"))
+        if not style and not _is_aws(made.meta.endpoint_url):
+            made = session.client("s3", region_name=region, config=_config("path"))
+    except ValueError:
+        raise ConfigError(
+            "the S3 endpoint is not a URL. Set AWS_ENDPOINT_URL to one such as https://host:port."
+        ) from None
+    except BotoCoreError as error:
+        raise as_ours(error, doing="preparing to use S3", url="s3") from None
+    return made
+
+
+def _config(style: str) -> Any:
+    from botocore.config import Config
+
+    return Config(
+        s3={"addressing_style": style},
+        # By default newer clients add checksums that many S3-compatible stores refuse.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        retries={"mode": "adaptive", "total_max_attempts": ATTEMPTS},
+        max_pool_connections=CONNECTIONS,
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        tcp_keepalive=True,
+    )
+
+
+def _is_aws(endpoint: str) -> bool:
+    host = urlsplit(endpoint).hostname or ""
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What a request, or the reading of its body, may raise."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    return (
+        BotoCoreError,
+        ClientError,
+        ResponseParserError,
+        HTTPError,
+        ConnectionError,
+        TimeoutError,
+    )
+
+
+def code_of(error: Exception) -> str:
+    """The server's error code; empty where no server answered."""
+    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether the server says that there is no such object."""
+    return code_of(error) in _GONE
+
+
+def is_taken(error: Exception) -> bool:
+    """Whether a condition (If-Match, If-None-Match) did not hold."""
+    return code_of(error) in ("PreconditionFailed", "412")
+
+
+def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
+    """An error of a library as one of ours, in our words: what was being done to which object, and
+    what to do. One that may pass by itself becomes an UnavailableError."""
+    from botocore import exceptions as theirs
+
+    if isinstance(error, StorageError):
+        return error
+    code, status = code_of(error), _status(error)
+    bucket = url.removeprefix("s3://").partition("/")[0]
+    if code == "NoSuchBucket":
+        return StorageError(
+            f"{doing} {url}: there is no bucket {bucket!r} at {_endpoint()}. Create it, or set "
+            f"AWS_ENDPOINT_URL if it is in another place."
+        )
+    if is_gone(error):
+        return MissingKeyError(f"{url} does not exist.")
+    if is_taken(error):
+        return UnavailableError(
+            f"{doing} {url}: it was replaced by another writer meanwhile. Run the same command "
+            f"again."
+        )
+    if code in _WRONG_REGION or status == 301:
+        return StorageError(
+            f"{doing} {url}: bucket {bucket!r} is in another region than "
+            f"{client().meta.region_name} ({code or status}). Set AWS_REGION to the bucket's."
+        )
+    if code in _REFUSED or status == 401:
+        return StorageError(
+            f"{doing} {url}: {_endpoint()} does not accept the credentials ({code or status}). "
+            f"Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile or role they come "
+            f"from; temporary ones may have expired."
+        )
+    if status == 403:
+        return StorageError(
+            f"{doing} {url}: access denied ({code or status}). The credentials need GetObject, "
+            f"PutObject, DeleteObject and AbortMultipartUpload on bucket {bucket!r} below the "
+            f"prefix, and ListBucket on the bucket."
+        )
+    if code in _PASSING or status >= 500 or status == 429:
+        return UnavailableError(
+            f"{doing} {url}: {_endpoint()} answered {code or status} {ATTEMPTS} times. Run the "
+            f"same command again when the store is well: finished outputs are kept and skipped."
+        )
+    if code:
+        return StorageError(f"{doing} {url}: {_endpoint()} refused it with {code} (HTTP {status}).")
+    return _unanswered(error, theirs, doing=doing, url=url)
+
+
+def _unanswered(error: Exception, theirs: Any, *, doing: str, url: str) -> StorageError:
+    """What an error means where no server answered."""
+    without = (
+        theirs.NoCredentialsError, theirs.PartialCredentialsError, theirs.CredentialRetrievalError,
+        theirs.TokenRetrievalError, theirs.UnauthorizedSSOTokenError,
+    )  # fmt: skip
+    if isinstance(error, without):
+        return StorageError(
+            f"{doing} {url}: no usable S3 credentials ({type(error).__name__}). Set "
+            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the pod's "
+            f"service account a role."
+        )
+    if isinstance(error, theirs.ProfileNotFound):
+        return StorageError(f"{doing} {url}: AWS_PROFILE names a profile that does not exist.")
+    if isinstance(error, theirs.ParamValidationError):
+        return StorageError(f"{doing} {url}: not a valid bucket name or key.")
+    if isinstance(error, theirs.SSLError):
+        return StorageError(
+            f"{doing} {url}: no trusted connection to {_endpoint()}. Set AWS_CA_BUNDLE to its "
+            f"certificate authority, or use http:// in AWS_ENDPOINT_URL if it has none."
+        )
+    if _unknown_host(error):
+        return StorageError(
+            f"{doing} {url}: no host of the name in {_endpoint()}. Check AWS_ENDPOINT_URL."
+        )
+    return UnavailableError(
+        f"{doing} {url}: no answer, or a cut one, from {_endpoint()} in {ATTEMPTS} attempts "
+        f"({type(error).__name__}). Check that the store runs and can be reached, then run the "
+        f"same command again: finished outputs are kept and skipped."
+    )
+
+
+def _unknown_host(error: BaseException | None) -> bool:
+    """Whether a name was looked up and does not exist; failing to look it up may pass."""
+    seen = 0
+    while error is not None and seen < 10:
+        if isinstance(error, socket.gaierror):
+            return error.errno == socket.EAI_NONAME
+        inner = getattr(error, "kwargs", {}).get("error") if hasattr(error, "kwargs") else None
+        error, seen = inner or error.__cause__ or error.__context__, seen + 1
+    return False
+
+
+def _status(error: Exception) -> int:
+    meta = getattr(error, "response", {}).get("ResponseMetadata", {})
+    return int(meta.get("HTTPStatusCode", 0))
+
+
+def _endpoint() -> str:
+    """Scheme, host and port of the endpoint, and nothing else that its URL may hold."""
+    parts = urlsplit(client().meta.endpoint_url)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname}{port}"
+
+
+def pause(attempt: int) -> None:
+    """Wait before attempt number `attempt` (the second is 1): doubling, with jitter, under 5 s."""
+    time.sleep(min(5.0, 0.1 * 2**attempt) * random.uniform(0.5, 1))
