@@ -7,7 +7,7 @@ import sys
 import click
 
 import svdjobs
-from svdjobs.cli import evaluation, export, stages
+from svdjobs.cli import evaluation, export, stages, workflow
 from svdjobs.errors import EXIT_INTERRUPTED, SvdjobsError, exit_code
 
 
@@ -20,7 +20,7 @@ def cli() -> None:
     """
 
 
-for command in (*stages.COMMANDS, *evaluation.COMMANDS, *export.COMMANDS):
+for command in (*stages.COMMANDS, *evaluation.COMMANDS, *export.COMMANDS, *workflow.COMMANDS):
     cli.add_command(command)
 
 

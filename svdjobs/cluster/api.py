@@ -13,13 +13,13 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from svdjobs.errors import ConfigError, RefusedError, UnavailableError
 
 ARGO = "/apis/argoproj.io/v1alpha1"
 PATIENCE_SECONDS = 60.0
-# Longest wait for an answer; a watch is ended by the server well before `STREAM_SECONDS`.
+# Longest wait for an answer, and for the next line of one; a watch ends by itself before that.
 ANSWER_SECONDS = 30.0
 WATCH_SECONDS = 50
 STREAM_SECONDS = 65.0
@@ -33,8 +33,11 @@ _PATH = re.compile(
     r"/(?P<resource>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<sub>[^/]+))?)?$"
 )
 
-Result = TypeVar("Result")
 Document = dict[str, Any]
+
+
+class Cut(Exception):  # noqa: N818 - not an error: it is met by asking again
+    """A stream broke off, or was silent for too long."""
 
 
 class Asked(NamedTuple):
@@ -128,18 +131,22 @@ class Cluster:
         """Delete an object."""
         return self._document("DELETE", path)
 
-    def stream(self, path: str, *, read_seconds: float | None, **query: Any) -> Iterator[str]:
-        """Lines of an endless answer. One that is cut, or silent for long, just ends."""
+    def stream(self, path: str, **query: Any) -> Iterator[str]:
+        """Lines of an answer, as they come.
+
+        Raises:
+            Cut: it broke off; a line that was cut in the middle is not given.
+        """
         from urllib3.exceptions import HTTPError
 
-        response = self._patiently("GET", path, query=query, read_seconds=read_seconds)
+        response = self._patiently("GET", path, query=query, read_seconds=STREAM_SECONDS)
         rest = b""
         try:
             for piece in response.stream(amt=None, decode_content=True):
                 *lines, rest = (rest + piece).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
         except (HTTPError, OSError):
-            return  # what was cut off in the middle of a line is sent again by whoever asks again
+            raise Cut from None
         finally:
             response.close()
         if rest:
@@ -177,7 +184,9 @@ class Cluster:
             except ApiException as error:
                 if not self._passing(error):
                     asked = asked_for(method, path, request.get("query") or {})
-                    raise refusal(asked, int(error.status or 0), _text(error), self.server) from None
+                    raise refusal(
+                        asked, int(error.status or 0), _text(error), self.server
+                    ) from None
                 reason = f"HTTP {error.status}"
             except (HTTPError, OSError) as error:
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -211,7 +220,7 @@ class Cluster:
         *,
         body: Document | None = None,
         query: dict[str, Any] | None = None,
-        read_seconds: float | None,
+        read_seconds: float,
     ) -> Any:
         headers = {"Accept": "application/json, */*"}
         if body is not None:
@@ -249,7 +258,7 @@ def asked_for(method: str, path: str, query: dict[str, Any]) -> Asked:
     return Asked(verb, resource, found["namespace"] or "", found["name"] or "")
 
 
-def refusal(asked: Asked, status: int, text: str, server: str) -> RefusedError:
+def refusal(asked: Asked, status: int, text: str, server: str) -> ConfigError:
     """What the server's refusal means, and what to do about it."""
     verb, resource, namespace, name = asked
     where = f" in namespace {namespace}" if namespace else ""
@@ -262,7 +271,7 @@ def refusal(asked: Asked, status: int, text: str, server: str) -> RefusedError:
     elif status == 403:
         words = f"you may not {verb} {resource}{where}: {said}. {_grant(asked, said)}"
     elif status == 404 and "argoproj.io" in resource and not _is_status(text):
-        words = (
+        return ConfigError(
             f"{server} has no Argo Workflows: it knows no {resource}. Install it (version 3.7 or "
             f"newer; its quick-start-minimal.yaml or Helm chart), then look with `svdjobs doctor`."
         )
@@ -312,7 +321,12 @@ def _said(text: str) -> str:
 def _why(error: BaseException) -> str:
     """The cause of a failed connection, in few words."""
     words = str(error)
-    for known in ("Connection refused", "Name or service not known", "timed out", "No route to host"):
+    for known in (
+        "Connection refused",
+        "Name or service not known",
+        "timed out",
+        "No route to host",
+    ):
         if known.lower() in words.lower():
             return known.lower()
     return type(getattr(error, "reason", None) or error).__name__

@@ -18,6 +18,8 @@ WIDTH = 100
 # A fan-out's time left is said once this many items are done: one is an anecdote.
 ENOUGH_ITEMS = 3
 ENOUGH_SHARE = 0.05
+# What Argo copies from a pod that no node has room for.
+UNPLACED = "Unschedulable"
 
 _MARKS = {
     "Succeeded": "✓", "Failed": "✗", "Error": "✗", "Running": "●", "Pending": "○", WAITING: "○",
@@ -102,7 +104,7 @@ def time_left(task: Task, now: datetime) -> float | None:
     """Seconds until a task ends, None where there is no ground to say.
 
     A pod that reports its progress goes on at its pace so far. A fan-out's items take as long as
-    those that are done took, as many at a time as run now.
+    those that are done took, as many at a time as run or start now.
     """
     if task.started and task.share is not None and task.share >= ENOUGH_SHARE:
         return _seconds(task.started, None, now) * (1 - task.share) / task.share
@@ -115,7 +117,8 @@ def time_left(task: Task, now: datetime) -> float | None:
     each = sum(_seconds(c.started, c.finished, now) for c in done) / len(done)
     waiting = task.items - sum(c.ended for c in task.children) - len(running)
     begun = sum(max(0.0, each - _seconds(c.started, None, now)) for c in running)
-    return (begun + waiting * each) / len(running)
+    starting = sum(c.phase == "Pending" and UNPLACED not in c.message for c in task.children)
+    return (begun + waiting * each) / (len(running) + starting)
 
 
 def _seconds(start: datetime | None, end: datetime | None, now: datetime | None) -> float:
