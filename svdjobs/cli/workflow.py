@@ -71,7 +71,7 @@ def submit(
 
     if workflow_file and from_template:
         raise ConfigError("give either --file or --from-template.")
-    cluster = _connect(namespace)
+    cluster = _connect(namespace, waits=watched)
     wanted = submission.Submission(
         config_file=config_file,
         store=store,
@@ -102,7 +102,7 @@ def watch(run: str, namespace: str | None) -> int:
     """
     from svdjobs.cluster.follow import find
 
-    cluster = _connect(namespace)
+    cluster = _connect(namespace, waits=True)
     return _watch(cluster, find(cluster, run)["metadata"]["name"])
 
 
@@ -140,7 +140,7 @@ def logs(
     from svdjobs.cluster import logs as pod_logs
     from svdjobs.cluster.follow import find
 
-    cluster = _connect(namespace)
+    cluster = _connect(namespace, waits=followed)
     found = find(cluster, run)
     show = pod_logs.follow if followed else pod_logs.show
     if words := show(cluster, found, click.echo, step=step, failed=failed):
@@ -161,11 +161,13 @@ def _pairs(pairs: tuple[str, ...]) -> dict[str, str]:
     return given
 
 
-def _connect(namespace: str | None) -> Cluster:
-    from svdjobs.cluster.api import connect
+def _connect(namespace: str | None, *, waits: bool = False) -> Cluster:
+    """The cluster; a command that waits for a run outlasts longer outages."""
+    from svdjobs.cluster import api
     from svdjobs.progress import say
 
-    return connect(namespace, notice=say)
+    patience = api.LONG_PATIENCE_SECONDS if waits else api.PATIENCE_SECONDS
+    return api.connect(namespace, patience_seconds=patience, notice=say)
 
 
 def _watch(cluster: Cluster, name: str) -> int:

@@ -19,6 +19,8 @@ from svdjobs.errors import ConfigError, RefusedError, UnavailableError
 
 ARGO = "/apis/argoproj.io/v1alpha1"
 PATIENCE_SECONDS = 60.0
+# Of what waits for hours anyway.
+LONG_PATIENCE_SECONDS = 600.0
 # Longest wait for an answer, and for the next line of one; a watch ends by itself before that.
 ANSWER_SECONDS = 30.0
 WATCH_SECONDS = 50
@@ -191,8 +193,8 @@ class Cluster:
             except (HTTPError, OSError) as error:
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
                     raise ConfigError(
-                        f"{self.server} shows a certificate that the kubeconfig does not trust. Get "
-                        f"a new kubeconfig of this cluster."
+                        f"{self.server} shows a certificate that the kubeconfig does not trust. "
+                        f"Get a new kubeconfig of this cluster."
                     ) from None
                 reason = _why(error)
             now = time.monotonic()
@@ -207,8 +209,8 @@ class Cluster:
             if now + pause > given_up:
                 raise UnavailableError(
                     f"the API server {self.server} does not answer ({reason}), tried for "
-                    f"{self.patience_seconds:.0f} s. Check the cluster and KUBECONFIG, then run the "
-                    f"same command again; a Workflow goes on meanwhile."
+                    f"{self.patience_seconds:.0f} s. Check the cluster and KUBECONFIG, then run "
+                    f"the same command again; a Workflow goes on meanwhile."
                 )
             time.sleep(pause)
             pause = min(2.0, pause * 1.6)
@@ -320,13 +322,8 @@ def _said(text: str) -> str:
 
 def _why(error: BaseException) -> str:
     """The cause of a failed connection, in few words."""
-    words = str(error)
-    for known in (
-        "Connection refused",
-        "Name or service not known",
-        "timed out",
-        "No route to host",
-    ):
-        if known.lower() in words.lower():
-            return known.lower()
+    words = str(error).lower()
+    for known in ("connection refused", "name or service not known", "timed out", "no route"):
+        if known in words:
+            return known
     return type(getattr(error, "reason", None) or error).__name__

@@ -132,6 +132,6 @@ def _events(cluster: Cluster, name: str, version: str) -> Iterator[tuple[str, Do
 
 
 def stop(cluster: Cluster, name: str, *, terminate: bool) -> None:
-    """Ask Argo to end a Workflow: running pods are stopped; exit handlers run unless `terminate`."""
+    """Ask Argo to end a Workflow and its pods; the exit handler runs unless `terminate`."""
     how = "Terminate" if terminate else "Stop"
     cluster.patch(cluster.path("workflows", name), {"spec": {"shutdown": how}})

@@ -1,8 +1,8 @@
 """From the tree of a Workflow to the lines a person watches: pure text, at most about forty lines.
 
-What is many is folded: a fan-out is one line of counts; of a fan-out of DAGs (the alphas) the failed
-and the running ones are shown while there is room; what failed is listed below with its exit code
-and the command that shows its log.
+What is many is folded: a fan-out is one line of counts; of a fan-out of DAGs (the alphas) the
+failed and the running ones are shown while there is room; what failed is listed below with its exit
+code and the command that shows its log.
 """
 
 from __future__ import annotations
@@ -184,8 +184,7 @@ def _failures(run: Run) -> list[str]:
     if not failed:
         return []
     lines = ["Failed:"]
-    for task in failed[:_FAILURES]:
-        lines.append(f"  {task.path}: {reason(task)}")
+    lines += [f"  {task.path}: {reason(task)}" for task in failed[:_FAILURES]]
     if len(failed) > _FAILURES:
         lines.append(f"  … and {len(failed) - _FAILURES} more")
     lines.append(f"Their logs: {logs_command(run)} --failed")

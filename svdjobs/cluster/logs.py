@@ -18,6 +18,8 @@ WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
 NODE_ANNOTATION = "workflows.argoproj.io/node-id"
 # Pods whose logs are followed at the same time; more wait for one of these to end.
 STREAMS = 32
+# In every line that Argo's executor adds to a container's log.
+EXECUTOR = " argo=true"
 _PAUSE_SECONDS = 1.0
 
 Write = Callable[[str], None]
@@ -103,9 +105,9 @@ def gone_words(run: Run, gone: int, of: int) -> str:
     store = f" {run.store}" if run.store else ""
     return (
         f"{gone} of {of} pods are gone, and their logs with them: finished pods are deleted after "
-        f"a while. What they made, and from what, is in the store{store} (the manifest.json of each "
-        f"output). If this cluster collects logs, look there for namespace {run.namespace}, label "
-        f"{WORKFLOW_LABEL}={run.name}."
+        f"a while. What they made, and from what, is in the store{store} (the manifest.json of "
+        f"each output). If this cluster collects logs, look there for namespace "
+        f"{run.namespace}, label {WORKFLOW_LABEL}={run.name}."
     )
 
 
@@ -145,14 +147,16 @@ def _copy(cluster: Cluster, pod: str, write: Write, *, follow: bool) -> bool:
     """
     path = f"{cluster.path('pods', pod, api='/api/v1')}/log"
     query = {"container": CONTAINER, "timestamps": "true", **({"follow": "true"} if follow else {})}
-    last, since = "", {}
+    last = ""
+    since: dict[str, str] = {}
     while True:
         try:
             for line in cluster.stream(path, **query, **since):
                 stamp, _, text = line.partition(" ")
                 if sortable(stamp) > last:
                     last, since = sortable(stamp), {"sinceTime": stamp}
-                    write(text)
+                    if EXECUTOR not in text:
+                        write(text)
             if not follow or _ended(cluster, pod):
                 return True
         except Cut:

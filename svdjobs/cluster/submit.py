@@ -37,8 +37,8 @@ class Submission:
 def submit(cluster: Cluster, submission: Submission) -> Document:
     """Create the Workflow and return it as the server has it.
 
-    The name is chosen here, so that a creation whose answer was lost is not done twice: asked again,
-    the server says that the name is taken, and the submission's label says by whom.
+    The name is chosen here, so that a creation whose answer was lost is not done twice: asked
+    again, the server says that the name is taken, and the submission's label says by whom.
 
     Raises:
         ConfigError: the config, a parameter, the file or the name is wrong, or the name is taken.
@@ -66,8 +66,8 @@ def workflow_of(cluster: Cluster, submission: Submission) -> Document:
     name = submission.name or workflow_name(config.name)
     if not is_workflow_name(name):
         raise ConfigError(
-            f"--name {name!r}: a Workflow's name has at most 63 lower-case letters, digits, '-' and "
-            f"'.', e.g. {workflow_name(config.name)}."
+            f"--name {name!r}: a Workflow's name has at most 63 lower-case letters, digits, '-' "
+            f"and '.', e.g. {workflow_name(config.name)}."
         )
     if submission.template is None:
         document = read_workflow(submission.workflow_file)
@@ -134,6 +134,7 @@ def read_workflow(path: Path) -> Document:
     kind = document.get("kind") if isinstance(document, dict) else type(document).__name__
     if kind != "Workflow" or not isinstance(document.get("spec"), dict):
         raise ConfigError(f"{path}: expected one document of kind Workflow, found {kind}.")
+    assert isinstance(document, dict)
     return document
 
 
@@ -153,8 +154,8 @@ def installed(cluster: Cluster, template: str) -> Document | None:
     there = cluster.get(cluster.path("workflowtemplates"))["items"]
     names = ", ".join(sorted(item["metadata"]["name"] for item in there)) or "none"
     raise ConfigError(
-        f"no WorkflowTemplate {template!r} in namespace {cluster.namespace}; there: {names}. Install "
-        f"the chart helm/svdjobs there, or give --namespace, or submit a file with --file."
+        f"no WorkflowTemplate {template!r} in namespace {cluster.namespace}; there: {names}. "
+        f"Install the chart helm/svdjobs there, or give --namespace, or submit a file with --file."
     )
 
 

@@ -157,8 +157,8 @@ def exit_code(run: Run) -> int:
 
     Succeeded is 0. Failed is what the stage that owns the verdict exited with (gate: 3, a
     regression; report: 2, something is missing), else what all failed pods agree on (2: a config,
-    a checkpoint), 5 where the Workflow's deadline ran out, and 4 for everything else: infrastructure,
-    stopped by someone, Error.
+    a checkpoint), 5 where the Workflow's deadline ran out, and 4 for everything else:
+    infrastructure, stopped by someone, Error.
     """
     if run.phase == "Succeeded":
         return EXIT_OK
@@ -196,7 +196,7 @@ class _Shape:
         self.over = (workflow.get("status") or {}).get("phase") in ENDED
         self.nodes = nodes
         self.attempts: dict[str, list[Document]] = {}
-        taken = set()
+        taken: set[str] = set()
         for node in nodes.values():
             if node["type"] == "Retry":
                 tries = [nodes[i] for i in node.get("children") or [] if i in nodes]
