@@ -2,6 +2,7 @@
 
     SvdjobsError
     ├── ConfigError(ValueError)            exit 2   a config key, a flag, an alpha
+    │   └── RefusedError(PermissionError)  exit 2   the Kubernetes API said no
     ├── CheckpointError(ValueError)        exit 2   a checkpoint that cannot be read or paired
     │   └── TensorError                    exit 2   one tensor of it: NaN, cut off, bad dtype
     ├── BenchmarkError(ValueError)         exit 2   a benchmark that is missing, empty or malformed
@@ -11,6 +12,7 @@
     ├── StorageError(OSError)              exit 4   disk full, store unreachable
     │   ├── MissingKeyError(FileNotFoundError)
     │   └── UnavailableError(ConnectionError)  exit 75  a store that does not answer for now
+    ├── ClusterError(RuntimeError)         exit 4   something on the cluster is gone or cannot be
     └── EvaluationError(RuntimeError)      exit 4   an engine or a grading worker that would not run
 
 Each message says which thing, what was found, what was expected and what to do. `exit_code` is the
@@ -39,6 +41,14 @@ class SvdjobsError(Exception):
 
 class ConfigError(SvdjobsError, ValueError):
     """A config key, a flag or a value of one."""
+
+
+class RefusedError(ConfigError, PermissionError):
+    """The Kubernetes API answered, and said no; `status` is its HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class CheckpointError(SvdjobsError, ValueError):
@@ -76,9 +86,15 @@ class MissingKeyError(StorageError, FileNotFoundError):
 
 
 class UnavailableError(StorageError, ConnectionError):
-    """The store does not answer for now, or cut a connection; the same work may succeed later."""
+    """A store or an API does not answer for now, or cut a connection; later it may."""
 
     exit_code = EXIT_TRY_AGAIN
+
+
+class ClusterError(SvdjobsError, RuntimeError):
+    """Something on the cluster went away, or cannot be had there."""
+
+    exit_code = EXIT_INFRASTRUCTURE
 
 
 class EvaluationError(SvdjobsError, RuntimeError):

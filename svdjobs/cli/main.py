@@ -8,7 +8,7 @@ import sys
 import click
 
 import svdjobs
-from svdjobs.cli import evaluation, export, stages, store
+from svdjobs.cli import evaluation, export, stages, store, workflow
 from svdjobs.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, SvdjobsError, exit_code
 
 
@@ -21,7 +21,8 @@ def cli() -> None:
     """
 
 
-for command in (*stages.COMMANDS, *evaluation.COMMANDS, *export.COMMANDS, *store.COMMANDS):
+GROUPS = (stages, evaluation, export, store, workflow)
+for command in (command for group in GROUPS for command in group.COMMANDS):
     cli.add_command(command)
 
 

@@ -1,0 +1,188 @@
+"""`svdjobs workflow`: sweeps as Argo Workflows on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from svdjobs.errors import EXIT_INTERRUPTED, ConfigError
+
+if TYPE_CHECKING:
+    from svdjobs.cluster.api import Cluster
+    from svdjobs.cluster.tree import Run
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group()
+def workflow() -> None:
+    """Run a sweep on a Kubernetes cluster with Argo Workflows.
+
+    RUN is a Workflow's name, or a sweep's: then its latest Workflow.
+    """
+
+
+def namespace_option(command: Command) -> Command:
+    """--namespace, shared by all commands that talk to a cluster."""
+    words = "Default: the one of the kubeconfig's context, or of this pod."
+    return click.option("--namespace", "-n", metavar="NAME", help=words)(command)
+
+
+# `workflow render` belongs here: it needs no cluster.
+
+
+@workflow.command()
+@click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option("--store", metavar="URL", help="s3://bucket/prefix that all pods can reach.")
+@click.option(
+    "--file",
+    "-f",
+    "workflow_file",
+    type=click.Path(path_type=Path),
+    help="The Workflow; default: workflows/sweep.yaml.",
+)
+@click.option("--from-template", metavar="NAME", help="An installed WorkflowTemplate instead.")
+@click.option("-p", "--parameter", "pairs", multiple=True, metavar="KEY=VALUE")
+@click.option("--name", help="Name of the Workflow; default: the sweep's and a random suffix.")
+@click.option("--service-account", metavar="NAME", help="Default: the Workflow's own.")
+@click.option("--watch", "watched", is_flag=True, help="Then watch it until it ends.")
+@namespace_option
+def submit(
+    config_file: Path,
+    store: str | None,
+    workflow_file: Path | None,
+    from_template: str | None,
+    pairs: tuple[str, ...],
+    name: str | None,
+    service_account: str | None,
+    watched: bool,
+    namespace: str | None,
+) -> int:
+    """Start a sweep on the cluster.
+
+    \b
+      svdjobs workflow submit jobs/sweeps/X.yaml --store s3://bucket/X --watch
+      svdjobs workflow submit X.yaml --store s3://bucket/X --from-template svdjobs-sweep
+    """
+    from svdjobs.cluster import submit as submission
+
+    if workflow_file and from_template:
+        raise ConfigError("give either --file or --from-template.")
+    cluster = _connect(namespace, waits=watched)
+    wanted = submission.Submission(
+        config_file=config_file,
+        store=store,
+        workflow_file=workflow_file or submission.DEFAULT_FILE,
+        template=from_template,
+        parameters=_pairs(pairs),
+        service_account=service_account,
+        name=name,
+    )
+    made = submission.submit(cluster, wanted)["metadata"]["name"]
+    click.echo(f"Workflow {made} submitted to namespace {cluster.namespace}.")
+    if watched:
+        return _watch(cluster, made)
+    where = f"{made} --namespace {cluster.namespace}"
+    for command in ("watch", "logs", "stop"):
+        click.echo(f"  svdjobs workflow {command} {where}{' --follow' * (command == 'logs')}")
+    return 0
+
+
+@workflow.command()
+@click.argument("run")
+@namespace_option
+def watch(run: str, namespace: str | None) -> int:
+    """Show a run as a tree until it ends.
+
+    Exits with 0 if it succeeded; with what its report (2: something is missing) or gate (3: a
+    regression) exited with; 5 if its deadline ran out; 4 for anything else.
+    """
+    from svdjobs.cluster.follow import find
+
+    cluster = _connect(namespace, waits=True)
+    return _watch(cluster, find(cluster, run)["metadata"]["name"])
+
+
+@workflow.command()
+@click.argument("run")
+@click.option("--terminate", is_flag=True, help="At once, without the exit handler.")
+@namespace_option
+def stop(run: str, terminate: bool, namespace: str | None) -> None:
+    """End a run; what is finished stays in its store."""
+    from svdjobs.cluster import follow
+
+    cluster = _connect(namespace)
+    found = follow.find(cluster, run)
+    name = found["metadata"]["name"]
+    if follow.has_ended(found):
+        click.echo(f"Workflow {name} has ended already, as {found['status']['phase']}.")
+        return
+    follow.stop(cluster, name, terminate=terminate)
+    click.echo(
+        f"Workflow {name} is being {'terminated' if terminate else 'stopped'}. What is finished "
+        f"is kept; see it end with: svdjobs workflow watch {name} --namespace {cluster.namespace}"
+    )
+
+
+@workflow.command()
+@click.argument("run")
+@click.option("--step", metavar="NAME", help="Only tasks so called: blend, alpha-0.2000/blend, …")
+@click.option("--failed", is_flag=True, help="Only pods that failed.")
+@click.option("--follow", "-f", "followed", is_flag=True, help="Go on until the run ends.")
+@namespace_option
+def logs(
+    run: str, step: str | None, failed: bool, followed: bool, namespace: str | None
+) -> int | None:
+    """Print the logs of a run's pods, each line with its task."""
+    from svdjobs.cluster import logs as pod_logs
+    from svdjobs.cluster.follow import find
+
+    cluster = _connect(namespace, waits=followed)
+    found = find(cluster, run)
+    show = pod_logs.follow if followed else pod_logs.show
+    if words := show(cluster, found, click.echo, step=step, failed=failed):
+        click.echo(words, err=True)
+    return 0
+
+
+def _pairs(pairs: tuple[str, ...]) -> dict[str, str]:
+    """KEY=VALUE options as parameters of a Workflow."""
+    given = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or key in ("config", "store"):
+            raise ConfigError(
+                f"-p {pair!r}: expected key=value; the config is CONFIG and the store --store."
+            )
+        given[key] = value
+    return given
+
+
+def _connect(namespace: str | None, *, waits: bool = False) -> Cluster:
+    """The cluster; a command that waits for a run outlasts longer outages."""
+    from svdjobs.cluster import api
+    from svdjobs.progress import say
+
+    patience = api.LONG_PATIENCE_SECONDS if waits else api.PATIENCE_SECONDS
+    return api.connect(namespace, patience_seconds=patience, notice=say)
+
+
+def _watch(cluster: Cluster, name: str) -> int:
+    from svdjobs.cluster.tree import exit_code
+    from svdjobs.cluster.watch import closing_words
+    from svdjobs.cluster.watch import watch as show
+
+    try:
+        run: Run = show(cluster, name)
+    except KeyboardInterrupt:
+        again = f"svdjobs workflow watch {name} --namespace {cluster.namespace}"
+        click.echo(f"\nNot watching any more; {name} goes on. Watch it again: {again}", err=True)
+        return EXIT_INTERRUPTED
+    click.echo(closing_words(run))
+    return exit_code(run)
+
+
+COMMANDS = (workflow,)

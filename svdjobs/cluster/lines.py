@@ -1,0 +1,209 @@
+"""From the tree of a Workflow to the lines a person watches: pure text, at most about forty lines.
+
+What is many is folded: a fan-out is one line of counts; of a fan-out of DAGs (the alphas) the
+failed and the running ones are shown while there is room; what failed is listed below with its exit
+code and the command that shows its log.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+
+from svdjobs.cluster.tree import FAILED, WAITING, Run, Task
+from svdjobs.progress import duration
+
+LIMIT = 40
+WIDTH = 100
+# A fan-out's time left is said once this many items are done: one is an anecdote.
+ENOUGH_ITEMS = 3
+ENOUGH_SHARE = 0.05
+# What Argo copies from a pod that no node has room for.
+UNPLACED = "Unschedulable"
+
+_MARKS = {
+    "Succeeded": "✓", "Failed": "✗", "Error": "✗", "Running": "●", "Pending": "○", WAITING: "○",
+    "Skipped": "–", "Omitted": "–",
+}  # fmt: skip
+_WORDS = {"Error": "failed", "Omitted": "skipped"}
+_ORDER = ("failed", "running", "pending", "waiting", "skipped")
+_FAILURES = 8
+
+
+def to_lines(run: Run, now: datetime | None = None, *, limit: int = LIMIT) -> list[str]:
+    """The tree as text. Without `now`, nothing that changes by itself (time passed, time left)."""
+    failures = _failures(run)
+    room = limit - 2 - len(run.tasks) - len(failures)
+    lines = [_headline(run, now), *([run.note] if run.note else [])]
+    groups = [task for task in run.tasks if task.items is not None and _rows(task)]
+    share = max(2, room // len(groups)) if groups else 0
+    for task in run.tasks:
+        lines.append(_line(task, now))
+        if task in groups:
+            lines += _items(task, now, share)
+        elif task.items is None and task.children:
+            lines += [f"    {_inner(child)}" for child in task.children]
+    if run.handler:
+        lines.append(_line(run.handler, now))
+    return [cut(line) for line in (*lines, *failures)]
+
+
+def cut(line: str) -> str:
+    """A line no longer than a terminal of a hundred columns."""
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
+
+
+def _headline(run: Run, now: datetime | None) -> str:
+    words = [run.name, f"namespace {run.namespace}", run.phase]
+    if run.progress:
+        words.append(f"pods {run.progress}")
+    if run.started and (run.finished or now):
+        words.append(duration(_seconds(run.started, run.finished, now)))
+    if run.shutdown and not run.ended:
+        words.append(f"stopping ({run.shutdown})")
+    if run.started and run.estimated_seconds and now and not run.ended:
+        left = run.estimated_seconds - _seconds(run.started, None, now)
+        if left > 0:
+            words.append(f"about {duration(left)} left, as the last run took")
+    if run.message:
+        words.append(run.message)
+    return "  ".join(words)
+
+
+def _line(task: Task, now: datetime | None) -> str:
+    """One task of the top level."""
+    head = f"{_mark(task)} {task.name:<12}"
+    if task.items is not None:
+        head += f"  {_counts(task)}"
+    elif task.phase in ("Failed", "Error", "Skipped", "Omitted", "Pending"):
+        head += f"  {_WORDS.get(task.phase, task.phase.lower())}"
+        if task.phase not in FAILED and task.message:
+            head += f" ({task.message})"
+    if task.share is not None and not task.ended:
+        head += f"  {100 * task.share:.0f} %"
+    attempts = len(task.pod_nodes)
+    if attempts > 1:
+        head += f"  attempt {attempts}"
+    return (head + _time(task, now)).rstrip()
+
+
+def _time(task: Task, now: datetime | None) -> str:
+    """How long it took or takes, and how long it will where that can be said honestly."""
+    if not task.started or task.phase in ("Pending", "Omitted", "Skipped"):
+        return ""
+    if task.ended:
+        return f"  {duration(_seconds(task.started, task.finished, now))}" if task.finished else ""
+    if now is None:
+        return ""
+    left = time_left(task, now)
+    words = f", about {duration(left)} left" if left is not None else ""
+    return f"  {duration(_seconds(task.started, None, now))}{words}"
+
+
+def time_left(task: Task, now: datetime) -> float | None:
+    """Seconds until a task ends, None where there is no ground to say.
+
+    A pod that reports its progress goes on at its pace so far. A fan-out's items take as long as
+    those that are done took, as many at a time as run or start now.
+    """
+    if task.started and task.share is not None and task.share >= ENOUGH_SHARE:
+        return _seconds(task.started, None, now) * (1 - task.share) / task.share
+    if task.items is None:
+        return None
+    done = [c for c in task.children if c.phase == "Succeeded" and c.started and c.finished]
+    running = [c for c in task.children if c.phase == "Running" and c.started]
+    if len(done) < ENOUGH_ITEMS or not running:
+        return None
+    each = sum(_seconds(c.started, c.finished, now) for c in done) / len(done)
+    waiting = task.items - sum(c.ended for c in task.children) - len(running)
+    begun = sum(max(0.0, each - _seconds(c.started, None, now)) for c in running)
+    starting = sum(c.phase == "Pending" and UNPLACED not in c.message for c in task.children)
+    return (begun + waiting * each) / (len(running) + starting)
+
+
+def _seconds(start: datetime | None, end: datetime | None, now: datetime | None) -> float:
+    end = end or now
+    return max(0.0, (end - start).total_seconds()) if start and end else 0.0
+
+
+def _mark(task: Task) -> str:
+    return _MARKS.get(task.phase, "?")
+
+
+def _counts(task: Task) -> str:
+    """12/16, and what the others do."""
+    assert task.items is not None
+    phases = Counter(_WORDS.get(c.phase, c.phase.lower()) for c in task.children)
+    if not task.ended:
+        phases["waiting"] += task.items - len(task.children)
+    rest = [f"{phases[word]} {word}" for word in _ORDER if phases[word]]
+    return f"{phases['succeeded']}/{task.items}" + ("  " + ", ".join(rest) if rest else "")
+
+
+def _rows(task: Task) -> bool:
+    """Whether the items of a fan-out are worth lines of their own: those that hold tasks."""
+    return any(child.children for child in task.children)
+
+
+def _items(task: Task, now: datetime | None, room: int) -> list[str]:
+    """Items of a fan-out of DAGs, in order; too many: what failed and what runs, then a count."""
+    shown = list(task.children)
+    if len(shown) > room:
+        telling = [c for c in shown if c.phase in FAILED] + [
+            c for c in shown if c.phase not in FAILED and not c.ended
+        ]
+        chosen = set(telling[: room - 1])
+        shown = [c for c in shown if c in chosen]
+    width = max((len(c.name) for c in shown), default=0)
+    lines = [f"    {_mark(c)} {c.name:<{width}}  {_tasks(c)}{_time(c, now)}" for c in shown]
+    rest = [c for c in task.children if c not in set(shown)]
+    if rest:
+        counts = Counter(_WORDS.get(c.phase, c.phase.lower()) for c in rest)
+        words = ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))
+        lines.append(f"    … and {words}")
+    return lines
+
+
+def _tasks(task: Task) -> str:
+    return "  ".join(_inner(child) for child in task.children)
+
+
+def _inner(task: Task) -> str:
+    """A task below the top level, in a word or two: `blend ✓`, `evaluate 3/4 ●`."""
+    count = ""
+    if task.items is not None:
+        count = f" {sum(c.phase == 'Succeeded' for c in task.children)}/{task.items}"
+    elif task.share is not None and not task.ended:
+        count = f" {100 * task.share:.0f} %"
+    return f"{task.name}{count} {_mark(task)}"
+
+
+def _failures(run: Run) -> list[str]:
+    """What failed, why, and how to see more; the first few."""
+    failed = run.failures()
+    if not failed:
+        return []
+    lines = ["Failed:"]
+    lines += [f"  {task.path}: {reason(task)}" for task in failed[:_FAILURES]]
+    if len(failed) > _FAILURES:
+        lines.append(f"  … and {len(failed) - _FAILURES} more")
+    lines.append(f"Their logs: {logs_command(run)} --failed")
+    return lines
+
+
+def reason(task: Task) -> str:
+    """Why a pod failed: exit code, Argo's message, attempts."""
+    words = []
+    if task.exit_code is not None:
+        words.append(f"exit code {task.exit_code}")
+    said = task.message.removeprefix("main: ")
+    if said and said != f"Error (exit code {task.exit_code})":
+        words.append(said.splitlines()[0])
+    if len(task.pod_nodes) > 1:
+        words.append(f"after {len(task.pod_nodes)} attempts")
+    return ", ".join(words) or task.phase.lower()
+
+
+def logs_command(run: Run) -> str:
+    """The command that shows logs of a run."""
+    return f"svdjobs workflow logs {run.name} --namespace {run.namespace}"

@@ -1,0 +1,30 @@
+"""Names that Kubernetes accepts, from names that people give."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+# A Workflow's name is a label on its pods, and Argo appends to it for pods' names.
+NAME_LENGTH = 63
+_STEM_LENGTH = 40
+_SUFFIX_LENGTH = 5
+# No vowels and nothing that looks like another: what Kubernetes' own suffixes are made of.
+_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+
+
+def label_value(name: str) -> str:
+    """A name as the value of a label: at most 63 characters, ending in a letter or digit."""
+    return name[:NAME_LENGTH].rstrip("._-")
+
+
+def workflow_name(sweep: str) -> str:
+    """A new name for a sweep's Workflow: the sweep's name and a short random suffix."""
+    stem = re.sub(r"[^a-z0-9]+", "-", sweep.lower())[:_STEM_LENGTH].strip("-") or "sweep"
+    return f"{stem}-{''.join(secrets.choice(_LETTERS) for _ in range(_SUFFIX_LENGTH))}"
+
+
+def is_workflow_name(name: str) -> bool:
+    """Whether a name may be a Workflow's."""
+    valid = re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) is not None
+    return valid and len(name) <= NAME_LENGTH

@@ -1,0 +1,195 @@
+"""Submit a sweep as an Argo Workflow, exactly once."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svdjobs.cluster.api import Cluster, Document
+from svdjobs.cluster.names import is_workflow_name, label_value, workflow_name
+from svdjobs.cluster.tree import RUN_LABEL, parameters
+from svdjobs.config import SweepConfig, load_config
+from svdjobs.errors import ConfigError, RefusedError
+
+DEFAULT_FILE = Path("workflows/sweep.yaml")
+SUBMISSION_LABEL = "svdjobs.io/submission"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is to run: a sweep, and which Workflow runs it."""
+
+    config_file: Path
+    store: str | None = None
+    """Default: the config's own `store`, then the Workflow's."""
+    workflow_file: Path = DEFAULT_FILE
+    template: str | None = None
+    """An installed WorkflowTemplate, instead of a file."""
+    parameters: Mapping[str, str] | None = None
+    service_account: str | None = None
+    name: str | None = None
+    """Default: the sweep's name with a random suffix."""
+
+
+def submit(cluster: Cluster, submission: Submission) -> Document:
+    """Create the Workflow and return it as the server has it.
+
+    The name is chosen here, so that a creation whose answer was lost is not done twice: asked
+    again, the server says that the name is taken, and the submission's label says by whom.
+
+    Raises:
+        ConfigError: the config, a parameter, the file or the name is wrong, or the name is taken.
+    """
+    document = workflow_of(cluster, submission)
+    meta = document["metadata"]
+    try:
+        return cluster.create(cluster.path("workflows"), document)
+    except RefusedError as error:
+        if error.status != 409:
+            raise
+    there = cluster.get(cluster.path("workflows", meta["name"]))
+    labels = there["metadata"].get("labels") or {}
+    if labels.get(SUBMISSION_LABEL) == meta["labels"][SUBMISSION_LABEL]:
+        return there
+    raise ConfigError(
+        f"there is a Workflow {meta['name']!r} in namespace {cluster.namespace} already. Give "
+        f"another --name, or none, or delete that one."
+    )
+
+
+def workflow_of(cluster: Cluster, submission: Submission) -> Document:
+    """The Workflow to create; a template is looked up where that is allowed."""
+    config = load_config(submission.config_file)
+    name = submission.name or workflow_name(config.name)
+    if not is_workflow_name(name):
+        raise ConfigError(
+            f"--name {name!r}: a Workflow's name has at most 63 lower-case letters, digits, '-' "
+            f"and '.', e.g. {workflow_name(config.name)}."
+        )
+    if submission.template is None:
+        document = read_workflow(submission.workflow_file)
+        spec, meta = {**document["spec"]}, document.get("metadata") or {}
+    else:
+        spec, meta = {"workflowTemplateRef": {"name": submission.template}}, {}
+    spec["arguments"] = _arguments(cluster, submission, config, spec.get("arguments") or {})
+    if submission.service_account:
+        spec["serviceAccountName"] = submission.service_account
+    labels = {RUN_LABEL: label_value(config.name), SUBMISSION_LABEL: secrets.token_hex(8)}
+    kept = {key: meta[key] for key in ("annotations",) if key in meta}
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {**kept, "name": name, "labels": {**(meta.get("labels") or {}), **labels}},
+        "spec": spec,
+    }
+
+
+def _arguments(
+    cluster: Cluster, submission: Submission, config: SweepConfig, own: Document
+) -> Document:
+    """The arguments of the Workflow: those of its file, or none, with the given ones set."""
+    if submission.template is None:
+        where = str(submission.workflow_file)
+        listed = list(own.get("parameters") or [])
+        declared: dict[str, Any] | None = parameters(own)
+    else:
+        where = f"WorkflowTemplate {submission.template}"
+        listed = []
+        found = installed(cluster, submission.template)
+        declared = None if found is None else parameters(found["spec"].get("arguments"))
+    given = {
+        **(submission.parameters or {}),
+        "config": config_text(submission.config_file),
+        "store": _store(submission, config, str((declared or {}).get("store") or ""), where),
+    }
+    if declared is not None and (unknown := sorted(set(given) - set(declared))):
+        raise ConfigError(
+            f"{where} has no parameter {', '.join(unknown)}; it has "
+            f"{', '.join(sorted(declared)) or 'none'}."
+        )
+    kept = [item for item in listed if item["name"] not in given]
+    return {**own, "parameters": [*kept, *({"name": k, "value": v} for k, v in given.items())]}
+
+
+def read_workflow(path: Path) -> Document:
+    """A Workflow from a file.
+
+    Raises:
+        ConfigError: there is none, or it holds something else.
+    """
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no Workflow at {path}. Write it with `svdjobs workflow render`, give another with "
+            f"--file, or use an installed template with --from-template."
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    kind = document.get("kind") if isinstance(document, dict) else type(document).__name__
+    if kind != "Workflow" or not isinstance(document.get("spec"), dict):
+        raise ConfigError(f"{path}: expected one document of kind Workflow, found {kind}.")
+    assert isinstance(document, dict)
+    return document
+
+
+def installed(cluster: Cluster, template: str) -> Document | None:
+    """An installed WorkflowTemplate; None where one may not look.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    try:
+        return cluster.get(cluster.path("workflowtemplates", template))
+    except RefusedError as error:
+        if error.status == 403:
+            return None
+        if error.status != 404:
+            raise
+    there = cluster.get(cluster.path("workflowtemplates"))["items"]
+    names = ", ".join(sorted(item["metadata"]["name"] for item in there)) or "none"
+    raise ConfigError(
+        f"no WorkflowTemplate {template!r} in namespace {cluster.namespace}; there: {names}. "
+        f"Install the chart helm/svdjobs there, or give --namespace, or submit a file with --file."
+    )
+
+
+def config_text(path: Path) -> str:
+    """The text of a sweep's config, fit to be a parameter.
+
+    Raises:
+        ConfigError: Argo would take a part of it for an expression of its own.
+    """
+    text = path.read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if "{{" in line:
+            raise ConfigError(
+                f"{path}, line {number}: '{{{{' would be replaced by Argo. Write it apart, e.g. as "
+                f"'{{ {{', or put the text into a file of its own."
+            )
+    return text
+
+
+def _store(submission: Submission, config: SweepConfig, declared: str, where: str) -> str:
+    """The store to use.
+
+    Raises:
+        ConfigError: none is named, or one that pods cannot reach.
+    """
+    store = submission.store or config.store or declared
+    if not store:
+        raise ConfigError(
+            f"no store: {submission.config_file} and {where} name none. Give --store "
+            f"s3://bucket/prefix, which all pods can reach."
+        )
+    if "://" not in store and not store.startswith("/"):
+        raise ConfigError(
+            f"store {store!r} is a folder of this machine, which pods do not see. Give --store "
+            f"s3://bucket/prefix, or the absolute path of a volume that every pod mounts."
+        )
+    return store

@@ -1,0 +1,325 @@
+"""From the document of an Argo Workflow to a tree of what it does: pure, so it is tested on saved
+documents.
+
+Argo keeps a flat map of nodes. A node's `boundaryID` is the DAG it belongs to; items of a fan-out
+are named `evaluate(3:math-500-001)` beside a TaskGroup node `evaluate`; attempts are named
+`blend(0)` below a Retry node `blend`. What has not started has no node, so the waiting tasks, their
+order and the size of a fan-out come from the templates.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from svdjobs.errors import (
+    EXIT_INFRASTRUCTURE,
+    EXIT_OK,
+    EXIT_REGRESSION,
+    EXIT_TIMED_OUT,
+    EXIT_USAGE,
+)
+
+RUN_LABEL = "svdjobs.io/run"
+FAILED = ("Failed", "Error")
+ENDED = ("Succeeded", "Failed", "Error", "Skipped", "Omitted")
+WAITING = "Waiting"
+# The stages that own a sweep's verdict, the one that decides first.
+VERDICTS = ("gate", "report")
+
+_ITEM = re.compile(r"^(?P<task>.+?)\((?P<index>\d+)(?::(?P<value>.*))?\)$", re.DOTALL)
+_REFERENCE = re.compile(r"^\{\{\s*(?P<path>[^{}]+?)\s*\}\}$")
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing a Workflow does: a pod, a DAG of them, or a fan-out over items."""
+
+    name: str
+    path: str
+    """Where it is in the tree, e.g. `alphas/alpha-0.2000/blend`."""
+    phase: str
+    """Argo's phase, or Waiting."""
+    started: datetime | None = None
+    finished: datetime | None = None
+    message: str = ""
+    exit_code: int | None = None
+    pod_nodes: tuple[str, ...] = ()
+    """Node ids of its pods, one per attempt; none for what is no pod."""
+    share: float | None = None
+    """How much of it is done, where its pod says so."""
+    items: int | None = None
+    """Of a fan-out: how many there will be."""
+    children: tuple[Task, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens to it."""
+        return self.phase in ENDED
+
+    def leaves(self) -> Iterator[Task]:
+        """The pods of it, started or not, in order."""
+        if not self.children and self.items is None:
+            yield self
+        for child in self.children:
+            yield from child.leaves()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A Workflow as a tree."""
+
+    name: str
+    namespace: str
+    phase: str
+    message: str
+    started: datetime | None
+    finished: datetime | None
+    progress: str
+    """Pods done and known so far, in Argo's N/M."""
+    estimated_seconds: int | None
+    """How long Argo expects it to take, from the last run of the same template."""
+    shutdown: str
+    store: str
+    tasks: tuple[Task, ...]
+    handler: Task | None
+    """The exit handler."""
+    note: str = ""
+    """Why the tree is not all there, if so."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the Workflow is over."""
+        return self.phase in ENDED
+
+    def leaves(self) -> Iterator[Task]:
+        """All pods, the exit handler's last."""
+        for task in self.tasks:
+            yield from task.leaves()
+        if self.handler:
+            yield self.handler
+
+    def failures(self) -> list[Task]:
+        """The pods that failed."""
+        return [leaf for leaf in self.leaves() if leaf.phase in FAILED]
+
+
+def run_of(workflow: Document) -> Run:
+    """The tree of a Workflow's document."""
+    status = workflow.get("status") or {}
+    meta, spec = workflow["metadata"], workflow.get("spec") or {}
+    nodes, note = nodes_of(status)
+    shape = _Shape(workflow, nodes)
+    root = nodes.get(meta["name"])
+    handler = next((n for n in nodes.values() if n["name"] == f"{meta['name']}.onExit"), None)
+    return Run(
+        name=meta["name"],
+        namespace=meta.get("namespace", ""),
+        phase=status.get("phase") or "Pending",
+        message=status.get("message") or "",
+        started=_time(status.get("startedAt")),
+        finished=_time(status.get("finishedAt")),
+        progress=status.get("progress") or "",
+        estimated_seconds=status.get("estimatedDuration"),
+        shutdown=spec.get("shutdown") or "",
+        store=str(parameters(spec.get("arguments")).get("store") or ""),
+        tasks=shape.tasks(root) if root else (),
+        handler=shape.task(handler, "exit handler", "") if handler else None,
+        note=note,
+    )
+
+
+def nodes_of(status: Document) -> tuple[dict[str, Document], str]:
+    """A Workflow's nodes by id, unpacked if need be, and why there are none, if they are away."""
+    if packed := status.get("compressedNodes"):
+        found = json.loads(gzip.decompress(base64.b64decode(packed)))
+        assert isinstance(found, dict)
+        return found, ""
+    if status.get("offloadNodeStatusVersion"):
+        return {}, (
+            "The controller keeps this Workflow's nodes in its database, where only the Argo "
+            "server reads them: only the totals are shown."
+        )
+    return status.get("nodes") or {}, ""
+
+
+def exit_code(run: Run) -> int:
+    """What a command that waited for a Workflow exits with.
+
+    Succeeded is 0. Failed is what the stage that owns the verdict exited with (gate: 3, a
+    regression; report: 2, something is missing), else what all failed pods agree on (2: a config,
+    a checkpoint), 5 where the Workflow's deadline ran out, and 4 for everything else:
+    infrastructure, stopped by someone, Error.
+    """
+    if run.phase == "Succeeded":
+        return EXIT_OK
+    told = (EXIT_USAGE, EXIT_REGRESSION, EXIT_INFRASTRUCTURE, EXIT_TIMED_OUT)
+    if run.shutdown or run.phase == "Error":
+        return EXIT_INFRASTRUCTURE
+    if "deadline" in run.message.lower() or "max duration" in run.message.lower():
+        return EXIT_TIMED_OUT
+    failed = run.failures()
+    for verdict in VERDICTS:
+        for task in failed:
+            if task.path == verdict and task.exit_code in told:
+                return task.exit_code
+    codes = {task.exit_code for task in failed}
+    only = codes.pop() if len(codes) == 1 else None
+    return only if only in told else EXIT_INFRASTRUCTURE
+
+
+def parameters(arguments: Document | None) -> dict[str, Any]:
+    """Names and values of the parameters of inputs, outputs or arguments."""
+    given = (arguments or {}).get("parameters") or []
+    return {item["name"]: item.get("value") for item in given}
+
+
+class _Shape:
+    """What is needed to place a node: its siblings and the templates."""
+
+    def __init__(self, workflow: Document, nodes: dict[str, Document]) -> None:
+        stored = (workflow.get("status") or {}).get("storedWorkflowTemplateSpec") or {}
+        spec = workflow.get("spec") or {}
+        templates = [*(stored.get("templates") or []), *(spec.get("templates") or [])]
+        self.templates = {template["name"]: template for template in templates}
+        arguments = {**parameters(stored.get("arguments")), **parameters(spec.get("arguments"))}
+        self.arguments = arguments
+        self.over = (workflow.get("status") or {}).get("phase") in ENDED
+        self.nodes = nodes
+        self.attempts: dict[str, list[Document]] = {}
+        taken: set[str] = set()
+        for node in nodes.values():
+            if node["type"] == "Retry":
+                tries = [nodes[i] for i in node.get("children") or [] if i in nodes]
+                tries = [n for n in tries if n["displayName"].startswith(node["displayName"] + "(")]
+                self.attempts[node["id"]] = sorted(tries, key=_index)
+                taken.update(attempt["id"] for attempt in tries)
+        self.inside: dict[str, list[Document]] = defaultdict(list)
+        for node in nodes.values():
+            if node["id"] not in taken and node["type"] != "StepGroup":
+                self.inside[node.get("boundaryID", "")].append(node)
+
+    def tasks(self, dag: Document, path: str = "") -> tuple[Task, ...]:
+        """The tasks of a DAG node, in the order of its template; then what has not started."""
+        inside = self.inside[dag["id"]]
+        groups = {node["displayName"] for node in inside if node["type"] == "TaskGroup"}
+        items: dict[str, list[Document]] = defaultdict(list)
+        found: dict[str, Document] = {}
+        for node in inside:
+            match = _ITEM.match(node["displayName"])
+            if match and match["task"] in groups:
+                items[match["task"]].append(node)
+            else:
+                found[node["displayName"]] = node
+        template = self.templates.get(dag.get("templateName", "")) or {}
+        written = (template.get("dag") or {}).get("tasks") or []
+        specs = {spec["name"]: spec for spec in written}
+        later = sorted(set(found) - set(specs), key=lambda n: (found[n].get("startedAt") or "", n))
+        tasks = []
+        for name in [*specs, *later]:
+            if name not in found:
+                if not self.over and dag.get("phase") not in ENDED:
+                    tasks.append(Task(name, f"{path}{name}", WAITING))
+            elif name in groups:
+                total = self._fan_out(specs.get(name) or {}, dag, found)
+                tasks.append(self._group(found[name], items[name], f"{path}{name}", total))
+            else:
+                tasks.append(self.task(found[name], name, path))
+        return tuple(tasks)
+
+    def task(self, node: Document, name: str, path: str) -> Task:
+        """A pod, or a DAG with its tasks."""
+        attempts = self.attempts.get(node["id"]) or [node]
+        last = attempts[-1]
+        here = f"{path}{name}"
+        pods = tuple(attempt["id"] for attempt in attempts if attempt["type"] == "Pod")
+        code = (last.get("outputs") or {}).get("exitCode")
+        return Task(
+            name=name,
+            path=here,
+            phase=_phase(node, last),
+            started=_time(node.get("startedAt")),
+            finished=_time(node.get("finishedAt")),
+            message=last.get("message") or node.get("message") or "",
+            exit_code=int(code) if code is not None and pods else None,
+            pod_nodes=pods,
+            share=_share(last.get("progress")) if pods else None,
+            children=() if pods else self.tasks(last, f"{here}/"),
+        )
+
+    def _group(self, node: Document, items: list[Document], path: str, total: int | None) -> Task:
+        children = []
+        for item in sorted(items, key=_index):
+            match = _ITEM.match(item["displayName"])
+            assert match
+            children.append(self.task(item, match["value"] or match["index"], f"{path}/"))
+        return Task(
+            name=node["displayName"],
+            path=path,
+            phase=node.get("phase") or "Pending",
+            started=min((c.started for c in children if c.started), default=None),
+            finished=_time(node.get("finishedAt")),
+            message=node.get("message") or "",
+            items=max(total or 0, len(children)),
+            children=tuple(children),
+        )
+
+    def _fan_out(self, spec: Document, dag: Document, found: dict[str, Document]) -> int | None:
+        """How many items a fan-out has; None where that cannot be known from here."""
+        if literal := spec.get("withItems"):
+            return len(literal)
+        sequence = spec.get("withSequence") or {}
+        given = spec.get("withParam") or sequence.get("count")
+        if given is None:
+            return None
+        value = given
+        if reference := _REFERENCE.match(str(given)):
+            value = self._resolve(reference["path"], dag, found)
+        try:
+            listed = json.loads(str(value))
+        except ValueError:
+            return None
+        return len(listed) if isinstance(listed, list) else listed if sequence else None
+
+    def _resolve(self, path: str, dag: Document, found: dict[str, Document]) -> Any:
+        match path.split("."):
+            case ["tasks", task, "outputs", "parameters", name]:
+                return parameters((found.get(task) or {}).get("outputs")).get(name)
+            case ["inputs", "parameters", name]:
+                return parameters(dag.get("inputs")).get(name)
+            case ["workflow", "parameters", name]:
+                return self.arguments.get(name)
+        return None
+
+
+def _phase(node: Document, last: Document) -> str:
+    """A Retry node runs as soon as it exists; its pod may still be pending."""
+    own: str = node.get("phase") or "Pending"
+    return last.get("phase") or "Pending" if own == "Running" and node is not last else own
+
+
+def _index(node: Document) -> int:
+    """The last number in brackets of a node's name: of an item, or of an attempt."""
+    numbers = re.findall(r"\((\d+)(?::|\))", node["displayName"])
+    return int(numbers[-1]) if numbers else 0
+
+
+def _share(progress: str | None) -> float | None:
+    """N/M of a pod that reports its progress; 0/1 and 1/1 say nothing."""
+    done, _, total = (progress or "").partition("/")
+    if not (done.isdigit() and total.isdigit() and int(total) > 1):
+        return None
+    return min(1.0, int(done) / int(total))
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
