@@ -8,7 +8,7 @@ TESTS  ?= tests
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train-demo test lint format typecheck verify bench lock clean
+.PHONY: help setup demo train-demo test lint format typecheck render verify bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -43,7 +43,11 @@ format: $(STAMP) ## reformat, and mend what ruff can mend
 typecheck: $(STAMP) ## check types (mypy, strict)
 	$(BIN)/mypy
 
-verify: lint typecheck test ## everything CI checks
+render: $(STAMP) ## write workflows/, jobs/kubernetes/ and the chart's spec again
+	$(BIN)/svdjobs workflow render jobs/sweeps/demo.yaml --settings workflows/settings.yaml
+
+verify: render lint typecheck test ## regenerate everything, check everything, and end clean
+	git diff --exit-code -- workflows jobs helm
 
 bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also runs/bench.json
 	$(BIN)/python -m tests.benchmarks.sweep

@@ -31,7 +31,45 @@ def namespace_option(command: Command) -> Command:
     return click.option("--namespace", "-n", metavar="NAME", help=words)(command)
 
 
-# `workflow render` belongs here: it needs no cluster.
+@workflow.command()
+@click.argument("sweep", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option(
+    "--settings",
+    "settings_file",
+    type=click.Path(path_type=Path),
+    help="What the cluster is like: YAML; keys are in svdjobs/cluster/settings.py.",
+)
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="The folder that gets workflows/, jobs/kubernetes/ and helm/; default: here.",
+)
+def render(sweep: Path, settings_file: Path | None, into: Path) -> None:
+    """Write the manifests of a sweep, to be submitted with any client.
+
+    \b
+      svdjobs workflow render jobs/sweeps/X.yaml --settings cluster.yaml --into out
+      argo submit out/workflows/sweep.yaml -p store=s3://bucket/X
+    """
+    from svdjobs.cluster.render import read_text, render, summary, write
+    from svdjobs.cluster.settings import load_settings
+
+    text, settings = read_text(sweep), load_settings(settings_file)
+    for path in write(render(text, settings, where=str(sweep)), into):
+        click.echo(f"wrote {into / path}")
+    click.echo(summary(text, settings, where=str(sweep)))
+
+
+@click.command()
+@click.option("--workflow", "name", required=True, help="Its name.")
+@click.option("--status", required=True, help="How it ended.")
+@click.option("--store", "store_url", required=True, metavar="URL", help="Where the run lives.")
+def notify(name: str, status: str, store_url: str) -> None:
+    """Tell the webhook in SVDJOBS_NOTIFY_URL that a workflow has ended; a workflow's last pod."""
+    from svdjobs.cluster import notify as message
+
+    message.run(name, status, store_url)
 
 
 @workflow.command()
@@ -185,4 +223,4 @@ def _watch(cluster: Cluster, name: str) -> int:
     return exit_code(run)
 
 
-COMMANDS = (workflow,)
+COMMANDS = (workflow, notify)

@@ -37,6 +37,28 @@ def render(text: str, settings: ClusterSettings, *, where: str) -> dict[Path, st
     return {path: HEADER + "---\n".join(map(_yaml, items)) for path, items in documents.items()}
 
 
+def read_text(path: Path) -> str:
+    """Text of a sweep description.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+
+
+def summary(text: str, settings: ClusterSettings, *, where: str) -> str:
+    """How large the sweep gets, for a person."""
+    size = measured(read_config(text, where=where), workflow.sweep(settings, text).to_dict())
+    return (
+        f"{size.pods:,} pods, {size.nodes:,} nodes; the finished Workflow takes about "
+        f"{size.stored_bytes / 1024:,.0f} KiB of the {estimate.LIMIT_BYTES >> 10:,} KiB that Argo "
+        f"keeps"
+    )
+
+
 def measured(config: SweepConfig, whole: dict[str, Any]) -> estimate.Size:
     """How large the Workflow of a sweep gets."""
     return estimate.estimate(config, _yaml(whole))

@@ -6,21 +6,20 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from svdjobs.errors import MissingKeyError, StorageError
 from svdjobs.storage import s3_transfer
 from svdjobs.storage.journal import GatheringJournal, appending, parts
 from svdjobs.storage.s3_client import (
-    ATTEMPTS,
     as_ours,
     client,
     code_of,
     failures,
     is_gone,
     is_taken,
-    pause,
+    persistently,
 )
 from svdjobs.storage.s3_transfer import PART_BYTES, Place, S3Sink
 
@@ -86,14 +85,7 @@ class S3Store:
         place = self._place(f"{prefix.rstrip('/')}/" if prefix else "")
         skip = len(self.prefix) + 1 if self.prefix else 0
         try:
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=place.name
-            )
-            found = {
-                item["Key"][skip:]: int(item["Size"])
-                for page in pages
-                for item in page.get("Contents", [])
-            }
+            found = {name[skip:]: size for name, size in persistently(partial(_listed, place))}
         except failures() as error:
             raise as_ours(error, doing="listing", url=place.url) from None
         # Consoles make empty objects that end in a slash to show folders.
@@ -144,7 +136,7 @@ class S3Store:
         looks like a missing object: it is asked for by itself then."""
         place = self._place(key)
         try:
-            return place.raw("head_object")
+            return place.attempt("head_object")
         except failures() as error:
             if is_gone(error):
                 self._require_bucket()
@@ -152,7 +144,7 @@ class S3Store:
 
     def _require_bucket(self) -> None:
         try:
-            self._client.head_bucket(Bucket=self.bucket)
+            persistently(lambda: self._client.head_bucket(Bucket=self.bucket))
         except failures() as error:
             if is_gone(error):
                 error.response["Error"]["Code"] = "NoSuchBucket"  # type: ignore[attr-defined]
@@ -163,18 +155,14 @@ class S3Store:
         """One conditional write. A repeated request may find the object of the first one, whose
         answer was lost: it carries the name of this very write."""
         writer = uuid.uuid4().hex
-        for attempt in range(ATTEMPTS):
-            try:
-                place.raw("put_object", Body=data, IfNoneMatch="*", Metadata={_WRITER: writer})
-                return True
-            except failures() as error:
-                if is_taken(error):
-                    head = place.call("head_object", "writing")
-                    return bool(head.get("Metadata", {}).get(_WRITER) == writer)
-                if code_of(error) != "ConditionalRequestConflict" or attempt == ATTEMPTS - 1:
-                    raise as_ours(error, doing="writing", url=place.url) from None
-            pause(attempt)
-        raise AssertionError("unreachable")
+        try:
+            place.attempt("put_object", Body=data, IfNoneMatch="*", Metadata={_WRITER: writer})
+        except failures() as error:
+            if not is_taken(error):
+                raise as_ours(error, doing="writing", url=place.url) from None
+            head = place.call("head_object", "writing")
+            return bool(head.get("Metadata", {}).get(_WRITER) == writer)
+        return True
 
     def _knows_conditions(self) -> bool:
         """Whether If-None-Match is honoured: found out by writing one object twice."""
@@ -188,7 +176,7 @@ class S3Store:
         place = self._place(f"{PROBE}{uuid.uuid4().hex}")
         try:
             for _ in range(2):
-                place.raw("put_object", Body=b"", IfNoneMatch="*")
+                place.attempt("put_object", Body=b"", IfNoneMatch="*")
             return False
         except failures() as error:
             if is_taken(error):
@@ -199,3 +187,11 @@ class S3Store:
         finally:
             with suppress(StorageError):
                 place.call("delete_object", "deleting")
+
+
+def _listed(place: Place) -> list[tuple[str, int]]:
+    """Names and sizes of all objects that begin with the place's, over as many pages as there are."""
+    pages = place.client.get_paginator("list_objects_v2").paginate(
+        Bucket=place.bucket, Prefix=place.name
+    )
+    return [(item["Key"], int(item["Size"])) for page in pages for item in page.get("Contents", [])]

@@ -23,7 +23,7 @@ from typing import Any
 from svdjobs.errors import StorageError, UnavailableError
 from svdjobs.provenance import memory_limit_bytes
 from svdjobs.records import FileRecord
-from svdjobs.storage.s3_client import ATTEMPTS, as_ours, code_of, failures, pause
+from svdjobs.storage.s3_client import as_ours, code_of, failures, pause, persistently
 from svdjobs.storage.store import Hashing
 
 MIB = 1 << 20
@@ -34,6 +34,7 @@ SMALLEST_PART_BYTES = 8 * MIB
 PARTS_PER_SIZE = 2_000
 RANGE_BYTES = 16 * MIB
 THREADS = 8
+BODY_ATTEMPTS = 6
 # A sixteenth of what this machine or container has, so that uploads never crowd out the work.
 BUFFER_BYTES = max(64 * MIB, min(512 * MIB, memory_limit_bytes() // 16))
 # How long a failed upload waits for parts still on the way; a pod has 30 s from SIGTERM.
@@ -106,14 +107,18 @@ class Place:
     url: str
 
     def call(self, operation: str, doing: str, **arguments: Any) -> Any:
-        """One request about this object; its failure as ours."""
+        """A request about this object, repeated where that may help; its failure as ours."""
         try:
-            return self.raw(operation, **arguments)
+            return self.attempt(operation, **arguments)
         except failures() as error:
             raise as_ours(error, doing=doing, url=self.url) from None
 
-    def raw(self, operation: str, **arguments: Any) -> Any:
-        """One request about this object."""
+    def attempt(self, operation: str, **arguments: Any) -> Any:
+        """The same with the library's own failure, for those who know what to make of it."""
+        return persistently(lambda: self.once(operation, **arguments))
+
+    def once(self, operation: str, **arguments: Any) -> Any:
+        """One request, as it comes."""
         return getattr(self.client, operation)(Bucket=self.bucket, Key=self.name, **arguments)
 
 
@@ -185,10 +190,8 @@ class S3Sink:
 
     def _forget(self) -> None:
         if self._upload and self._upload.done() and not self._upload.exception():
-            with suppress(StorageError):
-                self._place.call(
-                    "abort_multipart_upload", "aborting", UploadId=self._upload.result()
-                )
+            with suppress(*failures()):
+                self._place.once("abort_multipart_upload", UploadId=self._upload.result())
 
     def _room(self) -> int:
         """Size of the part being gathered; doubled now and then, for 10,000 parts must do."""
@@ -234,7 +237,7 @@ class S3Sink:
         """Join the parts. A repeated request may find the upload gone because the first one, whose
         answer was lost, has joined them."""
         try:
-            self._place.raw(
+            self._place.attempt(
                 "complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": parts}
             )
         except failures() as error:
@@ -254,7 +257,7 @@ def read(place: Place, start: int, end: int | None) -> bytearray:
         return bytearray()
     first = start + RANGE_BYTES if end is None else min(end, start + RANGE_BYTES)
     try:
-        response = place.raw("get_object", Range=f"bytes={start}-{first - 1}")
+        response = place.attempt("get_object", Range=f"bytes={start}-{first - 1}")
     except failures() as error:
         if code_of(error) not in ("InvalidRange", "416"):
             raise as_ours(error, doing="reading", url=place.url) from None
@@ -286,7 +289,7 @@ def read(place: Place, start: int, end: int | None) -> bytearray:
 def _fill(place: Place, view: memoryview, start: int, etag: str, response: Any) -> None:
     """Read a range into `view`, going on where a body breaks off."""
     filled, reason = 0, ""
-    for attempt in range(ATTEMPTS):
+    for number in range(1, BODY_ATTEMPTS + 1):
         if response is None:
             span = f"bytes={start + filled}-{start + len(view) - 1}"
             response = place.call("get_object", "reading", Range=span, IfMatch=etag)
@@ -302,9 +305,9 @@ def _fill(place: Place, view: memoryview, start: int, etag: str, response: Any) 
         finally:
             response["Body"].close()
         response = None
-        pause(attempt)
+        pause(number)
     raise UnavailableError(
-        f"reading {place.url}: its body broke off {ATTEMPTS} times{reason}, {filled:,} of "
+        f"reading {place.url}: its body broke off {BODY_ATTEMPTS} times{reason}, {filled:,} of "
         f"{len(view):,} bytes from byte {start:,} came. Run the same command again: finished "
         f"outputs are kept and skipped."
     )
