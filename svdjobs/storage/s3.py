@@ -190,7 +190,7 @@ class S3Store:
 
 
 def _listed(place: Place) -> list[tuple[str, int]]:
-    """Names and sizes of all objects that begin with the place's, over as many pages as there are."""
+    """Name and size of every object below a place, over as many pages as there are."""
     pages = place.client.get_paginator("list_objects_v2").paginate(
         Bucket=place.bucket, Prefix=place.name
     )
