@@ -189,11 +189,16 @@ def _dotted(node: Node) -> str:
 def evaluate(text: str, scope: Mapping[str, Any]) -> Any:
     """The value; `scope` holds variables (mappings for members). ExpressionError where it fails."""
     try:
-        return _evaluate(parse(text), {**FUNCTIONS, **scope})
+        return evaluate_tree(parse(text), scope)
     except (TypeError, ValueError, KeyError, IndexError) as error:
         if isinstance(error, ExpressionError):
             raise
         raise ExpressionError(f"{text!r} failed: {type(error).__name__} {error}") from error
+
+
+def evaluate_tree(node: Node, scope: Mapping[str, Any]) -> Any:
+    """The value of an expression that has been read."""
+    return _evaluate(node, {**FUNCTIONS, **scope})
 
 
 def _evaluate(node: Node, scope: Mapping[str, Any]) -> Any:
