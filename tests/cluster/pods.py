@@ -1,0 +1,256 @@
+"""A container template run as one local process, and what Argo would say about how it ended.
+
+What the controller of Argo 3.7 makes of a pod's end (operator.go: inferFailedReason,
+podReconciliation, buildRetryStrategyLocalScope). The exit code is "-1" where the controller saw no
+terminated main container:
+
+    how it ended                     phase   exit code   message
+    main exits N                     Failed  N           main: Error (exit code N)
+    main is killed, out of memory    Failed  137         main: OOMKilled (exit code 137)
+    deleted, its end was seen        Failed  its own     main: Error (exit code 143; 137 if killed)
+    deleted, gone before it was seen Error   -1          pod deleted
+    evicted by the kubelet           Failed  its own/-1  The node was low on resource: …
+    node shutdown                    Failed  its own/-1  Pod was terminated in response to …
+    activeDeadlineSeconds            Failed  its own/-1  Pod was active on the node longer than …
+    an output is missing             Error   0           wait: Error (exit code 64): …
+
+A pod's own message goes before its containers'. The kubelet may write Failed before the containers
+have ended: then the exit code is "-1". Here evictions and shutdowns keep the process's own; a
+deadline has "-1", the case that a retry by exit code alone gets wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.cluster.argo_document import Json, artifacts_of, parameters_of
+
+SUCCEEDED, FAILED, ERROR = "Succeeded", "Failed", "Error"
+UNKNOWN_EXIT_CODE = "-1"
+
+
+class Disruption(NamedTuple):
+    """What happens to a pod from outside: None keeps what the process itself gives."""
+
+    phase: str
+    message: str | None
+    exit_code: str | None
+
+
+TERMINATED = Disruption(FAILED, None, None)
+DELETED = Disruption(ERROR, "pod deleted", UNKNOWN_EXIT_CODE)
+EVICTED = Disruption(FAILED, "The node was low on resource: ephemeral-storage.", None)
+NODE_SHUTDOWN = Disruption(
+    FAILED, "Pod was terminated in response to imminent node shutdown.", None
+)
+OUT_OF_MEMORY = Disruption(FAILED, "main: OOMKilled (exit code 137)", "137")
+DEADLINE = Disruption(
+    FAILED, "Pod was active on the node longer than the specified deadline", UNKNOWN_EXIT_CODE
+)
+
+
+class Pod:
+    """A running process in its own session; a test ends it with `disrupt`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+        self.process = process
+        self.directory = directory
+        self.disruption: Disruption | None = None
+
+    def disrupt(self, disruption: Disruption = EVICTED, *, grace_seconds: float = 10) -> None:
+        """SIGTERM, then SIGKILL after the grace period, as the kubelet does."""
+        if self.process.poll() is not None:
+            return  # it was done before it could be reached
+        self.disruption = disruption
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace_seconds
+        while self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to whatever of the pod is left."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+@dataclass
+class Attempt:
+    """One pod: its command as the template gives it, and how it ended."""
+
+    command: list[str]
+    phase: str = ""
+    exit_code: str = UNKNOWN_EXIT_CODE
+    message: str = ""
+    seconds: float = 0.0
+    log: Path = Path()
+    outputs: dict[str, str] = field(default_factory=dict)
+    artifacts: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where pods run: a directory for their files, programs for their commands, the environment."""
+
+    directory: Path
+    commands: Mapping[str, Sequence[str]]
+    environment: Mapping[str, str]
+
+    async def run(
+        self, template: Json, number: int, on_start: Callable[[Pod], Any] | None
+    ) -> Attempt:
+        """Run a container template, whose expressions are filled in, to its end."""
+        container = template["container"]
+        attempt = Attempt([*container["command"], *container.get("args", [])])
+        root = self.directory / f"{number:04d}-{template['name']}"
+        attempt.log = root / "log"
+        here = _Paths(root, template)
+        here.prepare()
+        started = time.monotonic()
+        with attempt.log.open("wb") as log:
+            process = subprocess.Popen(
+                [*self._program(attempt.command[0]), *map(here.local, attempt.command[1:])],
+                env=self._environment(container, here),
+                cwd=root,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        pod = Pod(process, root)
+        try:
+            await self._wait(pod, template, on_start)
+        finally:
+            pod.kill()
+            process.wait()
+        attempt.seconds = time.monotonic() - started
+        _conclude(attempt, pod)
+        _collect(attempt, template, here)
+        return attempt
+
+    def _program(self, name: str) -> Sequence[str]:
+        return self.commands.get(name, [name])
+
+    def _environment(self, container: Json, here: _Paths) -> dict[str, str]:
+        found = {"PATH": os.environ["PATH"], **self.environment}
+        found["ARGO_PROGRESS_FILE"] = str(here.root / "progress")
+        for variable in container.get("env", []):
+            if "value" in variable:
+                found[variable["name"]] = here.local(variable["value"])
+            elif variable["name"] not in found and not _is_optional(variable):
+                raise KeyError(f"environment: the test gives no {variable['name']} for its secret")
+        return found
+
+    @staticmethod
+    async def _wait(pod: Pod, template: Json, on_start: Callable[[Pod], Any] | None) -> None:
+        hook = asyncio.create_task(asyncio.to_thread(on_start, pod)) if on_start else None
+        deadline = time.monotonic() + float(template.get("activeDeadlineSeconds", "inf"))
+        while pod.process.poll() is None:
+            if time.monotonic() > deadline:
+                await asyncio.to_thread(pod.disrupt, DEADLINE)
+            await asyncio.sleep(0.02)
+        if hook:
+            await hook
+
+
+class _Paths:
+    """The container's own paths, each in the pod's folder: mounts, artifacts, output parameters.
+
+    A process of this machine cannot have a file system of its own, so absolute paths that the
+    template declares are replaced in its arguments and environment. A path is replaced only where
+    it starts: `--config=/etc/x` is one, `s3://bucket/etc/x` is not.
+    """
+
+    def __init__(self, root: Path, template: Json) -> None:
+        self.root = root
+        self.template = template
+        container = template["container"]
+        self.folders = {mount["mountPath"] for mount in container.get("volumeMounts", [])}
+        self.inputs = {
+            artifact["path"]: artifact["raw"]["data"]
+            for artifact in artifacts_of(template.get("inputs"))
+            if "raw" in artifact
+        }
+        outputs = template.get("outputs")
+        files = set(self.inputs) | {artifact["path"] for artifact in artifacts_of(outputs)}
+        files |= {
+            parameter["valueFrom"]["path"]
+            for parameter in parameters_of(outputs)
+            if "path" in parameter.get("valueFrom", {})
+        }
+        declared = sorted(self.folders | files, key=len, reverse=True)
+        choices = "|".join(re.escape(path.rstrip("/")) for path in declared)
+        self.pattern = re.compile(rf"(?<![\w./-])({choices or '(?!)'})(?![\w.-])")
+
+    def local(self, text: str) -> str:
+        """The text with the container's paths replaced."""
+        return self.pattern.sub(lambda match: f"{self.root}{match[1]}", text)
+
+    def file(self, path: str) -> Path:
+        """Where a path of the container is on this machine."""
+        return Path(f"{self.root}{path}")
+
+    def prepare(self) -> None:
+        """Make the pod's folders and put its input artifacts there."""
+        for folder in ("/", *self.folders):
+            self.file(folder).mkdir(parents=True, exist_ok=True)
+        for path, data in self.inputs.items():
+            self.file(path).parent.mkdir(parents=True, exist_ok=True)
+            self.file(path).write_text(data)
+
+
+def _is_optional(variable: Json) -> bool:
+    source = variable.get("valueFrom", {})
+    return any(reference.get("optional", False) for reference in source.values())
+
+
+def _conclude(attempt: Attempt, pod: Pod) -> None:
+    code = pod.process.returncode
+    code = 128 - code if code < 0 else code  # killed by a signal, as the executor reports it
+    attempt.exit_code = str(code)
+    attempt.phase = FAILED if code else SUCCEEDED
+    attempt.message = f"main: Error (exit code {code})" if code else ""
+    # Whoever ends well in the grace period of a plain deletion has done its work.
+    if pod.disruption and (code or pod.disruption is not TERMINATED):
+        attempt.phase = pod.disruption.phase
+        attempt.message = pod.disruption.message or attempt.message
+        attempt.exit_code = pod.disruption.exit_code or attempt.exit_code
+
+
+def _collect(attempt: Attempt, template: Json, here: _Paths) -> None:
+    """Read the outputs, of a failed container too, unless the pod is gone."""
+    if attempt.phase == ERROR:
+        return
+    missing = []
+    for parameter in parameters_of(template.get("outputs")):
+        source = parameter.get("valueFrom", {})
+        if "path" not in source:
+            continue
+        file = here.file(source["path"])
+        if file.is_file():
+            attempt.outputs[parameter["name"]] = file.read_text().removesuffix("\n")
+        elif "default" in source:
+            attempt.outputs[parameter["name"]] = source["default"]
+        else:
+            missing.append(source["path"])
+    for artifact in artifacts_of(template.get("outputs")):
+        if here.file(artifact["path"]).exists():
+            attempt.artifacts[artifact["name"]] = here.file(artifact["path"])
+        elif not artifact.get("optional"):
+            missing.append(artifact["path"])
+    if missing and attempt.phase == SUCCEEDED:
+        attempt.phase = ERROR
+        attempt.message = f"wait: Error (exit code 64): no such file: {', '.join(missing)}"
