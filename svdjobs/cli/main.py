@@ -7,7 +7,7 @@ import sys
 import click
 
 import svdjobs
-from svdjobs.cli import evaluation, export, stages, workflow
+from svdjobs.cli import doctor, evaluation, export, stages, workflow
 from svdjobs.errors import EXIT_INTERRUPTED, SvdjobsError, exit_code
 
 
@@ -20,7 +20,13 @@ def cli() -> None:
     """
 
 
-for command in (*stages.COMMANDS, *evaluation.COMMANDS, *export.COMMANDS, *workflow.COMMANDS):
+for command in (
+    *stages.COMMANDS,
+    *evaluation.COMMANDS,
+    *export.COMMANDS,
+    *workflow.COMMANDS,
+    *doctor.COMMANDS,
+):
     cli.add_command(command)
 
 
