@@ -123,7 +123,7 @@ def _controller(cluster: Cluster) -> Check:
         return Check(name, "ok", f"holds its lease in {held[0]['metadata']['namespace']}")
     return Check(
         name, "warn", "no pod with label app=workflow-controller, and no lease of that name",
-        "If Workflows stay Pending without any node, none runs: look at Argo's namespace.",
+        "If Workflows stay Pending without a node, none runs: look at Argo's namespace.",
     )  # fmt: skip
 
 
