@@ -1,4 +1,4 @@
-"""The tree and its lines, on documents saved from a real cluster and on large ones made from them."""
+"""The tree and its lines, on documents saved from a real cluster and on large ones made of them."""
 
 from __future__ import annotations
 
@@ -166,7 +166,10 @@ def test_tasks_are_chosen_by_whole_parts_of_their_path() -> None:
     paths = [task.path for task in chosen(run, step="alpha-0.0000/evaluate")]
     assert paths == [f"alphas/alpha-0.0000/evaluate/sums-00{i}" for i in (0, 1)]
     assert not chosen(run, step="alpha-0")
-    assert [task.path for task in chosen(run, failed=True)] == ["alphas/alpha-0.5000/blend", "report"]
+    assert [task.path for task in chosen(run, failed=True)] == [
+        "alphas/alpha-0.5000/blend",
+        "report",
+    ]
     assert short_name(chosen(run, failed=True)[0]) == "alpha-0.5000/blend"
 
 
