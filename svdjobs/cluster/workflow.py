@@ -10,7 +10,6 @@ that fails fails alone; report names what is missing, and the Workflow ends as i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -169,6 +168,8 @@ def _leaf(
 def _patch(settings: ClusterSettings, evaluates: bool) -> str:
     """What a template cannot say literally: the number of GPUs is a parameter, which `resources`
     may not contain."""
+    import yaml
+
     spec: dict[str, Any] = {"terminationGracePeriodSeconds": settings.limits.grace_seconds}
     if evaluates:
         gpus = {settings.gpu.resource: "{{workflow.parameters.gpus}}"}
@@ -176,7 +177,7 @@ def _patch(settings: ClusterSettings, evaluates: bool) -> str:
         spec["containers"] = [main]
         if settings.gpu.runtime_class:
             spec["runtimeClassName"] = settings.gpu.runtime_class
-    return json.dumps(spec, sort_keys=True)
+    return str(yaml.safe_dump(spec))  # as JSON it would end in braces that are no parameter's
 
 
 def _bounded(settings: ClusterSettings) -> m.Synchronization | None:
