@@ -25,11 +25,11 @@ NAME = "svdjobs-sweep"
 UNITS = f"{pods.SCRATCH}/units"
 CONFIG_VARIABLE = "SVDJOBS_CONFIG"
 # A pod that was deleted or evicted has no exit code of its own; Argo says -1 then. A deadline would
-# be missed again, and too little memory be too little again.
+# be missed again, and too little memory or disk be too little again.
 RETRY = (
     f"(asInt(lastRetry.exitCode) in {sorted([*pods.TRY_AGAIN, -1])}"
-    " || lastRetry.message matches '(?i)node shutdown|evict|preempt|pod deleted|node lost')"
-    " && !(lastRetry.message matches '(?i)deadline|OOMKilled')"
+    " || lastRetry.message matches '(?i)low on resource|node shutdown|preempt|pod deleted')"
+    " && !(lastRetry.message matches '(?i)deadline|OOMKilled|exceeds the')"
 )
 FAN_OUTS = ("decompose", "alphas", "baselines", "evaluate", "rotations")
 # However a task ended; a task that waits for another so does not fail with it.
