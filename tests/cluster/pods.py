@@ -123,7 +123,7 @@ class Machine:
             process = subprocess.Popen(
                 [*self._program(attempt.command[0]), *map(here.local, attempt.command[1:])],
                 env=self._environment(container, here),
-                cwd=root,
+                cwd=here.working_directory(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -201,6 +201,12 @@ class _Paths:
     def file(self, path: str) -> Path:
         """Where a path of the container is on this machine."""
         return Path(f"{self.root}{path}")
+
+    def working_directory(self) -> Path:
+        """The container's workingDir; the pod's folder where it has none."""
+        folder = self.file(self.template["container"].get("workingDir", "/"))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def prepare(self) -> None:
         """Make the pod's folders and put its input artifacts there."""

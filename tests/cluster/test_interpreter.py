@@ -419,9 +419,8 @@ def test_fail_fast_starts_nothing_more(run: RunIt) -> None:
 
 
 def test_paths_artifacts_and_environment_are_the_pods_own(run: RunIt) -> None:
-    work = shell(
-        "work", "cat /etc/svdjobs/sweep.yaml; echo $HOME $NAME s3://b/scratch; ls /scratch"
-    )
+    script = "cat /etc/svdjobs/sweep.yaml; pwd; echo $HOME $NAME s3://b/scratch; ls /scratch"
+    work = shell("work", script)
     work["inputs"]["artifacts"] = [
         {
             "name": "config",
@@ -429,6 +428,7 @@ def test_paths_artifacts_and_environment_are_the_pods_own(run: RunIt) -> None:
             "raw": {"data": "{{workflow.parameters.config}}"},
         }
     ]
+    work["container"]["workingDir"] = "/scratch"
     work["container"]["env"] = [
         {"name": "HOME", "value": "/scratch/home"},
         {"name": "NAME", "value": "scratch"},
@@ -439,7 +439,11 @@ def test_paths_artifacts_and_environment_are_the_pods_own(run: RunIt) -> None:
     done = run(document, parameters={"config": "name: mini\n"})
     attempt = done.node("work").attempts[0]
     root = attempt.log.parent
-    assert attempt.log.read_text() == f"name: mini\n{root}/scratch/home scratch s3://b/scratch\n"
+    assert attempt.log.read_text().splitlines() == [
+        "name: mini",
+        f"{root}/scratch",
+        f"{root}/scratch/home scratch s3://b/scratch",
+    ]
 
 
 def test_what_is_not_modelled_is_refused(run: RunIt) -> None:
