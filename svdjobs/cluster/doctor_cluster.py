@@ -132,7 +132,7 @@ def _template(cluster: Cluster, needs: Needs) -> Check:
     if _installed(cluster, needs) is None:
         return Check(
             name, "warn", f"no WorkflowTemplate {needs.template} in {cluster.namespace}",
-            "helm install the chart helm/svdjobs there, or submit with --file workflows/sweep.yaml.",
+            "Install the chart helm/svdjobs there, or submit with --file workflows/sweep.yaml.",
         )  # fmt: skip
     return Check(name, "ok", f"WorkflowTemplate {needs.template} is installed")
 
