@@ -23,7 +23,15 @@ from typing import Any
 from svdjobs.errors import StorageError, UnavailableError
 from svdjobs.provenance import memory_limit_bytes
 from svdjobs.records import FileRecord
-from svdjobs.storage.s3_client import as_ours, code_of, failures, pause, persistently
+from svdjobs.storage.s3_client import (
+    as_ours,
+    code_of,
+    failures,
+    is_gone,
+    no_bucket,
+    pause,
+    persistently,
+)
 from svdjobs.storage.store import Hashing
 
 MIB = 1 << 20
@@ -116,6 +124,24 @@ class Place:
     def attempt(self, operation: str, **arguments: Any) -> Any:
         """The same with the library's own failure, for those who know what to make of it."""
         return persistently(lambda: self.once(operation, **arguments))
+
+    def head(self, doing: str) -> Any:
+        """What is known of the object."""
+        try:
+            return self.attempt("head_object")
+        except failures() as error:
+            raise self.failure(error, doing) from None
+
+    def failure(self, error: Exception, doing: str) -> StorageError:
+        """A failed look at the object as ours. That it is missing may mean that the bucket is: the
+        answer to a HEAD does not say, and some stores never do, so that is asked by itself."""
+        if is_gone(error):
+            try:
+                persistently(lambda: self.client.head_bucket(Bucket=self.bucket))
+            except failures() as reason:
+                if is_gone(reason):  # who may not look at the bucket may still read from it
+                    return no_bucket(self.url, doing)
+        return as_ours(error, doing=doing, url=self.url)
 
     def once(self, operation: str, **arguments: Any) -> Any:
         """One request, as it comes."""
@@ -242,7 +268,7 @@ class S3Sink:
             )
         except failures() as error:
             if code_of(error) == "NoSuchUpload":
-                found = self._place.call("head_object", "writing")
+                found = self._place.head("writing")
                 if found["ContentLength"] == self.record("").bytes and found["ETag"].endswith(
                     f'-{len(parts)}"'
                 ):
@@ -253,14 +279,14 @@ class S3Sink:
 def read(place: Place, start: int, end: int | None) -> bytearray:
     """The bytes [start, end) of an object, all of one version of it."""
     if end is not None and end <= start:
-        place.call("head_object", "reading")
+        place.head("reading")
         return bytearray()
     first = start + RANGE_BYTES if end is None else min(end, start + RANGE_BYTES)
     try:
         response = place.attempt("get_object", Range=f"bytes={start}-{first - 1}")
     except failures() as error:
         if code_of(error) not in ("InvalidRange", "416"):
-            raise as_ours(error, doing="reading", url=place.url) from None
+            raise place.failure(error, "reading") from None
         return _nothing(place, start, end)
     total = _total(place, response, start)
     stop = total if end is None else end
@@ -329,7 +355,7 @@ def _total(place: Place, response: Any, start: int) -> int:
 
 def _nothing(place: Place, start: int, end: int | None) -> bytearray:
     """What a range beyond the end means: fine at the very end, short elsewhere."""
-    size = int(place.call("head_object", "reading")["ContentLength"])
+    size = int(place.head("reading")["ContentLength"])
     if end is None and start == size:
         return bytearray()
     stop = start if end is None else end
