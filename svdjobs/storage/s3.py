@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from svdjobs.errors import MissingKeyError, StorageError
-from svdjobs.storage import s3_transfer
+from svdjobs.storage import s3_download
 from svdjobs.storage.journal import GatheringJournal, appending, parts
 from svdjobs.storage.s3_client import (
     as_ours,
@@ -20,7 +20,8 @@ from svdjobs.storage.s3_client import (
     is_taken,
     persistently,
 )
-from svdjobs.storage.s3_transfer import PART_BYTES, Place, S3Sink
+from svdjobs.storage.s3_place import Place
+from svdjobs.storage.s3_upload import PART_BYTES, S3Sink
 
 # Objects that come and go while a store is tried out; never keys.
 PROBE = ".svdjobs-probe-"
@@ -65,7 +66,7 @@ class S3Store:
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
         """The bytes [start, end) of an object; long ranges by several threads."""
-        return s3_transfer.read(self._place(key), start, end)
+        return s3_download.read(self._place(key), start, end)
 
     def exists(self, key: str) -> bool:
         """Whether an object is there."""

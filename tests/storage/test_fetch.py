@@ -111,12 +111,9 @@ def test_checkpoint_in_a_bucket_is_the_one_in_the_folder(
 ) -> None:
     here = open_checkpoint(str(chain["rl2"]))
     upload(chain["rl2"], S3Store(BUCKET, f"{s3_prefix}/models/rl2"))
-    there = open_checkpoint(f"s3://{BUCKET}/{s3_prefix}/models/rl2")
-    assert (
-        open_headers(f"s3://{BUCKET}/{s3_prefix}/models/rl2").entries
-        == there.entries
-        == here.entries
-    )
+    url = f"s3://{BUCKET}/{s3_prefix}/models/rl2"
+    there = open_checkpoint(url)
+    assert open_headers(url).entries == there.entries == here.entries
     for name in here.entries:
         assert torch.equal(here.read(name), there.read(name))
     cache = MemoryStore()
@@ -189,12 +186,9 @@ def test_benchmark_in_a_bucket(s3_prefix: str, suffix: str, tmp_path: Path) -> N
         import pyarrow.parquet
 
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    write_bytes(S3Store(BUCKET, f"{s3_prefix}/data"), path.name, path.read_bytes())
-    there = load_benchmark(
-        BenchmarkConfig(name="own", data=f"s3://{BUCKET}/{s3_prefix}/data/{path.name}")
-    )
+    store = S3Store(BUCKET, f"{s3_prefix}/data")
+    write_bytes(store, path.name, path.read_bytes())
+    there = load_benchmark(BenchmarkConfig(name="own", data=f"{store.url}/{path.name}"))
     assert there == load_benchmark(BenchmarkConfig(name="own", data=str(path)))
-    with pytest.raises(
-        BenchmarkError, match=f"s3://{BUCKET}/{s3_prefix}/none{suffix}: no such file"
-    ):
-        load_benchmark(BenchmarkConfig(name="own", data=f"s3://{BUCKET}/{s3_prefix}/none{suffix}"))
+    with pytest.raises(BenchmarkError, match=f"{store.url}/none{suffix}: no such file"):
+        load_benchmark(BenchmarkConfig(name="own", data=f"{store.url}/none{suffix}"))

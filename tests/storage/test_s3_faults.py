@@ -26,7 +26,7 @@ from svdjobs.errors import (
     UnavailableError,
     exit_code,
 )
-from svdjobs.storage import s3, s3_client, s3_transfer
+from svdjobs.storage import s3, s3_client, s3_download, s3_upload
 from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.server import BUCKET, S3Server
 from svdjobs.storage.store import open_store, write_bytes
@@ -51,7 +51,7 @@ def store(s3_prefix: str, proxy: Proxy) -> S3Store:
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (s3_client, s3_transfer):
+    for module in (s3_client, s3_download):
         monkeypatch.setattr(module, "pause", lambda number: time.sleep(0.01))
 
 
@@ -292,11 +292,9 @@ def test_replaced_while_being_read(store: S3Store, proxy: Proxy, s3_server: S3Se
     write_bytes(store, "large", data)
     place = store._place("large")
     head = place.once("head_object")
-    client_of(s3_server).put_object(
-        Bucket=store.bucket, Key=f"{store.prefix}/large", Body=b"y" * len(data)
-    )
+    client_of(s3_server).put_object(Bucket=store.bucket, Key=place.name, Body=b"y" * len(data))
     with pytest.raises(UnavailableError, match="replaced by another writer"):
-        s3_transfer._fill(place, memoryview(bytearray(8)), 0, head["ETag"], None)
+        s3_download.fill(place, memoryview(bytearray(8)), 0, head["ETag"], None)
 
 
 def test_many_uploads_at_once_share_a_bound_on_memory(
@@ -305,8 +303,8 @@ def test_many_uploads_at_once_share_a_bound_on_memory(
     """Eight objects side by side, as a blend writes its alphas: two budgets and a bit, not eight
     objects."""
     budget = 24 << 20
-    monkeypatch.setattr(s3_transfer, "BUDGET", s3_transfer.Budget(budget))
-    monkeypatch.setattr(s3_transfer, "SMALLEST_PART_BYTES", PART)
+    monkeypatch.setattr(s3_upload, "BUDGET", s3_upload.Budget(budget))
+    monkeypatch.setattr(s3_upload, "SMALLEST_PART_BYTES", PART)
     store, piece = S3Store(BUCKET, s3_prefix), bytes(1 << 20)
     write_bytes(store, "warm", piece)
     tracemalloc.start()
@@ -317,8 +315,8 @@ def test_many_uploads_at_once_share_a_bound_on_memory(
         tracemalloc.stop()
     assert peak < 8 * PART * 1.13 + budget + (8 << 20)  # gathered (bytearrays grow ahead), sent
     assert {store.size(f"{number}") for number in range(8)} == {24 << 20}
-    assert (s3_transfer.BUDGET._reserved, s3_transfer.BUDGET._undecided) == (0, 0)
-    assert s3_transfer.BUDGET._travelling == 0
+    assert (s3_upload.BUDGET._reserved, s3_upload.BUDGET._undecided) == (0, 0)
+    assert s3_upload.BUDGET._travelling == 0
 
 
 def with_sinks(store: S3Store, piece: bytes, *, count: int, pieces: int) -> None:
@@ -332,7 +330,7 @@ def with_sinks(store: S3Store, piece: bytes, *, count: int, pieces: int) -> None
 def test_part_sizes_reach_far_enough() -> None:
     """Within 10,000 parts the smallest part size makes half a terabyte."""
     sizes = [
-        s3_transfer.SMALLEST_PART_BYTES << (number // s3_transfer.PARTS_PER_SIZE)
+        s3_upload.SMALLEST_PART_BYTES << (number // s3_upload.PARTS_PER_SIZE)
         for number in range(10_000)
     ]
     assert sum(sizes) > 500e9
