@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,8 @@ from svdjobs.config import fingerprint
 from svdjobs.parallel import in_order
 from svdjobs.progress import size, track
 from svdjobs.provenance import cores
-from svdjobs.storage.local import BLOB_VERSION
+from svdjobs.storage.fetch import pieces
+from svdjobs.storage.local import BLOB_VERSION, LocalStore
 from svdjobs.storage.store import Store, try_read_json, write_json
 
 _PIECE = 1 << 22
@@ -46,10 +48,17 @@ def identity(checkpoint: Checkpoint, cache: Store, key: str) -> str:
 def _digest(store: Store, name: str) -> str:
     """sha256 of one file."""
     digest = hashlib.sha256()
+    read = _local_pieces if isinstance(store, LocalStore) else pieces
+    for piece in read(store, name):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _local_pieces(store: Store, name: str) -> Iterator[bytearray]:
+    """Small ones, one after the other: a disk needs no reading ahead."""
     length = store.size(name)
     for start in range(0, length, _PIECE):
-        digest.update(store.read(name, start, min(start + _PIECE, length)))
-    return digest.hexdigest()
+        yield store.read(name, start, min(start + _PIECE, length))
 
 
 def _known_as(store: Store, name: str) -> str:

@@ -1,13 +1,16 @@
 """A checkpoint as the list of its tensors, each read only when asked for.
 
-The model class is never loaded. Whatever the source (a folder, a hub snapshot), what is opened here
-is a store holding Hugging Face files.
+The model class is never loaded. Whatever the source (a folder, a bucket, a hub snapshot), what is
+opened here is a store holding Hugging Face files.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +26,10 @@ from svdjobs.errors import (
     MissingKeyError,
     StorageError,
     TensorError,
+    UnavailableError,
     first_line,
 )
+from svdjobs.storage.local import LocalStore
 from svdjobs.storage.store import Store, read_json
 
 if TYPE_CHECKING:
@@ -50,7 +55,7 @@ class Checkpoint:
     config: dict[str, Any]
     entries: dict[str, TensorEntry]
     pickled: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Memory-mapped tensors of `.bin` files; empty for safetensors."""
+    """Tensors of `.bin` files, memory-mapped where they lie on a disk; empty for safetensors."""
 
     @property
     def architecture(self) -> str:
@@ -65,7 +70,9 @@ class Checkpoint:
 
     def companions(self) -> list[str]:
         """Tokenizer files and the like that are present."""
-        return [name for name in COMPANIONS if self.store.exists(name)]
+        with ThreadPoolExecutor(8) as pool:
+            there = pool.map(self.store.exists, COMPANIONS)
+            return [name for name, found in zip(COMPANIONS, there, strict=True) if found]
 
     def weight_files(self) -> list[str]:
         """Keys of the files that hold tensors."""
@@ -100,6 +107,8 @@ class Checkpoint:
             data = self.store.read(
                 entry.key, entry.start + start * width, entry.start + stop * width
             )
+        except UnavailableError:
+            raise
         except StorageError as error:
             raise TensorError(f"{self.label}: tensor {entry.name!r}: {error}") from None
         dtype: torch.dtype = getattr(torch, TORCH_NAMES[entry.dtype])
@@ -137,13 +146,17 @@ def read_checkpoint(store: Store, label: str, *, allow_pickle: bool = False) -> 
             f"{label}: no config.json in {store.url}, so this is not a Hugging Face checkpoint "
             f"folder."
         ) from None
+    except UnavailableError:
+        raise
     except StorageError as error:
         raise CheckpointError(f"{label}: {error}") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{label}: config.json must hold a JSON object.")
     weights = _weight_map(store, label) if store.exists(INDEX) else {}
     if files := _weight_files(store, label, weights):
-        entries = {entry.name: entry for key in files for entry in read_header(store, key)}
+        with ThreadPoolExecutor(8) as pool:
+            headers = pool.map(partial(read_header, store), files)
+            entries = {entry.name: entry for header in headers for entry in header}
         _check_index(label, weights, entries)
         return Checkpoint(label, store, config, entries)
     return _read_pickled(store, label, config, allow_pickle=allow_pickle)
@@ -216,7 +229,11 @@ def _load_pickle(store: Store, key: str, label: str) -> dict[str, torch.Tensor]:
     import torch
 
     try:
-        loaded = torch.load(f"{store.url}/{key}", map_location="cpu", weights_only=True, mmap=True)
+        if isinstance(store, LocalStore):
+            loaded = torch.load(store.path(key), map_location="cpu", weights_only=True, mmap=True)
+        else:
+            data = io.BytesIO(store.read(key))
+            loaded = torch.load(data, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = first_line(error)
         raise CheckpointError(f"{label}: {key} cannot be read as plain tensors: {reason}") from None

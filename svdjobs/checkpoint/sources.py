@@ -1,4 +1,4 @@
-"""Where checkpoints come from: a folder, or the Hugging Face hub."""
+"""Where checkpoints come from: a folder, a bucket, this package, or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,30 +6,34 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 
 from svdjobs.checkpoint.reader import COMPANIONS, Checkpoint, read_checkpoint
 from svdjobs.checkpoint.safetensors_format import TensorEntry
 from svdjobs.errors import CheckpointError, StorageError, SvdjobsError, first_line
 from svdjobs.storage.local import LocalStore
+from svdjobs.storage.store import S3, Store, open_store
 
+DEMO = "demo:"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w.-]+@[\w./-]+")
 _PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS]
 
 
 def open_checkpoint(source: str, *, allow_pickle: bool = False) -> Checkpoint:
-    """Open `source`: a folder if there is one of that name, else a hub id `owner/name@revision`.
+    """Open `source`: `s3://bucket/prefix`, a shipped one (`demo:base`), a folder if there is one of
+    that name, else a hub id `owner/name@revision`.
 
     Hub snapshots come from the offline cache where they are in it.
 
     Raises:
         CheckpointError: neither a folder nor a hub id, or not a whole checkpoint.
-        StorageError: the hub cannot be reached and the cache does not hold it.
+        StorageError: the bucket refuses, or the hub cannot be reached and the cache does not hold
+            it.
+        UnavailableError: the bucket does not answer for now.
     """
-    folder = _folder(source)
-    if folder is None:
-        folder = _download(source, allow_pickle=allow_pickle)
-    return read_checkpoint(LocalStore(folder), source, allow_pickle=allow_pickle)
+    store = _named(source) or LocalStore(_download(source, allow_pickle=allow_pickle))
+    return read_checkpoint(store, source, allow_pickle=allow_pickle)
 
 
 def open_headers(source: str, *, allow_pickle: bool = False) -> Checkpoint:
@@ -41,11 +45,31 @@ def open_headers(source: str, *, allow_pickle: bool = False) -> Checkpoint:
     Raises:
         CheckpointError, StorageError: as `open_checkpoint`.
     """
-    if (folder := _folder(source)) is None and (folder := _cached(source)) is None:
+    if (store := _named(source) or _cached(source)) is None:
         with _hub_errors(source):
             found = _remote_headers(source, allow_pickle=allow_pickle)
         return found or open_checkpoint(source, allow_pickle=allow_pickle)
-    return read_checkpoint(LocalStore(folder), source, allow_pickle=allow_pickle)
+    return read_checkpoint(store, source, allow_pickle=allow_pickle)
+
+
+def _named(source: str) -> Store | None:
+    """The store a source names by itself; None for a hub id."""
+    if source.startswith(S3):
+        return open_store(source)
+    if source.startswith(DEMO):
+        return LocalStore(_shipped(source.removeprefix(DEMO)))
+    folder = _folder(source)
+    return None if folder is None else LocalStore(folder)
+
+
+def _shipped(name: str) -> Path:
+    """Folder of a checkpoint that comes with the package, so that an image without the repository
+    has them too."""
+    root = Path(str(files("svdjobs"))) / "demo" / "checkpoints"
+    known = sorted(path.name for path in root.iterdir())
+    if name not in known:
+        raise CheckpointError(f"{DEMO}{name}: there are {', '.join(DEMO + n for n in known)}.")
+    return root / name
 
 
 def _folder(source: str) -> Path | None:
@@ -60,17 +84,17 @@ def _folder(source: str) -> Path | None:
     return None
 
 
-def _cached(source: str) -> Path | None:
+def _cached(source: str) -> LocalStore | None:
     """Folder of a snapshot in the cache, None where its weights are not all there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     repository, _, revision = source.partition("@")
     try:
-        folder = Path(
+        folder = LocalStore(
             snapshot_download(repository, revision=revision or None, local_files_only=True)
         )
-        read_checkpoint(LocalStore(folder), source, allow_pickle=True)
+        read_checkpoint(folder, source, allow_pickle=True)
     except (LocalEntryNotFoundError, HFValidationError, CheckpointError, StorageError):
         return None
     return folder

@@ -7,7 +7,7 @@ import sys
 import click
 
 import svdjobs
-from svdjobs.cli import doctor, evaluation, export, stages, workflow
+from svdjobs.cli import doctor, evaluation, export, stages, store, workflow
 from svdjobs.errors import EXIT_INTERRUPTED, SvdjobsError, exit_code
 
 
@@ -24,6 +24,7 @@ for command in (
     *stages.COMMANDS,
     *evaluation.COMMANDS,
     *export.COMMANDS,
+    *store.COMMANDS,
     *workflow.COMMANDS,
     *doctor.COMMANDS,
 ):

@@ -1,20 +1,24 @@
-"""Problems with reference answers, checked on load: from JSONL, Parquet, or a hub data set."""
+"""Problems with reference answers, checked on load: from JSONL, Parquet (on a disk or in a bucket),
+or a hub data set.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
 from decimal import Decimal
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from svdjobs.config import BenchmarkConfig, fingerprint
-from svdjobs.errors import BenchmarkError
+from svdjobs.errors import BenchmarkError, MissingKeyError, StorageError
 from svdjobs.evaluation.benchmarks import LOCAL_SUFFIXES, PACKAGE, find, near
 from svdjobs.evaluation.hub_sets import read_hub
 from svdjobs.records import Problem
+from svdjobs.storage.store import S3, open_store
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _INTEGER = re.compile(r"([+-]?)0*([0-9]+)(?:\.0+)?(?:\s*\^\s*(?:\\circ|\{\s*\\circ\s*\}))?")
@@ -37,7 +41,8 @@ def load_benchmark(config: BenchmarkConfig) -> Benchmark:
     Raises:
         BenchmarkError: missing, empty, malformed, not as many problems as the known benchmark of
             that name, a field that is not there, a problem given twice.
-        StorageError: a hub data set that cannot be reached and is not in the cache.
+        StorageError: a hub data set that cannot be reached and is not in the cache, or a bucket
+            that refuses or does not answer.
     """
     rows, revision = _read(config)
     problems = [_problem(config, row, idx) for idx, row in enumerate(rows[: config.limit])]
@@ -49,28 +54,49 @@ def load_benchmark(config: BenchmarkConfig) -> Benchmark:
 
 def _read(config: BenchmarkConfig) -> tuple[list[dict[str, Any]], str | None]:
     """Rows and, of a hub set, the commit they are from."""
-    if config.data.startswith(PACKAGE):
-        path = Path(str(files("svdjobs"))) / config.data.removeprefix(PACKAGE)
-    else:
-        path = Path(config.data).expanduser()
-    if path.suffix == ".parquet":
-        return _read_parquet(path), None
-    if path.suffix in LOCAL_SUFFIXES or path.exists():
-        return _read_jsonl(path), None
-    if not _HUB_ID.fullmatch(config.data):
-        raise BenchmarkError(
-            f"benchmark {config.name}: {config.data}: no such file, not a hub data set "
-            f"(owner/name), and not a benchmark known by name. {near(config.data)}".rstrip()
-        )
-    return read_hub(config)
+    place, suffix = config.data, PurePosixPath(config.data).suffix
+    if not place.startswith(S3):
+        path = _path(place)
+        place, suffix = str(path), path.suffix
+        if suffix not in LOCAL_SUFFIXES and not path.exists():
+            if not _HUB_ID.fullmatch(config.data):
+                raise BenchmarkError(
+                    f"benchmark {config.name}: {config.data}: no such file, not a hub data set "
+                    f"(owner/name), and not a benchmark known by name. "
+                    f"{near(config.data)}".rstrip()
+                )
+            return read_hub(config)
+    data = _bytes(place)
+    return (_parquet_rows if suffix == ".parquet" else _jsonl_rows)(place, data), None
 
 
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+def _path(data: str) -> Path:
+    if data.startswith(PACKAGE):
+        return Path(str(files("svdjobs"))) / data.removeprefix(PACKAGE)
+    return Path(data).expanduser()
+
+
+def _bytes(place: str) -> bytes | bytearray:
+    """Content of a file, here or in a bucket."""
+    try:
+        if place.startswith(S3):
+            folder, _, name = place.rpartition("/")
+            return open_store(folder).read(name)
+        return Path(place).read_bytes()
+    except MissingKeyError as error:
+        raise _unreadable(place, error) from None
+    except StorageError:
+        raise
+    except OSError as error:
+        raise _unreadable(place, error) from None
+
+
+def _jsonl_rows(place: str, data: bytes | bytearray) -> list[dict[str, Any]]:
     """Objects of a JSONL file; only a line feed ends a line, U+2028 inside a text does not."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from None
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _unreadable(place, error) from None
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -78,33 +104,32 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BenchmarkError(f"{path} line {number}: not JSON ({error}).") from None
+            raise BenchmarkError(f"{place} line {number}: not JSON ({error}).") from None
         if not isinstance(row, dict):
-            raise BenchmarkError(f"{path} line {number}: expected an object, found {line:.60}")
+            raise BenchmarkError(f"{place} line {number}: expected an object, found {line:.60}")
         rows.append(row)
     return rows
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
+def _parquet_rows(place: str, data: bytes | bytearray) -> list[dict[str, Any]]:
     import pyarrow.parquet as parquet
     from pyarrow import ArrowException
 
     try:
-        with path.open("rb") as file:
-            rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
+        rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(data)).to_pylist()
     except (OSError, ArrowException) as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(place, error) from None
     return rows
 
 
-def _unreadable(path: Path, error: Exception) -> BenchmarkError:
+def _unreadable(place: str, error: Exception) -> BenchmarkError:
     if isinstance(error, FileNotFoundError):
         reason = "no such file"
     elif isinstance(error, IsADirectoryError):
         reason = "a folder; expected a JSONL or Parquet file"
     else:
         reason = str(error)
-    return BenchmarkError(f"benchmark file {path}: {reason}.")
+    return BenchmarkError(f"benchmark file {place}: {reason}.")
 
 
 def _problem(config: BenchmarkConfig, row: dict[str, Any], idx: int) -> Problem:

@@ -6,23 +6,22 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from svdjobs.errors import MissingKeyError, StorageError
-from svdjobs.storage import s3_transfer
+from svdjobs.storage import s3_download
 from svdjobs.storage.journal import GatheringJournal, appending, parts
 from svdjobs.storage.s3_client import (
-    ATTEMPTS,
     as_ours,
     client,
     code_of,
     failures,
-    is_gone,
     is_taken,
-    pause,
+    persistently,
 )
-from svdjobs.storage.s3_transfer import PART_BYTES, Place, S3Sink
+from svdjobs.storage.s3_place import Place
+from svdjobs.storage.s3_upload import PART_BYTES, S3Sink
 
 # Objects that come and go while a store is tried out; never keys.
 PROBE = ".svdjobs-probe-"
@@ -67,7 +66,7 @@ class S3Store:
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
         """The bytes [start, end) of an object; long ranges by several threads."""
-        return s3_transfer.read(self._place(key), start, end)
+        return s3_download.read(self._place(key), start, end)
 
     def exists(self, key: str) -> bool:
         """Whether an object is there."""
@@ -82,10 +81,7 @@ class S3Store:
         place = self._place(f"{prefix.rstrip('/')}/" if prefix else "")
         skip = len(self.prefix) + 1 if self.prefix else 0
         try:
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=place.name
-            )
-            names = [item["Key"][skip:] for page in pages for item in page.get("Contents", [])]
+            names = [name[skip:] for name in persistently(partial(_listed, place))]
         except failures() as error:
             raise as_ours(error, doing="listing", url=place.url) from None
         # Consoles make empty objects that end in a slash to show folders.
@@ -129,41 +125,20 @@ class S3Store:
         return None
 
     def _head(self, key: str) -> Any:
-        """What is known of an object. The answer to a HEAD has no body, so that a missing bucket
-        looks like a missing object: it is asked for by itself then."""
-        place = self._place(key)
-        try:
-            return place.raw("head_object")
-        except failures() as error:
-            if is_gone(error):
-                self._require_bucket()
-            raise as_ours(error, doing="looking for", url=place.url) from None
-
-    def _require_bucket(self) -> None:
-        try:
-            self._client.head_bucket(Bucket=self.bucket)
-        except failures() as error:
-            if is_gone(error):
-                error.response["Error"]["Code"] = "NoSuchBucket"  # type: ignore[attr-defined]
-                raise as_ours(error, doing="looking for", url=self.url) from None
-            # Who may not look at the bucket may still read from it.
+        return self._place(key).head("looking for")
 
     def _put_if_none(self, place: Place, data: bytes) -> bool:
         """One conditional write. A repeated request may find the object of the first one, whose
         answer was lost: it carries the name of this very write."""
         writer = uuid.uuid4().hex
-        for attempt in range(ATTEMPTS):
-            try:
-                place.raw("put_object", Body=data, IfNoneMatch="*", Metadata={_WRITER: writer})
-                return True
-            except failures() as error:
-                if is_taken(error):
-                    head = place.call("head_object", "writing")
-                    return bool(head.get("Metadata", {}).get(_WRITER) == writer)
-                if code_of(error) != "ConditionalRequestConflict" or attempt == ATTEMPTS - 1:
-                    raise as_ours(error, doing="writing", url=place.url) from None
-            pause(attempt)
-        raise AssertionError("unreachable")
+        try:
+            place.attempt("put_object", Body=data, IfNoneMatch="*", Metadata={_WRITER: writer})
+        except failures() as error:
+            if not is_taken(error):
+                raise as_ours(error, doing="writing", url=place.url) from None
+            head = place.head("writing")
+            return bool(head.get("Metadata", {}).get(_WRITER) == writer)
+        return True
 
     def _knows_conditions(self) -> bool:
         """Whether If-None-Match is honoured: found out by writing one object twice."""
@@ -177,7 +152,7 @@ class S3Store:
         place = self._place(f"{PROBE}{uuid.uuid4().hex}")
         try:
             for _ in range(2):
-                place.raw("put_object", Body=b"", IfNoneMatch="*")
+                place.attempt("put_object", Body=b"", IfNoneMatch="*")
             return False
         except failures() as error:
             if is_taken(error):
@@ -188,3 +163,11 @@ class S3Store:
         finally:
             with suppress(StorageError):
                 place.call("delete_object", "deleting")
+
+
+def _listed(place: Place) -> list[str]:
+    """Names of all objects that begin with the place's, over as many pages as there are."""
+    pages = place.client.get_paginator("list_objects_v2").paginate(
+        Bucket=place.bucket, Prefix=place.name
+    )
+    return [item["Key"] for page in pages for item in page.get("Contents", [])]

@@ -11,18 +11,25 @@ import os
 import random
 import socket
 import time
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from itertools import count
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from svdjobs.errors import ConfigError, MissingKeyError, StorageError, UnavailableError
 
+Answer = TypeVar("Answer")
+
 ADDRESSING = "SVDJOBS_S3_ADDRESSING"
 ADDRESSING_STYLES = ("path", "virtual", "auto")
 DEFAULT_REGION = "us-east-1"
-# Of one request, by boto3; and of one body that broke off after it had begun, by us.
-ATTEMPTS = 6
 CONNECTIONS = 50
+# boto3 tries a request three times within a second, which a server that restarts does not survive;
+# we try again around it, for a quarter of a minute where the refusals come at once.
+_BOTO_ATTEMPTS = 3
+ROUNDS = 6
+_PATIENCE_SECONDS = 60.0
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
 
 _GONE = {"NoSuchKey", "404", "NotFound", "NoSuchVersion"}
@@ -85,7 +92,7 @@ def _config(style: str) -> Any:
         # By default newer clients add checksums that many S3-compatible stores refuse.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        retries={"mode": "adaptive", "total_max_attempts": ATTEMPTS},
+        retries={"mode": "adaptive", "total_max_attempts": _BOTO_ATTEMPTS},
         max_pool_connections=CONNECTIONS,
         connect_timeout=_CONNECT_SECONDS,
         read_timeout=_READ_SECONDS,
@@ -116,7 +123,7 @@ def failures() -> tuple[type[Exception], ...]:
 
 def code_of(error: Exception) -> str:
     """The server's error code; empty where no server answered."""
-    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+    return str(_answer(error).get("Error", {}).get("Code", ""))
 
 
 def is_gone(error: Exception) -> bool:
@@ -129,6 +136,26 @@ def is_taken(error: Exception) -> bool:
     return code_of(error) in ("PreconditionFailed", "412")
 
 
+def persistently(request: Callable[[], Answer]) -> Answer:
+    """A request, repeated while it fails in ways that may pass. Raises the library's last error."""
+    started = time.monotonic()
+    for number in count(1):
+        try:
+            return request()
+        except failures() as error:
+            late = number >= ROUNDS or time.monotonic() - started > _PATIENCE_SECONDS
+            passing = isinstance(as_ours(error, doing="", url=""), UnavailableError)
+            if late or not passing or is_taken(error):
+                raise
+        pause(number)
+    raise AssertionError("unreachable")
+
+
+def pause(number: int) -> None:
+    """Wait after failure number `number`: half a second, doubling, with jitter."""
+    time.sleep(min(10.0, 0.25 * 2**number) * random.uniform(0.75, 1))
+
+
 def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
     """An error of a library as one of ours, in our words: what was being done to which object, and
     what to do. One that may pass by itself becomes an UnavailableError."""
@@ -137,18 +164,20 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
     if isinstance(error, StorageError):
         return error
     code, status = code_of(error), _status(error)
-    bucket = url.removeprefix("s3://").partition("/")[0]
+    bucket = _bucket(url)
     if code == "NoSuchBucket":
-        return StorageError(
-            f"{doing} {url}: there is no bucket {bucket!r} at {_endpoint()}. Create it, or set "
-            f"AWS_ENDPOINT_URL if it is in another place."
-        )
+        return no_bucket(url, doing)
     if is_gone(error):
         return MissingKeyError(f"{url} does not exist.")
     if is_taken(error):
         return UnavailableError(
             f"{doing} {url}: it was replaced by another writer meanwhile. Run the same command "
             f"again."
+        )
+    if code == "NoSuchUpload":
+        return StorageError(
+            f"{doing} {url}: its unfinished upload is gone: the bucket was deleted, or somebody "
+            f"or a lifecycle rule ended it. Run the same command again."
         )
     if code in _WRONG_REGION or status == 301:
         return StorageError(
@@ -163,18 +192,30 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
         )
     if status == 403:
         return StorageError(
-            f"{doing} {url}: access denied ({code or status}). The credentials need GetObject, "
-            f"PutObject, DeleteObject and AbortMultipartUpload on bucket {bucket!r} below the "
-            f"prefix, and ListBucket on the bucket."
+            f"{doing} {url}: access denied ({code or status}). The credentials are wrong, or lack "
+            f"one of GetObject, PutObject, DeleteObject and AbortMultipartUpload below the prefix "
+            f"in bucket {bucket!r}, or ListBucket on the bucket."
         )
-    if code in _PASSING or status >= 500 or status == 429:
+    if code in _PASSING or status == 429 or (status >= 500 and status != 501):
         return UnavailableError(
-            f"{doing} {url}: {_endpoint()} answered {code or status} {ATTEMPTS} times. Run the "
+            f"{doing} {url}: {_endpoint()} answered {code or status} to every attempt. Run the "
             f"same command again when the store is well: finished outputs are kept and skipped."
         )
     if code:
         return StorageError(f"{doing} {url}: {_endpoint()} refused it with {code} (HTTP {status}).")
     return _unanswered(error, theirs, doing=doing, url=url)
+
+
+def no_bucket(url: str, doing: str) -> StorageError:
+    """Where a bucket should be, there is none."""
+    return StorageError(
+        f"{doing} {url}: there is no bucket {_bucket(url)!r} at {_endpoint()}. Create it, or set "
+        f"AWS_ENDPOINT_URL if it is in another place."
+    )
+
+
+def _bucket(url: str) -> str:
+    return url.removeprefix("s3://").partition("/")[0]
 
 
 def _unanswered(error: Exception, theirs: Any, *, doing: str, url: str) -> StorageError:
@@ -203,7 +244,7 @@ def _unanswered(error: Exception, theirs: Any, *, doing: str, url: str) -> Stora
             f"{doing} {url}: no host of the name in {_endpoint()}. Check AWS_ENDPOINT_URL."
         )
     return UnavailableError(
-        f"{doing} {url}: no answer, or a cut one, from {_endpoint()} in {ATTEMPTS} attempts "
+        f"{doing} {url}: no whole answer from {_endpoint()} in any attempt "
         f"({type(error).__name__}). Check that the store runs and can be reached, then run the "
         f"same command again: finished outputs are kept and skipped."
     )
@@ -221,8 +262,13 @@ def _unknown_host(error: BaseException | None) -> bool:
 
 
 def _status(error: Exception) -> int:
-    meta = getattr(error, "response", {}).get("ResponseMetadata", {})
-    return int(meta.get("HTTPStatusCode", 0))
+    return int(_answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _answer(error: Exception) -> dict[str, Any]:
+    """What the server said, empty where it said nothing that could be read."""
+    found = getattr(error, "response", None)
+    return found if isinstance(found, dict) else {}
 
 
 def _endpoint() -> str:
@@ -230,8 +276,3 @@ def _endpoint() -> str:
     parts = urlsplit(client().meta.endpoint_url)
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname}{port}"
-
-
-def pause(attempt: int) -> None:
-    """Wait before attempt number `attempt` (the second is 1): doubling, with jitter, under 5 s."""
-    time.sleep(min(5.0, 0.1 * 2**attempt) * random.uniform(0.5, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -11,10 +12,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from svdjobs.errors import ConfigError, StorageError
+from svdjobs.parallel import die_with
 
 BUCKET = "svdjobs"
 START_SECONDS = 60
@@ -29,7 +32,7 @@ class S3Server(NamedTuple):
     endpoint: str
     access_key: str
     secret_key: str
-    pid: int
+    process: subprocess.Popen[bytes]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -67,15 +70,17 @@ def serving(
     identities = folder / "s3.json"
     identities.touch(mode=0o600)
     identities.write_text(_identities(access, secret))
-    ports = _free_ports(8)
-    s3_port = port or ports[-1]
+    *ports, free = _free_ports(8)
+    s3_port = port or free
+    _require_free(address, s3_port)
     with (folder / _LOG).open("wb") as log:
         process = subprocess.Popen(
             [weed, "-logtostderr", *_arguments(folder, identities, ports, address, s3_port)],
             stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            preexec_fn=partial(die_with, os.getpid()),
         )  # fmt: skip
     host = "127.0.0.1" if address == "0.0.0.0" else address
-    server = S3Server(f"http://{host}:{s3_port}", access, secret, process.pid)
+    server = S3Server(f"http://{host}:{s3_port}", access, secret, process)
     try:
         _wait(process, server, bucket, folder / _LOG)
         yield server
@@ -123,7 +128,7 @@ def _arguments(
         "-volume.preStopSeconds=0", "-s3.port.iceberg=0", "-s3.port.lance=0",
         "-s3.autoCreateBucket=false",
         "-volume.max=200", "-master.volumeSizeLimitMB=1024", "-master.telemetry=false",
-        *(f"-{name}={port}" for name, port in zip(names, ports, strict=False)),
+        *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
     ]  # fmt: skip
 
 
@@ -133,6 +138,18 @@ def _free_ports(count: int) -> list[int]:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
+
+
+def _require_free(address: str, port: int) -> None:
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind((address, port))
+        except OSError as error:
+            raise StorageError(
+                f"cannot listen on {address}:{port}: {error.strerror}. Give another --port or "
+                f"--address; port 0 takes a free one."
+            ) from None
 
 
 def _wait(process: subprocess.Popen[bytes], server: S3Server, bucket: str, log: Path) -> None:

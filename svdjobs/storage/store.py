@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from svdjobs.errors import ConfigError, MissingKeyError, StorageError
 from svdjobs.records import FileRecord
 
+S3 = "s3://"
+
 
 class Sink(Protocol):
     """Where the bytes of one object go while it is being written."""
@@ -95,7 +97,7 @@ class Hashing:
         self._sha256 = hashlib.sha256()
         self._bytes = 0
 
-    def update(self, data: bytes | memoryview) -> None:
+    def update(self, data: bytes | bytearray | memoryview) -> None:
         """Take in more bytes."""
         self._sha256.update(data)
         self._bytes += len(data)
@@ -118,14 +120,14 @@ def open_store(url: str) -> Store:
     Raises:
         ConfigError: a scheme no backend answers for, or no bucket.
     """
-    scheme, separator, rest = url.partition("://")
-    if separator and scheme == "s3":
+    if url.startswith(S3):
         from svdjobs.storage.s3 import S3Store
 
-        bucket, _, prefix = rest.partition("/")
+        bucket, _, prefix = url.removeprefix(S3).partition("/")
         if not bucket:
             raise ConfigError(f"store {url!r}: no bucket; expected s3://bucket/prefix.")
         return S3Store(bucket, prefix)
+    scheme, separator, _ = url.partition("://")
     if separator and scheme != "file":
         raise ConfigError(
             f"store {url!r}: no backend for {scheme}://; use a folder or s3://bucket/prefix."

@@ -14,6 +14,7 @@ from svdjobs.cluster.doctor import Check, all_well, guarded, plain_lines, summar
 from svdjobs.cluster.doctor_cluster import Needs, check_cluster, gpu_checks
 from svdjobs.errors import StorageError
 from svdjobs.storage.local import LocalStore
+from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.store import Store
 from tests.cluster.api_server import Answer, Body, answering, status
 from tests.storage.s3_server import bucket, client_of, open_uploads, s3_environment, s3_server
@@ -38,7 +39,7 @@ def test_a_real_s3_server_is_well_and_left_empty(bucket: str, s3_environment: An
     assert "between this clock and the store's" in by_name(checks)["store: clock"].found
     plain = client_of(s3_environment)
     assert "Contents" not in plain.list_objects_v2(Bucket=bucket)
-    assert open_uploads(plain, bucket) == []
+    assert open_uploads(s3_environment, S3Store(bucket)) == []
 
 
 def test_wrong_credentials_stop_at_the_first_check(

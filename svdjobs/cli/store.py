@@ -1,0 +1,56 @@
+"""`svdjobs store serve`: a real S3 server on this machine, to try object storage with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from svdjobs.errors import StorageError
+
+
+@click.group()
+def store() -> None:
+    """Object storage to try things with."""
+
+
+@store.command()
+@click.option(
+    "--dir", "folder", default="runs/s3", show_default=True, metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False), help="Where the server keeps its data.",
+)  # fmt: skip
+@click.option("--port", default=8333, show_default=True, help="Port of S3; 0 takes a free one.")
+@click.option(
+    "--address", default="127.0.0.1", show_default=True,
+    help="Address S3 listens on. 0.0.0.0 lets other machines in, over plain HTTP.",
+)  # fmt: skip
+@click.option("--access-key", default="", help="Access key to ask for; default: made up.")
+@click.option("--secret-key", default="", help="Secret key to ask for; default: made up.")
+def serve(folder: Path, port: int, address: str, access_key: str, secret_key: str) -> None:
+    """Start an S3 server with a bucket `svdjobs` and say how to use it; Ctrl-C stops it.
+
+    For a laptop and for tests: one disk, no copies. Needs svdjobs[store-server].
+    """
+    from svdjobs.storage.server import BUCKET, serving
+
+    with serving(
+        folder, port=port, address=address, access_key=access_key, secret_key=secret_key
+    ) as server:
+        click.echo(f"S3 answers at {server.endpoint}, its data are in {folder}. Ctrl-C stops it.\n")
+        for name, value in server.environment.items():
+            click.echo(f"    export {name}={value}")
+        click.echo(
+            f"\nIn another terminal, after these lines:\n\n"
+            f"    svdjobs sweep jobs/sweeps/demo.yaml --set store=s3://{BUCKET}/demo"
+        )
+        try:
+            status = server.process.wait()
+        except KeyboardInterrupt:
+            click.echo(f"\nStopped. What was stored is kept in {folder}.")
+            return
+        raise StorageError(
+            f"the S3 server ended by itself with status {status}; its log is in {folder}."
+        )
+
+
+COMMANDS = (store,)
