@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 LOCK   := images/locks/cpu.lock
-UV     := uv==0.13.9
+UV     := $(shell grep '^uv==' images/locks/tools.in)
 TESTS  ?= tests
 STAMP  := $(VENV)/.installed
+COMPILE = $(abspath $(BIN))/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo train-demo test lint format typecheck verify bench lock clean
@@ -50,9 +51,14 @@ bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also
 	$(BIN)/python -m tests.benchmarks.evaluation
 	$(BIN)/python -m tests.benchmarks.grading
 
-lock: $(STAMP) ## compile images/locks/cpu.lock again from cpu.in
-	cd images/locks && ../../$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --override overrides.txt cpu.in -o cpu.lock
+lock: $(STAMP) ## compile images/locks/*.lock again from their .in files
+	cd images/locks && $(COMPILE) --python-version 3.11 --override overrides.txt cpu.in -o cpu.lock
+	cd images/locks && $(COMPILE) --python-version 3.11 --override overrides.txt --constraint cpu.lock stages.in -o stages.lock
+	cd images/locks && $(COMPILE) --python-version 3.11 tools.in -o tools.lock
+	cd images/locks && grep '^vllm==' evaluate.in | $(COMPILE) --python-version 3.12 --no-annotate - \
+	  | sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' \
+	  | xargs $(COMPILE) --python-version 3.12 evaluate.in -o evaluate.lock
+	sed -i '/^# The following packages were excluded/,$$d' images/locks/evaluate.lock
 
 clean: ## remove what running leaves behind, but not the environment
 	rm -rf runs gen_results logs .pytest_cache .mypy_cache .ruff_cache .hypothesis
