@@ -55,9 +55,9 @@ lock: $(STAMP) ## compile images/locks/*.lock again from their .in files
 	cd images/locks && $(COMPILE) --python-version 3.11 --override overrides.txt cpu.in -o cpu.lock
 	cd images/locks && $(COMPILE) --python-version 3.11 --override overrides.txt --constraint cpu.lock stages.in -o stages.lock
 	cd images/locks && $(COMPILE) --python-version 3.11 tools.in -o tools.lock
-	cd images/locks && grep '^vllm==' evaluate.in | $(COMPILE) --python-version 3.12 --no-annotate - \
+	cd images/locks && grep '^vllm==' evaluate.in | $(COMPILE) --python-version 3.11 --no-annotate - \
 	  | sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' \
-	  | xargs $(COMPILE) --python-version 3.12 evaluate.in -o evaluate.lock
+	  | xargs $(COMPILE) --python-version 3.11 evaluate.in -o evaluate.lock
 	sed -i '/^# The following packages were excluded/,$$d' images/locks/evaluate.lock
 
 clean: ## remove what running leaves behind, but not the environment
