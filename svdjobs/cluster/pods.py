@@ -11,6 +11,8 @@ LABELS = {"app.kubernetes.io/name": "svdjobs", "app.kubernetes.io/part-of": "svd
 SCRATCH = "/scratch"
 # What a stage may end with and be tried again; whatever else it says would be said again.
 TRY_AGAIN = (EXIT_TRY_AGAIN, EXIT_TERMINATED)
+# What the restricted Pod Security level asks of any container.
+RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 # Small work of the control plane, in pods that need neither torch nor a GPU.
 SMALL = StageSettings(cpu="500m", memory="1Gi", scratch="1Gi", deadline_seconds=600)
 
@@ -42,11 +44,7 @@ def container(settings: ClusterSettings, stage: str) -> dict[str, Any]:
         "envFrom": [{"secretRef": {"name": settings.secret, "optional": True}}],
         "resources": {"requests": requests, "limits": {**requests, **limits}},
         "volumeMounts": mounts,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
+        "securityContext": {**RESTRICTED, "readOnlyRootFilesystem": True},
     }
 
 

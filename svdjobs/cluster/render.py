@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from svdjobs.cluster import estimate, jobs, workflow
+from svdjobs.cluster.plain_yaml import dump
 from svdjobs.cluster.pods import LABELS
 from svdjobs.cluster.settings import ClusterSettings
 from svdjobs.config import SweepConfig, read_config
@@ -34,7 +35,7 @@ def render(text: str, settings: ClusterSettings, *, where: str) -> dict[Path, st
         **jobs.documents(config, text, settings),
     }
     estimate.require_room(config, measured(config, whole))
-    return {path: HEADER + "---\n".join(map(_yaml, items)) for path, items in documents.items()}
+    return {path: HEADER + "---\n".join(map(dump, items)) for path, items in documents.items()}
 
 
 def read_text(path: Path) -> str:
@@ -61,7 +62,7 @@ def summary(text: str, settings: ClusterSettings, *, where: str) -> str:
 
 def measured(config: SweepConfig, whole: dict[str, Any]) -> estimate.Size:
     """How large the Workflow of a sweep gets."""
-    return estimate.estimate(config, _yaml(whole))
+    return estimate.estimate(config, dump(whole))
 
 
 def refuse_braces(text: str, where: str) -> None:
@@ -130,20 +131,3 @@ def _own(whole: dict[str, Any]) -> dict[str, Any]:
             if item["name"] in ("config", "store")
         ]
     }
-
-
-def _yaml(document: dict[str, Any]) -> str:
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        """Texts of several lines as blocks, nothing as an anchor."""
-
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    def text(dumper: Any, value: str) -> Any:
-        style = "|" if "\n" in value else None
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-    Dumper.add_representer(str, text)
-    return yaml.dump(document, Dumper=Dumper, sort_keys=False, width=100, allow_unicode=True)

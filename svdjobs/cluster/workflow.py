@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.cluster import pods
+from svdjobs.cluster.plain_yaml import dump
 from svdjobs.cluster.settings import ClusterSettings
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def sweep(settings: ClusterSettings, config: str) -> Workflow:
         or None,
         security_context=m.PodSecurityContext.model_validate(pods.security(settings)),
         pod_metadata=m.Metadata(labels=pods.LABELS),
+        pod_spec_patch=_restrained(),
         pod_gc=m.PodGC(strategy="OnPodSuccess", delete_delay_duration="60s"),
         ttl_strategy=m.TTLStrategy(
             seconds_after_success=limits.keep_success_seconds,
@@ -168,8 +170,6 @@ def _leaf(
 def _patch(settings: ClusterSettings, evaluates: bool) -> str:
     """What a template cannot say literally: the number of GPUs is a parameter, which `resources`
     may not contain."""
-    import yaml
-
     spec: dict[str, Any] = {"terminationGracePeriodSeconds": settings.limits.grace_seconds}
     if evaluates:
         gpus = {settings.gpu.resource: "{{workflow.parameters.gpus}}"}
@@ -177,7 +177,19 @@ def _patch(settings: ClusterSettings, evaluates: bool) -> str:
         spec["containers"] = [main]
         if settings.gpu.runtime_class:
             spec["runtimeClassName"] = settings.gpu.runtime_class
-    return str(yaml.safe_dump(spec))  # as JSON it would end in braces that are no parameter's
+    return dump(spec)  # as JSON it would end in braces that are no parameter's
+
+
+def _restrained() -> str:
+    """Argo's own containers as restricted as ours, or a namespace with the restricted Pod Security
+    level refuses the pod."""
+    own = {"securityContext": pods.RESTRICTED}
+    return dump(
+        {
+            "initContainers": [{"name": "init", **own}],
+            "containers": [{"name": "wait", **own}],
+        }
+    )
 
 
 def _bounded(settings: ClusterSettings) -> m.Synchronization | None:

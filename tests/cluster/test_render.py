@@ -83,18 +83,11 @@ def leaf(document: dict[str, Any], name: str) -> dict[str, Any]:
 def test_settings_of_gpus_reach_evaluation_and_nothing_else() -> None:
     whole = workflow.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"]).to_dict()
     evaluate, blend = leaf(whole, "evaluate"), leaf(whole, "blend")
+    gpus = {"nvidia.com/gpu": "{{workflow.parameters.gpus}}"}
     assert yaml.safe_load(evaluate["podSpecPatch"]) == {
         "terminationGracePeriodSeconds": 60,
         "runtimeClassName": "nvidia",
-        "containers": [
-            {
-                "name": "main",
-                "resources": {
-                    "limits": {"nvidia.com/gpu": "{{workflow.parameters.gpus}}"},
-                    "requests": {"nvidia.com/gpu": "{{workflow.parameters.gpus}}"},
-                },
-            }
-        ],
+        "containers": [{"name": "main", "resources": {"limits": gpus, "requests": gpus}}],
     }
     assert evaluate["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
     assert (evaluate["priorityClassName"], evaluate["schedulerName"]) == ("batch", "volcano")
@@ -107,6 +100,16 @@ def test_settings_of_gpus_reach_evaluation_and_nothing_else() -> None:
     assert blend["tolerations"] == [{"key": "spot", "operator": "Exists"}]
     assert not {"synchronization", "priorityClassName", "affinity"} & set(blend)
     assert "runAsUser" not in whole["spec"]["securityContext"]
+
+
+def test_argo_s_own_containers_are_restricted_too() -> None:
+    """Else a namespace with the restricted Pod Security level refuses every pod, as was seen."""
+    whole = workflow.sweep(ClusterSettings(), SWEEPS["demo"]).to_dict()
+    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert yaml.safe_load(whole["spec"]["podSpecPatch"]) == {
+        "initContainers": [{"name": "init", "securityContext": restricted}],
+        "containers": [{"name": "wait", "securityContext": restricted}],
+    }
 
 
 def test_jobs_share_the_exit_codes() -> None:

@@ -12,7 +12,7 @@ import pytest
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import BenchmarkError, ConfigError, StorageError
-from svdjobs.stages import engines, evaluate, grading, report
+from svdjobs.stages import asking, engines, evaluate, grading, report
 from svdjobs.storage.local import LocalStore
 
 MakeConfig = Callable[..., SweepConfig]
@@ -37,7 +37,7 @@ def test_grading_again_keeps_completions_whatever_has_changed(
     store = LocalStore(config.store_url)
     evaluate.run(config, store, checkpoint_ids=IDS)
     drawn = {k: v for k, v in contents(config).items() if "completions" in k}
-    monkeypatch.setattr(evaluate, "VERSION", "another")
+    monkeypatch.setattr(asking, "VERSION", "another")
     monkeypatch.setattr(engines, "choose_engine", lambda *_: pytest.fail("asked for an engine"))
     changed = make_config(rotations=None, evaluate=section(make_config, engine="vllm"))
     assert len(grading.regrade(changed, store)) == 2
