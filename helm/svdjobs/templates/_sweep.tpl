@@ -38,6 +38,11 @@ into it. It is read as data, so Argo's braces are no template of Helm's.
 {{- if contains "{{" (print .Values.config .Values.cron.config) -}}
 {{- fail "config: '{{' would be replaced by Argo. In a prompt or title, put a space between the braces; a chat template belongs to the tokenizer." -}}
 {{- end -}}
+{{- range list .Values.image .Values.evaluateImage -}}
+{{- if hasSuffix ":latest" . -}}
+{{- fail (printf "image %s: `latest` changes while a sweep runs. Name a fixed tag or a digest." .) -}}
+{{- end -}}
+{{- end -}}
 config: {{ .Values.config | toJson }}
 store: {{ .Values.store.url | toJson }}
 image: {{ .Values.image | toJson }}
