@@ -59,9 +59,13 @@ def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
 
     What its threads still compute then is thrown away; they write nothing on their own.
     """
-    pool = ThreadPoolExecutor(workers)
+    import torch
+
+    each = max(1, cores() // workers)
+    # OpenMP's number of threads belongs to the thread that sets it, so each worker sets its own.
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,))
     try:
-        with library_threads(max(1, cores() // workers)):
+        with library_threads(each):
             yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

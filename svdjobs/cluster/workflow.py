@@ -10,7 +10,6 @@ that fails fails alone; report names what is missing, and the Workflow ends as i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -26,11 +25,11 @@ NAME = "svdjobs-sweep"
 UNITS = f"{pods.SCRATCH}/units"
 CONFIG_VARIABLE = "SVDJOBS_CONFIG"
 # A pod that was deleted or evicted has no exit code of its own; Argo says -1 then. A deadline would
-# be missed again, and too little memory be too little again.
+# be missed again, and too little memory or disk be too little again.
 RETRY = (
     f"(asInt(lastRetry.exitCode) in {sorted([*pods.TRY_AGAIN, -1])}"
-    " || lastRetry.message matches '(?i)node shutdown|evict|preempt|pod deleted|node lost')"
-    " && !(lastRetry.message matches '(?i)deadline|OOMKilled')"
+    " || lastRetry.message matches '(?i)low on resource|node shutdown|preempt|pod deleted')"
+    " && !(lastRetry.message matches '(?i)deadline|OOMKilled|exceeds the')"
 )
 FAN_OUTS = ("decompose", "alphas", "baselines", "evaluate", "rotations")
 # However a task ended; a task that waits for another so does not fail with it.
@@ -169,6 +168,8 @@ def _leaf(
 def _patch(settings: ClusterSettings, evaluates: bool) -> str:
     """What a template cannot say literally: the number of GPUs is a parameter, which `resources`
     may not contain."""
+    import yaml
+
     spec: dict[str, Any] = {"terminationGracePeriodSeconds": settings.limits.grace_seconds}
     if evaluates:
         gpus = {settings.gpu.resource: "{{workflow.parameters.gpus}}"}
@@ -176,7 +177,7 @@ def _patch(settings: ClusterSettings, evaluates: bool) -> str:
         spec["containers"] = [main]
         if settings.gpu.runtime_class:
             spec["runtimeClassName"] = settings.gpu.runtime_class
-    return json.dumps(spec, sort_keys=True)
+    return str(yaml.safe_dump(spec))  # as JSON it would end in braces that are no parameter's
 
 
 def _bounded(settings: ClusterSettings) -> m.Synchronization | None:

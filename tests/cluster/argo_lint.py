@@ -27,8 +27,8 @@ from tests.cluster.argo_references import (
     depends_is_sound,
     fan_out_is_a_list,
     references_exist,
-    retry_expressions_are_sound,
 )
+from tests.cluster.argo_retries import retries_are_for_lost_pods, retry_expressions_are_sound
 from tests.cluster.argo_schema import ARGO, KINDS, schema_findings
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -237,6 +237,7 @@ RULES: tuple[Rule, ...] = (
     depends_is_sound,
     fan_out_is_a_list,
     retry_expressions_are_sound,
+    retries_are_for_lost_pods,
     one_kind_per_template,
     only_leaves_retry,
     names_are_valid,

@@ -10,7 +10,8 @@ modelled, with its place in Argo's sources (workflow/controller):
 - retries: policy, limit, then expression (operator.go, processNodeRetries), without the backoff;
 - `spec.parallelism`, activeDeadlineSeconds, the exit handler and what it does to the phase.
 
-Steps, scripts, suspend, hooks, semaphores and artifacts between tasks are refused, not ignored.
+Steps, scripts, suspend, task hooks and artifacts between tasks are refused. Semaphores,
+podSpecPatch, resources and a template's own `parallelism` have no meaning here.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class _Interpreter:
             return Run(phase, root, None)
         self.globals["workflow.status"] = phase
         # Quoted once more, as Argo does, so that it stays one string inside JSON and YAML.
-        self.globals["workflow.failures"] = json.dumps(json.dumps(failures(root)))
+        self.globals["workflow.failures"] = json.dumps(json.dumps(failures(root) or None))
         name = f"{RUN_NAME}.onExit"
         exit_node = await self.call(name, self.spec["onExit"], self.arguments)
         if phase == SUCCEEDED and exit_node.phase in UNSUCCESSFUL:

@@ -1,22 +1,23 @@
 """A container template run as one local process, and what Argo would say about how it ended.
 
 What the controller of Argo 3.7 makes of a pod's end (operator.go: inferFailedReason,
-podReconciliation, buildRetryStrategyLocalScope). The exit code is "-1" where the controller saw no
-terminated main container:
+podReconciliation, buildRetryStrategyLocalScope); the rows with * were seen on a real 3.7.18. The
+exit code is "-1" where the controller saw no terminated main container:
 
-    how it ended                     phase   exit code   message
-    main exits N                     Failed  N           main: Error (exit code N)
-    main is killed, out of memory    Failed  137         main: OOMKilled (exit code 137)
-    deleted, its end was seen        Failed  its own     main: Error (exit code 143; 137 if killed)
-    deleted, gone before it was seen Error   -1          pod deleted
-    evicted by the kubelet           Failed  its own/-1  The node was low on resource: …
-    node shutdown                    Failed  its own/-1  Pod was terminated in response to …
-    activeDeadlineSeconds            Failed  its own/-1  Pod was active on the node longer than …
-    an output is missing             Error   0           wait: Error (exit code 64): …
+    how it ended                       phase   exit code   message
+    main exits N                     * Failed  N           main: Error (exit code N)
+    main is killed, out of memory    * Failed  137         main: OOMKilled (exit code 137)
+    deleted, its end was seen        * Failed  its own     main: Error (exit code 143), or 137
+    deleted, gone before it was seen * Error   -1          pod deleted
+    evicted by the API (a drain)     * as deleted, one or the other
+    gone in its first ten seconds    * (its pod is made again as the same attempt, under its name)
+    evicted by the kubelet             Failed  its own/-1  The node was low on resource: …
+    node shutdown                      Failed  its own/-1  Pod was terminated in response to …
+    activeDeadlineSeconds            * Failed  its own     Pod was active on the node longer than …
+    an output is missing             * Error   0           wait: Error (exit code 64): …
 
-A pod's own message goes before its containers'. The kubelet may write Failed before the containers
-have ended: then the exit code is "-1". Here evictions and shutdowns keep the process's own; a
-deadline has "-1", the case that a retry by exit code alone gets wrong.
+A pod's own message goes before its containers'. A deadline ends main by SIGTERM, so its exit code
+is 143 like a deletion's, and a main that ended well counts as failed: only the message tells.
 """
 
 from __future__ import annotations
@@ -54,9 +55,7 @@ NODE_SHUTDOWN = Disruption(
     FAILED, "Pod was terminated in response to imminent node shutdown.", None
 )
 OUT_OF_MEMORY = Disruption(FAILED, "main: OOMKilled (exit code 137)", "137")
-DEADLINE = Disruption(
-    FAILED, "Pod was active on the node longer than the specified deadline", UNKNOWN_EXIT_CODE
-)
+DEADLINE = Disruption(FAILED, "Pod was active on the node longer than the specified deadline", None)
 
 
 class Pod:
@@ -124,7 +123,7 @@ class Machine:
             process = subprocess.Popen(
                 [*self._program(attempt.command[0]), *map(here.local, attempt.command[1:])],
                 env=self._environment(container, here),
-                cwd=root,
+                cwd=here.working_directory(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -151,7 +150,7 @@ class Machine:
             if "value" in variable:
                 found[variable["name"]] = here.local(variable["value"])
             elif variable["name"] not in found and not _is_optional(variable):
-                raise KeyError(f"environment: the test gives no {variable['name']} for its secret")
+                raise KeyError(f"environment: the test gives no {variable['name']}")
         return found
 
     @staticmethod
@@ -202,6 +201,12 @@ class _Paths:
     def file(self, path: str) -> Path:
         """Where a path of the container is on this machine."""
         return Path(f"{self.root}{path}")
+
+    def working_directory(self) -> Path:
+        """The container's workingDir; the pod's folder where it has none."""
+        folder = self.file(self.template["container"].get("workingDir", "/"))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def prepare(self) -> None:
         """Make the pod's folders and put its input artifacts there."""

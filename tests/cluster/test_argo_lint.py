@@ -154,6 +154,11 @@ def test_an_integer_or_string_may_be_both(limit: int | str) -> None:
     assert broken(put(f"{T}[plan].retryStrategy.limit", limit)) == []
 
 
+def test_compact_json_in_a_patch_is_no_tag() -> None:
+    patch = '{"containers":[{"name":"main","resources":{"limits":{"nvidia.com/gpu":"1"}}}]}'
+    assert broken(put(f"{T}[evaluate].podSpecPatch", patch)) == []
+
+
 def test_fields_that_3_7_lacks_are_really_in_the_published_schema() -> None:
     published = json.loads(SCHEMA.read_text())["definitions"]
     for name, fields in LATER_THAN_3_7.items():
@@ -227,6 +232,15 @@ RULE_BREAKS: list[tuple[Change, str]] = [
     (put(f"{T}[plan].retryStrategy.expression", "lastRetry.code == '1'"), "lastRetry.code is not"),
     (put(f"{T}[plan].retryStrategy.expression", "asInteger('1') > 0"), r"asInteger\(\) is not"),
     (put(f"{T}[plan].retryStrategy.expression", "true |"), "retryStrategy.expression: 'true |'"),
+    (
+        put(f"{T}[plan].retryStrategy.expression", "lastRetry.exitCode == 75"),
+        "not retry exit code 75",
+    ),
+    (
+        put(f"{T}[plan].retryStrategy.expression", 'lastRetry.exitCode in ["75", "143", "-1"]'),
+        "it retries exit code 143, 'Pod was active on the node longer",
+    ),
+    (put(f"{T}[plan].retryStrategy.expression", "lastRetry.exitCode > 4"), "failed: TypeError"),
     (put(f"{T}[alpha].retryStrategy", {"limit": "1"}), "belongs on leaf templates"),
     (put("spec.retryStrategy", {"limit": "1"}), "spec.retryStrategy: a retry strategy belongs"),
     (put("spec.templateDefaults", {"retryStrategy": {}}), "spec.templateDefaults: a retry"),

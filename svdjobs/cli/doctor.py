@@ -1,0 +1,75 @@
+"""`svdjobs doctor`: is everything there that a sweep on a cluster needs?"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from svdjobs.errors import EXIT_INFRASTRUCTURE, EXIT_OK, ConfigError
+
+
+@click.command()
+@click.option("--store", metavar="URL", help="Try this store out: s3://bucket/prefix or a folder.")
+@click.option("--namespace", "-n", metavar="NAME", help="Default: the kubeconfig's, or this pod's.")
+@click.option("--service-account", metavar="NAME", help="The account of the Workflow's pods.")
+@click.option("--gpu", is_flag=True, help="Fail where no node has GPUs, instead of warning.")
+@click.option(
+    "--gpu-product", metavar="LABEL", help="Nodes must carry this nvidia.com/gpu.product."
+)
+@click.option("--only", type=click.Choice(["store", "cluster"]), help="Look at one of them.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list, for machines.")
+def doctor(
+    store: str | None,
+    namespace: str | None,
+    service_account: str | None,
+    gpu: bool,
+    gpu_product: str | None,
+    only: str | None,
+    as_json: bool,
+) -> int:
+    """Look whether a store and a cluster can run sweeps, and say what to mend.
+
+    Without --store only the cluster is looked at. Exits with 4 if a check failed.
+
+    \b
+      svdjobs doctor --store s3://bucket/prefix
+      svdjobs doctor --only store --store runs/demo
+    """
+    from svdjobs.cluster import doctor as report
+
+    if only == "store" and store is None:
+        raise ConfigError("--only store needs --store URL.")
+    checks: list[report.Check] = []
+    if store is not None and only != "cluster":
+        from svdjobs.cluster.doctor_store import check_store
+
+        checks += check_store(store)
+    if only != "store":
+        from svdjobs.cluster.api import connect
+        from svdjobs.cluster.doctor_cluster import PRODUCT, Needs, check_cluster
+
+        needs = Needs(
+            service_account=service_account,
+            gpu=gpu,
+            node_selector={PRODUCT: gpu_product} if gpu_product else {},
+        )
+        checks += report.guarded(
+            "cluster: reachable",
+            lambda: check_cluster(connect(namespace, patience_seconds=1), needs),
+        )
+    if as_json:
+        import json
+
+        click.echo(json.dumps([check._asdict() for check in checks], indent=2))
+    elif sys.stdout.isatty():
+        report.print_table(checks)
+    else:
+        for line in report.plain_lines(checks):
+            click.echo(line)
+    if not as_json:
+        click.echo(report.summary(checks))
+    return EXIT_OK if report.all_well(checks) else EXIT_INFRASTRUCTURE
+
+
+COMMANDS = (doctor,)

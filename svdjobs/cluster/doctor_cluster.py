@@ -1,0 +1,273 @@
+"""What a cluster must have to run sweeps, looked at with the permissions at hand.
+
+What one may not look at is `not checked`, never a failure: in a pod that is most of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from svdjobs.cluster.api import ARGO, Cluster, Document, in_pod
+from svdjobs.cluster.doctor import Check, guarded
+from svdjobs.errors import RefusedError
+
+NEEDED = ("workflows", "workflowtemplates", "cronworkflows", "workflowtaskresults")
+GPU = "nvidia.com/gpu"
+PRODUCT = "nvidia.com/gpu.product"
+TEMPLATE = "svdjobs-sweep"
+# What the account of a Workflow's pods must be allowed, and a person who runs sweeps.
+POD_RIGHTS = (("create", "workflowtaskresults"), ("patch", "workflowtaskresults"))
+USER_RIGHTS = (
+    ("create", "argoproj.io", "workflows"), ("get", "argoproj.io", "workflows"),
+    ("list", "argoproj.io", "workflows"), ("watch", "argoproj.io", "workflows"),
+    ("patch", "argoproj.io", "workflows"), ("list", "", "pods"), ("get", "", "pods/log"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a sweep will ask of the cluster."""
+
+    service_account: str | None = None
+    """Of the Workflow's pods; default: the installed template's, or this pod's, or `default`."""
+    gpu: bool = False
+    """Whether a node with GPUs must be there."""
+    gpu_resource: str = GPU
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerated: tuple[str, ...] = (GPU,)
+    """Keys of the taints that GPU pods tolerate."""
+    template: str = TEMPLATE
+
+
+def check_cluster(cluster: Cluster, needs: Needs) -> list[Check]:
+    """Look at a cluster."""
+    checks = guarded("cluster: reachable", lambda: _reachable(cluster))
+    if checks[0].status == "fail":
+        return checks
+    looks: list[tuple[str, Callable[[], Check | list[Check]]]] = [
+        ("cluster: namespace", lambda: _namespace(cluster)),
+        ("argo: resources", lambda: _resources(cluster)),
+        ("argo: controller", lambda: _controller(cluster)),
+        ("argo: template", lambda: _template(cluster, needs)),
+        ("pods' account", lambda: _account(cluster, needs)),
+        ("your permissions", lambda: _permissions(cluster)),
+        ("gpu: nodes", lambda: _gpus(cluster, needs)),
+    ]
+    for name, look in looks:
+        checks += guarded(name, _if_allowed(name, look))
+    return checks
+
+
+def _if_allowed(
+    name: str, look: Callable[[], Check | list[Check]]
+) -> Callable[[], Check | list[Check]]:
+    def looked() -> Check | list[Check]:
+        try:
+            return look()
+        except RefusedError as error:
+            if error.status != 403:
+                raise
+            return Check(name, "not checked", str(error).partition(":")[0])
+
+    return looked
+
+
+def _reachable(cluster: Cluster) -> Check:
+    version = cluster.get("/version").get("gitVersion", "?")
+    return Check("cluster: reachable", "ok", f"Kubernetes {version} at {cluster.server}")
+
+
+def _namespace(cluster: Cluster) -> Check:
+    name = "cluster: namespace"
+    try:
+        found = cluster.get(f"/api/v1/namespaces/{cluster.namespace}")
+    except RefusedError as error:
+        if error.status != 404:
+            raise
+        return Check(
+            name, "fail", f"there is no namespace {cluster.namespace}",
+            f"kubectl create namespace {cluster.namespace}",
+        )  # fmt: skip
+    labels = found["metadata"].get("labels") or {}
+    level = labels.get("pod-security.kubernetes.io/enforce", "none enforced")
+    return Check(name, "ok", f"{cluster.namespace}, Pod Security level: {level}")
+
+
+def _resources(cluster: Cluster) -> Check:
+    """Discovery, which everybody may ask for."""
+    name = "argo: resources"
+    groups = {group["name"]: group for group in cluster.get("/apis").get("groups") or []}
+    known: set[str] = set()
+    if "argoproj.io" in groups:
+        known = {one["name"] for one in cluster.get(ARGO).get("resources") or []}
+    if missing := [one for one in NEEDED if one not in known]:
+        return Check(
+            name, "fail", f"no {', '.join(missing)} of argoproj.io/v1alpha1",
+            "Install Argo Workflows 3.7 or newer, with its custom resource definitions.",
+        )  # fmt: skip
+    return Check(name, "ok", f"argoproj.io/v1alpha1: {', '.join(NEEDED)}")
+
+
+def _controller(cluster: Cluster) -> Check:
+    name = "argo: controller"
+    found = cluster.get("/api/v1/pods", labelSelector="app=workflow-controller")["items"]
+    ready = [pod for pod in found if pod.get("status", {}).get("phase") == "Running"]
+    if ready:
+        image = ready[0]["spec"]["containers"][0]["image"]
+        where = ready[0]["metadata"]["namespace"]
+        return Check(name, "ok", f"{image.rpartition('/')[2]} in namespace {where}")
+    leases = cluster.get("/apis/coordination.k8s.io/v1/leases")["items"]
+    held = [one for one in leases if one["metadata"]["name"] == "workflow-controller"]
+    if held:
+        return Check(name, "ok", f"holds its lease in {held[0]['metadata']['namespace']}")
+    return Check(
+        name, "warn", "no pod with label app=workflow-controller, and no lease of that name",
+        "If Workflows stay Pending without a node, none runs: look at Argo's namespace.",
+    )  # fmt: skip
+
+
+def _template(cluster: Cluster, needs: Needs) -> Check:
+    name = "argo: template"
+    if _installed(cluster, needs) is None:
+        return Check(
+            name, "warn", f"no WorkflowTemplate {needs.template} in {cluster.namespace}",
+            "Install the chart helm/svdjobs there, or submit with --file workflows/sweep.yaml.",
+        )  # fmt: skip
+    return Check(name, "ok", f"WorkflowTemplate {needs.template} is installed")
+
+
+def _installed(cluster: Cluster, needs: Needs) -> Document | None:
+    try:
+        return cluster.get(cluster.path("workflowtemplates", needs.template))
+    except RefusedError as error:
+        if error.status != 404:
+            raise
+        return None
+
+
+def _account(cluster: Cluster, needs: Needs) -> list[Check]:
+    """Whether the account of the Workflow's pods is there and may report their results."""
+    account = needs.service_account or _template_account(cluster, needs)
+    if account is None and in_pod():
+        who, subject = "this pod's account", None
+    else:
+        account = account or "default"
+        who, subject = f"service account {account}", account
+        try:
+            cluster.get(cluster.path("serviceaccounts", account, api="/api/v1"))
+        except RefusedError as error:
+            if error.status == 404:
+                return [
+                    Check(
+                        "pods' account", "fail", f"there is no {who} in {cluster.namespace}",
+                        f"kubectl -n {cluster.namespace} create serviceaccount {account}, or give "
+                        f"another --service-account.",
+                    )
+                ]  # fmt: skip
+            if error.status != 403:
+                raise
+    lacking = [
+        f"{verb} {resource}"
+        for verb, resource in POD_RIGHTS
+        if not may(cluster, verb, "argoproj.io", resource, account=subject)
+    ]
+    if lacking:
+        to = f"{cluster.namespace}:{account or 'ACCOUNT'}"
+        return [
+            Check(
+                "pods' account", "fail", f"{who} may not {' or '.join(lacking)}",
+                f"kubectl -n {cluster.namespace} create role svdjobs-pods --verb=create,patch "
+                f"--resource=workflowtaskresults.argoproj.io && kubectl -n {cluster.namespace} "
+                f"create rolebinding svdjobs-pods --role=svdjobs-pods --serviceaccount={to}",
+            )
+        ]  # fmt: skip
+    return [Check("pods' account", "ok", f"{who} may create and patch workflowtaskresults")]
+
+
+def _template_account(cluster: Cluster, needs: Needs) -> str | None:
+    try:
+        found = _installed(cluster, needs)
+    except RefusedError:
+        return None
+    return str(found["spec"].get("serviceAccountName") or "") or None if found else None
+
+
+def may(
+    cluster: Cluster, verb: str, group: str, resource: str, *, account: str | None = None
+) -> bool:
+    """Whether an account of this namespace, or whoever asks, may do something in it."""
+    name, _, sub = resource.partition("/")
+    attributes = {
+        "namespace": cluster.namespace, "verb": verb, "group": group, "resource": name,
+        "subresource": sub,
+    }  # fmt: skip
+    spec: Document = {"resourceAttributes": attributes}
+    kind = "SelfSubjectAccessReview"
+    if account is not None:
+        kind = "SubjectAccessReview"
+        spec["user"] = f"system:serviceaccount:{cluster.namespace}:{account}"
+        everyone = ("system:serviceaccounts", "system:authenticated")
+        spec["groups"] = [*everyone, f"system:serviceaccounts:{cluster.namespace}"]
+    api = "authorization.k8s.io/v1"
+    body = {"apiVersion": api, "kind": kind, "spec": spec}
+    return bool(cluster.create(f"/apis/{api}/{kind.lower()}s", body)["status"]["allowed"])
+
+
+def _permissions(cluster: Cluster) -> Check:
+    name = "your permissions"
+    if in_pod():
+        return Check(name, "not checked", "a pod need not submit or watch Workflows")
+    lacking = [f"{verb} {r}" for verb, g, r in USER_RIGHTS if not may(cluster, verb, g, r)]
+    if lacking:
+        return Check(
+            name, "warn", f"in {cluster.namespace} you may not {', '.join(lacking)}",
+            "submit, watch, stop and logs need these: ask for the chart's submitter role.",
+        )  # fmt: skip
+    return Check(name, "ok", f"submit, watch, stop and logs in namespace {cluster.namespace}")
+
+
+def _gpus(cluster: Cluster, needs: Needs) -> list[Check]:
+    return gpu_checks(cluster.get("/api/v1/nodes")["items"], needs)
+
+
+def gpu_checks(nodes: list[Document], needs: Needs) -> list[Check]:
+    """What the nodes offer to pods that need GPUs."""
+    bad = "fail" if needs.gpu else "warn"
+    offering = [(node, n) for node in nodes if (n := _count(node, needs.gpu_resource)) > 0]
+    if not offering:
+        found = f"none of {len(nodes)} nodes offers {needs.gpu_resource}"
+        advice = "Evaluation needs one: add a GPU node and NVIDIA's device plugin (GPU operator)."
+        return [Check("gpu: nodes", bad, found, advice)]  # type: ignore[arg-type]
+    products: dict[str, int] = {}
+    for node, count in offering:
+        product = _labels(node).get(PRODUCT, f"no label {PRODUCT}")
+        products[product] = products.get(product, 0) + count
+    words = ", ".join(f"{count} of {product}" for product, count in sorted(products.items()))
+    checks = [Check("gpu: nodes", "ok", f"{needs.gpu_resource}: {words}")]
+    fitting = [n for n, _ in offering if needs.node_selector.items() <= _labels(n).items()]
+    if not fitting:
+        wanted = ", ".join(f"{k}={v}" for k, v in sorted(needs.node_selector.items()))
+        found = f"no GPU node has the labels {wanted}"
+        advice = f"Select a product that is there: {', '.join(sorted(products))}."
+        checks.append(Check("gpu: labels", bad, found, advice))  # type: ignore[arg-type]
+    taints = {
+        taint["key"]
+        for node in fitting or [n for n, _ in offering]
+        for taint in node["spec"].get("taints") or []
+        if taint.get("effect") != "PreferNoSchedule"
+    }
+    if strange := sorted(taints - set(needs.tolerated)):
+        found = f"GPU nodes have taints that pods must tolerate: {', '.join(strange)}"
+        checks.append(Check("gpu: taints", "warn", found, "Add them to the chart's tolerations."))
+    elif taints:
+        checks.append(Check("gpu: taints", "ok", f"tolerated: {', '.join(sorted(taints))}"))
+    return checks
+
+
+def _labels(node: Document) -> dict[str, str]:
+    return node["metadata"].get("labels") or {}
+
+
+def _count(node: Document, resource: str) -> int:
+    return int((node.get("status", {}).get("allocatable") or {}).get(resource, 0))

@@ -1,0 +1,88 @@
+"""Lint rules about retry expressions: that they can be read, and which ends of a pod they retry.
+
+The ends are what the controller of Argo 3.7 gives an expression to read; `pods` says where they are
+from. Exit codes alone cannot tell: a deadline ends with 143 as a deletion does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tests.cluster import argo_expr
+from tests.cluster.argo_document import Document
+from tests.cluster.argo_expr import ExpressionError
+from tests.cluster.argo_references import RETRY_NAMES, TAG
+
+
+class End(NamedTuple):
+    """How an attempt ended, as `lastRetry` has it."""
+
+    exit_code: str
+    status: str
+    message: str
+
+
+SHUTDOWN = "Pod was terminated in response to imminent node shutdown."
+LOW = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 80Mi."
+PREEMPTED = "Preempted in order to admit critical pod"
+DEADLINE = "Pod was active on the node longer than the specified deadline"
+RETRIED = [
+    End("75", "Failed", "main: Error (exit code 75)"),
+    End("143", "Failed", "main: Error (exit code 143)"),
+    End("-1", "Error", "pod deleted"),
+    *(End(code, "Failed", SHUTDOWN) for code in ("-1", "137", "143")),
+    *(End(code, "Failed", LOW) for code in ("-1", "137", "143")),
+    *(End(code, "Failed", PREEMPTED) for code in ("-1", "137", "143")),
+]
+NOT_RETRIED = [
+    *(End(code, "Failed", f"main: Error (exit code {code})") for code in ("1", "2", "3", "4", "5")),
+    *(End(code, "Failed", DEADLINE) for code in ("-1", "0", "137", "143")),
+    End("137", "Failed", "main: OOMKilled (exit code 137)"),
+]
+
+
+def retry_expressions_are_sound(document: Document) -> Iterator[str]:
+    """A retry expression is a plain expression over lastRetry, retries and template inputs."""
+    for path, template in document.own_templates():
+        expression = template.get("retryStrategy", {}).get("expression")
+        if expression is None:
+            continue
+        where = f"{path}.retryStrategy.expression"
+        try:
+            tree = argo_expr.parse(TAG.sub("x", expression))
+        except ExpressionError as error:
+            yield f"{where}: {error}."
+            continue
+        for name in argo_expr.names(tree):
+            if name not in RETRY_NAMES | {"x"}:
+                yield f"{where}: {name} is not one of {', '.join(sorted(RETRY_NAMES))}."
+        for name in argo_expr.functions(tree):
+            if name not in argo_expr.FUNCTIONS:
+                yield f"{where}: the function {name}() is not known."
+
+
+def retries_are_for_lost_pods(document: Document) -> Iterator[str]:
+    """What another pod may mend is retried; what will happen again is not."""
+    for path, template in document.leaves():
+        expression = template.get("retryStrategy", {}).get("expression")
+        if expression is None or TAG.search(expression):
+            continue
+        where = f"{path}.retryStrategy.expression"
+        for ends, wanted, verb in (
+            (RETRIED, True, "does not retry"),
+            (NOT_RETRIED, False, "retries"),
+        ):
+            for end in ends:
+                try:
+                    found = bool(argo_expr.evaluate(expression, _scope(end)))
+                except ExpressionError as error:
+                    yield f"{where}: {error}."
+                    return
+                if found is not wanted:
+                    yield f"{where}: it {verb} exit code {end.exit_code}, {end.message!r}."
+
+
+def _scope(end: End) -> dict[str, object]:
+    last = {"exitCode": end.exit_code, "status": end.status, "message": end.message}
+    return {"retries": "0", "lastRetry": {**last, "duration": "60.0"}}

@@ -1,0 +1,46 @@
+"""The real `argo` client's own lint, offline, on the project's workflows and the tests' sample."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+BUILT = Path(os.environ.get("CLUSTER_HOME", CACHE / "svdjobs-cluster")) / "bin" / "argo"
+ARGO = shutil.which("argo") or (str(BUILT) if BUILT.exists() else None)
+SHIPPED = [
+    file
+    for file in sorted((ROOT / "workflows").glob("*.yaml"))
+    if "\nkind: " in f"\n{file.read_text()}"  # the settings they are made from are there as well
+]
+SAMPLE = ROOT / "tests" / "cluster" / "samples" / "sweep.yaml"
+
+pytestmark = pytest.mark.skipif(
+    ARGO is None,
+    reason=f"ARGO'S LINT NOT RUN: no argo on the path and none built at {BUILT}",
+)
+
+
+def argo_lint(*files: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(ARGO), "lint", "--offline", "--no-color", *map(str, files)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(not SHIPPED, reason="ARGO'S LINT NOT RUN: workflows/ holds no YAML")
+def test_argo_accepts_the_workflows() -> None:
+    # All in one call: they refer to each other.
+    done = argo_lint(*SHIPPED)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_argo_accepts_the_sample_and_sees_a_broken_one(tmp_path: Path) -> None:
+    done = argo_lint(SAMPLE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(SAMPLE.read_text().replace("depends: plan.Succeeded", "depends: plam"))
+    assert argo_lint(broken).returncode != 0

@@ -1,0 +1,154 @@
+"""The stages under the contract of workflows/sweep.yaml: its own command lines, run as processes.
+
+Over a real S3 server, with pods evicted in the middle, and to the bytes of a sweep in one process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from svdjobs import local
+from svdjobs.config import read_config
+from svdjobs.storage.server import S3Server
+from svdjobs.storage.store import Store, open_store
+from tests.cluster.interpreter import run_workflow
+from tests.cluster.pods import EVICTED, Pod
+from tests.cluster.run_tree import Node, Run
+from tests.storage.s3_server import client_of, open_uploads
+
+ROOT = Path(__file__).parent.parent.parent
+SWEEP = """
+name: contract
+before: demo:base
+after: demo:rl2
+alphas: [0, 0.5]
+decompose: {parts: 2, shards: 2}
+evaluate:
+  benchmarks: [{name: demo, limit: 30}]
+  engine: transformers
+  n_samples: 2
+  max_tokens: 64
+  batch_size: 8
+  shards: 2
+rotations: {rl1: demo:rl1}
+"""
+
+
+def contents(store: Store) -> dict[str, bytes]:
+    """Every object of a run but those that tell where and when: plan, config, file versions."""
+    beside = ("plan/", "shares/", "config.json", "identities.json")
+    return {k: bytes(store.read(k)) for k in store.keys("") if not k.startswith(beside)}
+
+
+def sweep(bucket: str, directory: Path, text: str, **more: Any) -> Run:
+    document = yaml.safe_load((ROOT / "workflows" / "sweep.yaml").read_text())
+    return run_workflow(
+        document,
+        directory=directory,
+        parameters={"config": text, "store": f"s3://{bucket}/run"},
+        commands={"svdjobs": [sys.executable, "-m", "svdjobs.cli.main"]},
+        environment={
+            **{k: v for k, v in os.environ.items() if k.startswith("AWS_")},
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        },
+        **more,
+    )
+
+
+class Evictions:
+    """Evicts the first pod of chosen nodes, once something of their work has reached the store."""
+
+    def __init__(self, store: Store, chosen: dict[str, str]) -> None:
+        self._store = store
+        self._left = dict(chosen)
+        self._lock = threading.Lock()
+        self.done: list[str] = []
+
+    def __call__(self, node: Node, pod: Pod) -> None:
+        with self._lock:
+            name = next((name for name in self._left if node.name.endswith(name)), None)
+            trace = self._left.pop(name) if name else ""
+        if name is None:
+            return
+        deadline = time.monotonic() + 60
+        while not self._store.keys(trace) and pod.process.poll() is None:
+            assert time.monotonic() < deadline, f"{name} has written nothing to {trace}"
+            time.sleep(0.05)
+        pod.disrupt(EVICTED, grace_seconds=8)
+        self.done.append(name)
+
+
+@pytest.mark.slow
+def test_evicted_pods_and_all_the_sweep_comes_to_the_same_bytes(
+    s3_environment: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    store = open_store(f"s3://{bucket}/run")
+    evictions = Evictions(
+        store,
+        {
+            "decompose(2:after-000)": "factors/after",
+            "alphas(1:alpha-0.5000).blend": "checkpoints/alpha-0.5000",
+            "alphas(0:alpha-0.0000).evaluate(1:demo-001)": "shares/alpha-0.0000/demo-001",
+        },
+    )
+    run = sweep(bucket, tmp_path / "pods", SWEEP, on_start=evictions)
+    assert run.phase == "Succeeded", run.root.tree()
+    assert len(evictions.done) == 3
+    for name in evictions.done:
+        codes = run.node(name.rpartition("(")[0] and name).exit_codes
+        assert codes in (["143", "0"], ["0"]), f"{name}: {codes}"  # it may have been quicker
+    one = local_run(tmp_path)
+    assert contents(store) == contents(one)
+    assert not open_uploads(client_of(s3_environment), bucket)
+    secrets = s3_environment.secret_key
+    assert not [path for path in (tmp_path / "pods").rglob("*") if said(path, secrets)]
+
+
+def local_run(folder: Path) -> Store:
+    """The same sweep in this process, into a folder."""
+    url = str(folder / "one")
+    config = read_config(SWEEP, [f"store={url}"], where="test")
+    local.sweep(config)
+    return open_store(url)
+
+
+def said(path: Path, secret: str) -> bool:
+    return path.is_file() and secret.encode() in path.read_bytes()
+
+
+@pytest.mark.slow
+def test_an_alpha_that_fails_fails_alone_and_report_names_it(
+    s3_environment: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    """Its blend is broken beforehand by an object in the place of a finished one."""
+    text = SWEEP.replace("rotations: {rl1: demo:rl1}", "").replace("shards: 2\n", "shards: 1\n")
+    store = open_store(f"s3://{bucket}/run")
+    with store.sink("checkpoints/alpha-0.0000/manifest.json") as sink:
+        sink.write(b'{"this is": "no manifest"}')
+    with store.sink("config.json") as sink:
+        document = read_config(text, [f"store=s3://{bucket}/run"], where="test")
+        sink.write(document.model_dump_json().encode())
+    run = sweep(bucket, tmp_path / "pods", text)
+    assert run.phase == "Failed"
+    assert run.node("alphas(0:alpha-0.0000).blend").exit_codes == ["4"]
+    assert run.node("alphas(1:alpha-0.5000)").phase == "Succeeded"
+    assert run.node("rotations").phase == "Skipped"
+    report = run.node("report")
+    assert report.exit_codes == ["4"] or report.exit_codes == ["2"]
+    assert "alpha-0.0000" in report.attempts[0].log.read_text()
+    assert run.exit_node is not None
+    assert "Failed" in run.exit_node.attempts[0].log.read_text()
+
+
+Hook = Callable[[Node, Pod], None]
