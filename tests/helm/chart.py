@@ -96,11 +96,11 @@ def values_of(settings: ClusterSettings) -> Values:
 
 
 def parsed_patches(spec: dict[str, Any]) -> dict[str, Any]:
-    """The spec with its templates' JSON patches as what they mean: spaces in them differ."""
+    """The spec with its templates' patches, which are YAML in YAML, as what they mean."""
     return {
         **spec,
         "templates": [
-            {**template, "podSpecPatch": json.loads(template["podSpecPatch"])}
+            {**template, "podSpecPatch": yaml.safe_load(template["podSpecPatch"])}
             if "podSpecPatch" in template
             else template
             for template in spec["templates"]

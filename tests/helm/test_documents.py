@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.argo_lint import KINDS, lint
+from tests.cluster.argo_lint import lint
+from tests.cluster.argo_schema import KINDS
 from tests.helm.chart import documents, examples, only, render
 
 MODELS = {
@@ -193,13 +194,16 @@ def test_the_notes_commands_are_commands() -> None:
 
 
 def test_the_chart_test_is_a_doctor_that_goes_when_all_is_well() -> None:
+    from svdjobs.cli.doctor import doctor
+
     pod = only(documents(), "Pod")
     assert pod["metadata"]["annotations"] == {
         "helm.sh/hook": "test",
         "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
     }
     container = pod["spec"]["containers"][0]
-    assert [*container["command"], *container["args"]] == [
-        "svdjobs", "doctor", "--store", "s3://svdjobs/demo", "--namespace", "sweeps",
-    ]  # fmt: skip
+    assert [*container["command"], container["args"][0]] == ["svdjobs", "doctor"]
+    with doctor.make_context("doctor", container["args"][1:]) as context:
+        given = {key: value for key, value in context.params.items() if value}
+    assert given == {"store": "s3://svdjobs/demo", "namespace": "sweeps"}
     assert pod["spec"]["serviceAccountName"] == "svdjobs"

@@ -87,7 +87,8 @@ keep-weights: {{ .Values.keepWeights | toString | toJson }}
 {{- $_ := unset $template $key -}}
 {{- if $value -}}{{- $_ := set $template $key $value -}}{{- end -}}
 {{- end -}}
-{{- $_ := set $template "podSpecPatch" (toJson $patch) -}}
+{{- /* As JSON it would end in braces that are no parameter's. */ -}}
+{{- $_ := set $template "podSpecPatch" (toYaml $patch) -}}
 {{- end -}}
 
 {{/* What one pod of a stage gets. Prints nothing. */}}
