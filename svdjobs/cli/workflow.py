@@ -136,7 +136,7 @@ def watch(run: str, namespace: str | None) -> int:
     """Show a run as a tree until it ends.
 
     Exits with 0 if it succeeded; with what its report (2: something is missing) or gate (3: a
-    regression) exited with; 5 if its deadline ran out; 4 for anything else.
+    regression) exited with; 5 if a deadline ran out; 4 for anything else.
     """
     from svdjobs.cluster.follow import find
 

@@ -29,7 +29,7 @@ def run(workflow: str, status: str, store_url: str) -> None:
     if not url:
         return
     if not url.startswith(("https://", "http://")):
-        raise ConfigError(f"{URL_VARIABLE} is not an http(s) address.")
+        raise ConfigError(f"{URL_VARIABLE} is no http(s) address.")
     document = {"text": words, "workflow": workflow, "status": status, "report": report}
     request = urllib.request.Request(
         url, json.dumps(document).encode(), {"Content-Type": "application/json"}
@@ -38,6 +38,7 @@ def run(workflow: str, status: str, store_url: str) -> None:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
             pass
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code < 500:
             raise ConfigError(f"the webhook of {URL_VARIABLE} refused: {error.code}.") from None
         raise UnavailableError(f"the webhook of {URL_VARIABLE} answered {error.code}.") from None

@@ -157,22 +157,20 @@ def exit_code(run: Run) -> int:
 
     Succeeded is 0. Failed is what the stage that owns the verdict exited with (gate: 3, a
     regression; report: 2, something is missing), else what all failed pods agree on (2: a config,
-    a checkpoint), 5 where the Workflow's deadline ran out, and 4 for everything else:
-    infrastructure, stopped by someone, Error.
+    a checkpoint; 5 where all of them met a deadline, their own or the Workflow's), and 4 for
+    everything else: infrastructure, stopped by someone, Error.
     """
     if run.phase == "Succeeded":
         return EXIT_OK
-    told = (EXIT_USAGE, EXIT_REGRESSION, EXIT_INFRASTRUCTURE, EXIT_TIMED_OUT)
     if run.shutdown or run.phase == "Error":
         return EXIT_INFRASTRUCTURE
-    if "deadline" in run.message.lower() or "max duration" in run.message.lower():
-        return EXIT_TIMED_OUT
+    told = (EXIT_USAGE, EXIT_REGRESSION, EXIT_INFRASTRUCTURE, EXIT_TIMED_OUT)
     failed = run.failures()
     for verdict in VERDICTS:
         for task in failed:
             if task.path == verdict and task.exit_code in told:
                 return task.exit_code
-    codes = {task.exit_code for task in failed}
+    codes = {EXIT_TIMED_OUT if "deadline" in t.message.lower() else t.exit_code for t in failed}
     only = codes.pop() if len(codes) == 1 else None
     return only if only in told else EXIT_INFRASTRUCTURE
 

@@ -60,7 +60,8 @@ def closing_words(run: Run) -> str:
     words = f"Workflow {run.name} ended as {run.phase}{took}."
     if run.message:
         words += f" {run.message}."
-    if run.store and any(task.name == "report" and task.ended for task in run.tasks):
+    reported = [task.phase for task in run.tasks if task.name == "report"]
+    if run.store and reported in (["Succeeded"], ["Failed"]):
         words += f"\nReport: {run.store.rstrip('/')}/report/report.html"
     if run.phase != "Succeeded":
         words += (

@@ -21,7 +21,7 @@ from svdjobs.records import FileRecord, Manifest
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.store import Hashing, Store, try_read_json
 
-PIECE_BYTES = 16 << 20
+PIECE_BYTES = 8 << 20
 # Pieces read ahead of the one being used; the bound on memory.
 AHEAD = 8
 # Left free on the disk: other files of the same pod need some.

@@ -20,7 +20,7 @@ from svdjobs.storage.store import Store, write_bytes
 FLUSH_SECONDS = 5.0
 # After so long without the store, going on would only add to what a kill loses.
 PATIENCE_SECONDS = 300.0
-_PART = re.compile(r"lines-[0-9a-f]{20}-[0-9]{6}")
+_PART = re.compile(r"lines-[0-9a-f]{24}-[0-9]{6}")
 
 
 def parts(store: Store, key: str) -> list[str]:
@@ -56,7 +56,7 @@ class GatheringJournal:
 
     def __init__(self, store: Store, key: str) -> None:
         self._store = store
-        self._writer = f"{key}/lines-{int(time.time()):08x}{uuid.uuid4().hex[:12]}"
+        self._writer = f"{key}/lines-{time.time_ns():016x}{uuid.uuid4().hex[:8]}"
         self._number = 0
         self._unsent: list[str] = []
         self._failed_since: float | None = None

@@ -10,18 +10,18 @@ from functools import cached_property, partial
 from typing import Any
 
 from svdjobs.errors import MissingKeyError, StorageError
-from svdjobs.storage import s3_transfer
+from svdjobs.storage import s3_download
 from svdjobs.storage.journal import GatheringJournal, appending, parts
 from svdjobs.storage.s3_client import (
     as_ours,
     client,
     code_of,
     failures,
-    is_gone,
     is_taken,
     persistently,
 )
-from svdjobs.storage.s3_transfer import PART_BYTES, Place, S3Sink
+from svdjobs.storage.s3_place import Place
+from svdjobs.storage.s3_upload import PART_BYTES, S3Sink
 
 # Objects that come and go while a store is tried out; never keys.
 PROBE = ".svdjobs-probe-"
@@ -66,7 +66,7 @@ class S3Store:
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
         """The bytes [start, end) of an object; long ranges by several threads."""
-        return s3_transfer.read(self._place(key), start, end)
+        return s3_download.read(self._place(key), start, end)
 
     def exists(self, key: str) -> bool:
         """Whether an object is there."""
@@ -132,24 +132,7 @@ class S3Store:
         return None
 
     def _head(self, key: str) -> Any:
-        """What is known of an object. The answer to a HEAD has no body, so that a missing bucket
-        looks like a missing object: it is asked for by itself then."""
-        place = self._place(key)
-        try:
-            return place.attempt("head_object")
-        except failures() as error:
-            if is_gone(error):
-                self._require_bucket()
-            raise as_ours(error, doing="looking for", url=place.url) from None
-
-    def _require_bucket(self) -> None:
-        try:
-            persistently(lambda: self._client.head_bucket(Bucket=self.bucket))
-        except failures() as error:
-            if is_gone(error):
-                error.response["Error"]["Code"] = "NoSuchBucket"  # type: ignore[attr-defined]
-                raise as_ours(error, doing="looking for", url=self.url) from None
-            # Who may not look at the bucket may still read from it.
+        return self._place(key).head("looking for")
 
     def _put_if_none(self, place: Place, data: bytes) -> bool:
         """One conditional write. A repeated request may find the object of the first one, whose
@@ -160,7 +143,7 @@ class S3Store:
         except failures() as error:
             if not is_taken(error):
                 raise as_ours(error, doing="writing", url=place.url) from None
-            head = place.call("head_object", "writing")
+            head = place.head("writing")
             return bool(head.get("Metadata", {}).get(_WRITER) == writer)
         return True
 

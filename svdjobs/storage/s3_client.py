@@ -123,7 +123,7 @@ def failures() -> tuple[type[Exception], ...]:
 
 def code_of(error: Exception) -> str:
     """The server's error code; empty where no server answered."""
-    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+    return str(_answer(error).get("Error", {}).get("Code", ""))
 
 
 def is_gone(error: Exception) -> bool:
@@ -164,18 +164,20 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
     if isinstance(error, StorageError):
         return error
     code, status = code_of(error), _status(error)
-    bucket = url.removeprefix("s3://").partition("/")[0]
+    bucket = _bucket(url)
     if code == "NoSuchBucket":
-        return StorageError(
-            f"{doing} {url}: there is no bucket {bucket!r} at {_endpoint()}. Create it, or set "
-            f"AWS_ENDPOINT_URL if it is in another place."
-        )
+        return no_bucket(url, doing)
     if is_gone(error):
         return MissingKeyError(f"{url} does not exist.")
     if is_taken(error):
         return UnavailableError(
             f"{doing} {url}: it was replaced by another writer meanwhile. Run the same command "
             f"again."
+        )
+    if code == "NoSuchUpload":
+        return StorageError(
+            f"{doing} {url}: its unfinished upload is gone: the bucket was deleted, or somebody "
+            f"or a lifecycle rule ended it. Run the same command again."
         )
     if code in _WRONG_REGION or status == 301:
         return StorageError(
@@ -194,7 +196,7 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
             f"one of GetObject, PutObject, DeleteObject and AbortMultipartUpload below the prefix "
             f"in bucket {bucket!r}, or ListBucket on the bucket."
         )
-    if code in _PASSING or status >= 500 or status == 429:
+    if code in _PASSING or status == 429 or (status >= 500 and status != 501):
         return UnavailableError(
             f"{doing} {url}: {_endpoint()} answered {code or status} to every attempt. Run the "
             f"same command again when the store is well: finished outputs are kept and skipped."
@@ -202,6 +204,18 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
     if code:
         return StorageError(f"{doing} {url}: {_endpoint()} refused it with {code} (HTTP {status}).")
     return _unanswered(error, theirs, doing=doing, url=url)
+
+
+def no_bucket(url: str, doing: str) -> StorageError:
+    """Where a bucket should be, there is none."""
+    return StorageError(
+        f"{doing} {url}: there is no bucket {_bucket(url)!r} at {_endpoint()}. Create it, or set "
+        f"AWS_ENDPOINT_URL if it is in another place."
+    )
+
+
+def _bucket(url: str) -> str:
+    return url.removeprefix("s3://").partition("/")[0]
 
 
 def _unanswered(error: Exception, theirs: Any, *, doing: str, url: str) -> StorageError:
@@ -248,8 +262,13 @@ def _unknown_host(error: BaseException | None) -> bool:
 
 
 def _status(error: Exception) -> int:
-    meta = getattr(error, "response", {}).get("ResponseMetadata", {})
-    return int(meta.get("HTTPStatusCode", 0))
+    return int(_answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _answer(error: Exception) -> dict[str, Any]:
+    """What the server said, empty where it said nothing that could be read."""
+    found = getattr(error, "response", None)
+    return found if isinstance(found, dict) else {}
 
 
 def _endpoint() -> str:

@@ -52,6 +52,7 @@ class ApiServer:
                     return
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
+                self.send_header("Connection", "close")
                 if isinstance(answer, list):
                     self.send_header("Transfer-Encoding", "chunked")
                     self.end_headers()

@@ -133,7 +133,7 @@ def test_time_left_of_a_pod_that_reports_progress() -> None:
     assert time_left(pod, at(10)) == pytest.approx(30)
 
 
-def ended(phase: str, *failed: tuple[str, int | None], **status: Any) -> int:
+def ended(phase: str, *failed: tuple[str, int | None], shutdown: str = "", said: str = "") -> int:
     nodes: dict[str, Any] = {
         "w": {"id": "w", "name": "w", "displayName": "w", "type": "DAG", "templateName": "t",
               "phase": phase},
@@ -141,10 +141,10 @@ def ended(phase: str, *failed: tuple[str, int | None], **status: Any) -> int:
     for name, code in failed:
         nodes[name] = {
             "id": name, "name": f"w.{name}", "displayName": name, "type": "Pod", "phase": "Failed",
-            "boundaryID": "w", **({"outputs": {"exitCode": str(code)}} if code is not None else {}),
+            "boundaryID": "w", "message": said,
+            **({"outputs": {"exitCode": str(code)}} if code is not None else {}),
         }  # fmt: skip
-    spec = {"shutdown": status.pop("shutdown", "")}
-    status = {"phase": phase, "nodes": nodes, **status}
+    spec, status = {"shutdown": shutdown}, {"phase": phase, "nodes": nodes}
     return exit_code(run_of({"metadata": {"name": "w"}, "spec": spec, "status": status}))
 
 
@@ -158,7 +158,8 @@ def test_exit_codes() -> None:
     assert ended("Failed", ("plan", 2), ("rotations", 4)) == 4
     assert ended("Error", ("report", 2)) == 4
     assert ended("Failed", ("report", 2), shutdown="Stop") == 4
-    assert ended("Failed", message="Max duration limit exceeded") == 5
+    late = "Pod was active on the node longer than the specified deadline"
+    assert ended("Failed", ("decompose", None), said=late) == 5
 
 
 def test_tasks_are_chosen_by_whole_parts_of_their_path() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.server import S3Server, serving
 
 
@@ -31,6 +32,12 @@ def s3_environment(
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server
+
+
+@pytest.fixture
+def s3_prefix(s3_environment: S3Server) -> str:
+    """A prefix of its own in the bucket that is there; a new bucket takes half a second."""
+    return f"test-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture
@@ -66,6 +73,8 @@ def delete_bucket(client: Any, name: str) -> None:
         pass
 
 
-def open_uploads(client: Any, name: str) -> list[str]:
-    """Keys of the multipart uploads that were begun and never ended."""
-    return [item["Key"] for item in client.list_multipart_uploads(Bucket=name).get("Uploads", [])]
+def open_uploads(server: S3Server, store: S3Store) -> list[str]:
+    """Multipart uploads of a store that were begun and never ended, as the server itself says."""
+    listed = client_of(server).list_multipart_uploads(Bucket=store.bucket)
+    keys = [item["Key"] for item in listed.get("Uploads", [])]
+    return [key for key in keys if key.startswith(store.prefix)]

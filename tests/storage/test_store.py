@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import hashlib
 import os
+import random
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from svdjobs.errors import ConfigError, MissingKeyError, StorageError
+from svdjobs.storage.journal import appending
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.memory import MemoryStore
 from svdjobs.storage.s3 import S3Store
+from svdjobs.storage.server import BUCKET, S3Server
 from svdjobs.storage.store import Store, clear, open_store, read_json, write_bytes
+from tests.storage.s3_server import open_uploads
 
 
 class StoreConformance:
@@ -77,6 +85,95 @@ class StoreConformance:
         assert store.keys("b") == ["b/1", "b/2", "b/c/3"]
         assert store.keys("nothing") == []
 
+    def test_awkward_keys(self, store: Store) -> None:
+        keys = ["a b/c d", "ü/日本", "x+y&z=%20?#'(1)", "svd_logs/alpha_0.2/model__w.pt"]
+        for key in keys:
+            write_bytes(store, key, key.encode())
+        assert store.keys("") == sorted(keys)
+        assert [bytes(store.read(key)).decode() for key in keys] == keys
+        for key in keys:
+            store.delete(key)
+        assert store.keys("") == []
+
+    def test_more_keys_than_a_page_holds(self, store: Store) -> None:
+        keys = [f"many/{number:04d}" for number in range(1050)]
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda key: write_bytes(store, key, b""), keys))
+        assert store.keys("many/") == keys
+        clear(store, "many")
+        assert store.keys("") == []
+
+    def test_overwriting(self, store: Store) -> None:
+        write_bytes(store, "twice", b"first, and longer")
+        write_bytes(store, "twice", b"second")
+        assert store.read("twice") == b"second"
+        assert store.keys("") == ["twice"]
+
+    def test_versions(self, store: Store) -> None:
+        write_bytes(store, "a", b"one")
+        first = store.version("a")
+        assert store.version("a") == first
+        write_bytes(store, "a", b"another")
+        assert store.version("a") != first
+        with pytest.raises(MissingKeyError, match="nothing"):
+            store.version("nothing")
+
+    def test_put_new_writes_once(self, store: Store) -> None:
+        assert store.put_new("deep/er/new", b"first")
+        assert not store.put_new("deep/er/new", b"second")
+        assert store.read("deep/er/new") == b"first"
+        assert store.keys("") == ["deep/er/new"]
+        store.delete("deep/er/new")
+        assert store.put_new("deep/er/new", b"")
+
+    def test_put_new_has_one_winner(self, store: Store) -> None:
+        start = threading.Barrier(16)
+
+        def put(number: int) -> bool:
+            start.wait()
+            return store.put_new("raced", str(number).encode())
+
+        with ThreadPoolExecutor(16) as pool:
+            won = list(pool.map(put, range(16)))
+        assert won.count(True) == 1
+        assert store.read("raced") == str(won.index(True)).encode()
+        assert store.keys("") == ["raced"]
+
+    def test_journal_keeps_lines(self, store: Store) -> None:
+        with store.journal("p/x.journal") as journal:
+            assert journal.lines == []
+            journal.append("first")
+            journal.append("zweite ü \u2028")
+        with pytest.raises(RuntimeError), store.journal("p/x.journal") as journal:
+            assert journal.lines == ["first", "zweite ü \u2028"]
+            journal.append("third")
+            raise RuntimeError
+        with store.journal("p/x.journal") as journal:
+            assert journal.lines == ["first", "zweite ü \u2028", "third"]
+
+    def test_journal_goes_with_its_key(self, store: Store) -> None:
+        for number in range(2):
+            with store.journal("p/x.journal") as journal:
+                journal.append(str(number))
+        write_bytes(store, "p/x", b"other")
+        assert all(key.startswith("p/x") for key in store.keys("p"))
+        store.delete("p/x.journal")
+        assert store.keys("") == ["p/x"]
+        with store.journal("p/x.journal") as journal:
+            assert journal.lines == []
+            journal.append("again")
+        clear(store, "p")
+        assert store.keys("") == []
+
+    def test_range_edges(self, store: Store) -> None:
+        write_bytes(store, "ten", b"0123456789")
+        assert store.read("ten", 10) == b""
+        assert store.read("ten", 3, 3) == b""
+        assert store.read("ten", 9, 10) == b"9"
+        store.read("ten", 0, 2)[0] = 1  # what is read may be written to
+        with pytest.raises(StorageError, match="ten"):
+            store.read("ten", 12, 14)
+
     def test_clear_removes_a_prefix(self, store: Store) -> None:
         for key in ("x/1", "x/manifest.json", "y"):
             write_bytes(store, key, b"")
@@ -106,17 +203,86 @@ class TestLocalStore(StoreConformance):
         assert alive.exists()
         assert LocalStore(tmp_path).keys("") == ["file"]
 
+    def test_torn_line_is_cut_off(self, tmp_path: Path) -> None:
+        (tmp_path / "x.journal").write_bytes(b"whole\ntor")
+        with LocalStore(tmp_path).journal("x.journal") as journal:
+            assert journal.lines == ["whole"]
+            journal.append("next")
+        assert (tmp_path / "x.journal").read_bytes() == b"whole\nnext\n"
 
-class TestMemoryStore(StoreConformance):
+    def test_a_journal_has_one_writer(self, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path)
+        with (
+            store.journal("x.journal"),
+            pytest.raises(StorageError, match="by another process"),
+            store.journal("x.journal"),
+        ):
+            pass
+
+    def test_blobs_of_a_hub_cache_have_one_version_everywhere(self, tmp_path: Path) -> None:
+        versions: set[str] = set()
+        for machine in ("a", "b"):
+            blob = tmp_path / machine / "blobs" / ("0123456789abcdef" * 4)
+            snapshot = tmp_path / machine / "snapshots" / "main"
+            blob.parent.mkdir(parents=True)
+            snapshot.mkdir(parents=True)
+            blob.write_bytes(b"weights")
+            os.utime(blob, ns=(0, len(versions)))
+            (snapshot / "model.safetensors").symlink_to(blob)
+            versions.add(LocalStore(snapshot).version("model.safetensors"))
+        assert versions == {f"blob:{'0123456789abcdef' * 4}:7"}
+
+
+class SeveralWriters:
+    """What backends promise that let several write a journal at once."""
+
+    def test_journal_of_several_writers(self, store: Store) -> None:
+        with store.journal("j") as one, store.journal("j") as two:
+            for number in range(3):
+                one.append(f"one {number}")
+                two.append(f"two {number}")
+        with store.journal("j") as merged:
+            assert sorted(merged.lines) == [f"{w} {n}" for w in ("one", "two") for n in range(3)]
+
+
+class TestMemoryStore(SeveralWriters, StoreConformance):
     @pytest.fixture
     def store(self) -> MemoryStore:
         return MemoryStore()
 
 
-class TestS3Store(StoreConformance):
+class TestS3Store(SeveralWriters, StoreConformance):
     @pytest.fixture
-    def store(self, bucket: str) -> S3Store:
-        return S3Store(bucket, "some/run")
+    def store(self, s3_prefix: str) -> S3Store:
+        return S3Store(BUCKET, f"{s3_prefix}/run", part_bytes=5 << 20)
+
+    def test_neighbours_of_the_prefix_are_not_ours(self, store: S3Store) -> None:
+        above = S3Store(store.bucket, f"/{store.prefix.removesuffix('run')}")
+        write_bytes(S3Store(store.bucket, f"{store.prefix}2"), "a", b"")
+        write_bytes(above, "b", b"")
+        assert store.keys("") == []
+        assert above.keys("") == ["b", "run2/a"]
+
+    def test_large_object_goes_in_parts(self, store: S3Store, s3_environment: S3Server) -> None:
+        data = random.Random(0).randbytes((23 << 20) + 1)
+        with store.sink("large") as sink:
+            for start in range(0, len(data), 1_000_003):
+                sink.write(memoryview(data)[start:][:1_000_003])
+            record = sink.record("large")
+        assert (record.bytes, record.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+        assert store.read("large") == data  # over several ranges
+        assert store.read("large", 5_000_000, 22_222_222) == data[5_000_000:22_222_222]
+        assert store.version("large").endswith(f"-5:{len(data)}")  # five parts
+        assert open_uploads(s3_environment, store) == []
+
+    def test_lines_of_a_killed_writer_are_kept_from_the_last_sending(self, store: S3Store) -> None:
+        with appending(store, "j", flush_seconds=0.05) as journal:
+            journal.append("sent")
+            deadline = time.monotonic() + 20
+            while not store.keys("j") and time.monotonic() < deadline:
+                time.sleep(0.02)
+            with store.journal("j") as other:
+                assert other.lines == ["sent"]
 
 
 @pytest.fixture

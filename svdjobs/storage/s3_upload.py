@@ -1,29 +1,28 @@
-"""Objects of S3 on the way up and down: parts, ranges, and a bound on the memory they take.
+"""An object of S3 on its way up: parts, and a bound on the memory that all of them take.
 
-Up: a sink gathers a part, hands it to a thread and gathers the next; what fits one part goes up in
-one request. Down: a long range is split over threads into one buffer; a body that breaks off is
-asked for again from where it broke.
+A sink gathers a part, hands it to a thread and gathers the next; what fits one part goes up in one
+request. Memory is bounded over the process, since a blend writes up to 64 objects side by side:
+parts being gathered share BUFFER_BYTES (a sink's share is fixed with its first part, as some stores
+want all parts but the last of one size), and parts on the way take at most as much again. Only with
+more sinks than BUFFER_BYTES / SMALLEST_PART_BYTES does the first bound grow, by one smallest part
+each.
 
-Memory is bounded over the process, since a blend writes up to 64 objects side by side: parts being
-gathered share BUFFER_BYTES (a sink's share is fixed with its first part, as all parts but the last
-should be of one size), and parts on the way take at most as much again.
+A process that is killed outright leaves its uploads open; a lifecycle rule of the bucket
+(AbortIncompleteMultipartUpload) is the way to be rid of those.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from svdjobs.errors import StorageError, UnavailableError
+from svdjobs.errors import StorageError
 from svdjobs.provenance import memory_limit_bytes
 from svdjobs.records import FileRecord
-from svdjobs.storage.s3_client import as_ours, code_of, failures, pause, persistently
+from svdjobs.storage.s3_client import as_ours, code_of, failures
+from svdjobs.storage.s3_place import Place, threads
 from svdjobs.storage.store import Hashing
 
 MIB = 1 << 20
@@ -32,18 +31,10 @@ PART_BYTES = 64 * MIB
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 SMALLEST_PART_BYTES = 8 * MIB
 PARTS_PER_SIZE = 2_000
-RANGE_BYTES = 16 * MIB
-THREADS = 8
-BODY_ATTEMPTS = 6
 # A sixteenth of what this machine or container has, so that uploads never crowd out the work.
-BUFFER_BYTES = max(64 * MIB, min(512 * MIB, memory_limit_bytes() // 16))
+BUFFER_BYTES = max(PART_BYTES, min(512 * MIB, memory_limit_bytes() // 16))
 # How long a failed upload waits for parts still on the way; a pod has 30 s from SIGTERM.
 ABORT_SECONDS = 8
-
-
-@lru_cache(maxsize=4)
-def _threads(_purpose: str, _pid: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="svdjobs-s3")
 
 
 class Budget:
@@ -94,32 +85,6 @@ class Budget:
 
 
 BUDGET = Budget(BUFFER_BYTES)
-
-
-@dataclass(frozen=True)
-class Place:
-    """One object, and the client that reaches it."""
-
-    client: Any
-    bucket: str
-    name: str
-    """The full key in the bucket."""
-    url: str
-
-    def call(self, operation: str, doing: str, **arguments: Any) -> Any:
-        """A request about this object, repeated where that may help; its failure as ours."""
-        try:
-            return self.attempt(operation, **arguments)
-        except failures() as error:
-            raise as_ours(error, doing=doing, url=self.url) from None
-
-    def attempt(self, operation: str, **arguments: Any) -> Any:
-        """The same with the library's own failure, for those who know what to make of it."""
-        return persistently(lambda: self.once(operation, **arguments))
-
-    def once(self, operation: str, **arguments: Any) -> Any:
-        """One request, as it comes."""
-        return getattr(self.client, operation)(Bucket=self.bucket, Key=self.name, **arguments)
 
 
 class S3Sink:
@@ -202,7 +167,7 @@ class S3Sink:
     def _send(self) -> None:
         """Put the gathered part on its way. In a thread, as all that must be undone when a signal
         interrupts this one: an upload that was created is known by its future."""
-        pool = _threads("up", os.getpid())
+        pool = threads("up")
         if self._upload is None:
             self._part_bytes = len(self._buffer)
             BUDGET.decide(self._part_bytes)
@@ -242,99 +207,9 @@ class S3Sink:
             )
         except failures() as error:
             if code_of(error) == "NoSuchUpload":
-                found = self._place.call("head_object", "writing")
+                found = self._place.head("writing")
                 if found["ContentLength"] == self.record("").bytes and found["ETag"].endswith(
                     f'-{len(parts)}"'
                 ):
                     return
             raise as_ours(error, doing="writing", url=self._place.url) from None
-
-
-def read(place: Place, start: int, end: int | None) -> bytearray:
-    """The bytes [start, end) of an object, all of one version of it."""
-    if end is not None and end <= start:
-        place.call("head_object", "reading")
-        return bytearray()
-    first = start + RANGE_BYTES if end is None else min(end, start + RANGE_BYTES)
-    try:
-        response = place.attempt("get_object", Range=f"bytes={start}-{first - 1}")
-    except failures() as error:
-        if code_of(error) not in ("InvalidRange", "416"):
-            raise as_ours(error, doing="reading", url=place.url) from None
-        return _nothing(place, start, end)
-    total = _total(place, response, start)
-    stop = total if end is None else end
-    if stop > total:
-        response["Body"].close()
-        raise _short(place, stop - total, stop)
-    buffer = bytearray(stop - start)
-    view = memoryview(buffer)
-    pool = _threads("down", os.getpid())
-
-    def fetch(offset: int) -> None:
-        piece = view[offset : offset + RANGE_BYTES]
-        _fill(place, piece, start + offset, response["ETag"], None)
-
-    pieces = [pool.submit(fetch, offset) for offset in range(RANGE_BYTES, len(buffer), RANGE_BYTES)]
-    try:
-        _fill(place, view[:RANGE_BYTES], start, response["ETag"], response)
-        for piece in pieces:
-            piece.result()
-    finally:
-        for piece in pieces:
-            piece.cancel()
-    return buffer
-
-
-def _fill(place: Place, view: memoryview, start: int, etag: str, response: Any) -> None:
-    """Read a range into `view`, going on where a body breaks off."""
-    filled, reason = 0, ""
-    for number in range(1, BODY_ATTEMPTS + 1):
-        if response is None:
-            span = f"bytes={start + filled}-{start + len(view) - 1}"
-            response = place.call("get_object", "reading", Range=span, IfMatch=etag)
-            _total(place, response, start + filled)
-        body: Callable[[memoryview], int] = response["Body"].readinto
-        try:
-            while filled < len(view) and (count := body(view[filled:])):
-                filled += count
-            if filled == len(view):
-                return
-        except failures() as error:
-            reason = f" ({type(error).__name__})"
-        finally:
-            response["Body"].close()
-        response = None
-        pause(number)
-    raise UnavailableError(
-        f"reading {place.url}: its body broke off {BODY_ATTEMPTS} times{reason}, {filled:,} of "
-        f"{len(view):,} bytes from byte {start:,} came. Run the same command again: finished "
-        f"outputs are kept and skipped."
-    )
-
-
-def _total(place: Place, response: Any, start: int) -> int:
-    """Size of the object, from the answer to a range of it."""
-    stated = response.get("ContentRange", "")
-    if stated.startswith(f"bytes {start}-"):
-        return int(stated.rpartition("/")[2])
-    if not stated and start == 0:
-        return int(response["ContentLength"])
-    response["Body"].close()
-    raise StorageError(
-        f"reading {place.url}: asked for bytes from {start:,}, the store answered with "
-        f"{stated or 'the whole object'}. It must support range requests."
-    )
-
-
-def _nothing(place: Place, start: int, end: int | None) -> bytearray:
-    """What a range beyond the end means: fine at the very end, short elsewhere."""
-    size = int(place.call("head_object", "reading")["ContentLength"])
-    if end is None and start == size:
-        return bytearray()
-    stop = start if end is None else end
-    raise _short(place, stop - size, stop)
-
-
-def _short(place: Place, missing: int, stop: int) -> StorageError:
-    return StorageError(f"{place.url}: ends {missing} bytes before byte {stop} that was asked for.")

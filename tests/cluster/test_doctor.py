@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svdjobs.cluster import doctor_store
+from svdjobs.cluster.doctor import Check, all_well, guarded, plain_lines, summary
+from svdjobs.cluster.doctor_cluster import Needs, check_cluster, gpu_checks
+from svdjobs.errors import StorageError
+from svdjobs.storage.local import LocalStore
+from svdjobs.storage.s3 import S3Store
+from svdjobs.storage.store import Store
+from tests.cluster.api_server import Answer, Body, answering, status
+from tests.storage.s3_server import bucket, client_of, open_uploads, s3_environment, s3_server
+
+__all__ = ["bucket", "s3_environment", "s3_server"]
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_a_folder_is_well_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    checks = doctor_store.check_store(str(tmp_path))
+    assert [check.status for check in checks] == ["ok"] * 9
+    assert [path.name for path in tmp_path.rglob("*")] == ["config.json"]
+
+
+def test_a_real_s3_server_is_well_and_left_empty(bucket: str, s3_environment: Any) -> None:
+    checks = doctor_store.check_store(f"s3://{bucket}/some/prefix")
+    assert [(c.name, c.status) for c in checks if c.status != "ok"] == []
+    assert "between this clock and the store's" in by_name(checks)["store: clock"].found
+    plain = client_of(s3_environment)
+    assert "Contents" not in plain.list_objects_v2(Bucket=bucket)
+    assert open_uploads(s3_environment, S3Store(bucket)) == []
+
+
+def test_wrong_credentials_stop_at_the_first_check(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
+    (check,) = doctor_store.check_store(f"s3://{bucket}/x")
+    assert (check.name, check.status) == ("store: put", "fail")
+    assert "does not accept the credentials" in check.found
+    assert "wrong-secret" not in check.found
+
+
+def test_no_bucket(s3_environment: Any) -> None:
+    (check,) = doctor_store.check_store("s3://svdjobs-none/x")
+    assert "there is no bucket 'svdjobs-none'" in check.found
+
+
+class Broken(LocalStore):
+    """A folder that does one thing wrong."""
+
+    fault = ""
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
+        if self.fault == "range":
+            return super().read(key)
+        data = super().read(key, start, end)
+        if self.fault == "get":
+            data[-1] ^= 1
+        return data
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        if self.fault == "conditional put":
+            self.path(key).write_bytes(data)
+            return True
+        return super().put_new(key, data)
+
+    def keys(self, prefix: str) -> list[str]:
+        return [] if self.fault == "list" else super().keys(prefix)
+
+    def delete(self, key: str) -> None:
+        if self.fault == "refuse":
+            raise StorageError("deleting: access denied")
+        if self.fault != "delete":
+            super().delete(key)
+
+
+@pytest.mark.parametrize(
+    ("fault", "failing"),
+    [
+        ("get", {"store: get", "store: range", "store: conditional put", "store: multipart"}),
+        ("range", {"store: range"}),
+        ("conditional put", {"store: conditional put"}),
+        ("list", {"store: list"}),
+        ("delete", {"store: delete"}),
+        ("refuse", {"store: delete"}),
+    ],
+)
+def test_each_fault_is_found(
+    fault: str, failing: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken: Store = Broken(tmp_path)
+    monkeypatch.setattr(Broken, "fault", fault)
+    monkeypatch.setattr(doctor_store, "open_store", lambda url: broken)
+    checks = doctor_store.check_store(str(tmp_path))
+    assert {check.name for check in checks if check.status == "fail"} == failing
+    assert not all_well(checks)
+
+
+def test_a_clock_that_is_off(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(minutes=10)
+
+    monkeypatch.setattr(doctor_store, "datetime", Late)
+    check = by_name(doctor_store.check_store(f"s3://{bucket}/x"))["store: clock"]
+    assert (check.status, check.found) == ("warn", check.found)
+    assert "between this clock" in check.found
+    assert "NTP" in check.advice
+    assert datetime.now(UTC)
+
+
+def node(gpus: int, *, product: str = "H100", taint: str | None = None) -> Body:
+    return {
+        "metadata": {"labels": {"nvidia.com/gpu.product": product}},
+        "spec": {"taints": [{"key": taint, "effect": "NoSchedule"}] if taint else []},
+        "status": {"allocatable": {"cpu": "8", "nvidia.com/gpu": str(gpus)}},
+    }
+
+
+def test_gpu_nodes() -> None:
+    (check,) = gpu_checks([node(4), node(4), node(2, product="A10"), node(0)], Needs())
+    assert check == Check("gpu: nodes", "ok", "nvidia.com/gpu: 2 of A10, 8 of H100")
+
+
+def test_no_gpu_nodes_matter_only_when_asked() -> None:
+    bare: Body = {"metadata": {}, "spec": {}, "status": {}}
+    assert gpu_checks([bare], Needs())[0].status == "warn"
+    assert gpu_checks([bare], Needs(gpu=True))[0].status == "fail"
+
+
+def test_gpus_of_another_product_and_with_a_taint() -> None:
+    needs = Needs(gpu=True, node_selector={"nvidia.com/gpu.product": "H200"})
+    checks = by_name(gpu_checks([node(1, taint="team")], needs))
+    assert checks["gpu: labels"].status == "fail"
+    assert checks["gpu: labels"].advice.endswith("that is there: H100.")
+    assert "team" in checks["gpu: taints"].found
+    tolerated = gpu_checks([node(1, taint="nvidia.com/gpu")], Needs())
+    assert tolerated[1] == Check("gpu: taints", "ok", "tolerated: nvidia.com/gpu")
+
+
+def test_what_may_not_be_looked_at_is_no_failure() -> None:
+    """As in a pod: the server answers, and forbids all but asking for one's own rights."""
+
+    def respond(method: str, path: str, query: dict[str, str], body: Body) -> Answer:
+        if path == "/version":
+            return 200, {"gitVersion": "v1.34.4"}
+        if path == "/apis":
+            return 200, {"groups": [{"name": "argoproj.io"}]}
+        if path.endswith("/v1alpha1"):
+            names = ("workflows", "workflowtemplates", "cronworkflows", "workflowtaskresults")
+            return 200, {"resources": [{"name": name} for name in names]}
+        if path.endswith("selfsubjectaccessreviews"):
+            return 201, {"status": {"allowed": True}}
+        return status(403, "Forbidden", 'User "x" cannot')
+
+    with answering(respond) as server:
+        checks = by_name(check_cluster(server.cluster(patience_seconds=1), Needs()))
+    assert all_well(list(checks.values()))
+    assert checks["gpu: nodes"].status == "not checked"
+    assert checks["gpu: nodes"].found == "you may not list nodes"
+    assert checks["argo: resources"].status == "ok"
+
+
+def test_a_cluster_without_argo() -> None:
+    def respond(method: str, path: str, query: dict[str, str], body: Body) -> Answer:
+        known: dict[str, Body] = {"/version": {"gitVersion": "v1"}, "/apis": {"groups": []}}
+        return (200, known[path]) if path in known else (404, "404 page not found")
+
+    with answering(respond) as server:
+        checks = by_name(check_cluster(server.cluster(patience_seconds=1), Needs()))
+    assert checks["argo: resources"].status == "fail"
+    assert "Install Argo Workflows 3.7" in checks["argo: resources"].advice
+
+
+def test_an_error_is_a_failed_check() -> None:
+    def look() -> Check:
+        raise StorageError("disk full")
+
+    assert guarded("x", look) == [Check("x", "fail", "disk full")]
+
+
+def test_summary_and_lines() -> None:
+    checks = [Check("a", "ok", "fine"), Check("b", "fail", "no\nuse", "mend it")]
+    assert summary(checks) == "1 ok, 1 fail"
+    lines = list(plain_lines(checks))
+    assert lines[1].split() == ["fail", "b", "no", "use"]
+    assert lines[2].strip() == "mend it"
+
+
+def test_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "svdjobs.cli.main", "doctor", "--only", "store"]
+    done = subprocess.run([*command, "--store", str(tmp_path), "--json"], capture_output=True)
+    assert done.returncode == 0
+    assert {check["status"] for check in json.loads(done.stdout)} == {"ok"}
+    bare = subprocess.run(command, capture_output=True, text=True)
+    assert bare.returncode == 2
+    assert "--only store needs --store" in bare.stderr
+    file = tmp_path / "file"
+    file.write_text("")
+    bad = subprocess.run([*command, "--store", str(file)], capture_output=True, text=True)
+    assert bad.returncode == 4
+    assert "1 fail" in bad.stdout

@@ -1,0 +1,221 @@
+"""Against a real cluster: KUBECONFIG, or the one of ../shared/cluster if it is up.
+
+The sample Workflows need an image `localhost/python:3.11` with bash on the node.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from svdjobs.cluster.api import Cluster, connect
+from svdjobs.errors import SvdjobsError
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+HERE = Path(__file__).parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+LOCAL = Path(os.environ.get("CLUSTER_HOME") or CACHE / "svdjobs-cluster") / "kubeconfig"
+
+
+@pytest.fixture(scope="module")
+def kubeconfig() -> Path:
+    """The kubeconfig of a cluster that answers."""
+    given = Path(os.environ.get("KUBECONFIG") or LOCAL)
+    if not given.is_file():
+        pytest.skip(f"NO CLUSTER: KUBECONFIG is not set and there is no {given}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(given))
+        try:
+            connect(patience_seconds=0.5).get("/version")
+        except SvdjobsError as error:
+            pytest.skip(f"NO CLUSTER: {error}")
+    return given
+
+
+@pytest.fixture(scope="module")
+def cluster(kubeconfig: Path) -> Iterator[Cluster]:
+    """A namespace of its own, with the account that the sample Workflows use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(kubeconfig))
+        made = connect(f"svdjobs-test-{uuid.uuid4().hex[:6]}")
+        meta = {"name": made.namespace}
+        made.create("/api/v1/namespaces", {"metadata": meta})
+        for document in yaml.safe_load_all((HERE / "rbac.yaml").read_text()):
+            api = f"/apis/{document['apiVersion']}" if "/" in document["apiVersion"] else "/api/v1"
+            made.create(made.path(f"{document['kind'].lower()}s", api=api), document)
+        yield made
+        made.delete(f"/api/v1/namespaces/{made.namespace}")
+
+
+class Cli:
+    """`svdjobs …` in that namespace."""
+
+    def __init__(self, kubeconfig: Path, namespace: str, folder: Path) -> None:
+        self.environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+        self.namespace = namespace
+        self.config = folder / "sweep.yaml"
+        self.config.write_text("name: sample\nbefore: a/b\nafter: a/c\n")
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "svdjobs.cli.main", *words, "--namespace", self.namespace],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment,
+        )  # fmt: skip
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        process = self.start(*words)
+        out, _ = process.communicate(timeout=200)
+        assert process.returncode == code, out
+        return out
+
+    def submit(self, name: str, *words: str, code: int = 0) -> str:
+        file = str(HERE / "workflows" / "sweep.yaml")
+        return self(
+            "workflow", "submit", str(self.config), "--store", "s3://bucket/sample", "--file", file,
+            "--name", name, *words, code=code,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def svdjobs(kubeconfig: Path, cluster: Cluster, tmp_path: Path) -> Cli:
+    return Cli(kubeconfig, cluster.namespace, tmp_path)
+
+
+def test_a_sweep_from_submission_to_its_logs(svdjobs: Cli) -> None:
+    shown = svdjobs.submit("bad", "-p", "broken=alpha-0.5000", "--watch", code=2)
+    assert "✓ decompose     3/3" in shown
+    assert "✗ alpha-0.5000  blend ✗  evaluate –" in shown
+    assert "Workflow bad ended as Failed" in shown
+    assert "Report: s3://bucket/sample/report/report.html" in shown
+    failed = svdjobs("workflow", "logs", "sample", "--failed")
+    assert "alpha-0.5000/blend | a tensor is NaN" in failed
+    assert "report | missing: alpha-0.5000" in failed
+    assert "argo=true" not in failed
+    retried = svdjobs("workflow", "logs", "bad", "--step", "after-001")
+    assert "decompose/after-001 | the store does not answer" in retried
+    assert "decompose/after-001 (attempt 2) | decomposing after-001" in retried
+    assert "has ended already, as Failed" in svdjobs("workflow", "stop", "bad")
+    assert "there is a Workflow 'bad'" in svdjobs.submit("bad", code=2)
+
+
+def test_stop_runs_the_exit_handler(svdjobs: Cli) -> None:
+    svdjobs.submit("stopped", "-p", "seconds=60")
+    deadline = time.monotonic() + 60
+    while "decompos" not in svdjobs("workflow", "logs", "stopped") and time.monotonic() < deadline:
+        time.sleep(1)
+    assert "is being stopped" in svdjobs("workflow", "stop", "stopped")
+    shown = svdjobs("workflow", "watch", "stopped", code=4)
+    assert "✓ exit handler" in shown
+
+
+class Door:
+    """A way to the API server that can be shut: connections are cut and refused."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._open: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+        self.port = 0
+        self.open()
+
+    def open(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
+
+    def shut(self) -> None:
+        assert self._listener
+        for one in (self._listener, *self._open):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self._open.clear()
+
+    def _serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            self._open += [client, server]
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def door(kubeconfig: Path, tmp_path: Path) -> Iterator[tuple[Door, Path]]:
+    document = yaml.safe_load(kubeconfig.read_text())
+    settings = document["clusters"][0]["cluster"]
+    address = urlsplit(settings["server"])
+    assert address.hostname
+    door = Door(address.hostname, address.port or 443)
+    settings["server"] = f"https://127.0.0.1:{door.port}"
+    settings["tls-server-name"] = address.hostname
+    own = tmp_path / "kubeconfig"
+    own.write_text(yaml.safe_dump(document))
+    yield door, own
+    door.shut()
+
+
+def test_ten_seconds_without_the_api_server(
+    door: tuple[Door, Path], cluster: Cluster, tmp_path: Path
+) -> None:
+    way, own = door
+    svdjobs = Cli(own, cluster.namespace, tmp_path)
+    svdjobs.submit("outage", "-p", "seconds=3")
+    watching = svdjobs.start("workflow", "watch", "outage")
+    logging = svdjobs.start("workflow", "logs", "outage", "--follow")
+    time.sleep(12)
+    way.shut()
+    file = str(HERE / "workflows" / "sweep.yaml")
+    submitting = svdjobs.start(
+        "workflow", "submit", str(svdjobs.config), "--store", "s3://bucket/x", "--file", file,
+        "--name", "meanwhile",
+    )  # fmt: skip
+    time.sleep(10)
+    way.open()
+    assert "Workflow meanwhile submitted" in submitting.communicate(timeout=60)[0]
+    shown = watching.communicate(timeout=200)[0]
+    assert watching.returncode == 0, shown
+    assert "does not answer" in shown
+    assert "Workflow outage ended as Succeeded" in shown
+    written = [line for line in logging.communicate(timeout=60)[0].splitlines() if " | " in line]
+    for item in ("alpha-0.0000", "alpha-0.5000", "alpha-1.0000"):
+        assert written.count(f"{item}/blend | blending {item}") == 1
+        for unit in ("sums-000", "sums-001"):
+            own_lines = [line for line in written if line.startswith(f"{item}/evaluate/{unit} |")]
+            assert own_lines == [f"{item}/evaluate/{unit} | {unit} {i}" for i in (1, 2, 3)]
+
+
+def test_doctor(svdjobs: Cli) -> None:
+    found = svdjobs("doctor", "--service-account", "sample")
+    assert "service account sample may create and patch workflowtaskresults" in found
+    assert "0 fail" not in found
+    refused = svdjobs("doctor", "--service-account", "default", code=4)
+    assert "may not create workflowtaskresults or patch workflowtaskresults" in refused
+    assert "create role svdjobs-pods --verb=create,patch" in refused

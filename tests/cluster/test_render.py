@@ -1,0 +1,207 @@
+"""What is rendered: committed as generated, clean by the strict lint, whatever the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from svdjobs.cluster import estimate, render, workflow
+from svdjobs.cluster.settings import ClusterSettings, load_settings
+from svdjobs.config import parse_config
+from svdjobs.errors import ConfigError
+from tests.cluster.argo_lint import lint
+from tests.cluster.argo_schema import needs_schema
+
+ROOT = Path(__file__).parent.parent.parent
+DEMO = "jobs/sweeps/demo.yaml"
+GPUS: dict[str, Any] = {
+    "image": "registry.example/svdjobs:1.2.3",
+    "pull_secrets": ["regcred"],
+    "user": None,
+    "gpu": {
+        "count": 8,
+        "runtime_class": "nvidia",
+        "node_selector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"},
+        "priority_class": "batch",
+        "scheduler": "volcano",
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [
+                        {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+                    ]
+                }
+            }
+        },
+    },
+    "limits": {"semaphore": "svdjobs-limits", "parallelism": 500, "retries": 2},
+    "node_selector": {"pool": "cpu"},
+    "tolerations": [{"key": "spot", "operator": "Exists"}],
+}
+SWEEPS = {
+    "demo": (ROOT / DEMO).read_text(),
+    "nothing optional": "{name: A_b.C, before: a/b, after: c/d, alphas: [0]}",
+}
+
+
+def documents(files: dict[Path, str], folder: str) -> list[dict[str, Any]]:
+    """The documents of generated files in a folder, WorkflowTemplates first."""
+    texts = [text for path, text in sorted(files.items()) if path.parent == Path(folder)]
+    found = [document for text in texts for document in yaml.safe_load_all(text)]
+    return sorted(found, key=lambda document: document["kind"] != "WorkflowTemplate")
+
+
+def test_what_is_committed_is_what_is_generated() -> None:
+    settings = load_settings(ROOT / "workflows" / "settings.yaml")
+    files = render.render(SWEEPS["demo"], settings, where=DEMO)
+    assert {path: (ROOT / path).read_text() for path in files} == files
+    committed = {p.relative_to(ROOT) for p in (ROOT / "jobs" / "kubernetes").glob("*.yaml")}
+    assert committed <= set(files)
+
+
+@needs_schema
+@pytest.mark.parametrize("sweep", SWEEPS)
+@pytest.mark.parametrize("settings", [{}, GPUS], ids=["defaults", "everything set"])
+def test_workflows_are_clean(settings: dict[str, Any], sweep: str) -> None:
+    files = render.render(SWEEPS[sweep], ClusterSettings.model_validate(settings), where="test")
+    found = documents(files, "workflows")
+    kinds = [document["kind"] for document in found]
+    assert sorted(kinds) == ["CronWorkflow", "Workflow", "Workflow", "WorkflowTemplate"]
+    for document in found:
+        assert lint(document, others=found[:1]) == []
+
+
+def leaf(document: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = (t for t in document["spec"]["templates"] if t["name"] == name)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_settings_of_gpus_reach_evaluation_and_nothing_else() -> None:
+    whole = workflow.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"]).to_dict()
+    evaluate, blend = leaf(whole, "evaluate"), leaf(whole, "blend")
+    assert yaml.safe_load(evaluate["podSpecPatch"]) == {
+        "terminationGracePeriodSeconds": 60,
+        "runtimeClassName": "nvidia",
+        "containers": [
+            {
+                "name": "main",
+                "resources": {
+                    "limits": {"nvidia.com/gpu": "{{workflow.parameters.gpus}}"},
+                    "requests": {"nvidia.com/gpu": "{{workflow.parameters.gpus}}"},
+                },
+            }
+        ],
+    }
+    assert evaluate["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    assert (evaluate["priorityClassName"], evaluate["schedulerName"]) == ("batch", "volcano")
+    assert evaluate["affinity"] == GPUS["gpu"]["affinity"]
+    assert evaluate["synchronization"]["semaphores"] == [
+        {"configMapKeyRef": {"name": "svdjobs-limits", "key": "evaluate"}}
+    ]
+    assert evaluate["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert blend["nodeSelector"] == {"pool": "cpu"}
+    assert blend["tolerations"] == [{"key": "spot", "operator": "Exists"}]
+    assert not {"synchronization", "priorityClassName", "affinity"} & set(blend)
+    assert "runAsUser" not in whole["spec"]["securityContext"]
+
+
+def test_jobs_share_the_exit_codes() -> None:
+    """Codes worth another attempt count towards the limit; all others end the index or the Job."""
+    files = render.render(SWEEPS["demo"], ClusterSettings.model_validate(GPUS), where="test")
+    jobs = [d for d in documents(files, "jobs/kubernetes") if d["kind"] == "Job"]
+    assert [job["metadata"]["name"] for job in jobs] == [
+        f"svdjobs-demo-{stage}"
+        for stage in ("plan", "decompose", "evaluate-after", "rotations", "blend", "evaluate",
+                      "report")
+    ]  # fmt: skip
+    for job in jobs:
+        spec = job["spec"]
+        disrupted, ended = spec["podFailurePolicy"]["rules"]
+        assert disrupted["action"] == "Ignore"
+        assert ended["onExitCodes"] == {
+            "containerName": "main", "operator": "NotIn", "values": [75, 143],
+        }  # fmt: skip
+        indexed = spec.get("completionMode") == "Indexed"
+        assert ended["action"] == ("FailIndex" if indexed else "FailJob")
+        pod = spec["template"]["spec"]
+        assert pod["restartPolicy"] == "Never"
+        (container,) = pod["containers"]
+        assert ("--index" in container["args"]) == indexed
+        gpus = container["resources"]["limits"].get("nvidia.com/gpu")
+        assert gpus == ("8" if "evaluate" in job["metadata"]["name"] else None)
+
+
+def test_names_of_jobs_are_names() -> None:
+    long = parse_config(
+        {"name": "A." + "x" * 80, "before": "a", "after": "b"}, where="test"
+    )  # fmt: skip
+    from svdjobs.cluster.jobs import run_name
+
+    assert run_name(long) == "svdjobs-a-" + "x" * 28
+    assert len(run_name(long) + "-evaluate-after") < 63
+
+
+def test_braces_are_refused() -> None:
+    text = SWEEPS["nothing optional"] + "\n# a comment {{ with braces }}"
+    with pytest.raises(ConfigError, match=r"mine\.yaml line 2: '\{\{' would be replaced by Argo"):
+        render.render(text, ClusterSettings(), where="mine.yaml")
+
+
+def test_old_files_go_and_others_stay(tmp_path: Path) -> None:
+    """A sweep without rotations leaves no Job for them behind."""
+    demo = render.render(SWEEPS["demo"], ClusterSettings(), where="demo")
+    render.write(demo, tmp_path)
+    own = tmp_path / "workflows" / "mine.yaml"
+    own.write_text("kind: Workflow\n")
+    less = render.render(SWEEPS["nothing optional"], ClusterSettings(), where="less")
+    written = render.write(less, tmp_path)
+    left = {p.relative_to(tmp_path) for p in tmp_path.rglob("*.yaml")}
+    assert left == {*written, own.relative_to(tmp_path)}
+
+
+def test_bad_settings_are_all_named(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("gpu: {count: -1}\nimages: x\n")
+    with pytest.raises(ConfigError, match=r"gpu\.count: .*\n  images: "):
+        load_settings(path)
+    with pytest.raises(ConfigError, match=r"cluster settings .*none\.yaml"):
+        load_settings(tmp_path / "none.yaml")
+
+
+def big(alphas: int, shards: int) -> dict[str, Any]:
+    return {
+        "name": "big",
+        "before": "a/b",
+        "after": "c/d",
+        "alphas": [i / (alphas - 1) for i in range(alphas)],
+        "evaluate": {
+            "benchmarks": ["math-500", "aime-2024", "aime-2025", "amc-2023"],
+            "shards": shards,
+        },
+        "rotations": {"rl1": "e/f"},
+    }
+
+
+def test_two_hundred_alphas_on_sixteen_units_fit() -> None:
+    text = yaml.safe_dump(big(200, 4))
+    files = render.render(text, ClusterSettings(), where="big")
+    size = estimate.estimate(
+        parse_config(big(200, 4), where="big"), files[Path("workflows/sweep.yaml")]
+    )
+    # Of an alpha: its DAG, blend twice (attempts and pod), a group of 16 pairs, a skipped task.
+    assert (
+        size.nodes == 200 * (1 + 2 + 1 + 32 + 1) + (1 + 1 + 32) + 33 + (1 + 2 * 48) + 1 + 1 + 8 + 1
+    )
+    assert size.pods == 200 * (1 + 16) + 3 * 16 + 2 * 16 + 4
+    assert size.stored_bytes < estimate.LIMIT_BYTES
+
+
+def test_what_argo_could_not_keep_is_refused_with_the_numbers() -> None:
+    with pytest.raises(
+        ConfigError, match=r"1000 alphas make a Workflow of 69,\d{3} nodes .*Submit"
+    ):
+        render.render(yaml.safe_dump(big(1000, 8)), ClusterSettings(), where="big")

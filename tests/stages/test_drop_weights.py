@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from svdjobs import local
+from svdjobs.config import SweepConfig
+from svdjobs.errors import IncompleteError
+from svdjobs.stages import blend, decompose, drop_weights, evaluate, plan, report
+from svdjobs.stages.weights import is_written
+from svdjobs.storage.local import LocalStore
+from svdjobs.storage.store import clear
+
+MakeConfig = Callable[..., SweepConfig]
+
+
+def test_weights_go_and_what_was_measured_stays(make_config: MakeConfig) -> None:
+    """Nothing is done again, the report is the same, and the alpha can still be asked."""
+    config = make_config(blend={"max_shard_bytes": 100_000})
+    store = LocalStore(config.store_url)
+    local.sweep(config)
+    folder = Path(store.url) / "checkpoints" / "alpha-0.5000"
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    before = (Path(store.url) / "report" / "report.md").read_bytes()
+    drop_weights.run(config, store, alpha=0.5)
+    assert not list(folder.glob("*.safetensors*"))
+    assert not is_written(store, "alpha-0.5000")
+    assert is_written(store, "alpha-1.0000")
+    drop_weights.run(config, store, alpha=0.5)
+    local.sweep(config)
+    assert not list(folder.glob("*.safetensors*"))
+    assert not report.unfinished(config, store)
+    assert (Path(store.url) / "report" / "report.md").read_bytes() == before
+    results = "results/alpha-0.5000/sums"
+    answers = store.read(f"{results}/completions.jsonl")
+    clear(store, results)
+    evaluate.run_share(config, store, checkpoint_id="alpha-0.5000", unit="sums-000")
+    assert store.read(f"{results}/completions.jsonl") == answers
+
+
+def test_needed_weights_stay(make_config: MakeConfig) -> None:
+    config = make_config()
+    store = LocalStore(config.store_url)
+    plan.run(config, store)
+    decompose.run(config, store)
+    with pytest.raises(IncompleteError, match=r"checkpoints/alpha-0\.5000"):
+        drop_weights.run(config, store, alpha=0.5)
+    blend.run(config, store, alphas=[0.5])
+    with pytest.raises(IncompleteError, match=r"still needed: results/alpha-0\.5000/sums is not"):
+        drop_weights.run(config, store, alpha=0.5)
+    assert is_written(store, "alpha-0.5000")
+
+
+def test_killed_between_manifest_and_files(make_config: MakeConfig) -> None:
+    """The next one deletes what the first did not come to."""
+    config = make_config(evaluate=None)
+    store = LocalStore(config.store_url)
+    local.sweep(config)
+    key = "checkpoints/alpha-0.5000/model.safetensors"
+    data = bytes(store.read(key))
+    drop_weights.run(config, store, alpha=0.5)
+    with store.sink(key) as sink:
+        sink.write(data)
+    drop_weights.run(config, store, alpha=0.5)
+    assert not store.exists(key)

