@@ -3,12 +3,23 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 LOCK   := images/locks/cpu.lock
-UV     := uv==0.13.9
+UV     := $(shell grep '^uv==' images/locks/tools.in)
 TESTS  ?= tests
 STAMP  := $(VENV)/.installed
+COMPILE = $(abspath $(BIN))/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header
+
+# Images: `make images REGISTRY=registry.example/team`, or some of them by IMAGES="cpu plan".
+include images/versions.env
+IMAGES   ?= cpu evaluate
+REGISTRY ?= localhost
+VERSION  := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+TAG      ?= $(VERSION)
+COMMIT    = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- svdjobs || echo +dirty)
+BUILDER  ?= $(shell docker info >/dev/null 2>&1 && echo docker || basename "$$(command -v podman || command -v buildah)")
+export BUILDAH_LAYERS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train-demo test lint format typecheck render verify bench lock clean
+.PHONY: help setup demo train-demo test lint format typecheck render verify bench lock images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -55,9 +66,24 @@ bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also
 	$(BIN)/python -m tests.benchmarks.evaluation
 	$(BIN)/python -m tests.benchmarks.grading
 
-lock: $(STAMP) ## compile images/locks/cpu.lock again from cpu.in
-	cd images/locks && ../../$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --override overrides.txt cpu.in -o cpu.lock
+lock: $(STAMP) ## compile images/locks/*.lock again from their .in files
+	cd images/locks && $(COMPILE) --python-version 3.11 --override overrides.txt cpu.in -o cpu.lock
+	cd images/locks && $(COMPILE) --python-version 3.11 --override overrides.txt --constraint cpu.lock stages.in -o stages.lock
+	cd images/locks && $(COMPILE) --python-version 3.11 tools.in -o tools.lock
+	cd images/locks && grep '^vllm==' evaluate.in | $(COMPILE) --python-version 3.11 --no-annotate - \
+	  | sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' \
+	  | xargs $(COMPILE) --python-version 3.11 evaluate.in -o evaluate.lock
+	sed -i '/^# The following packages were excluded/,$$d' images/locks/evaluate.lock
+
+images: $(IMAGES:%=image-%) ## build svdjobs and svdjobs-evaluate with docker, podman or buildah
+
+image-%: NAME = $(REGISTRY)/svdjobs$(patsubst %,-%,$(filter-out cpu,$*))
+image-%:
+	$(if $(BUILDER),,$(error No docker that answers, no podman, no buildah; install one or say BUILDER=its path))
+	$(BUILDER) build $(BUILD_FLAGS) --file images/Dockerfile --target $* --tag $(NAME):$(TAG) \
+	  --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) --build-arg VLLM_IMAGE=$(VLLM_IMAGE) \
+	  --build-arg VERSION=$(VERSION) --build-arg GIT_COMMIT=$(COMMIT) .
+	$(BUILDER) images $(NAME):$(TAG)
 
 clean: ## remove what running leaves behind, but not the environment
 	rm -rf runs gen_results logs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -47,11 +47,16 @@ def sweep(config: SweepConfig, kill: str | None, log: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return done
 
-    honest_replace, honest_append = Path.replace, LocalJournal.append
+    honest_replace, honest_link = Path.replace, Path.hardlink_to
+    honest_append = LocalJournal.append
 
     def replace(self: Path, target: Path) -> Path:
         key = str(Path(target).relative_to(config.store_url))
         return watched(key, lambda: honest_replace(self, target))
+
+    def link(self: Path, target: Path) -> None:  # a manifest, which only ever appears once
+        key = str(self.relative_to(config.store_url))
+        watched(key, lambda: honest_link(self, target))
 
     def append(self: LocalJournal, line: str) -> None:
         drawn = json.loads(line)
@@ -59,6 +64,7 @@ def sweep(config: SweepConfig, kill: str | None, log: Path) -> None:
         watched(f"{key} {drawn['idx']}-{drawn['sample_index']}", lambda: honest_append(self, line))
 
     Path.replace = replace  # type: ignore[method-assign, assignment]
+    Path.hardlink_to = link  # type: ignore[method-assign, assignment]
     LocalJournal.append = append  # type: ignore[method-assign]
     local.sweep(config)
 

