@@ -54,11 +54,12 @@ format: $(STAMP) ## reformat, and mend what ruff can mend
 typecheck: $(STAMP) ## check types (mypy, strict)
 	$(BIN)/mypy
 
-render: $(STAMP) ## write workflows/, jobs/kubernetes/ and the chart's spec again
+render: $(STAMP) ## write workflows/, jobs/kubernetes/ and what is generated of the chart again
 	$(BIN)/svdjobs workflow render jobs/sweeps/demo.yaml --settings workflows/settings.yaml
+	$(BIN)/python -m tests.helm.golden
 
 verify: render lint typecheck test ## regenerate everything, check everything, and end clean
-	git diff --exit-code -- workflows jobs helm
+	git diff --exit-code -- workflows jobs helm tests/helm/golden
 
 bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also runs/bench.json
 	$(BIN)/python -m tests.benchmarks.sweep

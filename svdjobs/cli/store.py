@@ -24,8 +24,14 @@ def store() -> None:
     "--address", default="127.0.0.1", show_default=True,
     help="Address S3 listens on. 0.0.0.0 lets other machines in, over plain HTTP.",
 )  # fmt: skip
-@click.option("--access-key", default="", help="Access key to ask for; default: made up.")
-@click.option("--secret-key", default="", help="Secret key to ask for; default: made up.")
+@click.option(
+    "--access-key", default="", envvar="SVDJOBS_STORE_ACCESS_KEY", show_envvar=True,
+    help="Access key to ask for; default: made up.",
+)  # fmt: skip
+@click.option(
+    "--secret-key", default="", envvar="SVDJOBS_STORE_SECRET_KEY", show_envvar=True,
+    help="Secret key to ask for, then not printed; default: made up.",
+)  # fmt: skip
 def serve(folder: Path, port: int, address: str, access_key: str, secret_key: str) -> None:
     """Start an S3 server with a bucket `svdjobs` and say how to use it; Ctrl-C stops it.
 
@@ -38,7 +44,9 @@ def serve(folder: Path, port: int, address: str, access_key: str, secret_key: st
     ) as server:
         click.echo(f"S3 answers at {server.endpoint}, its data are in {folder}. Ctrl-C stops it.\n")
         for name, value in server.environment.items():
-            click.echo(f"    export {name}={value}")
+            # What a pod is given from a Secret must not end in its log.
+            given = secret_key and name == "AWS_SECRET_ACCESS_KEY"
+            click.echo(f"    export {name}={'...  # as given' if given else value}")
         click.echo(
             f"\nIn another terminal, after these lines:\n\n"
             f"    svdjobs sweep jobs/sweeps/demo.yaml --set store=s3://{BUCKET}/demo"

@@ -52,6 +52,26 @@ def test_serve_prints_what_a_shell_needs_and_stops(
     assert not list(Path("/tmp").glob(f"seaweedfs-*{port}*"))
 
 
+def test_a_secret_that_was_given_is_not_printed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "svdjobs.cli.main", "store", "serve", "--port", "0"]
+    given = {"SVDJOBS_STORE_ACCESS_KEY": "mine", "SVDJOBS_STORE_SECRET_KEY": "hush-hush-hush"}
+    child = subprocess.Popen(
+        [*command, "--dir", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, env={**os.environ, **given, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert child.stdout is not None
+    said = ""
+    while "svdjobs sweep" not in said:
+        line = child.stdout.readline()
+        assert line, said
+        said += line
+    child.send_signal(signal.SIGTERM)
+    said += child.communicate(timeout=30)[0]
+    assert "export AWS_ACCESS_KEY_ID=mine\n" in said
+    assert "hush-hush-hush" not in said
+    assert "hush-hush-hush" in (tmp_path / "s3.json").read_text()
+
+
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

@@ -1,0 +1,79 @@
+{{- define "svdjobs.name" -}}
+{{- .Values.fullnameOverride | default .Release.Name | trunc 20 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "svdjobs.account" -}}
+{{- .Values.serviceAccount.name | default (include "svdjobs.name" .) -}}
+{{- end -}}
+
+{{/* Of everything that sweeps consist of: LABELS of svdjobs/cluster/pods.py. */}}
+{{- define "svdjobs.podLabels" -}}
+app.kubernetes.io/name: svdjobs
+app.kubernetes.io/part-of: svdjobs
+{{- end -}}
+
+{{- define "svdjobs.labels" -}}
+{{ include "svdjobs.podLabels" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "svdjobs.devStore" -}}
+{{ include "svdjobs.name" . }}-dev-store
+{{- end -}}
+
+{{- define "svdjobs.devStoreLabels" -}}
+app.kubernetes.io/name: svdjobs-dev-store
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* The ConfigMap that bounds evaluations; empty if nothing does. */}}
+{{- define "svdjobs.semaphore" -}}
+{{- if .Values.limits.semaphore -}}
+{{- .Values.limits.semaphore -}}
+{{- else if .Values.limits.evaluations -}}
+{{- include "svdjobs.name" . }}-limits
+{{- end -}}
+{{- end -}}
+
+{{- define "svdjobs.queue" -}}
+{{- if .Values.kueue.queueName -}}
+{{- .Values.kueue.queueName -}}
+{{- else if .Values.kueue.localQueue.create -}}
+{{- include "svdjobs.name" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secrets whose keys become variables; of two that say the same, the later counts. */}}
+{{- define "svdjobs.envFrom" -}}
+{{- if .Values.store.existingSecret }}
+- secretRef: {name: {{ .Values.store.existingSecret | quote }}, optional: true}
+{{- end }}
+{{- if .Values.devStore.enabled }}
+- secretRef: {name: {{ include "svdjobs.devStore" . }}}
+{{- end }}
+{{- end -}}
+
+{{/* What the restricted Pod Security level asks of a pod, and of a container. */}}
+{{- define "svdjobs.podSecurity" -}}
+runAsNonRoot: true
+seccompProfile: {type: RuntimeDefault}
+{{- if not (kindIs "invalid" .Values.user) }}
+runAsUser: {{ .Values.user | int64 }}
+runAsGroup: 0
+{{- end }}
+{{- end -}}
+
+{{- define "svdjobs.containerSecurity" -}}
+allowPrivilegeEscalation: false
+capabilities: {drop: [ALL]}
+readOnlyRootFilesystem: true
+{{- end -}}
+
+{{- define "svdjobs.requireArgo" -}}
+{{- if and .Values.crds.check (not (.Capabilities.APIVersions.Has "argoproj.io/v1alpha1")) -}}
+{{- fail "This cluster has no argoproj.io/v1alpha1: install Argo Workflows 3.7 or newer with its custom resource definitions first. To render without a cluster, set crds.check=false." -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,161 @@
+"""The chart through the real Helm library, and cluster settings as its values."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import yaml
+from helm_python import _native
+
+from svdjobs.cluster.settings import ClusterSettings
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm/svdjobs"
+RELEASE, NAMESPACE = "svdjobs", "sweeps"
+ARGO = "argoproj.io/v1alpha1"
+KUEUE = "kueue.x-k8s.io/v1beta1"
+STAGES = ("plan", "decompose", "blend", "evaluate", "rotations", "report")
+Values = dict[str, Any]
+
+
+def render(
+    values: Values | None = None,
+    *,
+    offered: tuple[str, ...] = (ARGO, KUEUE),
+    release: str = RELEASE,
+    upgrade: bool = False,
+) -> dict[str, str]:
+    """Text of each template, for a cluster that offers these API versions.
+
+    `Chart.render` does not hand on `api_versions`, which the library beneath it takes.
+    """
+    options = {
+        "name": release,
+        "namespace": NAMESPACE,
+        "api_versions": list(offered),
+        "is_upgrade": upgrade,
+    }
+    with helm_python.Chart.load(CHART) as chart:
+        answer = _native.call_string(
+            "helm_render", chart._raw(), json.dumps(values or {}), json.dumps(options)
+        )
+    texts = {path.partition("/templates/")[2]: text for path, text in json.loads(answer).items()}
+    return {path: text for path, text in sorted(texts.items()) if text.strip()}
+
+
+def documents(values: Values | None = None, **options: Any) -> list[dict[str, Any]]:
+    """Everything that is installed, parsed."""
+    texts = render(values, **options)
+    return [
+        document
+        for path, text in texts.items()
+        if path.endswith(".yaml")
+        for document in yaml.safe_load_all(text)
+        if document
+    ]
+
+
+def only(found: list[dict[str, Any]], kind: str, name: str | None = None) -> dict[str, Any]:
+    """The one document of that kind, and name."""
+    fitting = [
+        one for one in found if one["kind"] == kind and name in (None, one["metadata"]["name"])
+    ]
+    assert len(fitting) == 1, f"{len(fitting)} documents of kind {kind} called {name}"
+    return fitting[0]
+
+
+def examples() -> dict[str, Values]:
+    """The values files of helm/svdjobs/ci by name."""
+    return {
+        path.name.removesuffix("-values.yaml"): yaml.safe_load(path.read_text()) or {}
+        for path in sorted((CHART / "ci").glob("*-values.yaml"))
+    }
+
+
+def camel(name: str) -> str:
+    return re.sub(r"_([a-z])", lambda found: found[1].upper(), name)
+
+
+def values_of(settings: ClusterSettings) -> Values:
+    """Values that say what the settings say: their names in camelCase, but for these."""
+    given = {camel(key): value for key, value in settings.model_dump(mode="json").items()}
+    schedule = given.pop("schedule")
+    store = {"url": given.pop("store"), "existingSecret": given.pop("secret")}
+    for group in ("gpu", "limits", *STAGES):
+        given[group] = {camel(key): value for key, value in given[group].items()}
+    return {
+        **given,
+        "store": store,
+        "serviceAccount": {"name": given["serviceAccount"]},
+        "cron": {"schedules": [schedule]},
+    }
+
+
+def parsed_patches(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec with its templates' patches, which are YAML in YAML, as what they mean."""
+    return {
+        **spec,
+        "templates": [
+            {**template, "podSpecPatch": yaml.safe_load(template["podSpecPatch"])}
+            if "podSpecPatch" in template
+            else template
+            for template in spec["templates"]
+        ],
+    }
+
+
+UNUSUAL = ClusterSettings.model_validate(
+    {
+        "image": "registry:5000/svdjobs:1.0",
+        "evaluate_image": "registry:5000/evaluate:1.0",
+        "pull_policy": "Always",
+        "pull_secrets": ("one", "two"),
+        "service_account": "sweeps",
+        "secret": "keys",
+        "store": "s3://elsewhere/a/b",
+        "user": None,
+        "node_selector": {"disk": "fast"},
+        "tolerations": ({"key": "batch", "operator": "Exists"},),
+        "limits": {
+            "parallelism": 7,
+            "semaphore": "bounds",
+            "retries": 0,
+            "grace_seconds": 1,
+            "keep_success_seconds": 0,
+            "keep_failure_seconds": 12_000_000,
+        },
+        "gpu": {
+            "resource": "amd.com/gpu",
+            "count": 8,
+            "shared_memory": "64Gi",
+            "runtime_class": "amd",
+            "node_selector": {"amd.com/gpu.product": "MI300X"},
+            "tolerations": (),
+            "affinity": {
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {
+                        "nodeSelectorTerms": [
+                            {"matchExpressions": [{"key": "a", "operator": "Exists"}]}
+                        ]
+                    }
+                }
+            },
+            "priority_class": "high",
+            "scheduler": "kai",
+        },
+        "plan": {
+            "cpu": "100m",
+            "memory": "1.5Gi",
+            "cpu_limit": "2",
+            "memory_limit": "2Gi",
+            "scratch": "3Gi",
+            "deadline_seconds": 1_000_000,
+        },
+        "evaluate": {"deadline_seconds": None},
+    }
+)
+"""Settings of which little is as by default."""

@@ -1,0 +1,219 @@
+"""The chart against the workflow generator, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import pytest
+import yaml
+
+import svdjobs
+from svdjobs.cluster import workflow
+from svdjobs.cluster.settings import ClusterSettings, load_settings
+from tests.helm.chart import (
+    ARGO,
+    CHART,
+    RELEASE,
+    ROOT,
+    UNUSUAL,
+    documents,
+    examples,
+    only,
+    parsed_patches,
+    render,
+    values_of,
+)
+from tests.helm.golden import GOLDEN, text_of
+
+DEMO = (ROOT / "jobs/sweeps/demo.yaml").read_text(encoding="utf-8")
+
+
+def spec_of(values: dict[str, Any] | None = None) -> dict[str, Any]:
+    spec: dict[str, Any] = only(documents(values), "WorkflowTemplate")["spec"]
+    return spec
+
+
+def committed(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / "workflows" / name).read_text("utf-8"))
+    return document
+
+
+def test_rendered_as_workflows_is_it_says_the_same() -> None:
+    values = values_of(load_settings(ROOT / "workflows/settings.yaml"))
+    expected = committed("sweep-template.yaml")
+    found = only(documents(values), "WorkflowTemplate")
+    assert parsed_patches(found["spec"]) == parsed_patches(expected["spec"])
+    assert found["metadata"]["name"] == expected["metadata"]["name"]
+    assert expected["metadata"]["labels"].items() <= found["metadata"]["labels"].items()
+    nightly = only(documents({**values, "cron": {"enabled": True}}), "CronWorkflow")
+    assert nightly["spec"] == committed("nightly.yaml")["spec"]
+    assert nightly["metadata"]["name"] == committed("nightly.yaml")["metadata"]["name"]
+
+
+@pytest.mark.parametrize("settings", [ClusterSettings(), UNUSUAL], ids=["defaults", "unusual"])
+def test_values_do_what_the_same_settings_do(settings: ClusterSettings) -> None:
+    expected = workflow.sweep(settings, DEMO).to_dict()["spec"]
+    assert parsed_patches(spec_of(values_of(settings))) == parsed_patches(expected)
+
+
+def test_the_defaults_are_the_settings_defaults() -> None:
+    expected = workflow.sweep(ClusterSettings(), DEMO).to_dict()["spec"]
+    assert parsed_patches(spec_of()) == parsed_patches(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: x\n",
+        "\n\n  # begins with empty lines\nname: 'a: b'\n\n\ttab\n",
+        "trailing space \nand no newline at the end",
+        'quotes: ["\'", "\\\\"]\n# é … 漢 <b>&amp;</b> {curly} $(X) %s\n',
+        "---\na: |\n  text\n\n\n",
+        "12",
+        "1e999",
+    ],
+)
+def test_a_config_arrives_as_it_was_written(text: str) -> None:
+    found = documents({"config": text, "cron": {"enabled": True}})
+    for spec in (
+        only(found, "WorkflowTemplate")["spec"],
+        only(found, "CronWorkflow")["spec"]["workflowSpec"],
+    ):
+        given = {item["name"]: item["value"] for item in spec["arguments"]["parameters"]}
+        assert given["config"] == text
+    assert only(found, "ConfigMap", "svdjobs-config")["data"]["sweep.yaml"] == text
+
+
+def test_large_numbers_stay_whole() -> None:
+    found = spec_of({"user": 1000680000, "limits": {"keepFailureSeconds": 31_536_000}})
+    assert found["securityContext"]["runAsUser"] == 1000680000
+    assert found["ttlStrategy"]["secondsAfterFailure"] == 31_536_000
+
+
+def test_nothing_optional_is_there_by_default() -> None:
+    kinds = sorted(document["kind"] for document in documents())
+    assert kinds == [
+        "ConfigMap",
+        "Pod",
+        "Role",
+        "RoleBinding",
+        "ServiceAccount",
+        "WorkflowTemplate",
+    ]
+
+
+def test_only_gpu_leaves_are_queued_and_bounded() -> None:
+    found = documents(examples()["gpu-kueue-spot"])
+    label = "kueue.x-k8s.io/queue-name"
+    for template in only(found, "WorkflowTemplate")["spec"]["templates"]:
+        evaluates = template["name"] == "evaluate"
+        labels = template.get("metadata", {}).get("labels", {})
+        assert labels.get(label) == ("gpus" if evaluates else None)
+        assert ("synchronization" in template) == evaluates
+        assert ("priorityClassName" in template) == evaluates
+    assert only(found, "ConfigMap", "svdjobs-limits")["data"] == {"evaluate": "4"}
+    assert only(found, "LocalQueue")["metadata"]["name"] == "gpus"
+
+
+def test_a_shared_semaphore_is_referred_to_and_not_made() -> None:
+    found = documents({"limits": {"semaphore": "shared"}})
+    assert [one["metadata"]["name"] for one in found if one["kind"] == "ConfigMap"] == [
+        "svdjobs-config"
+    ]
+    named = documents({"limits": {"semaphore": "shared", "evaluations": 2}})
+    assert only(named, "ConfigMap", "shared")["data"] == {"evaluate": "2"}
+
+
+def test_names_follow_the_release_if_told_to() -> None:
+    found = documents({"fullnameOverride": None}, release="a-release-with-a-long-name")
+    names = {one["metadata"]["name"] for one in found}
+    assert names == {
+        f"a-release-with-a-lon{end}" for end in ("", "-sweep", "-config", "-pods", "-doctor")
+    }
+
+
+def test_the_development_store_is_tied_together() -> None:
+    found = documents({"devStore": {"enabled": True, "image": "store:1", "clusterIP": "10.96.0.9"}})
+    secret = only(found, "Secret")["data"]
+    assert len({secret["AWS_ACCESS_KEY_ID"], secret["AWS_SECRET_ACCESS_KEY"]}) == 2
+    other = only(documents({"devStore": {"enabled": True, "image": "store:1"}}), "Secret")["data"]
+    assert other["AWS_SECRET_ACCESS_KEY"] != secret["AWS_SECRET_ACCESS_KEY"]
+    deployment, service = only(found, "Deployment")["spec"], only(found, "Service")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
+    assert deployment["selector"]["matchLabels"].items() <= labels.items()
+    assert "svdjobs.io/stage" not in labels  # a sweep's policies and selectors do not mean it
+    evaluate = next(
+        one
+        for one in only(found, "WorkflowTemplate")["spec"]["templates"]
+        if one["name"] == "evaluate"
+    )
+    assert [item["secretRef"]["name"] for item in evaluate["container"]["envFrom"]] == [
+        "svdjobs-store",
+        "svdjobs-dev-store",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "offered", "words"),
+    [
+        ({}, (), "install Argo Workflows 3.7 or newer"),
+        ({}, ("argoproj.io/v1beta1",), "crds.check=false"),
+        (
+            {"kueue": {"localQueue": {"create": True, "clusterQueue": "a"}}},
+            (ARGO,),
+            "Install Kueue",
+        ),
+        ({"devStore": {"enabled": True}}, (ARGO,), "name an image that has svdjobs[store-server]"),
+        ({"config": "title: '{{x}}'"}, (ARGO,), "put a space between the braces"),
+        ({"cron": {"config": "{{x}}"}}, (ARGO,), "put a space between the braces"),
+        ({"image": "svdjobs:latest"}, (ARGO,), "`latest` changes while a sweep runs"),
+    ],
+)
+def test_refusals_say_what_to_do(
+    values: dict[str, Any], offered: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(helm_python.HelmRenderError) as caught:
+        render(values, offered=offered)
+    assert words in str(caught.value)
+
+
+def test_without_a_cluster_it_renders_if_told_to() -> None:
+    with helm_python.Chart.load(CHART) as chart:
+        assert chart.render({"crds": {"check": False}}, name=RELEASE)
+
+
+def test_a_spec_that_is_none_is_named(tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(CHART, tmp_path / "svdjobs")
+    (tmp_path / "svdjobs/files/sweep-spec.yaml").write_text("a: [\n")
+    with (
+        helm_python.Chart.load(tmp_path / "svdjobs") as chart,
+        pytest.raises(helm_python.HelmRenderError, match="is no spec of a workflow"),
+    ):
+        chart.render({"crds": {"check": False}})
+
+
+def test_the_chart_carries_the_versions_of_the_package() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == chart["version"] == svdjobs.__version__
+
+
+@pytest.mark.parametrize("name", examples())
+def test_lint_finds_nothing(name: str) -> None:
+    found = helm_python.lint(CHART, examples()[name], strict=True)
+    assert found["errors"] == []
+    assert [one for one in found["messages"] if one["error"] != "icon is recommended"] == []
+
+
+@pytest.mark.parametrize("name", examples())
+def test_renders_are_as_committed(name: str) -> None:
+    expected = (GOLDEN / f"{name}.yaml").read_text(encoding="utf-8")
+    assert text_of(examples()[name]) == expected, "if this is meant, run: make render"
+
+
+def test_every_golden_render_has_its_values() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.yaml")} == set(examples())
