@@ -110,6 +110,8 @@ class FactorRecord(Record):
     """`svd` is the direct float64 fallback, taken when a self-check of `gram` failed."""
     checks: dict[str, float]
     """Each self-check's relative error, by name."""
+    sha256: dict[str, str]
+    """Of the bytes of each of its tensors, `s` and `basis`, which are read one by one."""
 
 
 class CastRecord(Record):

@@ -40,8 +40,8 @@ from svdjobs.stages.blended import (
     sampled,
     stored_dtype,
 )
-from svdjobs.stages.outputs import Output, begin
-from svdjobs.storage.store import Store, read_json, try_read_json, write_bytes, write_json
+from svdjobs.stages.outputs import Output, begin, find_manifest, read_finished
+from svdjobs.storage.store import Store, try_read_json, write_bytes, write_json
 
 STAGE = "blend"
 VERSION = "1"
@@ -324,9 +324,13 @@ def _finish(
 
 
 def shard_records(store: Store, alpha: float) -> list[BlendRecord]:
-    """The tensor records of a finished blend."""
-    prefix = f"{graph.checkpoint_prefix(alpha)}/svd_logs/"
-    keys = [key for key in store.keys(prefix) if key.endswith(".safetensors.json")]
+    """The tensor records of a finished blend; none where it is not finished."""
+    prefix = graph.checkpoint_prefix(alpha)
+    manifest = find_manifest(store, prefix)
+    names = [file.key for file in manifest.files] if manifest else []
     return [
-        BlendRecord.model_validate(item) for k in keys for item in read_json(store, k)["tensors"]
+        BlendRecord.model_validate(item)
+        for name in names
+        if name.startswith("svd_logs/") and name.endswith(".safetensors.json")
+        for item in json.loads(read_finished(store, prefix, name, manifest))["tensors"]
     ]

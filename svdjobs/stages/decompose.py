@@ -6,10 +6,11 @@ Matrices are decomposed several at a time, in threads; this thread writes them i
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svdjobs.checkpoint.identity import identity
 from svdjobs.checkpoint.reader import Checkpoint
@@ -17,12 +18,12 @@ from svdjobs.checkpoint.safetensors_format import OutputTensor, read_header
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.checkpoint.writer import Shard, open_shard
 from svdjobs.config import SweepConfig
-from svdjobs.errors import IncompleteError, NumericalError
+from svdjobs.errors import IncompleteError, NumericalError, StorageError
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
 from svdjobs.stages import cost, graph, units
-from svdjobs.stages.outputs import begin, require
+from svdjobs.stages.outputs import begin, read_finished, require
 from svdjobs.storage.store import Store, try_read_json, write_json
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from svdjobs.kernels.spectrum import Decomposition
 
 STAGE = "decompose"
-VERSION = "1"
+S, BASIS = "s", "basis"
+VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -175,13 +177,18 @@ def _write_part(part: Part, store: Store, found: Iterator[Decomposition], advanc
     with open_shard(store, part.key, Shard(part.key, tuple(_stored(part)))) as writer:
         for tensor in part.tensors:
             factors = next(found)
-            if factors.basis_KK is not None:
-                writer.write(factors.basis_KK)
-            writer.write(factors.s_K)
-            shape = (tensor.shape[0], tensor.shape[1])
+            digests = {}
+            for kind, values in ((BASIS, factors.basis_KK), (S, factors.s_K)):
+                if values is not None:
+                    writer.write(values)
+                    digests[kind] = _sha256(values)
             records.append(
                 FactorRecord(
-                    name=tensor.name, shape=shape, method=factors.method, checks=factors.checks
+                    name=tensor.name,
+                    shape=(tensor.shape[0], tensor.shape[1]),
+                    method=factors.method,
+                    checks=factors.checks,
+                    sha256=digests,
                 )
             )
             advance(cost.decompose_flops(tensor.shape, vectors=part.vectors), tensor.name)
@@ -197,12 +204,19 @@ def _stored(part: Part) -> Iterator[OutputTensor]:
     for tensor in part.tensors:
         k = min(tensor.shape)
         if part.vectors:
-            yield OutputTensor(f"{tensor.name}.basis", "F64", (k, k))
-        yield OutputTensor(f"{tensor.name}.s", "F64", (k,))
+            yield OutputTensor(f"{tensor.name}.{BASIS}", "F64", (k, k))
+        yield OutputTensor(f"{tensor.name}.{S}", "F64", (k,))
+
+
+def _sha256(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.detach().contiguous().numpy().data).hexdigest()
 
 
 class Factors:
-    """The finished factors of one checkpoint, read tensor by tensor."""
+    """The finished factors of one checkpoint, read tensor by tensor.
+
+    Each is compared with the sha256 in the record of its part, and that with the manifest's.
+    """
 
     def __init__(self, store: Store, checkpoint_id: str, *, stage: str) -> None:
         prefix = graph.factors_prefix(checkpoint_id)
@@ -214,6 +228,24 @@ class Factors:
             for entry in read_header(store, f"{prefix}/{file.key}")
         }
         self._tensors = Checkpoint(f"factors of {checkpoint_id}", store, {}, entries)
+        self._sha256 = {
+            f"{item['name']}.{kind}": sha256
+            for item in self._records(prefix)
+            for kind, sha256 in item["sha256"].items()
+        }
+
+    def _records(self, prefix: str) -> Iterator[dict[str, Any]]:
+        store = self._tensors.store
+        for file in self.manifest.files:
+            if file.key.endswith(".json"):
+                document = json.loads(read_finished(store, prefix, file.key, self.manifest))
+                for item in document["tensors"]:
+                    if "sha256" not in item:
+                        raise IncompleteError(
+                            f"{store.url}/{prefix} was made by an older svdjobs, without digests "
+                            f"of its tensors. Run `svdjobs decompose` again first."
+                        )
+                    yield item
 
     def require_origin(self, checkpoint: Checkpoint, identity_: str) -> None:
         """Make sure these are the factors of that checkpoint.
@@ -228,9 +260,29 @@ class Factors:
             )
 
     def s(self, name: str) -> torch.Tensor:
-        """Singular values, float64, descending."""
-        return self._tensors.read(f"{name}.s")
+        """Singular values, float64, descending.
+
+        Raises:
+            StorageError: they are not those that were written.
+        """
+        return self._checked(f"{name}.{S}")
 
     def basis(self, name: str) -> torch.Tensor:
-        """Square-side vectors as columns, float64 K×K."""
-        return self._tensors.read(f"{name}.basis")
+        """Square-side vectors as columns, float64 K×K.
+
+        Raises:
+            StorageError: they are not those that were written.
+        """
+        return self._checked(f"{name}.{BASIS}")
+
+    def _checked(self, name: str) -> torch.Tensor:
+        values = self._tensors.read(name)
+        found, expected = _sha256(values), self._sha256[name]
+        if found != expected:
+            raise StorageError(
+                f"{self._tensors.label}: tensor {name!r} in {self._tensors.store.url}/"
+                f"{self._tensors.entries[name].key} is not what was written: its sha256 is "
+                f"{found}, recorded is {expected}. Delete the manifest.json beside it and run "
+                f"`svdjobs decompose` again."
+            )
+        return values

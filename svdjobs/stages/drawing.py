@@ -9,7 +9,7 @@ from svdjobs.evaluation.requests import Engine, Request
 from svdjobs.progress import track
 from svdjobs.records import Completion
 from svdjobs.stages.outputs import Output
-from svdjobs.storage.store import Store, try_read_json, write_lines
+from svdjobs.storage.store import try_read_json, write_lines
 
 COMPLETIONS = "completions.jsonl"
 JOURNAL = "completions.journal"
@@ -44,16 +44,16 @@ def drawn(
         found.sort(key=lambda c: (c.idx, c.sample_index))
         write_lines(store, key, [completion.model_dump_json() for completion in found])
     else:
-        found = read_completions(store, key)
+        found = completions_in(bytes(store.read(key)))
         submit(found)
     output.adopt(COMPLETIONS)
     store.delete(output.key(JOURNAL))
     return found
 
 
-def read_completions(store: Store, key: str) -> list[Completion]:
-    """The completions of a finished file."""
-    return [Completion.model_validate_json(line) for line in bytes(store.read(key)).splitlines()]
+def completions_in(data: bytes) -> list[Completion]:
+    """The completions of a file."""
+    return [Completion.model_validate_json(line) for line in data.splitlines()]
 
 
 def _collected(

@@ -6,6 +6,7 @@ killed run draws only what is missing. Grading goes on in worker processes meanw
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +17,10 @@ from svdjobs.evaluation.requests import make_requests
 from svdjobs.records import Completion, Manifest
 from svdjobs.stages import engines, fleet, graph, units
 from svdjobs.stages.asking import Work, identities, opened, seed_of, settings_of
-from svdjobs.stages.drawing import COMPLETIONS, ENGINE, drawn, read_completions
+from svdjobs.stages.drawing import COMPLETIONS, ENGINE, completions_in, drawn
 from svdjobs.stages.grading import conclude
-from svdjobs.stages.outputs import Output, begin, find_manifest, is_current
-from svdjobs.storage.store import Store, read_json, write_lines
+from svdjobs.stages.outputs import Output, begin, find_manifest, is_current, read_finished
+from svdjobs.storage.store import Store, write_lines
 
 
 def run(
@@ -127,8 +128,8 @@ def _join(checkpoint_id: str, shares: Sequence[units.Share], output: Output) -> 
     ran: list[dict[str, Any]] = []
     for share in shares:
         prefix = graph.share_prefix(checkpoint_id, share.id)
-        completions += read_completions(output.store, f"{prefix}/{COMPLETIONS}")
-        settings = read_json(output.store, f"{prefix}/{ENGINE}")
+        completions += completions_in(read_finished(output.store, prefix, COMPLETIONS))
+        settings = json.loads(read_finished(output.store, prefix, ENGINE))
         ran += [item for item in settings if item not in ran]
     completions.sort(key=lambda c: (c.idx, c.sample_index))
     output.put_json(ENGINE, ran)

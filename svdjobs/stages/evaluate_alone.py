@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from svdjobs.progress import LOGS, logged, say
 from svdjobs.reporting.content import interval_text, percent
 from svdjobs.stages import evaluate, graph
 from svdjobs.stages.grading import load_summary
+from svdjobs.stages.outputs import read_finished
 from svdjobs.stages.standalone import checkpoint_name
-from svdjobs.storage.store import Store, open_store, read_json, write_json
+from svdjobs.storage.store import Store, open_store, write_json
 
 RESULTS = Path("gen_results")
 
@@ -63,7 +65,7 @@ def publish(config: SweepConfig, store: Store) -> str:
     assert config.evaluate is not None
     prefix = graph.results_prefix("after", config.evaluate.benchmarks[0].name)
     summary = load_summary(store, prefix)
-    results = read_json(store, f"{prefix}/results.json")
+    results = json.loads(read_finished(store, prefix, "results.json"))
     results["summary"]["model"] = config.after
     path = Path(config.store_url).with_suffix(".json")
     write_json(open_store(str(path.parent)), path.name, results)

@@ -10,8 +10,8 @@ from svdjobs.evaluation.workers import GradingPool
 from svdjobs.progress import say
 from svdjobs.records import Completion, Manifest, Outcome, Summary
 from svdjobs.stages import graph
-from svdjobs.stages.drawing import COMPLETIONS, ENGINE, read_completions
-from svdjobs.stages.outputs import Output, find_manifest
+from svdjobs.stages.drawing import COMPLETIONS, ENGINE, completions_in
+from svdjobs.stages.outputs import Output, find_manifest, read_finished
 from svdjobs.storage.store import Store, read_json, write_lines
 
 # An answer that equals no gold as text, number or choice, so that both have to be read.
@@ -114,7 +114,7 @@ def _regraded(
     )
     drawn = {key: manifest.config[key] for key in ("n_samples", "dtype", "engine")}
     known = load_summary(store, prefix)
-    completions = read_completions(store, output.key(COMPLETIONS))
+    completions = completions_in(read_finished(store, prefix, COMPLETIONS, manifest))
     pool.submit(completions, {problem.idx: problem.gold for problem in benchmark.problems})
     output.adopt(COMPLETIONS)
     return conclude(
@@ -125,4 +125,4 @@ def _regraded(
 
 def load_summary(store: Store, prefix: str) -> Summary:
     """The summary of a finished evaluation."""
-    return Summary.model_validate(read_json(store, f"{prefix}/summary.json"))
+    return Summary.model_validate_json(read_finished(store, prefix, "summary.json"))

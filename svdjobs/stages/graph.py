@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
 from svdjobs.records import Plan
-from svdjobs.stages.outputs import check_run, load_json, require
+from svdjobs.stages.outputs import check_run, read_finished, require
 from svdjobs.storage.store import Store
 
 PLAN_PREFIX = "plan"
@@ -107,4 +107,4 @@ def load_plan(store: Store, config: SweepConfig, *, stage: str) -> Plan:
             f"the plan in {store.url} was made with other {', '.join(changed)}. Run `svdjobs plan` "
             f"with this config first; what is still valid is kept."
         )
-    return Plan.model_validate(load_json(store, f"{PLAN_PREFIX}/plan.json", stage=stage))
+    return Plan.model_validate_json(read_finished(store, PLAN_PREFIX, "plan.json", manifest))

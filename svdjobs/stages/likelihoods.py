@@ -12,8 +12,8 @@ from svdjobs.evaluation.requests import Engine, Trace
 from svdjobs.progress import track
 from svdjobs.records import Likelihood, Manifest
 from svdjobs.stages import graph
-from svdjobs.stages.drawing import COMPLETIONS, read_completions
-from svdjobs.stages.outputs import begin, find_manifest
+from svdjobs.stages.drawing import COMPLETIONS, completions_in
+from svdjobs.stages.outputs import begin, find_manifest, read_finished
 from svdjobs.storage.store import Store, write_lines
 
 VERSION = "1"
@@ -51,7 +51,7 @@ def make(
     )  # fmt: skip
     if output.finished:
         return output.finished
-    completions = read_completions(store, f"{after}/{COMPLETIONS}")
+    completions = completions_in(read_finished(store, after, COMPLETIONS, answered))
     chosen = [c for c in completions if c.sample_index < per_problem and c.token_ids]
     asked = {prompt.idx: prompt.ids for prompt in prompts()}
     traces = [Trace(asked[c.idx], c.token_ids) for c in chosen]
@@ -88,7 +88,7 @@ def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None
 def load(store: Store, checkpoint_id: str, benchmark: str) -> list[Likelihood]:
     """The likelihoods of a checkpoint; empty where there are none of after's present answers."""
     prefix = graph.likelihoods_prefix(checkpoint_id, benchmark)
-    if current(store, checkpoint_id, benchmark) is None:
+    if (manifest := current(store, checkpoint_id, benchmark)) is None:
         return []
-    lines = bytes(store.read(f"{prefix}/{ROWS}")).splitlines()
+    lines = read_finished(store, prefix, ROWS, manifest).splitlines()
     return [Likelihood.model_validate_json(line) for line in lines]

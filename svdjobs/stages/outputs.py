@@ -15,11 +15,11 @@ from svdjobs.config import SweepConfig, fingerprint
 from svdjobs.errors import IncompleteError, OutputError, StorageError, UnavailableError
 from svdjobs.provenance import versions
 from svdjobs.records import FileRecord, Manifest
+from svdjobs.storage.fetch import read_checked
 from svdjobs.storage.store import (
     Store,
     clear,
     json_bytes,
-    read_json,
     record_of,
     try_read_json,
     write_bytes,
@@ -198,6 +198,23 @@ def require(store: Store, prefixes: Iterable[str], *, stage: str) -> list[Manife
     return [manifest for manifest in found if manifest is not None]
 
 
+def read_finished(store: Store, prefix: str, name: str, manifest: Manifest | None = None) -> bytes:
+    """A file of a finished output, with the sha256 that its manifest lists.
+
+    Raises:
+        IncompleteError: the output is not finished.
+        StorageError: the file is not listed, or not what is listed; both digests are named.
+    """
+    (manifest,) = [manifest] if manifest else require(store, [prefix], stage=f"reading {name}")
+    for record in manifest.files:
+        if record.key == name:
+            return bytes(read_checked(store, f"{prefix}/{name}", record))
+    raise StorageError(
+        f"{store.url}/{prefix}/{MANIFEST} lists no {name}. Delete it and run {manifest.stage} "
+        f"again."
+    )
+
+
 def check_run(store: Store, config: SweepConfig) -> None:
     """Make sure the store is empty or holds this very run.
 
@@ -227,11 +244,3 @@ def note_run(store: Store, config: SweepConfig) -> None:
     document = config.model_dump(mode="json")
     if try_read_json(store, RUN_CONFIG) != document:
         write_json(store, RUN_CONFIG, document)
-
-
-def load_json(output_store: Store, key: str, *, stage: str) -> Any:
-    """A JSON file of an earlier stage whose manifest was required before."""
-    try:
-        return read_json(output_store, key)
-    except FileNotFoundError:
-        raise IncompleteError(f"{stage} needs {output_store.url}/{key}, which is gone.") from None

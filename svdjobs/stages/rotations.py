@@ -17,7 +17,7 @@ from svdjobs.progress import track
 from svdjobs.records import Manifest, RotationRow
 from svdjobs.stages import cost, graph
 from svdjobs.stages.decompose import Factors
-from svdjobs.stages.outputs import begin
+from svdjobs.stages.outputs import begin, read_finished, require
 from svdjobs.storage.store import Store, write_lines
 
 if TYPE_CHECKING:
@@ -210,10 +210,12 @@ def _metrics(triple: list[Bases], top_k: int) -> tuple[Metrics, int]:
 def load_rows(store: Store) -> list[RotationRow]:
     """The rows of a finished rotations stage, by layer and family."""
 
+    (manifest,) = require(store, [PREFIX], stage="report")
+
     def rows() -> Iterator[RotationRow]:
-        for key in store.keys(PREFIX):
-            if key.endswith(".jsonl"):
-                for line in bytes(store.read(key)).splitlines():
+        for file in manifest.files:
+            if file.key.endswith(".jsonl"):
+                for line in read_finished(store, PREFIX, file.key, manifest).splitlines():
                     yield RotationRow.model_validate(json.loads(line))
 
     return sorted(rows(), key=lambda row: (row.family, row.layer or 0, row.name))

@@ -1,0 +1,104 @@
+"""What was damaged after it was written is found when it is read, and both digests are named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from svdjobs import local
+from svdjobs.config import SweepConfig
+from svdjobs.errors import IncompleteError, StorageError
+from svdjobs.stages import blend, evaluate, report
+from svdjobs.storage.local import LocalStore
+from svdjobs.storage.store import clear
+
+MakeConfig = Callable[..., SweepConfig]
+TWO_DIGESTS = r"[0-9a-f]{64}[^0-9a-f].*[0-9a-f]{64}"
+
+
+@pytest.fixture
+def swept(make_config: MakeConfig) -> SweepConfig:
+    config = make_config()
+    local.sweep(config)
+    return config
+
+
+def flip(path: Path, position: int = -9) -> None:
+    """Change one bit in the middle of a number, so that all is still well-formed."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def again(config: SweepConfig, prefix: str) -> LocalStore:
+    """The run without one output, so that it has to be made from its inputs again."""
+    store = LocalStore(config.store_url)
+    clear(store, prefix)
+    return store
+
+
+def test_one_bit_of_the_factors(swept: SweepConfig) -> None:
+    store = again(swept, "checkpoints/alpha-0.5000")
+    flip(Path(store.url) / "factors" / "after" / "part-00000.safetensors")
+    with pytest.raises(StorageError, match=rf"tensor '.*\.s' in .*part-00000.*{TWO_DIGESTS}"):
+        blend.run(swept, store)
+    assert not store.exists("checkpoints/alpha-0.5000/manifest.json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plan/plan.json",
+        "checkpoints/alpha-0.0000/svd_logs/model.safetensors.json",
+        "results/before/sums/summary.json",
+        "likelihoods/before/sums/likelihoods.jsonl",
+        "rotations/rows-00000.jsonl",
+    ],
+)
+def test_one_digit_of_what_the_report_reads(swept: SweepConfig, name: str) -> None:
+    store = again(swept, "report")
+    path = Path(store.url) / name
+    text = path.read_text()
+    digit = next(i for i in range(len(text) // 2, len(text)) if text[i].isdigit())
+    path.write_text(text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :])
+    with pytest.raises(StorageError, match=rf"{name} is not what its manifest.*{TWO_DIGESTS}"):
+        report.run(swept, store)
+
+
+def test_traces_of_after(swept: SweepConfig) -> None:
+    store = again(swept, "likelihoods/before")
+    path = Path(store.url) / "results" / "after" / "sums" / "completions.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"token", b"taken", 1))
+    with pytest.raises(StorageError, match=rf"completions.jsonl is not what.*{TWO_DIGESTS}"):
+        evaluate.run(swept, store, checkpoint_ids=["before"])
+
+
+def test_factors_of_an_older_version(swept: SweepConfig) -> None:
+    store = again(swept, "checkpoints/alpha-0.5000")
+    folder = Path(store.url) / "factors" / "after"
+    old = folder.with_name("old")
+    shutil.copytree(folder, old)
+    manifest = json.loads((old / "manifest.json").read_text())
+    for path in old.glob("part-*.json"):
+        document = json.loads(path.read_text())
+        for tensor in document["tensors"]:
+            del tensor["sha256"]
+        record = store_again(folder / path.name, document)
+        for file in manifest["files"]:
+            if file["key"] == path.name:
+                file |= record
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(IncompleteError, match=r"older svdjobs.*Run `svdjobs decompose` again"):
+        blend.run(swept, store)
+
+
+def store_again(path: Path, document: object) -> dict[str, object]:
+    import hashlib
+
+    data = json.dumps(document).encode()
+    path.write_bytes(data)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
