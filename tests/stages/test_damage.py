@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -97,8 +98,6 @@ def test_factors_of_an_older_version(swept: SweepConfig) -> None:
 
 
 def store_again(path: Path, document: object) -> dict[str, object]:
-    import hashlib
-
     data = json.dumps(document).encode()
     path.write_bytes(data)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
