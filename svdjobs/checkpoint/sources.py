@@ -11,7 +11,13 @@ from pathlib import Path
 
 from svdjobs.checkpoint.reader import COMPANIONS, Checkpoint, read_checkpoint
 from svdjobs.checkpoint.safetensors_format import TensorEntry
-from svdjobs.errors import CheckpointError, StorageError, SvdjobsError, first_line
+from svdjobs.errors import (
+    CheckpointError,
+    StorageError,
+    SvdjobsError,
+    UnavailableError,
+    first_line,
+)
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.store import S3, Store, open_store
 
@@ -30,7 +36,7 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False) -> Checkpoint:
         CheckpointError: neither a folder nor a hub id, or not a whole checkpoint.
         StorageError: the bucket refuses, or the hub cannot be reached and the cache does not hold
             it.
-        UnavailableError: the bucket does not answer for now.
+        UnavailableError: the bucket, or the hub, does not answer for now.
     """
     store = _named(source) or LocalStore(_download(source, allow_pickle=allow_pickle))
     return read_checkpoint(store, source, allow_pickle=allow_pickle)
@@ -140,6 +146,7 @@ def _download(source: str, *, allow_pickle: bool) -> Path:
 def _hub_errors(source: str) -> Iterator[None]:
     """What can go wrong with a hub, as ours."""
     import httpx
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -165,7 +172,9 @@ def _hub_errors(source: str) -> Iterator[None]:
     except SvdjobsError:
         raise
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise StorageError(
+        # Asked to stay offline, it will not be reached later either.
+        kind = StorageError if constants.HF_HUB_OFFLINE else UnavailableError
+        raise kind(
             f"{source}: no such folder, and the hub could not be reached for it "
             f"({first_line(error)}). Copy the checkpoint here and give its folder, or try again "
             f"with a network."

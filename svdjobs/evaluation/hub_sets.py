@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from svdjobs.errors import BenchmarkError, StorageError, first_line
+from svdjobs.errors import BenchmarkError, StorageError, UnavailableError, first_line
 from svdjobs.evaluation.benchmarks import near
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def read_hub(config: BenchmarkConfig) -> HubRows:
     Raises:
         BenchmarkError: the hub has no such set, revision, subset or split, or its files are no
             table.
-        StorageError: the hub cannot be reached and the caches do not hold it.
+        StorageError: the hub is not to be reached and the caches do not hold it.
+        UnavailableError: it does not answer for now.
     """
     import datasets
 
@@ -60,7 +61,11 @@ def read_hub(config: BenchmarkConfig) -> HubRows:
     for reason in reasons:
         if _is_about_the_set(reason):
             raise BenchmarkError(_no_such_set(config, reason))
-    raise StorageError(_unreachable(config, reasons))
+    from huggingface_hub import constants
+
+    # Asked to stay offline, it will not be reached later either.
+    kind = StorageError if constants.HF_HUB_OFFLINE else UnavailableError
+    raise kind(_unreachable(config, reasons))
 
 
 def _from_library(config: BenchmarkConfig) -> HubRows:

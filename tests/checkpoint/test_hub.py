@@ -79,3 +79,13 @@ def test_what_the_hub_does_not_have(
     assert done.returncode == code, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_hub_that_does_not_answer_may_be_tried_again(tmp_path: Path) -> None:
+    """Code 75 is what a cluster tries again."""
+    with serving({}) as closed:
+        pass
+    done = svdjobs(closed, tmp_path, "plan")
+    assert done.returncode == 75
+    assert "lab/before: no such folder, and the hub could not be reached" in done.stderr
+    assert "Traceback" not in done.stderr
