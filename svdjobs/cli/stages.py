@@ -78,9 +78,12 @@ def rotations(given: Given, force: bool) -> None:
 
 
 @click.command()
+@click.option(
+    "--copy-to", type=click.Path(path_type=Path), help="Also copy the report to this folder."
+)
 @config_options
-def report(given: Given, force: bool) -> int:
-    """Write report.html and report.md from what has been finished.
+def report(given: Given, force: bool, copy_to: Path | None) -> int:
+    """Write report.html, report.md and junit.xml from what has been finished.
 
     Ends with code 2 where something the config asks for is missing; the report names it.
     """
@@ -88,6 +91,8 @@ def report(given: Given, force: bool) -> int:
     from svdjobs.stages import report as stage
 
     stage.run(config, store, force=force)
+    if copy_to is not None:
+        stage.copy(store, copy_to)
     click.echo(stage.closing_words(config, store))
     return EXIT_USAGE if stage.unfinished(config, store) else 0
 

@@ -79,6 +79,9 @@ class ClusterSettings(Settings):
     access."""
     store: str = "s3://svdjobs/demo"
     """Default of the workflow's `store` parameter."""
+    artifacts: bool = False
+    """Also hand the report, its figures and junit.xml to Argo as artifacts; the controller needs an
+    artifact repository for that. Weights never are."""
     user: int | None = 10001
     """User id of all containers; None lets the cluster choose, as OpenShift does."""
     schedule: str = "0 2 * * *"

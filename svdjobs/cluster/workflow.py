@@ -19,11 +19,12 @@ from svdjobs.cluster.plain_yaml import dump
 from svdjobs.cluster.settings import ClusterSettings
 
 if TYPE_CHECKING:
-    from hera.workflows import DAG, Container, Parameter, Task, Workflow
+    from hera.workflows import DAG, Container, Parameter, S3Artifact, Task, Workflow
     from hera.workflows import models as m
 
 NAME = "svdjobs-sweep"
 UNITS = f"{pods.SCRATCH}/units"
+REPORT = f"{pods.SCRATCH}/report"
 CONFIG_VARIABLE = "SVDJOBS_CONFIG"
 # A pod that was deleted or evicted has no exit code of its own; Argo says -1 then. A deadline would
 # be missed again, and too little memory or disk be too little again.
@@ -98,7 +99,7 @@ def _leaves(settings: ClusterSettings) -> list[Container]:
         _leaf(settings, "evaluate", inputs=evaluation),
         _leaf(settings, "drop-weights", inputs=alpha),
         _leaf(settings, "rotations"),
-        _leaf(settings, "report"),
+        _report(settings),
         _leaf(
             settings,
             "notify",
@@ -107,13 +108,32 @@ def _leaves(settings: ClusterSettings) -> list[Container]:
     ]
 
 
+def _report(settings: ClusterSettings) -> Container:
+    """The leaf that owns the verdict: it fails where something is missing, and so does the DAG."""
+    from hera.workflows import NoneArchiveStrategy, S3Artifact
+
+    if not settings.artifacts:
+        return _leaf(settings, "report")
+    found = [
+        S3Artifact(
+            name=name.partition(".")[0],
+            path=f"{REPORT}/{name}",
+            key=f"{{{{workflow.name}}}}/{name}",
+            archive=NoneArchiveStrategy(),
+            optional=True,
+        )
+        for name in ("report.html", "junit.xml", "figures")
+    ]
+    return _leaf(settings, "report", ["--copy-to", REPORT], outputs=found)
+
+
 def _leaf(
     settings: ClusterSettings,
     stage: str,
     args: Sequence[str] = (),
     *,
     inputs: Mapping[str, str] = MappingProxyType({}),
-    outputs: list[Parameter] | None = None,
+    outputs: Sequence[Parameter | S3Artifact] | None = None,
 ) -> Container:
     """The template of a stage; `inputs` maps each input to the option it is given by."""
     from hera.workflows import Container, Parameter
@@ -145,7 +165,7 @@ def _leaf(
         env=None if stage == "notify" else [config],
         env_from=parsed.env_from,
         inputs=[Parameter(name=name) for name in inputs] or None,
-        outputs=outputs,
+        outputs=list(outputs) if outputs else None,
         resources=parsed.resources,
         security_context=parsed.security_context,
         volume_mounts=parsed.volume_mounts,

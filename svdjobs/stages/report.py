@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from svdjobs.config import SweepConfig
 from svdjobs.provenance import versions
 from svdjobs.records import BlendRecord, Likelihood, Manifest, Plan, RotationRow, Summary
-from svdjobs.reporting import render
+from svdjobs.reporting import junit, render
 from svdjobs.reporting.accuracy import accuracy_table, adjusted_p
 from svdjobs.reporting.content import Content
 from svdjobs.reporting.tables import headlines, tables
@@ -14,11 +16,17 @@ from svdjobs.stages.blend import shard_records
 from svdjobs.stages.decompose import Factors
 from svdjobs.stages.evaluate import current_results
 from svdjobs.stages.grading import load_summary
-from svdjobs.stages.outputs import begin, content_print, find_manifest
+from svdjobs.stages.outputs import (
+    begin,
+    content_print,
+    find_manifest,
+    read_finished,
+    require,
+)
 from svdjobs.storage.store import Store
 
 STAGE = "report"
-VERSION = "2"
+VERSION = "3"
 PREFIX = "report"
 DRAWN_SPECTRA = 7
 
@@ -53,9 +61,20 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
         output.write(f"figures/{name}", png)
     for table in tables(content):
         output.write(f"tables/{table.name}.csv", render.csv_table(table))
+    output.write_json("verdict.json", junit.verdict(config.name, manifests, missing))
+    output.write("junit.xml", junit.junit(config.name, manifests, missing))
     output.write("report.md", render.markdown_report(content, pictures).encode())
     output.write("report.html", render.html_report(content, pictures).encode())
     return output.commit()
+
+
+def copy(store: Store, folder: Path) -> None:
+    """Copy a finished report to a folder on this disk."""
+    (manifest,) = require(store, [PREFIX], stage="copying the report")
+    for file in manifest.files:
+        path = folder / file.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(read_finished(store, PREFIX, file.key, manifest))
 
 
 def unfinished(config: SweepConfig, store: Store) -> list[str]:

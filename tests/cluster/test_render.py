@@ -21,6 +21,7 @@ GPUS: dict[str, Any] = {
     "image": "registry.example/svdjobs:1.2.3",
     "pull_secrets": ["regcred"],
     "user": None,
+    "artifacts": True,
     "gpu": {
         "count": 8,
         "runtime_class": "nvidia",
@@ -110,6 +111,21 @@ def test_argo_s_own_containers_are_restricted_too() -> None:
         "initContainers": [{"name": "init", "securityContext": restricted}],
         "containers": [{"name": "wait", "securityContext": restricted}],
     }
+
+
+def test_only_the_report_travels_as_an_artifact() -> None:
+    """Under keys of the repository that the controller knows, as files and not as archives."""
+    whole = workflow.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"]).to_dict()
+    by_template = {
+        template["name"]: template.get("outputs", {}).get("artifacts")
+        for template in whole["spec"]["templates"]
+    }
+    report = by_template.pop("report")
+    assert not any(by_template.values())
+    assert [(a["name"], a["s3"], a["archive"]) for a in report] == [
+        (name.partition(".")[0], {"key": f"{{{{workflow.name}}}}/{name}"}, {"none": {}})
+        for name in ("report.html", "junit.xml", "figures")
+    ]
 
 
 def test_jobs_share_the_exit_codes() -> None:

@@ -116,6 +116,7 @@ UNUSUAL = ClusterSettings.model_validate(
         "pull_secrets": ("one", "two"),
         "service_account": "sweeps",
         "secret": "keys",
+        "artifacts": True,
         "store": "s3://elsewhere/a/b",
         "user": None,
         "node_selector": {"disk": "fast"},

@@ -52,7 +52,8 @@ def run(
 def test_all_files_are_there(run: Path) -> None:
     names = {str(p.relative_to(run / "report")) for p in (run / "report").rglob("*") if p.is_file()}
     assert names == {
-        "manifest.json", "report.html", "report.md", "figures/accuracy.png",
+        "manifest.json", "report.html", "report.md", "verdict.json", "junit.xml",
+        "figures/accuracy.png",
         "figures/divergence.png",
         "figures/rotation_mse_curves.png", "figures/spectrum.png", "tables/accuracy-sums.csv",
         "tables/estimates-sums.csv", "tables/likelihood-sums.csv",

@@ -65,6 +65,15 @@ keep-weights: {{ .Values.keepWeights | toString | toJson }}
 {{- with get $values $template.name -}}
 {{- include "svdjobs.sized" (dict "own" . "template" $template) -}}
 {{- end -}}
+{{- if and (eq $template.name "report") $values.artifacts -}}
+{{- $_ := set $container "args" (concat $container.args (list "--copy-to" "/scratch/report")) -}}
+{{- $artifacts := list -}}
+{{- range list "report.html" "junit.xml" "figures" -}}
+{{- $where := dict "key" (printf "{{workflow.name}}/%s" .) -}}
+{{- $artifacts = append $artifacts (dict "name" (first (splitList "." .)) "path" (printf "/scratch/report/%s" .) "s3" $where "archive" (dict "none" dict) "optional" true) -}}
+{{- end -}}
+{{- $_ := set $template "outputs" (dict "artifacts" $artifacts) -}}
+{{- end -}}
 {{- $patch := dict "terminationGracePeriodSeconds" $values.limits.graceSeconds -}}
 {{- $where := dict "nodeSelector" $values.nodeSelector "tolerations" $values.tolerations -}}
 {{- if $evaluates -}}
