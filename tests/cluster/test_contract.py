@@ -19,7 +19,7 @@ from svdjobs import local
 from svdjobs.config import read_config
 from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.server import S3Server
-from svdjobs.storage.store import Store, open_store
+from svdjobs.storage.store import Store, open_store, read_json, write_bytes
 from tests.cluster.interpreter import run_workflow
 from tests.cluster.pods import EVICTED, Pod
 from tests.cluster.run_tree import Node, Run
@@ -131,21 +131,23 @@ def said(path: Path, secret: str) -> bool:
 def test_an_alpha_that_fails_fails_alone_and_report_names_it(
     s3_environment: S3Server, bucket: str, tmp_path: Path
 ) -> None:
-    """Its blend is broken beforehand by an object in the place of a finished one."""
+    """Its blend finds a broken marker in its place, which another attempt would find as well."""
     text = SWEEP.replace("rotations: {rl1: demo:rl1}", "").replace("shards: 2\n", "shards: 1\n")
     store = open_store(f"s3://{bucket}/run")
-    with store.sink("checkpoints/alpha-0.0000/manifest.json") as sink:
-        sink.write(b'{"this is": "no manifest"}')
-    with store.sink("config.json") as sink:
-        document = read_config(text, [f"store=s3://{bucket}/run"], where="test")
-        sink.write(document.model_dump_json().encode())
+    write_bytes(store, "checkpoints/alpha-0.0000/in-progress.json", b"{")
+    config = read_config(text, [f"store=s3://{bucket}/run"], where="test")
+    write_bytes(store, "config.json", config.model_dump_json().encode())
     run = sweep(bucket, tmp_path / "pods", text)
     assert run.phase == "Failed"
     assert run.node("alphas(0:alpha-0.0000).blend").exit_codes == ["4"]
+    assert run.node("alphas(0:alpha-0.0000).evaluate").phase == "Omitted"
     assert run.node("alphas(1:alpha-0.5000)").phase == "Succeeded"
     assert run.node("rotations").phase == "Skipped"
     report = run.node("report")
-    assert report.exit_codes == ["4"] or report.exit_codes == ["2"]
-    assert "alpha-0.0000" in report.attempts[0].log.read_text()
+    assert report.exit_codes == ["2"]
+    lacking = "checkpoints/alpha-0.0000, results/alpha-0.0000/demo"
+    assert f"Not finished: {lacking}" in report.attempts[0].log.read_text()
+    assert read_json(store, "report/verdict.json")["missing"] == lacking.split(", ")
+    assert b"alpha-0.0000" in store.read("report/report.html")
     assert run.exit_node is not None
     assert "Failed" in run.exit_node.attempts[0].log.read_text()
