@@ -107,7 +107,8 @@ class EvaluateConfig(Settings):
     """Compute dtype of the engine. auto: after's own where that keeps the blends, else float32;
     on a cluster, where no pod sees all blends, float32."""
     allow_lossy_dtype: bool = False
-    """Evaluate in a 16-bit dtype although it rounds part of the blends away."""
+    """Evaluate in a 16-bit dtype although it rounds part of the blends away. On a cluster each
+    alpha's pod looks for itself whether it does, after the baselines."""
     shards: int = Field(default=1, ge=1)
     """Pods that share each benchmark's problems on a cluster."""
     reuse_engine: bool = True

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,7 +86,8 @@ def _also_in_file(shown: Advance, total: float, path: Path) -> Advance:
         percent = min(99, int(100 * done / total)) if total else 99  # 100 is the pod's to say
         if percent > written:
             written = percent
-            path.write_text(f"{percent}/100")
+            with suppress(OSError):  # what cannot be shown must not end the work
+                path.write_text(f"{percent}/100")
 
     return advance
 

@@ -20,6 +20,14 @@ def test_argo_reads_a_percentage_that_grows(
     assert seen == [f"{n}/100" for n in (12, 25, 37, 50, 62, 75, 87, 99)]
 
 
+def test_a_file_that_cannot_be_written_does_not_end_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(progress.ARGO_PROGRESS_FILE, str(tmp_path / "none" / "progress"))
+    with progress.track("work", 2) as advance:
+        advance(2)
+
+
 def test_no_file_without_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(progress.ARGO_PROGRESS_FILE, raising=False)
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from svdjobs.cli.options import Given, config_options, whole_or_unit
+from svdjobs.cli.options import Given, config_options, index_options, whole_or_unit
 from svdjobs.errors import ConfigError
 
 # Flags of the field's scripts and the config keys they stand for.
@@ -22,7 +22,7 @@ KEYS = {
 @click.command()
 @click.option("--checkpoint", "ids", multiple=True, metavar="ID", help="before, after, alpha-…")
 @click.option("--unit", metavar="ID", help="Only this share of a benchmark, e.g. math-500-000.")
-@click.option("--index", type=click.IntRange(min=0), help="Only the share at this place, from 0.")
+@index_options
 @click.option("--model", metavar="SOURCE", help="Evaluate this folder or hub id, without CONFIG.")
 @click.option("--tokenizer", metavar="SOURCE", help="Whose tokenizer; default: the model's own.")
 @click.option("--data_path", metavar="NAME_OR_FILE", help="math-500, aime-2024, … or a file.")
@@ -44,7 +44,7 @@ def evaluate(
     force: bool,
     ids: tuple[str, ...],
     unit: str | None,
-    index: int | None,
+    index: tuple[int, int] | None,
     model: str | None,
     tokenizer: str | None,
     data_path: str | None,
@@ -81,7 +81,12 @@ def evaluate(
 
 
 def _stage(
-    given: Given, ids: tuple[str, ...], unit: str | None, index: int | None, *, force: bool
+    given: Given,
+    ids: tuple[str, ...],
+    unit: str | None,
+    index: tuple[int, int] | None,
+    *,
+    force: bool,
 ) -> None:
     whole_or_unit(unit if index is None else index, force)
     config, store = given.opened()
@@ -93,11 +98,11 @@ def _stage(
         return
     if len(ids) > 1 or (unit is not None and not ids):
         raise ConfigError("--unit is a share of one --checkpoint; say which.")
-    pair = (ids[0], unit) if unit is not None else None
+    pairs = [(ids[0], unit)] if unit is not None else []
     if index is not None:
-        pair = units.at(units.evaluations(config, ids[0] if ids else None), index)
-    if pair is not None:
-        stage.run_share(config, store, checkpoint_id=pair[0], unit=pair[1])
+        pairs = units.at(units.evaluations(config, ids[0] if ids else None), *index)
+    for checkpoint_id, share in pairs:
+        stage.run_share(config, store, checkpoint_id=checkpoint_id, unit=share)
 
 
 @click.command()

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from svdjobs.cli.options import Given, config_options, whole_or_unit
+from svdjobs.cli.options import Given, config_options, index_options, whole_or_unit
 from svdjobs.errors import ConfigError
 
 
 @click.command()
 @click.option("--unit", metavar="ID", help="Only this share of a checkpoint, e.g. after-000.")
-@click.option("--index", type=click.IntRange(min=0), help="Only the share at this place, from 0.")
+@index_options
 @click.option(
     "--model_id",
     "model_ids",
@@ -35,7 +35,7 @@ def decompose(
     given: Given,
     force: bool,
     unit: str | None,
-    index: int | None,
+    index: tuple[int, int] | None,
     model_ids: tuple[str, ...],
     output_dir: Path | None,
     export_format: str | None,
@@ -73,19 +73,18 @@ def decompose(
     )
 
 
-def _stage(given: Given, unit: str | None, index: int | None, *, force: bool) -> None:
+def _stage(given: Given, unit: str | None, index: tuple[int, int] | None, *, force: bool) -> None:
     whole_or_unit(unit if index is None else index, force)
     config, store = given.opened()
     from svdjobs.stages import decompose as stage
     from svdjobs.stages import graph, units
 
-    if index is not None:
-        plan = graph.load_plan(store, config, stage=stage.STAGE)
-        share = units.at(units.decompose_shares(config, plan), index)
-        if share is None:
-            return
-        unit = share.id
-    stage.run(config, store, unit=unit, force=force)
+    if index is None:
+        stage.run(config, store, unit=unit, force=force)
+        return
+    plan = graph.load_plan(store, config, stage=stage.STAGE)
+    for share in units.at(units.decompose_shares(config, plan), *index):
+        stage.run(config, store, unit=share.id)
 
 
 COMMANDS = (decompose,)

@@ -98,6 +98,20 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def index_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--index and --of, by which an Indexed Job says its part; given as `index`, a pair or None."""
+
+    @click.option("--index", type=click.IntRange(min=0), help="Only units INDEX, INDEX + OF, ….")
+    @click.option("--of", type=click.IntRange(min=1), help="Indices there are; with --index.")
+    @functools.wraps(command)
+    def wrapped(*, index: int | None, of: int | None, **rest: Any) -> Any:
+        if (index is None) != (of is None):
+            raise ConfigError("--index and --of go together: --index 2 --of 8.")
+        return command(index=None if index is None else (index, of), **rest)
+
+    return wrapped
+
+
 def whole_or_unit(unit: object, force: bool) -> None:
     """Refuse --force with a unit: it would throw away what other pods have done.
 

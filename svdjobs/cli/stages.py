@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from svdjobs.cli.options import Given, config_options, whole_or_unit
+from svdjobs.cli.options import Given, config_options, index_options, whole_or_unit
 from svdjobs.errors import EXIT_USAGE
 
 
@@ -49,9 +49,11 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
 
 @click.command()
 @click.option("--alpha", "alphas", multiple=True, help="Only this alpha, or its id (repeatable).")
-@click.option("--index", type=click.IntRange(min=0), help="Only the alpha at this place, from 0.")
+@index_options
 @config_options
-def blend(given: Given, force: bool, alphas: tuple[str, ...], index: int | None) -> None:
+def blend(
+    given: Given, force: bool, alphas: tuple[str, ...], index: tuple[int, int] | None
+) -> None:
     """Write the blended checkpoints."""
     config, store = given.opened()
     from svdjobs.stages import blend as stage
@@ -60,10 +62,7 @@ def blend(given: Given, force: bool, alphas: tuple[str, ...], index: int | None)
     chosen = sorted({units.alpha_named(config, alpha) for alpha in alphas}) or None
     if index is not None:
         whole_or_unit(index, force)
-        alpha = units.at(config.alphas, index)
-        if alpha is None:
-            return
-        chosen = [alpha]
+        chosen = units.at(config.alphas, *index)
     stage.run(config, store, alphas=chosen, force=force)
 
 

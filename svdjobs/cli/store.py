@@ -19,7 +19,10 @@ def store() -> None:
     "--dir", "folder", default="runs/s3", show_default=True, metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False), help="Where the server keeps its data.",
 )  # fmt: skip
-@click.option("--port", default=8333, show_default=True, help="Port of S3; 0 takes a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8333, show_default=True,
+    help="Port of S3; 0 takes a free one.",
+)  # fmt: skip
 @click.option(
     "--address", default="127.0.0.1", show_default=True,
     help="Address S3 listens on. 0.0.0.0 lets other machines in, over plain HTTP.",

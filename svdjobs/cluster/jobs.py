@@ -1,11 +1,12 @@
 """The stages as plain Kubernetes Jobs, for clusters without Argo: applied one file after another.
 
-A fan-out is an Indexed Job whose index is the place of a unit in the run's own list; an index past
-its end has nothing to do. A failed index fails alone.
+A fan-out is an Indexed Job: of the run's own list of units, an index does every n-th. A failed
+index fails alone.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ CONFIG_FOLDER = "/etc/svdjobs"
 CONFIG_FILE = "sweep.yaml"
 # Names of Jobs end in a stage and of their pods in an index and a hash; labels end at 63.
 NAME_LENGTH = 30
-INDEX = ("--index", "$(JOB_COMPLETION_INDEX)")
 _Documents = list[dict[str, Any]]
 
 
@@ -31,7 +31,7 @@ def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict
     parts = (config.decompose.shards or ASSUMED_SHARES) * len(graph.targets(config))
 
     def job(stage: str, *args: str, count: int | None = None, name: str = "") -> _Documents:
-        indexed = INDEX if count else ()
+        indexed = ("--index", "$(JOB_COMPLETION_INDEX)", "--of", str(count)) if count else ()
         return [_job(settings, run, stage, [*args, *indexed], name=name or stage, count=count)]
 
     found: dict[str, _Documents] = {
@@ -81,7 +81,7 @@ def _job(
     count: int | None,
 ) -> dict[str, Any]:
     """One stage; with a `count`, its units as an Indexed Job."""
-    limits = settings.limits
+    limits, deadline = settings.limits, pods.resources_of(settings, stage).deadline_seconds
     labels = {**pods.LABELS, "svdjobs.io/stage": stage, "svdjobs.io/run": run}
     gone = "FailIndex" if count else "FailJob"
     spec: dict[str, Any] = {
@@ -119,12 +119,15 @@ def _job(
         }
     else:
         spec["backoffLimit"] = limits.retries
+    if deadline:  # of the whole Job: a pod's own would end it like an eviction, to be tried again
+        rounds = math.ceil((count or 1) / limits.parallelism)
+        spec["activeDeadlineSeconds"] = deadline * rounds
     metadata = {"name": f"{run}-{name}", "labels": labels}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
 def _pod(settings: ClusterSettings, run: str, stage: str, args: list[str]) -> dict[str, Any]:
-    evaluates, own = stage == "evaluate", pods.resources_of(settings, stage)
+    evaluates = stage == "evaluate"
     container = pods.container(settings, stage)
     if evaluates and settings.gpu.count:
         gpus = {settings.gpu.resource: str(settings.gpu.count)}
@@ -152,8 +155,6 @@ def _pod(settings: ClusterSettings, run: str, stage: str, args: list[str]) -> di
             {"name": "config", "configMap": {"name": f"{run}-config"}},
         ],
     }
-    if own.deadline_seconds:
-        spec["activeDeadlineSeconds"] = own.deadline_seconds
     if evaluates and settings.gpu.runtime_class:
         spec["runtimeClassName"] = settings.gpu.runtime_class
     if settings.pull_secrets:

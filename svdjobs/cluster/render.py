@@ -24,7 +24,7 @@ def render(text: str, settings: ClusterSettings, *, where: str) -> dict[Path, st
             that is too large to be kept.
     """
     config = read_config(text, where=where)
-    refuse_braces(text, where)
+    refuse_expansions(text, where)
     whole = workflow.sweep(settings, text).to_dict()
     documents: dict[Path, list[dict[str, Any]]] = {
         Path("workflows/sweep.yaml"): [whole],
@@ -65,18 +65,21 @@ def measured(config: SweepConfig, whole: dict[str, Any]) -> estimate.Size:
     return estimate.estimate(config, dump(whole))
 
 
-def refuse_braces(text: str, where: str) -> None:
-    """Argo replaces what stands in double braces wherever it finds it.
+def refuse_expansions(text: str, where: str) -> None:
+    """A config travels as a parameter and an environment variable: Argo replaces what stands in
+    double braces, and Kubernetes `$(NAME)` and `$$`, wherever they find it.
 
     Raises:
-        ConfigError: there are some.
+        ConfigError: there is some.
     """
     for number, line in enumerate(text.splitlines(), start=1):
-        if "{{" in line:
-            raise ConfigError(
-                f"{where} line {number}: '{{{{' would be replaced by Argo. In a prompt or title, "
-                f"put a space between the braces; a chat template belongs to the tokenizer."
-            )
+        for found, who in (("{{", "Argo"), ("$(", "Kubernetes"), ("$$", "Kubernetes")):
+            if found in line:
+                raise ConfigError(
+                    f"{where} line {number}: {who} would replace {found!r} on its way to the pods, "
+                    f"and other questions would be asked than on one machine. Put a space between "
+                    f"the two signs; a chat template belongs to the tokenizer."
+                )
 
 
 def write(files: dict[Path, str], root: Path) -> list[Path]:

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from svdjobs.cluster import estimate
 from svdjobs.cluster.api import Cluster, Document
 from svdjobs.cluster.names import is_workflow_name, label_value, workflow_name
+from svdjobs.cluster.plain_yaml import dump
+from svdjobs.cluster.render import read_text, refuse_expansions
 from svdjobs.cluster.tree import RUN_LABEL, parameters
-from svdjobs.config import SweepConfig, load_config
+from svdjobs.config import SweepConfig, read_config
 from svdjobs.errors import ConfigError, RefusedError
+from svdjobs.storage.store import S3, open_store
 
 DEFAULT_FILE = Path("workflows/sweep.yaml")
 SUBMISSION_LABEL = "svdjobs.io/submission"
@@ -62,7 +66,9 @@ def submit(cluster: Cluster, submission: Submission) -> Document:
 
 def workflow_of(cluster: Cluster, submission: Submission) -> Document:
     """The Workflow to create; a template is looked up where that is allowed."""
-    config = load_config(submission.config_file)
+    where, text = str(submission.config_file), read_text(submission.config_file)
+    config = read_config(text, where=where)
+    refuse_expansions(text, where)
     name = submission.name or workflow_name(config.name)
     if not is_workflow_name(name):
         raise ConfigError(
@@ -77,6 +83,7 @@ def workflow_of(cluster: Cluster, submission: Submission) -> Document:
     spec["arguments"] = _arguments(cluster, submission, config, spec.get("arguments") or {})
     if submission.service_account:
         spec["serviceAccountName"] = submission.service_account
+    estimate.require_room(config, estimate.estimate(config, dump(spec)))
     labels = {RUN_LABEL: label_value(config.name), SUBMISSION_LABEL: secrets.token_hex(8)}
     kept = {key: meta[key] for key in ("annotations",) if key in meta}
     return {
@@ -102,7 +109,7 @@ def _arguments(
         declared = None if found is None else parameters(found["spec"].get("arguments"))
     given = {
         **(submission.parameters or {}),
-        "config": config_text(submission.config_file),
+        "config": read_text(submission.config_file),
         "store": _store(submission, config, str((declared or {}).get("store") or ""), where),
     }
     if declared is not None and (unknown := sorted(set(given) - set(declared))):
@@ -159,22 +166,6 @@ def installed(cluster: Cluster, template: str) -> Document | None:
     )
 
 
-def config_text(path: Path) -> str:
-    """The text of a sweep's config, fit to be a parameter.
-
-    Raises:
-        ConfigError: Argo would take a part of it for an expression of its own.
-    """
-    text = path.read_text(encoding="utf-8")
-    for number, line in enumerate(text.splitlines(), start=1):
-        if "{{" in line:
-            raise ConfigError(
-                f"{path}, line {number}: '{{{{' would be replaced by Argo. Write it apart, e.g. as "
-                f"'{{ {{', or put the text into a file of its own."
-            )
-    return text
-
-
 def _store(submission: Submission, config: SweepConfig, declared: str, where: str) -> str:
     """The store to use.
 
@@ -187,9 +178,9 @@ def _store(submission: Submission, config: SweepConfig, declared: str, where: st
             f"no store: {submission.config_file} and {where} name none. Give --store "
             f"s3://bucket/prefix, which all pods can reach."
         )
-    if "://" not in store and not store.startswith("/"):
+    if not store.startswith(S3):
         raise ConfigError(
-            f"store {store!r} is a folder of this machine, which pods do not see. Give --store "
-            f"s3://bucket/prefix, or the absolute path of a volume that every pod mounts."
+            f"store {store!r} is a folder, which pods do not share. Give --store s3://bucket/prefix."
         )
+    open_store(store)
     return store

@@ -181,7 +181,9 @@ def _leaf(
             limit=str(settings.limits.retries),
             retry_policy="Always",
             expression=RETRY,
-            backoff=m.Backoff(duration="10s", factor="2", max_duration="10m"),
+            # No max_duration: Argo counts it from the first attempt's start, so a pod that was
+            # evicted after an hour would never be tried again.
+            backoff=m.Backoff(duration="10s", factor="2"),
         ),
         synchronization=_bounded(settings) if evaluates else None,
     )

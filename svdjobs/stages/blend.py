@@ -41,7 +41,7 @@ from svdjobs.stages.blended import (
     stored_dtype,
 )
 from svdjobs.stages.outputs import Output, begin, find_manifest, read_finished
-from svdjobs.storage.store import Store, try_read_json, write_bytes, write_json
+from svdjobs.storage.store import Store, write_bytes, write_json
 
 STAGE = "blend"
 VERSION = "1"
@@ -113,8 +113,10 @@ def _one_pass(
     by_name = {tensor.name: tensor for tensor in written}
     checked = sampled(plan.selected)
     total = sum(shard.bytes for shard in shards) * len(jobs)
+    held = {job.alpha: store.sizes(job.output.prefix) for job in jobs}
     missing = {
-        shard.name: [j for j in jobs if not _shard_done(store, j, shard)] for shard in shards
+        shard.name: [j for j in jobs if not j.output.recorded(_record_name(shard), held[j.alpha])]
+        for shard in shards
     }
     ahead = [by_name[t.name] for shard in shards if missing[shard.name] for t in shard.tensors]
 
@@ -146,12 +148,8 @@ def _one_pass(
         _finish(config, plan, after, shards, job)
 
 
-def _record_key(job: _Job, shard: Shard) -> str:
-    return job.output.key(f"svd_logs/{shard.name}.json")
-
-
-def _shard_done(store: Store, job: _Job, shard: Shard) -> bool:
-    return try_read_json(store, _record_key(job, shard)) is not None
+def _record_name(shard: Shard) -> str:
+    return f"svd_logs/{shard.name}.json"
 
 
 def _write_shard(
@@ -198,7 +196,7 @@ def _write_shard(
             "tensors": [record.model_dump(mode="json") for record in job.records],
             "logs": [log.model_dump() for log in job.logs],
         }
-        write_json(store, _record_key(job, shard), document)
+        write_json(store, job.output.key(_record_name(shard)), document)
 
 
 def _write_blend(
@@ -307,7 +305,7 @@ def _finish(
     output = job.output
     records: list[BlendRecord] = []
     for shard in shards:
-        document = json.loads(output.adopt(f"svd_logs/{shard.name}.json"))
+        document = json.loads(output.adopt(_record_name(shard)))
         if document["file"]:
             output.add(FileRecord.model_validate(document["file"]))
         for log in document["logs"]:

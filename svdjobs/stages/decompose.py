@@ -23,8 +23,8 @@ from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
 from svdjobs.stages import cost, graph, units
-from svdjobs.stages.outputs import begin, read_finished, require
-from svdjobs.storage.store import Store, try_read_json, write_json
+from svdjobs.stages.outputs import Output, begin, read_finished, require
+from svdjobs.storage.store import Store, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -115,12 +115,12 @@ def decompose_checkpoint(
     ]
     count = workers or worker_count(cost.peak_tensor_bytes(tensors))
     mine = work if share is None else share.pick(work)
-    _make_parts(store, mine, count, target.checkpoint_id, checkpoint)
-    if share is not None and not all(store.exists(_record_key(part.key)) for part in work):
+    _make_parts(store, _undone(output, mine), count, target.checkpoint_id, checkpoint)
+    if share is not None and _undone(output, work):
         return None
     fallbacks = []
     for part in work:
-        document = json.loads(output.adopt(_record_key(part.key).removeprefix(f"{output.prefix}/")))
+        document = json.loads(output.adopt(_record_name(part)))
         output.add(FileRecord.model_validate(document["file"]))
         records = [FactorRecord.model_validate(item) for item in document["tensors"]]
         fallbacks += [record.name for record in records if record.method == "svd"]
@@ -129,15 +129,20 @@ def decompose_checkpoint(
     return output.commit()
 
 
-def _record_key(key: str) -> str:
-    return key.removesuffix(".safetensors") + ".json"
+def _record_name(part: Part) -> str:
+    return part.key.rpartition("/")[2].removesuffix(".safetensors") + ".json"
+
+
+def _undone(output: Output, parts: Sequence[Part]) -> list[Part]:
+    """The parts that are not there, or not whole."""
+    sizes = output.store.sizes(output.prefix)
+    return [part for part in parts if not output.recorded(_record_name(part), sizes)]
 
 
 def _make_parts(
-    store: Store, parts: list[Part], workers: int, checkpoint_id: str, checkpoint: Checkpoint
+    store: Store, missing: list[Part], workers: int, checkpoint_id: str, checkpoint: Checkpoint
 ) -> None:
-    """Make the parts that are not there yet."""
-    missing = [part for part in parts if try_read_json(store, _record_key(part.key)) is None]
+    """Make parts."""
     if not missing:
         return
     vectors = missing[0].vectors
@@ -197,7 +202,7 @@ def _write_part(part: Part, store: Store, found: Iterator[Decomposition], advanc
         "file": file.model_dump(),
         "tensors": [record.model_dump(mode="json") for record in records],
     }
-    write_json(store, _record_key(part.key), document)
+    write_json(store, f"{part.key.rpartition('/')[0]}/{_record_name(part)}", document)
 
 
 def _stored(part: Part) -> Iterator[OutputTensor]:
@@ -282,7 +287,6 @@ class Factors:
             raise StorageError(
                 f"{self._tensors.label}: tensor {name!r} in {self._tensors.store.url}/"
                 f"{self._tensors.entries[name].key} is not what was written: its sha256 is "
-                f"{found}, recorded is {expected}. Delete the manifest.json beside it and run "
-                f"`svdjobs decompose` again."
+                f"{found}, recorded is {expected}. Run `svdjobs decompose --force`."
             )
         return values

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from svdjobs.config import REPEAT_ID, SweepConfig
+from svdjobs.errors import IncompleteError, MissingKeyError
 from svdjobs.evaluation.problems import Benchmark, load_benchmark
 from svdjobs.evaluation.prompts import prompts_sha256
 from svdjobs.evaluation.requests import make_requests
@@ -20,7 +21,7 @@ from svdjobs.stages.asking import Work, identities, opened, seed_of, settings_of
 from svdjobs.stages.drawing import COMPLETIONS, ENGINE, completions_in, drawn
 from svdjobs.stages.grading import conclude
 from svdjobs.stages.outputs import Output, begin, find_manifest, is_current, read_finished
-from svdjobs.storage.store import Store, write_lines
+from svdjobs.storage.store import Store, clear, write_lines
 
 
 def run(
@@ -85,10 +86,18 @@ def run_share(
             if share.of > 1 and not _draw_share(work, checkpoint_id, benchmark, share, what):
                 return None
             output = begin(store, place, **what)
-            if share.of > 1 and output.finished is None:
-                _join(checkpoint_id, of_benchmark, output)
+            if output.finished is None and share.of > 1:
+                try:
+                    _join(checkpoint_id, of_benchmark, output)
+                except (IncompleteError, MissingKeyError):
+                    # Another pod has just done so, and cleared the shares away.
+                    output = begin(store, place, **what)
+                    if output.finished is None:
+                        raise
             if output.finished is None:
                 _evaluate(work, checkpoint_id, benchmark, output)
+            for one in of_benchmark if share.of > 1 else ():
+                clear(store, graph.share_prefix(checkpoint_id, one.id))
         manifest = find_manifest(store, place)
         if work.evaluate.teacher_forced and manifest is not None:
             work.take_likelihoods(checkpoint_id, benchmark, manifest, force=False)

@@ -113,7 +113,8 @@ def _regraded(
         store, prefix, manifest.stage, manifest.fingerprint, manifest.inputs, manifest.config
     )
     drawn = {key: manifest.config[key] for key in ("n_samples", "dtype", "engine")}
-    known = load_summary(store, prefix)
+    # Unchecked: a grading that was interrupted has left it new beside the old manifest.
+    known = Summary.model_validate(read_json(store, output.key("summary.json")))
     completions = completions_in(read_finished(store, prefix, COMPLETIONS, manifest))
     pool.submit(completions, {problem.idx: problem.gold for problem in benchmark.problems})
     output.adopt(COMPLETIONS)

@@ -7,7 +7,7 @@ comes last and makes it exist.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from svdjobs.storage.store import (
     Store,
     clear,
     json_bytes,
+    read_json,
     record_of,
     try_read_json,
     write_bytes,
@@ -71,6 +72,14 @@ class Output:
         self.add(record_of(self.key(name), data))
         return data
 
+    def recorded(self, name: str, sizes: Mapping[str, int]) -> bool:
+        """Whether a part is done: its record is there, and every file that it lists, by the sizes
+        of what lies in the store."""
+        if self.key(name) not in sizes:
+            return False
+        files = _files_in(read_json(self.store, self.key(name)))
+        return all(sizes.get(file.key) == file.bytes for file in files)
+
     def commit(self) -> Manifest:
         """Write the manifest; from now on the output exists.
 
@@ -114,6 +123,13 @@ class Output:
             )
 
 
+def _files_in(document: Any) -> Iterator[FileRecord]:
+    """The file records of a part's record, which may be those of a file or of several."""
+    for found in (document["file"], *document.get("logs", ())):
+        if found is not None:
+            yield FileRecord.model_validate(found)
+
+
 def begin(
     store: Store,
     prefix: str,
@@ -132,7 +148,8 @@ def begin(
     output = Output(store, prefix, stage, print_, dict(inputs), dict(config))
     manifest = None if force else find_manifest(store, prefix)
     if manifest is not None and manifest.fingerprint == print_:
-        store.delete(f"{prefix}/{IN_PROGRESS}")
+        if store.exists(f"{prefix}/{IN_PROGRESS}"):
+            store.delete(f"{prefix}/{IN_PROGRESS}")
         output.finished = manifest
         return output
     marker = None if force else try_read_json(store, f"{prefix}/{IN_PROGRESS}")

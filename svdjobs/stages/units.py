@@ -103,12 +103,14 @@ def named(shares: Sequence[Share], unit: str) -> Share:
     )
 
 
-def at(items: Sequence[Item], index: int) -> Item | None:
-    """The unit at a place; None, with a word, past the end: a Job may have more indices."""
-    if index < len(items):
-        return items[index]
-    say(f"index {index}: nothing to do, there are {len(items)} units")
-    return None
+def at(items: Sequence[Item], index: int, of: int) -> list[Item]:
+    """The units of one of several indices: every `of`-th, so that any number of them covers all.
+
+    None, with a word, where there are more indices than units.
+    """
+    if index >= len(items):
+        say(f"index {index}: nothing to do, there are {len(items)} units")
+    return list(items[index::of])
 
 
 def write(units: Mapping[str, Any], folder: Path) -> None:

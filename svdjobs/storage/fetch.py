@@ -125,8 +125,8 @@ def _compare(store: Store, key: str, found: FileRecord, expected: FileRecord) ->
         raise StorageError(
             f"{store.url}/{key} is not what its manifest lists: its sha256 is {found.sha256} "
             f"({found.bytes:,} bytes), listed is {expected.sha256} ({expected.bytes:,} bytes). It "
-            f"was damaged or replaced after it was written: delete the manifest.json beside it and "
-            f"run its stage again."
+            f"was damaged or replaced after it was written. Run its stage again with --force; for "
+            f"grades and summaries `svdjobs grade` is enough, which draws nothing."
         )
 
 

@@ -23,6 +23,10 @@ PATIENCE_SECONDS = 300.0
 _PART = re.compile(r"lines-[0-9a-f]{24}-[0-9]{6}")
 
 
+# What a journal's key ends in, so that deleting anything else need not look for parts.
+SUFFIX = ".journal"
+
+
 def parts(store: Store, key: str) -> list[str]:
     """Keys of the objects that hold a journal's lines, in order."""
     return [found for found in store.keys(key) if _PART.fullmatch(found.rpartition("/")[2])]
@@ -60,6 +64,7 @@ class GatheringJournal:
         self._number = 0
         self._unsent: list[str] = []
         self._failed_since: float | None = None
+        self._refused: Exception | None = None
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         with ThreadPoolExecutor(8) as pool:
@@ -71,10 +76,13 @@ class GatheringJournal:
 
         Raises:
             UnavailableError: nothing could be sent for minutes.
+            StorageError: the store refuses, e.g. because credentials have expired.
         """
         with self._lock:
             self._unsent.append(line)
             waiting, since = len(self._unsent), self._failed_since
+        if self._refused is not None:
+            raise self._refused
         if since is not None and time.monotonic() - since > PATIENCE_SECONDS:
             raise UnavailableError(
                 f"{self._store.url}: has not taken {waiting} lines for {PATIENCE_SECONDS:.0f} s. "
@@ -102,5 +110,5 @@ class GatheringJournal:
         except UnavailableError:
             with self._lock:
                 self._failed_since = self._failed_since or time.monotonic()
-        except Exception:  # told by the writer's own last `send`, which meets it again
-            return
+        except Exception as error:  # what is drawn from now on would be lost, so `append` says it
+            self._refused = error

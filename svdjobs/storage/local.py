@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -122,7 +123,7 @@ class LocalStore:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            path.hardlink_to(partial)
+            _appear(partial, path)
             _sync_folder(path.parent)
         except FileExistsError:
             return False
@@ -203,6 +204,21 @@ class LocalJournal:
             rest = rest[self._file.write(rest) :]
 
 
+def _appear(partial: Path, path: Path) -> None:
+    """Give a whole file its name, unless that is taken: by a link, or where the file system knows
+    no links by looking first."""
+    try:
+        path.hardlink_to(partial)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        if path.exists():
+            raise FileExistsError from None
+        partial.replace(path)
+
+
 def _lock(file: BinaryIO, path: Path) -> None:
     """Be the only writer; the kernel lets go when the process ends, however it ends."""
     try:
@@ -216,7 +232,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
 
 def _read_exactly(file: BinaryIO, start: int, end: int | None, path: Path) -> bytearray:
     stop = os.fstat(file.fileno()).st_size if end is None else end
-    buffer = bytearray(stop - start)
+    buffer = bytearray(max(0, stop - start))
     view = memoryview(buffer)
     file.seek(start)
     while view:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import Any
 
 from svdjobs.errors import MissingKeyError, StorageError
 from svdjobs.storage import s3_download
-from svdjobs.storage.journal import GatheringJournal, appending, parts
+from svdjobs.storage.journal import SUFFIX, GatheringJournal, appending, parts
 from svdjobs.storage.s3_client import (
     as_ours,
     client,
@@ -124,8 +125,13 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         """Remove an object and, if the key is a journal's, what holds its lines."""
-        for one in (key, *parts(self, key)):
-            self._place(one).call("delete_object", "deleting")
+        if key.endswith(SUFFIX):
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(self._remove, parts(self, key)))
+        self._remove(key)
+
+    def _remove(self, key: str) -> None:
+        self._place(key).call("delete_object", "deleting")
 
     def free_bytes(self) -> int | None:
         """A bucket has no end."""

@@ -83,7 +83,7 @@ class Store(Protocol):
 
         A folder admits one writer at a time, and an object store many, each of whom sees what was
         kept when it opened. Whatever objects hold the lines are listed by `keys`, and `delete` of
-        the journal's key removes them all; only `journal` reads them.
+        the journal's key removes them all; only `journal` reads them. Its key ends in `.journal`.
         """
 
     def delete(self, key: str) -> None:
@@ -129,6 +129,12 @@ def open_store(url: str) -> Store:
         bucket, _, prefix = url.removeprefix(S3).partition("/")
         if not bucket:
             raise ConfigError(f"store {url!r}: no bucket; expected s3://bucket/prefix.")
+        if "@" in bucket or ":" in bucket:  # not quoted: it may hold a secret
+            raise ConfigError(
+                "a store's URL holds no credentials or port; expected s3://bucket/prefix. Keys "
+                "come from AWS_ACCESS_KEY_ID, a profile or a role, the endpoint from "
+                "AWS_ENDPOINT_URL."
+            )
         return S3Store(bucket, prefix)
     scheme, separator, _ = url.partition("://")
     if separator and scheme != "file":

@@ -62,6 +62,15 @@ def retry_expressions_are_sound(document: Document) -> Iterator[str]:
                 yield f"{where}: the function {name}() is not known."
 
 
+def retries_never_run_out_of_time(document: Document) -> Iterator[str]:
+    """Argo counts maxDuration from the start of the first attempt (processNodeRetries): a pod that
+    was evicted after it is not tried again, and one that is tried again is cut off by it."""
+    for path, template in document.own_templates():
+        if "maxDuration" in template.get("retryStrategy", {}).get("backoff", {}):
+            where = f"{path}.retryStrategy.backoff.maxDuration"
+            yield f"{where}: it counts from the first attempt's start, not from its end."
+
+
 def retries_are_for_lost_pods(document: Document) -> Iterator[str]:
     """What another pod may mend is retried; what will happen again is not."""
     for path, template in document.leaves():

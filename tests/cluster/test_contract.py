@@ -45,7 +45,7 @@ rotations: {rl1: demo:rl1}
 
 def contents(store: Store) -> dict[str, bytes]:
     """Every object of a run but those that tell where and when: plan, config, file versions."""
-    beside = ("plan/", "shares/", "config.json", "identities.json")
+    beside = ("plan/", "config.json", "identities.json")
     return {k: bytes(store.read(k)) for k in store.keys("") if not k.startswith(beside)}
 
 

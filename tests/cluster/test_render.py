@@ -164,10 +164,24 @@ def test_names_of_jobs_are_names() -> None:
     assert len(run_name(long) + "-evaluate-after") < 63
 
 
-def test_braces_are_refused() -> None:
-    text = SWEEPS["nothing optional"] + "\n# a comment {{ with braces }}"
-    with pytest.raises(ConfigError, match=r"mine\.yaml line 2: '\{\{' would be replaced by Argo"):
+@pytest.mark.parametrize(
+    ("sign", "who"), [("{{", "Argo"), ("$$", "Kubernetes"), ("$(", "Kubernetes")]
+)
+def test_what_would_be_replaced_is_refused(sign: str, who: str) -> None:
+    """Kubernetes makes one dollar of two in a variable's value, so LaTeX would be another text."""
+    text = SWEEPS["nothing optional"] + f"\n# Solve {sign}x"
+    with pytest.raises(ConfigError, match=rf"mine\.yaml line 2: {who} would replace") as caught:
         render.render(text, ClusterSettings(), where="mine.yaml")
+    assert repr(sign) in str(caught.value)
+
+
+def test_deadlines_of_jobs_are_not_tried_again() -> None:
+    """A pod's own deadline ends it with SIGTERM, as an eviction does; so the Job has it."""
+    files = render.render(SWEEPS["demo"], ClusterSettings(), where="test")
+    jobs = {d["metadata"]["name"]: d for d in documents(files, "jobs/kubernetes")}
+    evaluate = jobs["svdjobs-demo-evaluate"]["spec"]
+    assert evaluate["activeDeadlineSeconds"] == 43_200
+    assert "activeDeadlineSeconds" not in evaluate["template"]["spec"]
 
 
 def test_old_files_go_and_others_stay(tmp_path: Path) -> None:

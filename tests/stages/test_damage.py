@@ -13,7 +13,7 @@ import pytest
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import IncompleteError, StorageError
-from svdjobs.stages import blend, evaluate, report
+from svdjobs.stages import blend, evaluate, grading, report
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.store import clear
 
@@ -76,6 +76,39 @@ def test_traces_of_after(swept: SweepConfig) -> None:
     path.write_bytes(path.read_bytes().replace(b"token", b"taken", 1))
     with pytest.raises(StorageError, match=rf"completions.jsonl is not what.*{TWO_DIGESTS}"):
         evaluate.run(swept, store, checkpoint_ids=["before"])
+
+
+def test_a_part_whose_file_is_gone_is_made_again(swept: SweepConfig) -> None:
+    """Of factors and of a blend, from the manifest's loss on."""
+    store = LocalStore(swept.store_url)
+    for prefix, name in (
+        ("factors/after", "part-00000.safetensors"),
+        ("checkpoints/alpha-0.5000", "model.safetensors"),
+        ("checkpoints/alpha-0.5000", "svd_logs/alpha_0.5"),
+    ):
+        folder = Path(store.url) / prefix
+        manifest = json.loads((folder / "manifest.json").read_text())
+        path = next(p for p in (folder / name, *(folder / name).glob("*.pt")) if p.is_file())
+        before = path.read_bytes()
+        path.unlink()
+        (folder / "manifest.json").unlink()
+        (folder / "in-progress.json").write_text(
+            json.dumps({"fingerprint": manifest["fingerprint"]})
+        )
+        local.sweep(swept)
+        assert path.read_bytes() == before
+        assert json.loads((folder / "manifest.json").read_text()) == manifest
+
+
+def test_grading_that_was_interrupted_goes_on(swept: SweepConfig) -> None:
+    """It has left a new summary beside the old manifest; the completions are as they were."""
+    store = LocalStore(swept.store_url)
+    folder = Path(store.url) / "results" / "after" / "sums"
+    manifest = (folder / "manifest.json").read_bytes()
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "truncated": 99}))
+    grading.regrade(swept, store)
+    assert (folder / "manifest.json").read_bytes() == manifest
 
 
 def test_factors_of_an_older_version(swept: SweepConfig) -> None:

@@ -21,10 +21,10 @@ SHARED = {"decompose": {"parts": 5, "shards": 2}}
 
 
 def contents(config: SweepConfig) -> dict[str, bytes]:
-    """Every file of a run but the plan, which tells the time, and shares, which are on the way."""
+    """Every file of a run but those that tell where and when."""
     root = Path(config.store_url)
     files = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-    beside = ("plan/", "shares/", "config.json", "identities.json")
+    beside = ("plan/", "config.json", "identities.json")
     return {key: data for key, data in files.items() if not key.startswith(beside)}
 
 
@@ -76,6 +76,7 @@ def evaluate_all(config: SweepConfig, store: Store, checkpoint_id: str, shares: 
         assert (whole is not None) == (unit == shares[0]), "the last share makes it whole"
     again = evaluate.run_share(config, store, checkpoint_id=checkpoint_id, unit=shares[1])
     assert again is not None
+    assert not store.keys(f"shares/{checkpoint_id}")
 
 
 def test_more_shares_than_problems(whole: SweepConfig, make_config: MakeConfig) -> None:
@@ -123,7 +124,9 @@ def test_evaluations_of_an_indexed_job(make_config: MakeConfig) -> None:
     assert {checkpoint for checkpoint, _ in others} == {
         "before", "alpha-0.0000", "alpha-0.5000", "alpha-1.0000",
     }  # fmt: skip
-    assert units.at(others, 8) is None
+    assert units.at(others, 8, 9) == []
+    indices = [units.at(others, index, 3) for index in range(3)]
+    assert sorted(pair for some in indices for pair in some) == sorted(others)
 
 
 def test_a_thousand_alphas_fit_a_workflow(make_config: MakeConfig) -> None:

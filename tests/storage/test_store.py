@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -305,6 +306,27 @@ def test_full_disk_says_so_and_leaves_nothing(tiny_disk: Path) -> None:
     with pytest.raises(StorageError, match=r"no space left.*run the same command again"):
         write_bytes(store, "second", b"x" * (2 << 20))
     assert [path.name for path in tiny_disk.iterdir()] == ["first"]
+
+
+@pytest.mark.parametrize("url", ["s3://KEY:SECRET@bucket/p", "s3://host:9000/bucket"])
+def test_credentials_in_a_url_are_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigError, match="holds no credentials or port") as caught:
+        open_store(url)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_file_systems_without_links_work_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    store = LocalStore(tmp_path)
+    assert store.put_new("a/manifest.json", b"one")
+    assert not store.put_new("a/manifest.json", b"two")
+    assert store.read("a/manifest.json") == b"one"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["manifest.json"]
 
 
 def test_unknown_scheme_is_refused() -> None:
