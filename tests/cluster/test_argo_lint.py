@@ -230,6 +230,7 @@ RULE_BREAKS: list[tuple[Change, str]] = [
     (put(f"{DECOMPOSE}.withParam", "{{tasks.plan.status}}"), "is not an output parameter"),
     # retries
     (put(f"{T}[plan].retryStrategy.expression", "lastRetry.code == '1'"), "lastRetry.code is not"),
+    (put(f"{T}[plan].retryStrategy.backoff.maxDuration", "10m"), "counts from the first attempt"),
     (put(f"{T}[plan].retryStrategy.expression", "asInteger('1') > 0"), r"asInteger\(\) is not"),
     (put(f"{T}[plan].retryStrategy.expression", "true |"), "retryStrategy.expression: 'true |'"),
     (
