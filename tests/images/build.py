@@ -53,8 +53,8 @@ def find_base(*, make: bool) -> str:
     return BASE
 
 
-def build(base: str) -> str:
-    """The id of the cpu image on that base; its size is printed."""
+def build(base: str) -> None:
+    """Build the cpu image on that base; its size is printed."""
     with FileLock("/tmp/svdjobs-image.lock"):
         output(
             *("buildah", "build", "--layers", "--network=host", "--target=cpu", f"--tag={TAG}"),
@@ -63,9 +63,8 @@ def build(base: str) -> str:
             *(f"--build-arg=GIT_COMMIT={COMMIT}", *secrets(), "."),
             timeout=1500,
         )
-    inspected = json.loads(output("podman", "image", "inspect", TAG))[0]
-    print(f"\n{TAG} on {base}: {inspected['Size'] / 1e9:.2f} GB")
-    return str(inspected["Id"])
+    size = json.loads(output("podman", "image", "inspect", TAG))[0]["Size"]
+    print(f"\n{TAG} on {base}: {size / 1e9:.2f} GB")
 
 
 def secrets() -> list[str]:
