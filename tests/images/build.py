@@ -44,13 +44,18 @@ def find_base(*, make: bool) -> str:
         pytest.skip("NO IMAGE BUILT: this test builds as root")
     if given := os.environ.get("SVDJOBS_TEST_BASE_IMAGE"):
         return given
-    archive = CLUSTER_HOME / "images" / "base-localhost_python_3.11.tar"
-    if not archive.exists() and make and CLUSTER.exists():
+    made = archive(BASE)
+    if not made.exists() and make and CLUSTER.exists():
         output(str(CLUSTER), "base-image", BASE, timeout=900)
-    if not archive.exists():
-        pytest.skip(f"NO IMAGE BUILT: no SVDJOBS_TEST_BASE_IMAGE, and no {archive}")
-    output("buildah", "pull", "--quiet", f"oci-archive:{archive}")
+    if not made.exists():
+        pytest.skip(f"NO IMAGE BUILT: no SVDJOBS_TEST_BASE_IMAGE, and no {made}")
+    output("buildah", "pull", "--quiet", f"oci-archive:{made}")
     return BASE
+
+
+def archive(reference: str) -> Path:
+    """Where `cluster base-image` leaves a base image."""
+    return CLUSTER_HOME / "images" / f"base-{reference.translate(str.maketrans('/:', '__'))}.tar"
 
 
 def build(base: str) -> None:
