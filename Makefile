@@ -19,7 +19,7 @@ BUILDER  ?= $(shell docker info >/dev/null 2>&1 && echo docker || basename "$$(c
 export BUILDAH_LAYERS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train-demo test lint format typecheck render verify bench lock images clean
+.PHONY: help setup demo train-demo test test-cluster lint format typecheck render verify bench lock images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -40,8 +40,11 @@ demo: $(STAMP) ## run a whole sweep on the checkpoints that ship with the projec
 train-demo: $(STAMP) ## train the shipped demo checkpoints again (minutes)
 	$(BIN)/python -m svdjobs.demo.train
 
-test: $(STAMP) ## run all tests
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TESTS)
+test: $(STAMP) ## run all tests but those that need a cluster
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not cluster' $(TESTS)
+
+test-cluster: $(STAMP) ## run the tests that need a cluster: KUBECONFIG's, or that of ../shared/cluster
+	$(BIN)/python -m pytest --numprocesses 0 -m cluster --capture=tee-sys --durations=15 tests
 
 lint: $(STAMP) ## check style and import rules
 	$(BIN)/ruff check .

@@ -20,6 +20,11 @@ from tests.checkpoints import PROBLEMS, make_checkpoint
 pytest_plugins = ["tests.storage.s3_server"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = "stop the cluster of ../shared/cluster after the tests, if they started it"
+    parser.addoption("--cluster-down", action="store_true", help=words)
+
+
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """base, rl1, rl2 of one small Qwen2, each a small random update of the one before."""

@@ -10,21 +10,16 @@ gigabytes, later ones (all but the sources is cached) about one.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import svdjobs
-from tests.images.parsed import ROOT
+from tests.images.build import COMMIT, TAG, build, find_base, output
 
 pytestmark = pytest.mark.slow
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-TAG = "localhost/svdjobs-tests:1"
 DEMO = "/opt/svdjobs/svdjobs/demo/checkpoints"
 SWEEP = f"""\
 name: demo
@@ -36,60 +31,9 @@ rotations: {{rl1: {DEMO}/rl1, null_draws: 1}}
 """
 
 
-def run(*command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
-
-
-def output(*command: str, timeout: float = 120) -> str:
-    done = run(*command, timeout=timeout)
-    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-    return done.stdout.strip()
-
-
 @pytest.fixture(scope="session")
-def base() -> str:
-    """A base image by reference; skips, saying what is missing, where there is none."""
-    if missing := [tool for tool in ("buildah", "podman", "runc") if not shutil.which(tool)]:
-        pytest.skip(f"NO IMAGE BUILT: no {' and no '.join(missing)} here")
-    if os.geteuid():
-        pytest.skip("NO IMAGE BUILT: this test builds as root")
-    if given := os.environ.get("SVDJOBS_TEST_BASE_IMAGE"):
-        return given
-    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-    cluster = Path(os.environ.get("CLUSTER_HOME", f"{cache}/svdjobs-cluster"))
-    archive = cluster / "images" / "base-localhost_python_3.11.tar"
-    if not archive.exists():
-        pytest.skip(f"NO IMAGE BUILT: no SVDJOBS_TEST_BASE_IMAGE, and no {archive}")
-    output("buildah", "pull", "--quiet", f"oci-archive:{archive}")
-    return "localhost/python:3.11"
-
-
-def secrets() -> list[str]:
-    """This machine's settings for pip and uv, where it has any."""
-    files = {
-        "pip.conf": os.environ.get("PIP_CONFIG_FILE", "/etc/pip.conf"),
-        "uv.toml": os.environ.get("UV_CONFIG_FILE", "/etc/uv/uv.toml"),
-        "ca.crt": os.environ.get("SSL_CERT_FILE", ""),
-    }
-    return [
-        f"--secret=id={name},src={path}" for name, path in files.items() if Path(path).is_file()
-    ]
-
-
-@pytest.fixture(scope="session")
-def image(base: str) -> str:
-    output(
-        *("buildah", "build", "--layers", "--network=host", "--target=cpu", f"--tag={TAG}"),
-        *(
-            "--file=images/Dockerfile",
-            f"--build-arg=PYTHON_IMAGE={base}",
-            "--build-arg=VLLM_IMAGE=",
-        ),
-        *("--build-arg=VERSION=0", f"--build-arg=GIT_COMMIT={COMMIT}", *secrets(), "."),
-        timeout=900,
-    )
-    size = json.loads(output("podman", "image", "inspect", TAG))[0]["Size"]
-    print(f"\n{TAG} on {base}: {size / 1e9:.2f} GB")
+def image() -> str:
+    build(find_base(make=False))
     return TAG
 
 

@@ -1,0 +1,51 @@
+"""Fixtures of the tests on a real cluster: `make test-cluster`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from svdjobs.storage.server import S3Server, serving
+from tests.images.build import CLUSTER
+from tests.live import node_image, site
+from tests.live.namespaces import Namespace, namespace
+from tests.live.site import Site
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A cluster that answers. One that these tests started stays up, but for --cluster-down."""
+    found = site.find()
+    yield found
+    if found.started and request.config.getoption("--cluster-down"):
+        found.run(str(CLUSTER), "down", timeout=300)
+
+
+@pytest.fixture(scope="session")
+def image(cluster: Site) -> str:
+    """The real cpu image on the nodes, as manifests name it."""
+    return node_image.provide(cluster)
+
+
+@pytest.fixture(scope="session")
+def live_server(cluster: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server that pods reach, and this process by its environment."""
+    folder = tmp_path_factory.mktemp("live-s3")
+    with serving(folder, address=cluster.address) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        cluster.environment.update(server.environment)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def make_namespace(cluster: Site, live_server: S3Server) -> Iterator[Callable[..., Namespace]]:
+    """Makes namespaces (options: `namespaces.namespace`), deleted when all tests are done."""
+    with ExitStack() as stack:
+
+        def make(prefix: str, *, server: S3Server = live_server, **more: bool) -> Namespace:
+            return stack.enter_context(namespace(cluster, server, prefix, **more))
+
+        yield make

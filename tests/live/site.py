@@ -1,0 +1,98 @@
+"""A cluster to test on: KUBECONFIG's, or the one of ../shared/cluster, brought up if it is not."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from svdjobs.cluster.api import connect
+from svdjobs.errors import SvdjobsError
+from tests.images.build import CLUSTER
+
+BUILD_SECONDS = 2400  # twelve minutes on two quiet cores
+
+
+class Site(NamedTuple):
+    """A cluster that answers, and what a command needs to speak to it."""
+
+    kubeconfig: Path
+    environment: dict[str, str]
+    address: str
+    """Of this machine, as pods reach it."""
+    local: bool
+    """Whether it is that of ../shared/cluster: its node takes image archives from here."""
+    started: bool
+    """Whether it is up because of these tests."""
+
+    def run(self, *command: str, code: int | None = 0, timeout: float = 120, text: str = "") -> str:
+        """What a command prints, errors included; `code` is the exit status it must have."""
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, input=text,
+            timeout=timeout, env=self.environment,
+        )  # fmt: skip
+        assert code in (None, done.returncode), f"{shlex.join(command)}:\n{done.stdout[-6000:]}"
+        return done.stdout
+
+
+def find() -> Site:
+    """KUBECONFIG's cluster, else that of ../shared/cluster; skips only where neither is there."""
+    shared = exported()
+    given = os.environ.get("KUBECONFIG")
+    if not given and not shared:
+        pytest.skip(f"NO CLUSTER: KUBECONFIG is not set, and there is no {CLUSTER}")
+    kubeconfig = Path(given or shared["KUBECONFIG"])
+    local = str(kubeconfig) == shared.get("KUBECONFIG")
+    started = False
+    with FileLock("/tmp/svdjobs-cluster.lock"):
+        if refused := silent(kubeconfig):
+            assert local, f"the cluster of KUBECONFIG={kubeconfig} cannot be used: {refused}"
+            print(f"\n{CLUSTER} up, since {refused}")
+            subprocess.run([CLUSTER, "up"], check=True, timeout=BUILD_SECONDS)
+            started = True
+    environment = {**os.environ, **(shared if local else {}), "KUBECONFIG": str(kubeconfig)}
+    return Site(kubeconfig, environment, own_address(kubeconfig), local, started)
+
+
+def exported() -> dict[str, str]:
+    """What `cluster env` exports; nothing where it is absent."""
+    if not CLUSTER.exists():
+        return {}
+    script = f'eval "$({shlex.quote(str(CLUSTER))} env)"; env -0'
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    found = dict(line.split("=", 1) for line in said.split("\0") if "=" in line)
+    names = ("KUBECONFIG", "PATH", "CLUSTER_NODE_IP", "CONTAINERD_ADDRESS")
+    return {name: found[name] for name in names}
+
+
+def silent(kubeconfig: Path) -> str:
+    """Why a cluster cannot be used; empty if it answers."""
+    if not kubeconfig.is_file():
+        return f"there is no {kubeconfig}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(kubeconfig))
+        try:
+            connect(patience_seconds=2).get("/version")
+        except SvdjobsError as error:
+            return str(error)
+    return ""
+
+
+def own_address(kubeconfig: Path) -> str:
+    """This machine's address on the way to the API server, or SVDJOBS_TEST_ADDRESS."""
+    if given := os.environ.get("SVDJOBS_TEST_ADDRESS"):
+        return given
+    document = yaml.safe_load(kubeconfig.read_text())
+    server = urlsplit(document["clusters"][0]["cluster"]["server"])
+    assert server.hostname
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect((server.hostname, server.port or 443))
+        return str(one.getsockname()[0])

@@ -1,0 +1,37 @@
+"""The image in a pod of a restricted namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.live.namespaces import Namespace, until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+SCRIPT = "id -u; id -g; touch /opt/svdjobs/x /etc/x /x 2>&1 | grep -c 'Read-only'; touch /scratch/x"
+
+
+def test_it_runs_as_nobody_on_a_root_it_cannot_write(
+    image: str, make_namespace: Callable[..., Namespace]
+) -> None:
+    """With the securityContext of the manifests, which the restricted level lets in."""
+    space = make_namespace("svdjobs-image")
+    container = {
+        "name": "main", "image": image, "command": ["sh", "-c", SCRIPT],
+        "securityContext": {
+            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
+    }  # fmt: skip
+    security = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec = {
+        "restartPolicy": "Never", "containers": [container], "securityContext": security,
+        "automountServiceAccountToken": False, "volumes": [{"name": "scratch", "emptyDir": {}}],
+    }  # fmt: skip
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec}
+    space.apply(pod)
+    until(lambda: space.object("pod", "one")["status"]["phase"] == "Succeeded", 60, "the pod ends")
+    assert space.kubectl("logs", "one").split() == ["10001", "0", "3"]
