@@ -14,7 +14,7 @@ from svdjobs.stages.blend import shard_records
 from svdjobs.stages.decompose import Factors
 from svdjobs.stages.evaluate import current_results
 from svdjobs.stages.grading import load_summary
-from svdjobs.stages.outputs import begin, content_print, find_manifest
+from svdjobs.stages.outputs import begin, content_print, readable_manifest
 from svdjobs.storage.store import Store
 
 STAGE = "report"
@@ -74,7 +74,7 @@ def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
     wanted += [graph.checkpoint_prefix(alpha) for alpha in config.alphas]
     if config.rotations:
         wanted.append(rotations.PREFIX)
-    found = {prefix: find_manifest(store, prefix) for prefix in wanted}
+    found = {prefix: readable_manifest(store, prefix) for prefix in wanted}
     return {**found, **current_results(config, store)}
 
 
