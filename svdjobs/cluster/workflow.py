@@ -161,7 +161,9 @@ def _leaf(
             limit=str(settings.limits.retries),
             retry_policy="Always",
             expression=RETRY,
-            backoff=m.Backoff(duration="10s", factor="2", max_duration="10m"),
+            # No max_duration: it counts from the start of the first attempt, so that a pod evicted
+            # after hours would not be tried again, and it is the deadline of all further attempts.
+            backoff=m.Backoff(duration="10s", factor="2", cap="10m"),
         ),
         synchronization=_bounded(settings) if evaluates else None,
     )

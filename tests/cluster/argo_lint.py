@@ -28,7 +28,11 @@ from tests.cluster.argo_references import (
     fan_out_is_a_list,
     references_exist,
 )
-from tests.cluster.argo_retries import retries_are_for_lost_pods, retry_expressions_are_sound
+from tests.cluster.argo_retries import (
+    retries_are_for_lost_pods,
+    retries_have_no_last_moment,
+    retry_expressions_are_sound,
+)
 from tests.cluster.argo_schema import ARGO, KINDS, schema_findings
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -238,6 +242,7 @@ RULES: tuple[Rule, ...] = (
     fan_out_is_a_list,
     retry_expressions_are_sound,
     retries_are_for_lost_pods,
+    retries_have_no_last_moment,
     one_kind_per_template,
     only_leaves_retry,
     names_are_valid,

@@ -83,6 +83,20 @@ def retries_are_for_lost_pods(document: Document) -> Iterator[str]:
                     yield f"{where}: it {verb} exit code {end.exit_code}, {end.message!r}."
 
 
+def retries_have_no_last_moment(document: Document) -> Iterator[str]:
+    """No backoff.maxDuration: it counts from the start of the first attempt, so what ran for longer
+    is never retried; and what is retried is killed then, whatever its own deadline.
+
+    Source: processNodeRetries in workflow/controller/operator.go.
+    """
+    for path, template in document.own_templates():
+        if "maxDuration" in template.get("retryStrategy", {}).get("backoff", {}):
+            yield (
+                f"{path}.retryStrategy.backoff.maxDuration: an attempt that ran that long would "
+                f"not be retried; bound the pauses with cap."
+            )
+
+
 def _scope(end: End) -> dict[str, object]:
     last = {"exitCode": end.exit_code, "status": end.status, "message": end.message}
     return {"retries": "0", "lastRetry": {**last, "duration": "60.0"}}

@@ -241,6 +241,7 @@ RULE_BREAKS: list[tuple[Change, str]] = [
         "it retries exit code 143, 'Pod was active on the node longer",
     ),
     (put(f"{T}[plan].retryStrategy.expression", "lastRetry.exitCode > 4"), "failed: TypeError"),
+    (put(f"{T}[plan].retryStrategy.backoff.maxDuration", "10m"), "ran that long would not be"),
     (put(f"{T}[alpha].retryStrategy", {"limit": "1"}), "belongs on leaf templates"),
     (put("spec.retryStrategy", {"limit": "1"}), "spec.retryStrategy: a retry strategy belongs"),
     (put("spec.templateDefaults", {"retryStrategy": {}}), "spec.templateDefaults: a retry"),
