@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from svdjobs.cluster import workflow
 from svdjobs.cluster.settings import ClusterSettings, load_settings
 from svdjobs.storage.s3 import S3Store
@@ -179,12 +177,13 @@ class Controller:
         try:
             yield
         finally:
-            with self._log.open("ab") as log:
-                process = subprocess.Popen(
-                    words, cwd=folder, env=dict(pair.split("=", 1) for pair in pairs),
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
-            self._pid_file.write_text(f"{process.pid}\n")
+            # By a shell that ends, so that it is no child of these tests.
+            start = 'pid=$1 log=$2; shift 2; "$@" >>"$log" 2>&1 </dev/null & echo $! >"$pid"'
+            subprocess.run(
+                ["bash", "-c", start, "bash", str(self._pid_file), str(self._log), *words],
+                cwd=folder, env=dict(pair.split("=", 1) for pair in pairs), check=True,
+                start_new_session=True,
+            )  # fmt: skip
 
 
 def drain(space: Namespace, workflow_name: str, node: str) -> str:
@@ -197,8 +196,3 @@ def drain(space: Namespace, workflow_name: str, node: str) -> str:
         )  # fmt: skip
     finally:
         space.kubectl("uncordon", node)
-
-
-def document_of(text: str, **more: Any) -> str:
-    """A config's text with some keys replaced."""
-    return yaml.safe_dump({**yaml.safe_load(text), **more}, sort_keys=False)

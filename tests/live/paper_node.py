@@ -66,9 +66,7 @@ def _live(api: Cluster, over: threading.Event) -> None:
         over.wait(SIGN_OF_LIFE_SECONDS)
 
 
-def _run(
-    api: Cluster, over: threading.Event, outputs: Mapping[str, Mapping[str, Any]]
-) -> None:
+def _run(api: Cluster, over: threading.Event, outputs: Mapping[str, Mapping[str, Any]]) -> None:
     """Let every pod of the namespace that was put on the node succeed, and go once deleted."""
     pods = api.path("pods", api="/api/v1")
     begun: set[str] = set()
@@ -97,12 +95,10 @@ def _forget(api: Cluster, pod: Document) -> None:
     """As a kubelet once the containers of a deleted pod are gone."""
     path = api.path("pods", pod["metadata"]["name"], api="/api/v1")
     with suppress(SvdjobsError):
-        api._document("DELETE", path, body={"gracePeriodSeconds": 0})
+        api.delete(f"{path}?gracePeriodSeconds=0")
 
 
-def _succeed(
-    api: Cluster, pod: Document, outputs: Mapping[str, Mapping[str, Any]]
-) -> None:
+def _succeed(api: Cluster, pod: Document, outputs: Mapping[str, Mapping[str, Any]]) -> None:
     """Report what the executor and the kubelet would."""
     meta = pod["metadata"]
     (owner,) = meta["ownerReferences"]
@@ -135,8 +131,8 @@ def _succeed(
         "phase": "Succeeded", "startTime": now, "podIP": "10.244.255.1", "hostIP": "10.244.255.2",
         "containerStatuses": [
             {
-                "name": container["name"], "image": container["image"], "imageID": "", "ready": False,
-                "restartCount": 0, "state": {"terminated": ended},
+                "name": container["name"], "image": container["image"], "imageID": "",
+                "ready": False, "restartCount": 0, "state": {"terminated": ended},
             }
             for container in pod["spec"]["containers"]
         ],
