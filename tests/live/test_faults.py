@@ -12,6 +12,7 @@ import pytest
 from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.store import Store, write_bytes
 from tests.live.faults import (
+    STAGE,
     Controller,
     Deletions,
     Server,
@@ -134,8 +135,8 @@ def test_node_drained_controller_restarted_store_away(
     time.sleep(20)
     own.start()
     until(lambda: running(space, "evaluate"), 180, "an evaluate pod runs", 0.2)
-    (node,) = json.loads(space.kubectl("get", "nodes", "-o", "json"))["items"]
-    assert "evicted" in drain(space, "shaken", node["metadata"]["name"])
+    node = space.objects("pods", f"{STAGE}=evaluate")[0]["spec"]["nodeName"]
+    assert "evicted" in drain(space, "shaken", node)
     until(lambda: running(space, "blend"), 180, "a blend pod runs", 0.2)
     if cluster.local:
         with Controller(cluster.kubeconfig).gone():

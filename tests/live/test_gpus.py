@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 
@@ -33,19 +32,15 @@ AT_ONCE = 2
 def gpus(cluster: Site) -> Iterator[Callable[[int], None]]:
     """Sets how many GPUs the node has; at the end it has none, and no label that says so."""
     if not cluster.local:
-        pytest.skip(
-            "NO PRETENDED GPUS: only the node of ../shared/cluster can be told to have some"
-        )
+        pytest.skip("NO PRETENDED GPUS: only ../shared/cluster can be told to have some")
 
     def give(count: int) -> None:
         cluster.run(str(CLUSTER), "gpus", str(count), PRODUCT)
 
     yield give
     give(0)
-    (node,) = json.loads(cluster.run("kubectl", "get", "nodes", "-o", "json"))["items"]
-    cluster.run(
-        "kubectl", "label", "node", node["metadata"]["name"], f"{GPU}.present-", f"{GPU}.product-"
-    )
+    labels = (f"{GPU}.present", f"{GPU}.product")
+    cluster.run("kubectl", "label", "nodes", "-l", labels[0], *(f"{name}-" for name in labels))
 
 
 def requested(pod: Document) -> set[str]:

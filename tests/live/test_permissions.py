@@ -34,7 +34,7 @@ def allowed(space: Namespace, account: str) -> set[tuple[str, ...]]:
 def test_the_account_may_report_outputs_and_no_more(
     make_namespace: Callable[..., Namespace],
 ) -> None:
-    """More than an account without any binding may, it may only this. The NetworkPolicy is taken."""
+    """Beyond what an account without any binding may. The NetworkPolicy is accepted."""
     space = make_namespace("svdjobs-rights", account=False)
     wanted = ("ServiceAccount", "Role", "RoleBinding", "NetworkPolicy")
     made = [one for one in documents({"networkPolicy": {"enabled": True}}) if one["kind"] in wanted]
