@@ -10,6 +10,7 @@
     ├── NumericalError(ArithmeticError)    exit 2   a self-check failed twice
     ├── IncompleteError(RuntimeError)      exit 2   an earlier stage has not been run
     ├── StorageError(OSError)              exit 4   disk full, store unreachable
+    │   ├── DamagedError                    exit 4   an object that is not what its key says
     │   ├── MissingKeyError(FileNotFoundError)
     │   └── UnavailableError(ConnectionError)  exit 75  a store that does not answer for now
     ├── ClusterError(RuntimeError)         exit 4   something on the cluster is gone or cannot be
@@ -79,6 +80,10 @@ class StorageError(SvdjobsError, OSError):
     """The disk or the store refused."""
 
     exit_code = EXIT_INFRASTRUCTURE
+
+
+class DamagedError(StorageError):
+    """What lies under a key is not what it should be: cut off, or something else."""
 
 
 class MissingKeyError(StorageError, FileNotFoundError):

@@ -11,7 +11,7 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from svdjobs.config import SweepConfig, alpha_id
@@ -46,9 +46,15 @@ def estimate(config: SweepConfig, spec: str) -> Size:
     template, so it counts twice.
     """
     nodes = list(_nodes(config))
-    status = gzip.compress(json.dumps({node["id"]: node for node in nodes}).encode())
     pods = sum(node["type"] == "Pod" for node in nodes)
-    return Size(len(nodes), pods, 2 * len(spec.encode()), len(base64.b64encode(status)))
+    status = packed({node["id"]: node for node in nodes})
+    return Size(len(nodes), pods, 2 * len(spec.encode()), status)
+
+
+def packed(nodes: Mapping[str, Any]) -> int:
+    """Bytes of nodes by id as Argo stores them."""
+    text = json.dumps(nodes, separators=(",", ":"), sort_keys=True)
+    return len(base64.b64encode(gzip.compress(text.encode(), mtime=0)))
 
 
 def require_room(config: SweepConfig, size: Size) -> None:

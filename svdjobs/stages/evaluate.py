@@ -20,7 +20,14 @@ from svdjobs.stages import engines, fleet, graph, units
 from svdjobs.stages.asking import Work, identities, opened, seed_of, settings_of
 from svdjobs.stages.drawing import COMPLETIONS, ENGINE, completions_in, drawn
 from svdjobs.stages.grading import conclude
-from svdjobs.stages.outputs import Output, begin, find_manifest, is_current, read_finished
+from svdjobs.stages.outputs import (
+    Output,
+    begin,
+    find_manifest,
+    is_current,
+    read_finished,
+    readable_manifest,
+)
 from svdjobs.storage.store import Store, clear, write_lines
 
 
@@ -171,9 +178,9 @@ def _evaluate(work: Work, checkpoint_id: str, benchmark: Benchmark, output: Outp
 def current_results(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
     """Manifest of every evaluation the config asks for, by prefix.
 
-    None where there is none, or one made with other settings or problems: pairing such results
-    would compare answers to different questions. What the config leaves to `auto` must agree among
-    the results themselves.
+    None where there is none, a damaged one, or one made with other settings or problems: pairing
+    such results would compare answers to different questions. What the config leaves to `auto` must
+    agree among the results themselves.
     """
     found: dict[str, Manifest | None] = {}
     chosen: dict[str, Any] = {}
@@ -182,7 +189,7 @@ def current_results(config: SweepConfig, store: Store) -> dict[str, Manifest | N
         sha256 = load_benchmark(section).sha256
         for checkpoint_id in in_order_of_work(graph.evaluated_ids(config)):
             prefix = graph.results_prefix(checkpoint_id, section.name)
-            manifest = find_manifest(store, prefix)
+            manifest = readable_manifest(store, prefix)
             settled = config.evaluate
             if manifest is not None:
                 for key in ("engine", "dtype"):

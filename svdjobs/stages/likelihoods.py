@@ -13,7 +13,7 @@ from svdjobs.progress import track
 from svdjobs.records import Likelihood, Manifest
 from svdjobs.stages import graph
 from svdjobs.stages.drawing import COMPLETIONS, completions_in
-from svdjobs.stages.outputs import begin, find_manifest, read_finished
+from svdjobs.stages.outputs import begin, find_manifest, read_finished, readable_manifest
 from svdjobs.storage.store import Store, write_lines
 
 VERSION = "1"
@@ -78,8 +78,8 @@ def _traces(answered: Manifest) -> str:
 def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None:
     """Manifest of a checkpoint's likelihoods, None where there are none of after's present
     answers."""
-    answered = find_manifest(store, graph.results_prefix("after", benchmark))
-    found = find_manifest(store, graph.likelihoods_prefix(checkpoint_id, benchmark))
+    answered = readable_manifest(store, graph.results_prefix("after", benchmark))
+    found = readable_manifest(store, graph.likelihoods_prefix(checkpoint_id, benchmark))
     if found is None or answered is None or found.inputs["traces"] != _traces(answered):
         return None
     return found

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from svdjobs.config import SweepConfig, fingerprint
-from svdjobs.errors import IncompleteError, OutputError, StorageError, UnavailableError
+from svdjobs.errors import DamagedError, IncompleteError, OutputError, UnavailableError
+from svdjobs.progress import say
 from svdjobs.provenance import versions
 from svdjobs.records import FileRecord, Manifest
 from svdjobs.storage.fetch import read_checked
@@ -185,17 +186,30 @@ def content_print(manifest: Manifest) -> str:
 
 
 def find_manifest(store: Store, prefix: str) -> Manifest | None:
-    """The manifest of a finished output, None if it is not finished."""
+    """The manifest of a finished output, None if it is not finished.
+
+    Raises:
+        DamagedError: something else lies in its place.
+    """
     document = try_read_json(store, f"{prefix}/{MANIFEST}")
     if document is None:
         return None
     try:
         return Manifest.model_validate(document)
     except ValueError:
-        raise StorageError(
+        raise DamagedError(
             f"{store.url}/{prefix}/{MANIFEST} is not a manifest. Delete the folder {prefix} and "
             f"run again."
         ) from None
+
+
+def readable_manifest(store: Store, prefix: str) -> Manifest | None:
+    """`find_manifest` for a stage that does without what is damaged, and says so."""
+    try:
+        return find_manifest(store, prefix)
+    except DamagedError as error:
+        say(str(error))
+        return None
 
 
 def require(store: Store, prefixes: Iterable[str], *, stage: str) -> list[Manifest]:
@@ -220,13 +234,13 @@ def read_finished(store: Store, prefix: str, name: str, manifest: Manifest | Non
 
     Raises:
         IncompleteError: the output is not finished.
-        StorageError: the file is not listed, or not what is listed; both digests are named.
+        DamagedError, StorageError: the file is not listed, or not what is listed; both digests are named.
     """
     (manifest,) = [manifest] if manifest else require(store, [prefix], stage=f"reading {name}")
     for record in manifest.files:
         if record.key == name:
             return bytes(read_checked(store, f"{prefix}/{name}", record))
-    raise StorageError(
+    raise DamagedError(
         f"{store.url}/{prefix}/{MANIFEST} lists no {name}. Delete it and run {manifest.stage} "
         f"again."
     )

@@ -19,8 +19,8 @@ from svdjobs.stages.grading import load_summary
 from svdjobs.stages.outputs import (
     begin,
     content_print,
-    find_manifest,
     read_finished,
+    readable_manifest,
     require,
 )
 from svdjobs.storage.store import Store
@@ -93,7 +93,7 @@ def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
     wanted += [graph.checkpoint_prefix(alpha) for alpha in config.alphas]
     if config.rotations:
         wanted.append(rotations.PREFIX)
-    found = {prefix: find_manifest(store, prefix) for prefix in wanted}
+    found = {prefix: readable_manifest(store, prefix) for prefix in wanted}
     return {**found, **current_results(config, store)}
 
 

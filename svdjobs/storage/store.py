@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from svdjobs.errors import ConfigError, MissingKeyError, StorageError
+from svdjobs.errors import ConfigError, DamagedError, MissingKeyError
 from svdjobs.records import FileRecord
 
 S3 = "s3://"
@@ -173,12 +173,12 @@ def read_json(store: Store, key: str) -> Any:
 
     Raises:
         MissingKeyError: nothing under that key.
-        StorageError: it is not JSON.
+        DamagedError: it is not JSON.
     """
     try:
         return json.loads(store.read(key))
     except ValueError as error:
-        raise StorageError(
+        raise DamagedError(
             f"{store.url}/{key} is not valid JSON ({error}). Delete it and run again."
         ) from None
 

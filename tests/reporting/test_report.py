@@ -229,3 +229,23 @@ def test_sharded_checkpoints_are_reported_whole(tmp_path: Path) -> None:
 
     made = report.gather(config, store, graph.load_plan(store, config, stage="test"), [])
     assert len(made.blends[0.0]) == 14
+
+
+@pytest.mark.parametrize("content", ['{"this is": "no manifest"}', '{"cut'])
+def test_a_damaged_manifest_is_missing_and_the_rest_reported(
+    tmp_path: Path, chain: dict[str, Path], content: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As on a cluster, where one alpha must not keep the report of all others from being made."""
+    document = {
+        "name": "bare", "before": str(chain["base"]), "after": str(chain["rl2"]),
+        "alphas": [0, 0.5], "store": str(tmp_path / "run"),
+    }  # fmt: skip
+    config = parse_config(document, where="test")
+    local.sweep(config)
+    store = LocalStore(tmp_path / "run")
+    manifest = tmp_path / "run/checkpoints/alpha-0.0000/manifest.json"
+    manifest.write_text(content)
+    report.run(config, store)
+    assert report.unfinished(config, store) == ["checkpoints/alpha-0.0000"]
+    assert "checkpoints/alpha-0.0000" in (tmp_path / "run/report/report.md").read_text()
+    assert str(manifest) in capfd.readouterr().err

@@ -1,0 +1,198 @@
+"""What goes wrong on a cluster, done to one sweep on purpose."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from svdjobs.cluster import workflow
+from svdjobs.cluster.settings import ClusterSettings, load_settings
+from svdjobs.storage.s3 import S3Store
+from svdjobs.storage.server import BUCKET, S3Server, serving
+from tests.live.namespaces import Document, Namespace, ended
+from tests.storage.s3_server import client_of
+
+ROOT = Path(__file__).parents[2]
+STAGE = "svdjobs.io/stage"
+FORCED = ("--grace-period=0", "--force")
+
+
+def sweep(space: Namespace, name: str, config: str, *, image: str, **settings: Any) -> Document:
+    """A Workflow as `svdjobs workflow render` writes it with workflows/settings.yaml and these."""
+    small = load_settings(ROOT / "workflows" / "settings.yaml").model_dump()
+    both = ClusterSettings.model_validate(
+        {**small, "image": image, "evaluate_image": image, "store": space.url(), **settings}
+    )
+    document: Document = workflow.sweep(both, config).to_dict()
+    document["metadata"] = {"name": name, "labels": document["metadata"]["labels"]}
+    return document
+
+
+class Server:
+    """An S3 server of a test's own, which can be away for a while."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self._folder = folder
+        self._address = address
+        self._stack = ExitStack()
+        self._given: dict[str, Any] = {}
+        self.server = self.start()
+
+    def start(self) -> S3Server:
+        """Start on the data that are there, at the same address with the same keys."""
+        found = self._stack.enter_context(
+            serving(self._folder, address=self._address, **self._given)
+        )
+        self._given = {
+            "port": urlsplit(found.endpoint).port,
+            "access_key": found.access_key,
+            "secret_key": found.secret_key,
+        }
+        return found
+
+    def stop(self) -> None:
+        self._stack.close()
+
+
+def running(space: Namespace, stage: str) -> list[str]:
+    """Pods of a stage whose own container runs and that nobody has deleted yet."""
+    return [
+        pod["metadata"]["name"]
+        for pod in space.objects("pods", f"{STAGE}={stage}")
+        if "deletionTimestamp" not in pod["metadata"]
+        and any(
+            status["name"] == "main" and "running" in status["state"]
+            for status in pod["status"].get("containerStatuses", [])
+        )
+    ]
+
+
+class Deletions:
+    """Deletes pods of each stage while they work, gracefully or by force, as told by stage."""
+
+    def __init__(self, space: Namespace, wanted: Mapping[str, list[str]]) -> None:
+        self._space = space
+        self.left = {stage: list(ways) for stage, ways in wanted.items()}
+        self.done: dict[str, str] = {}
+        """How each pod was deleted."""
+
+    def __call__(self) -> None:
+        for stage, ways in self.left.items():
+            for pod in running(self._space, stage) if ways else []:
+                if ways and pod not in self.done:
+                    self.done[pod] = way = ways.pop(0)
+                    forced = FORCED if way == "forced" else ()
+                    self._space.kubectl("delete", "pod", pod, "--wait=false", *forced)
+
+
+def follow(
+    space: Namespace, name: str, fault: Any, server: S3Server, seconds: float = 420
+) -> tuple[Document, dict[str, set[str]]]:
+    """Do `fault` again and again until the Workflow has ended.
+
+    The Workflow, and of each manifest the times at which it was written: more than one, and
+    finished work was done again.
+    """
+    written: dict[str, set[str]] = {}
+    deadline = time.monotonic() + seconds
+    while not (found := ended(space.object("workflow", name))):
+        assert time.monotonic() < deadline, space.argo("get", name)
+        fault()
+        note(space, server, written)
+        time.sleep(0.3)
+    note(space, server, written)
+    return found, written
+
+
+def note(space: Namespace, server: S3Server, written: dict[str, set[str]]) -> None:
+    """Add when each manifest was written last."""
+    for key, when in times(space, server).items():
+        written.setdefault(key, set()).add(when)
+
+
+def times(space: Namespace, server: S3Server) -> dict[str, str]:
+    """When the manifests of a run were written, by key; nothing while the server is away."""
+    from botocore.exceptions import BotoCoreError
+
+    store = space.store()
+    assert isinstance(store, S3Store)
+    pages = client_of(server).get_paginator("list_objects_v2")
+    try:
+        return {
+            item["Key"].removeprefix(store.prefix): item["LastModified"].isoformat()
+            for page in pages.paginate(Bucket=BUCKET, Prefix=store.prefix)
+            for item in page.get("Contents", [])
+            if item["Key"].endswith("manifest.json")
+        }
+    except BotoCoreError:
+        return {}
+
+
+def attempts(workflow_: Document) -> dict[str, list[tuple[str, str, str]]]:
+    """Of each task that has pods, how its attempts ended: phase, exit code, message."""
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    nodes = workflow_["status"]["nodes"].values()
+    for node in sorted(nodes, key=lambda node: node["startedAt"]):
+        if node["type"] == "Pod":
+            task = node["name"].removeprefix(workflow_["metadata"]["name"] + ".")
+            code = (node.get("outputs") or {}).get("exitCode", "")
+            words = node.get("message", "")
+            found.setdefault(task.rpartition("(")[0], []).append((node["phase"], code, words))
+    return found
+
+
+class Controller:
+    """The workflow controller of ../shared/cluster, which can be killed and started again."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._pid_file = kubeconfig.parent / "run" / "workflow-controller.pid"
+        self._log = kubeconfig.parent / "log" / "workflow-controller.log"
+
+    @property
+    def pid(self) -> int:
+        return int(self._pid_file.read_text())
+
+    @property
+    def memory_mib(self) -> float:
+        """What it holds now."""
+        status = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        (line,) = (line for line in status if line.startswith("VmRSS:"))
+        return int(line.split()[1]) / 1024
+
+    @contextmanager
+    def gone(self) -> Iterator[None]:
+        """Kill it as a node that dies does; start it again, with the same words, afterwards."""
+        old = Path(f"/proc/{self.pid}")
+        words = old.joinpath("cmdline").read_bytes().decode().rstrip("\0").split("\0")
+        pairs = old.joinpath("environ").read_bytes().decode().rstrip("\0").split("\0")
+        folder = old.joinpath("cwd").readlink()
+        os.kill(self.pid, signal.SIGKILL)
+        try:
+            yield
+        finally:
+            # By a shell that ends, so that it is no child of these tests.
+            start = 'pid=$1 log=$2; shift 2; "$@" >>"$log" 2>&1 </dev/null & echo $! >"$pid"'
+            subprocess.run(
+                ["bash", "-c", start, "bash", str(self._pid_file), str(self._log), *words],
+                cwd=folder, env=dict(pair.split("=", 1) for pair in pairs), check=True,
+                start_new_session=True,
+            )  # fmt: skip
+
+
+def drain(space: Namespace, workflow_name: str, node: str) -> str:
+    """Cordon the node and evict the Workflow's pods through the eviction API; then uncordon it."""
+    only = f"workflows.argoproj.io/workflow={workflow_name}"
+    try:
+        return space.kubectl(
+            "drain", node, f"--pod-selector={only}", "--force", "--delete-emptydir-data",
+            "--ignore-daemonsets", "--timeout=90s",
+        )  # fmt: skip
+    finally:
+        space.kubectl("uncordon", node)

@@ -1,0 +1,89 @@
+"""What the chart's account may do, and where the store's secret key is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from svdjobs.storage.server import S3Server
+from tests.helm.chart import documents
+from tests.live.faults import STAGE, sweep
+from tests.live.namespaces import RESTRICTED, Namespace
+from tests.live.site import Site
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+SWEEP = """
+name: secrets
+before: demo:base
+after: demo:rl2
+alphas: [0]
+decompose: {parts: 1, shards: 1}
+"""
+
+
+def allowed(space: Namespace, account: str) -> set[tuple[str, ...]]:
+    """Rules of an account in its namespace, as the API server lists them."""
+    who = f"system:serviceaccount:{space.name}:{account}"
+    lines = space.kubectl("auth", "can-i", "--list", f"--as={who}", "--no-headers").splitlines()
+    return {tuple(line.split()) for line in lines}
+
+
+def test_the_account_may_report_outputs_and_no_more(
+    make_namespace: Callable[..., Namespace],
+) -> None:
+    """Beyond what an account without any binding may. The NetworkPolicy is accepted."""
+    space = make_namespace("svdjobs-rights", account=False)
+    wanted = ("ServiceAccount", "Role", "RoleBinding", "NetworkPolicy")
+    made = [one for one in documents({"networkPolicy": {"enabled": True}}) if one["kind"] in wanted]
+    assert {one["kind"] for one in made} == set(wanted)
+    space.apply(*json.loads(json.dumps(made).replace('"sweeps"', f'"{space.name}"')))
+    (policy,) = space.objects("networkpolicies")
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    own = allowed(space, "svdjobs") - allowed(space, "default")
+    assert own == {("workflowtaskresults.argoproj.io", "[]", "[]", "[create", "patch]")}
+
+
+def test_the_secret_key_is_in_the_secret_only(
+    image: str, live_server: S3Server, cluster: Site, make_namespace: Callable[..., Namespace]
+) -> None:
+    """A sweep in a restricted namespace, then a look at everything it leaves: objects of the
+    cluster, logs, and what is in the store."""
+    space = make_namespace("svdjobs-secrets")
+    (namespace,) = [
+        item
+        for item in json.loads(cluster.run("kubectl", "get", "namespaces", "-o", "json"))["items"]
+        if item["metadata"]["name"] == space.name
+    ]
+    assert RESTRICTED.items() <= namespace["metadata"]["labels"].items()
+    document = sweep(space, "secrets", SWEEP, image=image)
+    document["spec"].pop("podGC")
+    space.apply(document)
+    space.wait("secrets")
+    secret = live_server.secret_key
+    pods = space.objects("pods")
+    assert {pod["metadata"]["labels"][STAGE] for pod in pods} == {
+        "plan", "decompose", "blend", "report", "notify",
+    }  # fmt: skip
+    kinds = ("workflows", "workflowtaskresults", "pods", "configmaps", "events", "serviceaccounts")
+    said = {kind: space.kubectl("get", kind, "-o", "yaml") for kind in kinds}
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        said[name] = space.kubectl("logs", name, "--all-containers")
+    store = space.store()
+    said |= {key: bytes(store.read(key)).decode("latin-1") for key in store.keys("")}
+    assert all(said[pod["metadata"]["name"]] for pod in pods)
+    assert [where for where, text in said.items() if secret in text] == []
+    given = space.object("secret", "svdjobs-store")
+    assert "AWS_SECRET_ACCESS_KEY" in given["data"]
+    sources = [
+        source
+        for pod in pods
+        for container in pod["spec"]["containers"]
+        for source in container.get("envFrom", [])
+    ]
+    assert {json.dumps(source["secretRef"]) for source in sources} == {
+        '{"name": "svdjobs-store", "optional": true}'
+    }

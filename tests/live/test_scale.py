@@ -1,0 +1,89 @@
+"""What the control plane makes of a large sweep, and how well `svdjobs` foresees it.
+
+Small by default; SVDJOBS_TEST_ALPHAS=200 is the size that is promised to fit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import pytest
+import yaml
+
+from svdjobs.cluster import estimate
+from svdjobs.cluster.plain_yaml import dump
+from svdjobs.cluster.tree import nodes_of
+from svdjobs.config import alpha_id, parse_config
+from svdjobs.stages import graph, units
+from tests.cluster.test_render import big
+from tests.live.faults import Controller, sweep
+from tests.live.namespaces import Namespace, ended
+from tests.live.paper_node import LABEL, TOLERATION, paper_node
+from tests.live.site import Site
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+ALPHAS = int(os.environ.get("SVDJOBS_TEST_ALPHAS", "10"))
+SHARES = 16
+TOLERANCE = 0.2
+
+
+def test_size_and_time_of_a_sweep_on_paper(
+    cluster: Site, make_namespace: Callable[..., Namespace]
+) -> None:
+    """Alphas × 4 benchmarks × 4 shards: everything is scheduled and kept, and nothing computes."""
+    space = make_namespace("svdjobs-scale")
+    text = yaml.safe_dump({**big(ALPHAS, 4), "decompose": {"parts": SHARES, "shards": SHARES}})
+    config = parse_config(yaml.safe_load(text), where="test")
+    where = {"node_selector": LABEL, "tolerations": [TOLERATION]}
+    document = sweep(
+        space, "svdjobs-sweep-abcde", text, image="nothing:1",
+        limits={"parallelism": 500}, gpu={"count": 0, **where}, **where,
+    )  # fmt: skip
+    shares = [f"{t.checkpoint_id}-{i:03d}" for t in graph.targets(config) for i in range(SHARES)]
+    planned = {
+        "decompose": shares,
+        "alphas": [alpha_id(alpha) for alpha in config.alphas],
+        "baselines": ["before"],
+        "evaluate": [share.id for share in units.evaluate_shares(config)],
+        "rotations": True,
+    }
+    memory: list[float] = []
+    controller = Controller(cluster.kubeconfig) if cluster.local else None
+    with paper_node(space.api, {"plan": planned}):
+        space.apply(document)
+        deadline = time.monotonic() + 90 + 4 * ALPHAS
+        path = space.api.path("workflows", "svdjobs-sweep-abcde")
+        while not (found := ended(space.api.get(path))):
+            assert time.monotonic() < deadline, space.api.get(path)["status"]["progress"]
+            memory += [controller.memory_mib] if controller else []
+            time.sleep(2)
+    assert found["status"]["phase"] == "Succeeded", found["status"].get("message")
+
+    size = estimate.estimate(config, dump(document))
+    nodes, _ = nodes_of(found["status"])
+    packed = estimate.packed(nodes)
+    begun, over = (
+        datetime.fromisoformat(found["status"][key]) for key in ("startedAt", "finishedAt")
+    )
+    seconds = (over - begun).total_seconds()
+    found["metadata"].pop("managedFields", None)
+    rest = {**found, "status": {k: v for k, v in found["status"].items() if "odes" not in k}}
+    stored = packed + len(json.dumps(rest, separators=(",", ":")))
+    pods = sum(node["type"] == "Pod" for node in nodes.values())
+    print(
+        f"{ALPHAS} alphas: {len(nodes):,} nodes, {pods:,} pods in {seconds:.0f} s: "
+        f"{1000 * seconds / len(nodes):.0f} ms a node; status {packed:,} bytes compressed, "
+        f"{packed / len(nodes):.1f} a node, document {stored:,} bytes; foreseen "
+        f"{size.status_bytes:,} and {size.stored_bytes:,}; controller "
+        f"{min(memory, default=0):.0f} to {max(memory, default=0):.0f} MiB"
+    )
+    assert (size.nodes, size.pods) == (len(nodes), pods)
+    assert abs(size.status_bytes - packed) <= TOLERANCE * packed
+    assert abs(size.stored_bytes - stored) <= TOLERANCE * stored
+    if "compressedNodes" in found["status"]:
+        assert abs(len(found["status"]["compressedNodes"]) - packed) <= 0.02 * packed
