@@ -234,7 +234,7 @@ def read_finished(store: Store, prefix: str, name: str, manifest: Manifest | Non
 
     Raises:
         IncompleteError: the output is not finished.
-        DamagedError, StorageError: the file is not listed, or not what is listed; both digests are named.
+        StorageError: the file is not listed, or not what is listed; both digests are named.
     """
     (manifest,) = [manifest] if manifest else require(store, [prefix], stage=f"reading {name}")
     for record in manifest.files:
