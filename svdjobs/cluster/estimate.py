@@ -21,6 +21,9 @@ from svdjobs.stages import graph, units
 LIMIT_BYTES = 1 << 20
 # Decompose shares of one checkpoint, where plan has not yet counted them.
 ASSUMED_SHARES = 16
+# Argo compresses in blocks and in haste (pgzip): 642,720 bytes where level 6 of zlib makes 579,288
+# of the 7,575 nodes of 200 alphas on 16 units.
+PGZIP = 1.11
 _NAME = "svdjobs-sweep-abcde"
 
 
@@ -42,8 +45,8 @@ class Size(NamedTuple):
 def estimate(config: SweepConfig, spec: str) -> Size:
     """Size of the finished Workflow of a sweep, from a status made up node by node.
 
-    `spec` is the submitted document; Argo also keeps a copy in the status where it comes from a
-    template, so it counts twice.
+    `spec` is the submitted document. It counts twice: Argo keeps a copy in the status where it
+    comes from a template, and `kubectl apply` one in an annotation.
     """
     nodes = list(_nodes(config))
     pods = sum(node["type"] == "Pod" for node in nodes)
@@ -52,9 +55,10 @@ def estimate(config: SweepConfig, spec: str) -> Size:
 
 
 def packed(nodes: Mapping[str, Any]) -> int:
-    """Bytes of nodes by id as Argo stores them."""
-    text = json.dumps(nodes, separators=(",", ":"), sort_keys=True)
-    return len(base64.b64encode(gzip.compress(text.encode(), mtime=0)))
+    """Bytes of nodes by id as Argo stores them: by ascending id, so that neighbours have nothing to
+    do with each other and compress badly."""
+    text = json.dumps(dict(sorted(nodes.items())), separators=(",", ":"))
+    return round(PGZIP * len(base64.b64encode(gzip.compress(text.encode(), 6, mtime=0))))
 
 
 def require_room(config: SweepConfig, size: Size) -> None:
