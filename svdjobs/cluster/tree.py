@@ -85,7 +85,8 @@ class Run:
     started: datetime | None
     finished: datetime | None
     progress: str
-    """Pods done and known so far, in Argo's N/M."""
+    """Pods that succeeded and those known so far, as N/M; Argo's own where nodes are away, which
+    also adds up what pods report of their work."""
     estimated_seconds: int | None
     """How long Argo expects it to take, from the last run of the same template."""
     shutdown: str
@@ -128,7 +129,7 @@ def run_of(workflow: Document) -> Run:
         message=status.get("message") or "",
         started=_time(status.get("startedAt")),
         finished=_time(status.get("finishedAt")),
-        progress=status.get("progress") or "",
+        progress=_pods(nodes) or status.get("progress") or "",
         estimated_seconds=status.get("estimatedDuration"),
         shutdown=spec.get("shutdown") or "",
         store=str(parameters(spec.get("arguments")).get("store") or ""),
@@ -309,6 +310,12 @@ def _index(node: Document) -> int:
     """The last number in brackets of a node's name: of an item, or of an attempt."""
     numbers = re.findall(r"\((\d+)(?::|\))", node["displayName"])
     return int(numbers[-1]) if numbers else 0
+
+
+def _pods(nodes: dict[str, Document]) -> str:
+    """N/M of the pods; empty where there are none."""
+    phases = [node.get("phase") for node in nodes.values() if node["type"] == "Pod"]
+    return f"{phases.count('Succeeded')}/{len(phases)}" if phases else ""
 
 
 def _share(progress: str | None) -> float | None:

@@ -50,6 +50,17 @@ def test_offloaded_nodes_are_said_to_be_elsewhere() -> None:
     assert len(lines) == 2
 
 
+def test_pods_are_counted_not_the_work_they_report() -> None:
+    """Argo adds up the progress of pods, so that of a stage with 40 steps counts forty times."""
+    found = document("sweep-running")
+    plain = to_lines(run_of(found))[0]
+    for node in found["status"]["nodes"].values():
+        if node["type"] == "Pod":
+            node["progress"] = "40/40"
+    found["status"]["progress"] = "240/520"
+    assert to_lines(run_of(found))[0] == plain
+
+
 def test_a_workflow_nobody_has_looked_at() -> None:
     run = run_of({"metadata": {"name": "new", "namespace": "n"}, "spec": {}})
     assert to_lines(run, datetime.now(UTC)) == ["new  namespace n  Pending"]

@@ -44,17 +44,22 @@ def find_base(*, make: bool) -> str:
         pytest.skip("NO IMAGE BUILT: this test builds as root")
     if given := os.environ.get("SVDJOBS_TEST_BASE_IMAGE"):
         return given
-    archive = CLUSTER_HOME / "images" / "base-localhost_python_3.11.tar"
-    if not archive.exists() and make and CLUSTER.exists():
+    made = archive(BASE)
+    if not made.exists() and make and CLUSTER.exists():
         output(str(CLUSTER), "base-image", BASE, timeout=900)
-    if not archive.exists():
-        pytest.skip(f"NO IMAGE BUILT: no SVDJOBS_TEST_BASE_IMAGE, and no {archive}")
-    output("buildah", "pull", "--quiet", f"oci-archive:{archive}")
+    if not made.exists():
+        pytest.skip(f"NO IMAGE BUILT: no SVDJOBS_TEST_BASE_IMAGE, and no {made}")
+    output("buildah", "pull", "--quiet", f"oci-archive:{made}")
     return BASE
 
 
-def build(base: str) -> str:
-    """The id of the cpu image on that base; its size is printed."""
+def archive(reference: str) -> Path:
+    """Where `cluster base-image` leaves a base image."""
+    return CLUSTER_HOME / "images" / f"base-{reference.translate(str.maketrans('/:', '__'))}.tar"
+
+
+def build(base: str) -> None:
+    """Build the cpu image on that base; its size is printed."""
     with FileLock("/tmp/svdjobs-image.lock"):
         output(
             *("buildah", "build", "--layers", "--network=host", "--target=cpu", f"--tag={TAG}"),
@@ -63,9 +68,8 @@ def build(base: str) -> str:
             *(f"--build-arg=GIT_COMMIT={COMMIT}", *secrets(), "."),
             timeout=1500,
         )
-    inspected = json.loads(output("podman", "image", "inspect", TAG))[0]
-    print(f"\n{TAG} on {base}: {inspected['Size'] / 1e9:.2f} GB")
-    return str(inspected["Id"])
+    size = json.loads(output("podman", "image", "inspect", TAG))[0]["Size"]
+    print(f"\n{TAG} on {base}: {size / 1e9:.2f} GB")
 
 
 def secrets() -> list[str]:

@@ -45,8 +45,7 @@ def make_namespace(cluster: Site, live_server: S3Server) -> Iterator[Callable[..
     """Makes namespaces (options: `namespaces.namespace`), deleted when all tests are done."""
     with ExitStack() as stack:
 
-        def make(prefix: str, *, server: S3Server = live_server, account: bool = True) -> Namespace:
-            made = namespace(cluster, server, prefix, account=account)
-            return stack.enter_context(made)
+        def make(prefix: str, *, server: S3Server = live_server, **more: bool) -> Namespace:
+            return stack.enter_context(namespace(cluster, server, prefix, **more))
 
         yield make

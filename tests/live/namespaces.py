@@ -52,8 +52,11 @@ class Namespace:
         return self.site.run("argo", "--namespace", self.name, *words, **options)
 
     def svdjobs(self, *words: str, **options: Any) -> str:
-        program = (sys.executable, "-m", "svdjobs.cli.main")
-        return self.site.run(*program, *words, "--namespace", self.name, **options)
+        return self.tool(*words, "--namespace", self.name, **options)
+
+    def tool(self, *words: str, **options: Any) -> str:
+        """`svdjobs` with a command that knows no namespace."""
+        return self.site.run(sys.executable, "-m", "svdjobs.cli.main", *words, **options)
 
     def apply(self, *documents: Document) -> None:
         self.kubectl("apply", "-f", "-", text=yaml.safe_dump_all(documents))
@@ -104,15 +107,17 @@ def manifests(store: Store) -> dict[str, str]:
 
 @contextmanager
 def namespace(
-    site: Site, server: S3Server, prefix: str, *, account: bool = True
+    site: Site, server: S3Server, prefix: str, *, account: bool = True, restricted: bool = True
 ) -> Iterator[Namespace]:
-    """A fresh namespace that lets only restricted pods in, with the Secret `svdjobs-store` and, if
-    `account`, what the chart would install of the pods' account; deleted at the end."""
+    """A fresh namespace that lets only (if `restricted`) restricted pods in, with the Secret
+    `svdjobs-store` and, if `account`, what the chart would install of the pods' account; deleted
+    at the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBECONFIG", str(site.kubeconfig))
         api = connect(f"{prefix}-{uuid.uuid4().hex[:6]}")
     made = Namespace(site, api)
-    api.create("/api/v1/namespaces", {"metadata": {"name": made.name, "labels": RESTRICTED}})
+    labels = RESTRICTED if restricted else {}
+    api.create("/api/v1/namespaces", {"metadata": {"name": made.name, "labels": labels}})
     try:
         secret = {"metadata": {"name": "svdjobs-store"}, "stringData": server.environment}
         api.create(api.path("secrets", api="/api/v1"), secret)

@@ -1,7 +1,4 @@
-"""Against a real cluster: KUBECONFIG, or the one of ../shared/cluster if it is up.
-
-The sample Workflows need an image `localhost/python:3.11` with bash on the node.
-"""
+"""`svdjobs workflow` against a real cluster, with Workflows that echo and sleep instead of work."""
 
 from __future__ import annotations
 
@@ -11,8 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,44 +16,28 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from svdjobs.cluster.api import Cluster, connect
-from svdjobs.errors import SvdjobsError
+from tests.images.build import BASE, CLUSTER, archive
+from tests.live.namespaces import Namespace
+from tests.live.site import Site
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-HERE = Path(__file__).parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-LOCAL = Path(os.environ.get("CLUSTER_HOME") or CACHE / "svdjobs-cluster") / "kubeconfig"
+HERE = Path(__file__).parents[1] / "cluster"
 
 
 @pytest.fixture(scope="module")
-def kubeconfig() -> Path:
-    """The kubeconfig of a cluster that answers."""
-    given = Path(os.environ.get("KUBECONFIG") or LOCAL)
-    if not given.is_file():
-        pytest.skip(f"NO CLUSTER: KUBECONFIG is not set and there is no {given}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KUBECONFIG", str(given))
-        try:
-            connect(patience_seconds=0.5).get("/version")
-        except SvdjobsError as error:
-            pytest.skip(f"NO CLUSTER: {error}")
-    return given
+def kubeconfig(cluster: Site) -> Path:
+    return cluster.kubeconfig
 
 
 @pytest.fixture(scope="module")
-def cluster(kubeconfig: Path) -> Iterator[Cluster]:
-    """A namespace of its own, with the account that the sample Workflows use."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KUBECONFIG", str(kubeconfig))
-        made = connect(f"svdjobs-test-{uuid.uuid4().hex[:6]}")
-        meta = {"name": made.namespace}
-        made.create("/api/v1/namespaces", {"metadata": meta})
-        for document in yaml.safe_load_all((HERE / "rbac.yaml").read_text()):
-            api = f"/apis/{document['apiVersion']}" if "/" in document["apiVersion"] else "/api/v1"
-            made.create(made.path(f"{document['kind'].lower()}s", api=api), document)
-        yield made
-        made.delete(f"/api/v1/namespaces/{made.namespace}")
+def space(cluster: Site, make_namespace: Callable[..., Namespace]) -> Namespace:
+    """With the account and the image that the sample Workflows use."""
+    if cluster.local and not archive(BASE).exists():
+        cluster.run(str(CLUSTER), "base-image", BASE, timeout=900)
+    made = make_namespace("svdjobs-test", account=False, restricted=False)
+    made.kubectl("apply", "-f", str(HERE / "rbac.yaml"))
+    return made
 
 
 class Cli:
@@ -90,8 +70,8 @@ class Cli:
 
 
 @pytest.fixture
-def svdjobs(kubeconfig: Path, cluster: Cluster, tmp_path: Path) -> Cli:
-    return Cli(kubeconfig, cluster.namespace, tmp_path)
+def svdjobs(kubeconfig: Path, space: Namespace, tmp_path: Path) -> Cli:
+    return Cli(kubeconfig, space.name, tmp_path)
 
 
 def test_a_sweep_from_submission_to_its_logs(svdjobs: Cli) -> None:
@@ -183,10 +163,10 @@ def door(kubeconfig: Path, tmp_path: Path) -> Iterator[tuple[Door, Path]]:
 
 
 def test_ten_seconds_without_the_api_server(
-    door: tuple[Door, Path], cluster: Cluster, tmp_path: Path
+    door: tuple[Door, Path], space: Namespace, tmp_path: Path
 ) -> None:
     way, own = door
-    svdjobs = Cli(own, cluster.namespace, tmp_path)
+    svdjobs = Cli(own, space.name, tmp_path)
     svdjobs.submit("outage", "-p", "seconds=3")
     watching = svdjobs.start("workflow", "watch", "outage")
     logging = svdjobs.start("workflow", "logs", "outage", "--follow")

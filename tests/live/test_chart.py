@@ -1,0 +1,213 @@
+"""The chart on a real cluster, through the real Helm library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import pytest
+
+from svdjobs.cluster.api import Cluster
+from svdjobs.cluster.doctor_cluster import may
+from svdjobs.cluster.settings import load_settings
+from svdjobs.errors import RefusedError
+from tests.helm.chart import CHART, RELEASE, ROOT, Values, examples, values_of
+from tests.live.namespaces import Namespace, until
+from tests.live.site import Site
+from tests.live.sweeps import BLENDS
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+# Where there is no DNS, a Service's address must be known beforehand.
+ADDRESS = "10.96.201.17"
+KINDS = {
+    "configmaps": "/api/v1", "secrets": "/api/v1", "serviceaccounts": "/api/v1",
+    "services": "/api/v1", "pods": "/api/v1", "persistentvolumeclaims": "/api/v1",
+    "deployments": "/apis/apps/v1", "roles": "/apis/rbac.authorization.k8s.io/v1",
+    "rolebindings": "/apis/rbac.authorization.k8s.io/v1",
+    "networkpolicies": "/apis/networking.k8s.io/v1",
+    "workflowtemplates": "/apis/argoproj.io/v1alpha1",
+    "cronworkflows": "/apis/argoproj.io/v1alpha1",
+}  # fmt: skip
+
+
+@pytest.fixture
+def space(
+    cluster: Site, make_namespace: Callable[..., Namespace], monkeypatch: pytest.MonkeyPatch
+) -> Namespace:
+    """A fresh namespace that lets only restricted pods in, with the Secret and nothing else."""
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+    return make_namespace("svdjobs-helm", account=False)
+
+
+@pytest.fixture
+def helm(cluster: Site, space: Namespace) -> Iterator[helm_python.Config]:
+    kubeconfig = str(cluster.kubeconfig)
+    with helm_python.Config(kubeconfig_path=kubeconfig, namespace=space.name) as config:
+        yield config
+
+
+def there(cluster: Cluster) -> set[str]:
+    """Everything in the namespace that is not of every namespace, nor given, nor Helm's own."""
+    return {
+        f"{kind}/{item['metadata']['name']}"
+        for kind, api in KINDS.items()
+        for item in cluster.get(cluster.path(kind, api=api))["items"]
+        if item["metadata"]["name"] not in ("default", "kube-root-ca.crt", "svdjobs-store")
+        and not item["metadata"]["name"].startswith("sh.helm.release.")
+        and "deletionTimestamp" not in item["metadata"]
+        and "workflows.argoproj.io/workflow" not in (item["metadata"].get("labels") or {})
+    }
+
+
+@pytest.mark.parametrize("name", examples())
+def test_the_api_server_accepts_every_example(
+    name: str, helm: helm_python.Config, space: Namespace
+) -> None:
+    values = examples()[name]
+    if name == "gpu-kueue-spot":  # Kueue is not part of the cluster
+        values["kueue"]["localQueue"] = {"create": False}
+    helm.install(CHART, RELEASE, values, dry_run="server", namespace=space.name)
+
+
+def test_install_upgrade_uninstall(helm: helm_python.Config, space: Namespace) -> None:
+    values: dict[str, Any] = {
+        "limits": {"evaluations": 2},
+        "rbac": {"submitter": {"create": True, "subjects": [
+            {"kind": "ServiceAccount", "name": "ci", "namespace": space.name}]}},
+        "devStore": {"enabled": True, "image": "not.there/store:1"},
+    }  # fmt: skip
+    secret = space.api.path("secrets", "svdjobs-dev-store", api="/api/v1")
+    limits = space.api.path("configmaps", "svdjobs-limits", api="/api/v1")
+    helm.install(CHART, RELEASE, values, namespace=space.name)
+    first = space.api.get(secret)["data"]
+    assert space.api.get(limits)["data"] == {"evaluate": "2"}
+    assert granted(space.api, "svdjobs") == {
+        "create workflowtaskresults",
+        "patch workflowtaskresults",
+    }
+    assert "create workflows" in granted(space.api, "ci")
+    assert not {"get secrets", "create pods", "delete workflows"} & granted(space.api, "ci")
+
+    values = {**values, "limits": {"evaluations": 3}, "cron": {"enabled": True, "suspend": True}}
+    helm.upgrade(CHART, RELEASE, values, namespace=space.name)
+    assert space.api.get(secret)["data"] == first  # whoever uses the store still can
+    assert space.api.get(limits)["data"] == {"evaluate": "3"}
+    assert "cronworkflows/svdjobs-nightly" in there(space.api)
+
+    helm.uninstall(RELEASE, wait="legacy", timeout=60)
+    assert there(space.api) == set()
+
+
+def granted(cluster: Cluster, account: str) -> set[str]:
+    """What an account may do of what would be worth having."""
+    asked = [
+        (verb, group, resource)
+        for group, resource in (
+            ("argoproj.io", "workflowtaskresults"), ("argoproj.io", "workflows"),
+            ("argoproj.io", "workflowtemplates"), ("", "secrets"), ("", "configmaps"),
+            ("", "pods"), ("rbac.authorization.k8s.io", "roles"),
+        )
+        for verb in ("create", "get", "list", "patch", "delete")
+    ]  # fmt: skip
+    return {
+        f"{verb} {resource}"
+        for verb, group, resource in asked
+        if may(cluster, verb, group, resource, account=account)
+    }
+
+
+def test_values_that_the_schema_refuses_change_nothing(
+    helm: helm_python.Config, space: Namespace
+) -> None:
+    with pytest.raises(helm_python.HelmError, match="additional properties 'gpus' not allowed"):
+        helm.install(CHART, RELEASE, {"gpus": 1}, namespace=space.name)
+    assert there(space.api) == set()
+
+
+def small(space: Namespace, image: str, **more: Any) -> Values:
+    """Values for a small node without GPUs: those that workflows/ are rendered with."""
+    settings = load_settings(ROOT / "workflows" / "settings.yaml")
+    chosen = {"image": image, "evaluate_image": image, "store": space.url()}
+    return {**values_of(settings.model_copy(update=chosen)), "config": BLENDS, **more}
+
+
+def test_from_install_to_uninstall_with_sweeps_in_between(
+    image: str, helm: helm_python.Config, space: Namespace, tmp_path: Path
+) -> None:
+    """`helm test`; the WorkflowTemplate by svdjobs and by argo; the CronWorkflow, once."""
+    every_minute = {"enabled": True, "schedules": ["* * * * *"], "store": space.url("nightly")}
+    network = {"enabled": True, "store": {"cidrs": ["0.0.0.0/0"], "ports": [443]}}
+    values = small(space, image, networkPolicy=network)
+    helm.install(CHART, RELEASE, values, namespace=space.name)
+    said = helm.test(RELEASE, logs=True, timeout=180)["logs"]
+    assert "ok           store: conditional put" in said
+    assert "ok           pods' account" in said
+    assert "fail" not in said
+    with pytest.raises(RefusedError):  # it is gone, as all was well
+        space.api.get(space.api.path("pods", "svdjobs-doctor", api="/api/v1"))
+
+    helm.upgrade(CHART, RELEASE, {**values, "cron": every_minute}, namespace=space.name)
+    config = tmp_path / "blends.yaml"
+    config.write_text(BLENDS)
+    own = ("--from-template", "svdjobs-sweep", "--store", space.url("own"), "--name", "own")
+    space.svdjobs("workflow", "submit", str(config), *own)
+    fired = until(lambda: scheduled(space), 90, "the CronWorkflow fires", pause=0.5)
+    suspended = {**every_minute, "suspend": True}
+    helm.upgrade(CHART, RELEASE, {**values, "cron": suspended}, namespace=space.name)
+    template = "workflowtemplate/svdjobs-sweep"
+    by_argo = space.argo("submit", "--from", template, "-o", "name").split()[-1]
+    assert "ended as Succeeded" in space.svdjobs("workflow", "watch", "own", timeout=300)
+    space.wait(by_argo)
+    space.wait(fired)
+    assert scheduled(space) == fired, "it fired once"
+    for run in ("run", "own", "nightly"):
+        assert space.store(run).exists("checkpoints/alpha-0.5000/manifest.json")
+
+    helm.uninstall(RELEASE, wait="legacy", timeout=60)
+    assert there(space.api) == set()
+    assert {item["metadata"]["name"] for item in space.objects("workflows")} == {
+        "own",
+        by_argo,
+    }, "what people submitted stays; what the clock started goes with its CronWorkflow"
+
+
+def scheduled(space: Namespace) -> str | None:
+    """The one Workflow that the CronWorkflow has started, if it has."""
+    found = space.objects("workflows", "workflows.argoproj.io/cron-workflow=svdjobs-nightly")
+    assert len(found) < 2
+    return str(found[0]["metadata"]["name"]) if found else None
+
+
+def test_without_kueue_it_says_so(helm: helm_python.Config, space: Namespace) -> None:
+    """The same check as for Argo, which no test takes away from its cluster (tests/helm has it)."""
+    values = examples()["gpu-kueue-spot"]
+    with pytest.raises(helm_python.HelmError, match=r"kueue\.x-k8s\.io"):
+        helm.install(CHART, RELEASE, values, namespace=space.name)
+    assert there(space.api) == set()
+
+
+def test_helm_test_tries_out_the_development_store(
+    helm: helm_python.Config, space: Namespace
+) -> None:
+    image = os.environ.get("SVDJOBS_STORE_IMAGE")
+    if not image:
+        pytest.skip("NO IMAGE: SVDJOBS_STORE_IMAGE names none")
+    values = {
+        "image": image,
+        "devStore": {"enabled": True, "image": image, "clusterIP": ADDRESS},
+        "networkPolicy": {"enabled": True},
+    }
+    helm.install(CHART, RELEASE, values, namespace=space.name, wait="legacy", timeout=120)
+    said = helm.test(RELEASE, logs=True, timeout=180)["logs"]
+    assert "ok           store: conditional put" in said
+    assert "ok           pods' account" in said
+    assert "fail" not in said
+    with pytest.raises(RefusedError):  # it is gone, as all was well
+        space.api.get(space.api.path("pods", "svdjobs-doctor", api="/api/v1"))
+    (store,) = (one for one in there(space.api) if one.startswith("pods/"))
+    log = "\n".join(space.api.stream(f"{space.api.path(store, api='/api/v1')}/log"))
+    assert "AWS_SECRET_ACCESS_KEY=...  # as given" in log

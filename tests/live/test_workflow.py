@@ -1,0 +1,90 @@
+"""Sweeps as Workflows: by argo, by svdjobs, and what they leave in the store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.live.namespaces import Document, Namespace, manifests, phases
+from tests.live.site import Site
+from tests.live.sweeps import SWEEP, WORKFLOW, contents, run_here
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+
+class Swept(NamedTuple):
+    """A sweep that has run, in the namespace it ran in."""
+
+    space: Namespace
+    workflow: Document
+    config: Path
+
+
+@pytest.fixture(scope="module")
+def swept(
+    image: str,
+    make_namespace: Callable[..., Namespace],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Swept:
+    """`argo submit workflows/sweep.yaml`, as its first lines say it, to its end."""
+    space = make_namespace("svdjobs-sweep")
+    config = tmp_path_factory.mktemp("config") / "sweep.yaml"
+    config.write_text(SWEEP)
+    given = {"config": SWEEP, "store": space.url(), "image": image, "evaluate-image": image}
+    options = [word for key, value in given.items() for word in ("-p", f"{key}={value}")]
+    name = space.argo("submit", str(WORKFLOW), "-o", "name", *options).split()[-1]
+    return Swept(space, space.wait(name), config)
+
+
+def test_every_node_succeeded(swept: Swept) -> None:
+    found = phases(swept.workflow)
+    unlike = {name.rpartition(".")[2] for name in found if found[name] != "Succeeded"}
+    assert unlike == {"drop-weights"}, "weights are kept, so this is skipped"
+    for wanted in (".plan", ".alphas(1:alpha-0.5000).blend", ".rotations", ".report"):
+        assert wanted in found
+    for unit in ("demo-000", "demo-001"):
+        assert any(name.endswith(unit + ")") for name in found)
+
+
+def test_it_comes_to_the_bytes_of_a_sweep_on_one_machine(
+    swept: Swept, cluster: Site, tmp_path: Path
+) -> None:
+    there, here = contents(swept.space.store()), contents(run_here(cluster, SWEEP, tmp_path / "a"))
+    assert sorted(there) == sorted(here)
+    assert [key for key in here if here[key] != there[key]] == []
+    assert "report/report.html" in here
+    assert any(key.startswith("checkpoints/alpha-0.5000/model") for key in here)
+
+
+def test_pods_are_nobody_and_their_roots_are_read_only(swept: Swept) -> None:
+    """Of the pods that are still there, all passed the restricted level to get in."""
+    pods = swept.space.objects("pods", "app.kubernetes.io/name=svdjobs")
+    assert pods
+    for pod in pods:
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsUser"] == 10001
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        main = next(one for one in spec["containers"] if one["name"] == "main")
+        assert main["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_resubmitted_into_the_same_store_nothing_is_done_again(swept: Swept, image: str) -> None:
+    """By `svdjobs workflow submit`, whose watch ends with the verdict."""
+    before = manifests(swept.space.store())
+    shown = swept.space.svdjobs(
+        "workflow", "submit", str(swept.config), "--store", swept.space.url(), "--file",
+        str(WORKFLOW), "--name", "again", "-p", f"image={image}", "-p", f"evaluate-image={image}",
+        "--watch", timeout=400,
+    )  # fmt: skip
+    assert "Workflow again ended as Succeeded" in shown
+    assert "✓ report" in shown
+    assert len(before) > 10
+    assert manifests(swept.space.store()) == before
+    logs = swept.space.svdjobs("workflow", "logs", "again", "--step", "report")
+    assert re.search(r"^report \| ", logs, re.MULTILINE)
+    assert "has ended already, as Succeeded" in swept.space.svdjobs("workflow", "stop", "again")
+    assert "again" in swept.space.svdjobs("workflow", "watch", "live"), "the sweep's latest"
