@@ -231,6 +231,8 @@ def test_two_hundred_alphas_on_sixteen_units_fit() -> None:
     )
     assert size.pods == 200 * (1 + 16) + 3 * 16 + 2 * 16 + 4
     assert size.stored_bytes < estimate.LIMIT_BYTES
+    # As a real controller stored it: tests/live/test_scale.py with 200 alphas.
+    assert abs(size.status_bytes - 638_796) < 0.2 * 638_796
 
 
 def test_what_argo_could_not_keep_is_refused_with_the_numbers() -> None:

@@ -93,7 +93,7 @@ class Deletions:
 
 
 def follow(
-    space: Namespace, name: str, fault: Any, server: S3Server, seconds: float = 420
+    space: Namespace, name: str, fault: Any, server: S3Server, seconds: float = 900
 ) -> tuple[Document, dict[str, set[str]]]:
     """Do `fault` again and again until the Workflow has ended.
 

@@ -105,7 +105,7 @@ def test_pods_deleted_and_all_is_done_once(
     manifest = bytes(store.read(ALPHA))
     write_bytes(store, ALPHA, b'{"this is": "no manifest"}')
     space.apply(sweep(space, "broken", SWEEP, image=image))
-    failed = space.wait("broken", "Failed")
+    failed = space.wait("broken", "Failed", 600)
     assert attempts(failed)["alphas(0:alpha-0.0000).blend"] == [("Failed", "4", EXITED.format(4))]
     assert attempts(failed)["report"] == [("Failed", "2", EXITED.format(2))]
     assert phases(failed)[".alphas(1:alpha-0.5000)"] == "Succeeded"
@@ -116,7 +116,7 @@ def test_pods_deleted_and_all_is_done_once(
 
     write_bytes(store, ALPHA, manifest)
     space.apply(sweep(space, "mended", SWEEP, image=image))
-    space.wait("mended")
+    space.wait("mended", seconds=600)
     now = times(space, own.server)
     assert {key: now[key] for key in kept} == {key: before[key] for key in kept}
     assert contents(store) == bytes_before
@@ -134,10 +134,10 @@ def test_node_drained_controller_restarted_store_away(
     own.stop()
     time.sleep(20)
     own.start()
-    until(lambda: running(space, "evaluate"), 180, "an evaluate pod runs", 0.2)
+    until(lambda: running(space, "evaluate"), 400, "an evaluate pod runs", 0.2)
     node = space.objects("pods", f"{STAGE}=evaluate")[0]["spec"]["nodeName"]
     assert "evicted" in drain(space, "shaken", node)
-    until(lambda: running(space, "blend"), 180, "a blend pod runs", 0.2)
+    until(lambda: running(space, "blend"), 400, "a blend pod runs", 0.2)
     if cluster.local:
         with Controller(cluster.kubeconfig).gone():
             time.sleep(8)
