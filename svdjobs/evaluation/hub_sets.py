@@ -64,7 +64,8 @@ def read_hub(config: BenchmarkConfig) -> HubRows:
     from huggingface_hub import constants
 
     # Asked to stay offline, it will not be reached later either.
-    kind = StorageError if constants.HF_HUB_OFFLINE else UnavailableError
+    offline = constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE
+    kind = StorageError if offline else UnavailableError
     raise kind(_unreachable(config, reasons))
 
 

@@ -240,7 +240,7 @@ def test_from_a_template_only_what_is_given_is_set(tmp_path: Path) -> None:
     ("more", "words"),
     [
         ({"store": None}, "no store: .* name none"),
-        ({"store": "runs/demo"}, "'runs/demo' is a folder of this machine"),
+        ({"store": "runs/demo"}, "'runs/demo' is a folder, which pods do not share"),
         ({"parameters": {"colour": "red"}}, "has no parameter colour; it has alphas, broken, conf"),
         ({"name": "No Good"}, "a Workflow's name has at most 63 lower-case"),
         ({"workflow_file": Path("none.yaml")}, "no Workflow at none.yaml.*workflow render"),
@@ -259,7 +259,7 @@ def test_a_config_that_argo_would_change_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(text)
     with (
         answering(lambda *_: (500, "unasked")) as server,
-        pytest.raises(ConfigError, match=r"sweep.yaml, line 4: '\{\{' would be replaced by Argo"),
+        pytest.raises(ConfigError, match=r"sweep.yaml line 4: Argo would replace '\{\{'"),
     ):
         submit(server.cluster(), submission(tmp_path))
 
