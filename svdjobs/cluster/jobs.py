@@ -7,12 +7,12 @@ index fails alone.
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 from svdjobs.cluster import pods
 from svdjobs.cluster.estimate import ASSUMED_SHARES
+from svdjobs.cluster.names import stem
 from svdjobs.cluster.settings import ClusterSettings
 from svdjobs.config import SweepConfig
 from svdjobs.stages import graph, units
@@ -56,8 +56,7 @@ def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict
 
 def run_name(config: SweepConfig) -> str:
     """The sweep's name as part of a Kubernetes name."""
-    plain = re.sub(r"[^a-z0-9]+", "-", config.name.lower()).strip("-")
-    return f"svdjobs-{plain[:NAME_LENGTH].strip('-') or 'sweep'}"
+    return f"svdjobs-{stem(config.name, NAME_LENGTH)}"
 
 
 def _account(settings: ClusterSettings) -> dict[str, Any]:

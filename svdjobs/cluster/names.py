@@ -18,10 +18,16 @@ def label_value(name: str) -> str:
     return name[:NAME_LENGTH].rstrip("._-")
 
 
+def stem(sweep: str, length: int) -> str:
+    """A sweep's name as part of a Kubernetes name: lower-case letters, digits and dashes."""
+    plain = re.sub(r"[^a-z0-9]+", "-", sweep.lower()).strip("-")
+    return plain[:length].strip("-") or "sweep"
+
+
 def workflow_name(sweep: str) -> str:
     """A new name for a sweep's Workflow: the sweep's name and a short random suffix."""
-    stem = re.sub(r"[^a-z0-9]+", "-", sweep.lower())[:_STEM_LENGTH].strip("-") or "sweep"
-    return f"{stem}-{''.join(secrets.choice(_LETTERS) for _ in range(_SUFFIX_LENGTH))}"
+    suffix = "".join(secrets.choice(_LETTERS) for _ in range(_SUFFIX_LENGTH))
+    return f"{stem(sweep, _STEM_LENGTH)}-{suffix}"
 
 
 def is_workflow_name(name: str) -> bool:

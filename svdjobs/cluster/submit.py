@@ -80,7 +80,8 @@ def workflow_of(cluster: Cluster, submission: Submission) -> Document:
         spec, meta = {**document["spec"]}, document.get("metadata") or {}
     else:
         spec, meta = {"workflowTemplateRef": {"name": submission.template}}, {}
-    spec["arguments"] = _arguments(cluster, submission, config, spec.get("arguments") or {})
+    own = spec.get("arguments") or {}
+    spec["arguments"] = _arguments(cluster, submission, config, text, own)
     if submission.service_account:
         spec["serviceAccountName"] = submission.service_account
     estimate.require_room(config, estimate.estimate(config, dump(spec)))
@@ -95,7 +96,7 @@ def workflow_of(cluster: Cluster, submission: Submission) -> Document:
 
 
 def _arguments(
-    cluster: Cluster, submission: Submission, config: SweepConfig, own: Document
+    cluster: Cluster, submission: Submission, config: SweepConfig, text: str, own: Document
 ) -> Document:
     """The arguments of the Workflow: those of its file, or none, with the given ones set."""
     if submission.template is None:
@@ -109,7 +110,7 @@ def _arguments(
         declared = None if found is None else parameters(found["spec"].get("arguments"))
     given = {
         **(submission.parameters or {}),
-        "config": read_text(submission.config_file),
+        "config": text,
         "store": _store(submission, config, str((declared or {}).get("store") or ""), where),
     }
     if declared is not None and (unknown := sorted(set(given) - set(declared))):

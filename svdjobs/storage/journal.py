@@ -21,8 +21,6 @@ FLUSH_SECONDS = 5.0
 # After so long without the store, going on would only add to what a kill loses.
 PATIENCE_SECONDS = 300.0
 _PART = re.compile(r"lines-[0-9a-f]{24}-[0-9]{6}")
-
-
 # What a journal's key ends in, so that deleting anything else need not look for parts.
 SUFFIX = ".journal"
 
