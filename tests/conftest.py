@@ -25,6 +25,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cluster-down", action="store_true", help=words)
 
 
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Takes a line of numbers that the run shows at its end, whether or not a test failed."""
+    return lambda line: record_property("measured", line)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Show what tests measured."""
+    reports = [one for kind in terminalreporter.stats.values() for one in kind]
+    properties = [pair for one in reports for pair in getattr(one, "user_properties", ())]
+    if lines := [line for name, line in dict.fromkeys(properties) if name == "measured"]:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """base, rl1, rl2 of one small Qwen2, each a small random update of the one before."""

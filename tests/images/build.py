@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # As manifests name it, for a node that completes short names as Docker does.
 TAG = f"docker.io/library/svdjobs:{svdjobs.__version__}"
 BASE = "localhost/python:3.11"
+LABEL = "svdjobs.tests.content"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 CLUSTER_HOME = Path(os.environ.get("CLUSTER_HOME") or CACHE / "svdjobs-cluster")
 CLUSTER = ROOT.parent / "shared" / "cluster" / "cluster"
@@ -59,17 +61,48 @@ def archive(reference: str) -> Path:
 
 
 def build(base: str) -> None:
-    """Build the cpu image on that base; its size is printed."""
+    """Build the cpu image on that base, unless what is there was made of the same."""
     with FileLock("/tmp/svdjobs-image.lock"):
+        label = f"{LABEL}={content_of(base)}"
+        if label in labels():
+            return
         output(
             *("buildah", "build", "--layers", "--network=host", "--target=cpu", f"--tag={TAG}"),
             *("--file=images/Dockerfile", f"--build-arg=PYTHON_IMAGE={base}"),
             *("--build-arg=VLLM_IMAGE=", f"--build-arg=VERSION={svdjobs.__version__}"),
-            *(f"--build-arg=GIT_COMMIT={COMMIT}", *secrets(), "."),
+            *(f"--build-arg=GIT_COMMIT={COMMIT}", f"--label={label}", *secrets(), "."),
             timeout=1500,
         )
-    size = json.loads(output("podman", "image", "inspect", TAG))[0]["Size"]
-    print(f"\n{TAG} on {base}: {size / 1e9:.2f} GB")
+
+
+def content_of(base: str) -> str:
+    """Hash of all that the image is made of. buildah finds it in its cache, too, but only after
+    half a minute."""
+    known = hashlib.sha256(output("podman", "image", "inspect", "--format={{.Id}}", base).encode())
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    let_in = [found for line in ignore if line[:1] == "!" for found in ROOT.glob(line[1:])]
+    files = [ROOT / "images" / "Dockerfile", *let_in]
+    files += [path for folder in let_in for path in folder.rglob("*")]
+    for path in sorted(files):
+        if path.is_file() and "__pycache__" not in path.parts:
+            known.update(f"{path.relative_to(ROOT)} {path.stat().st_mode:o}\0".encode())
+            known.update(hashlib.sha256(path.read_bytes()).digest())
+    return known.hexdigest()
+
+
+def labels() -> list[str]:
+    """Labels of the image that is there, as `name=value`."""
+    found = run("podman", "image", "inspect", TAG)
+    if found.returncode:
+        return []
+    given: dict[str, str] = json.loads(found.stdout)[0]["Labels"] or {}
+    return [f"{name}={value}" for name, value in given.items()]
+
+
+def size() -> str:
+    """What the image takes on a disk."""
+    found = json.loads(output("podman", "image", "inspect", TAG))[0]["Size"]
+    return f"{found / 1e9:.2f} GB"
 
 
 def secrets() -> list[str]:

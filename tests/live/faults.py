@@ -7,13 +7,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from svdjobs.cluster import workflow
 from svdjobs.cluster.settings import ClusterSettings, load_settings
+from svdjobs.errors import RefusedError
 from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.server import BUCKET, S3Server, serving
 from tests.live.namespaces import Document, Namespace, ended
@@ -21,7 +22,6 @@ from tests.storage.s3_server import client_of
 
 ROOT = Path(__file__).parents[2]
 STAGE = "svdjobs.io/stage"
-FORCED = ("--grace-period=0", "--force")
 
 
 def sweep(space: Namespace, name: str, config: str, *, image: str, **settings: Any) -> Document:
@@ -61,11 +61,11 @@ class Server:
         self._stack.close()
 
 
-def running(space: Namespace, stage: str) -> list[str]:
-    """Pods of a stage whose own container runs and that nobody has deleted yet."""
+def running(space: Namespace, stage: str = "") -> list[Document]:
+    """Pods, of a stage if told so, whose own container runs and that nobody has deleted yet."""
     return [
-        pod["metadata"]["name"]
-        for pod in space.objects("pods", f"{STAGE}={stage}")
+        pod
+        for pod in space.objects("pods", f"{STAGE}={stage}" if stage else STAGE)
         if "deletionTimestamp" not in pod["metadata"]
         and any(
             status["name"] == "main" and "running" in status["state"]
@@ -79,17 +79,20 @@ class Deletions:
 
     def __init__(self, space: Namespace, wanted: Mapping[str, list[str]]) -> None:
         self._space = space
-        self.left = {stage: list(ways) for stage, ways in wanted.items()}
-        self.done: dict[str, str] = {}
-        """How each pod was deleted."""
+        self.left = {stage: list(ways) for stage, ways in wanted.items() if ways}
+        self._done: set[str] = set()
 
     def __call__(self) -> None:
-        for stage, ways in self.left.items():
-            for pod in running(self._space, stage) if ways else []:
-                if ways and pod not in self.done:
-                    self.done[pod] = way = ways.pop(0)
-                    forced = FORCED if way == "forced" else ()
-                    self._space.kubectl("delete", "pod", pod, "--wait=false", *forced)
+        for pod in running(self._space):
+            stage, name = pod["metadata"]["labels"][STAGE], pod["metadata"]["name"]
+            if stage in self.left and name not in self._done:
+                self._done.add(name)
+                way = self.left[stage].pop(0)
+                if not self.left[stage]:
+                    del self.left[stage]
+                now = "?gracePeriodSeconds=0" * (way == "forced")
+                with suppress(RefusedError):  # it ended by itself, just now
+                    self._space.api.delete(self._space.path("pods", name) + now)
 
 
 def follow(
@@ -102,11 +105,11 @@ def follow(
     """
     written: dict[str, set[str]] = {}
     deadline = time.monotonic() + seconds
-    while not (found := ended(space.object("workflow", name))):
+    while not (found := ended(space.object("workflows", name))):
         assert time.monotonic() < deadline, space.argo("get", name)
         fault()
         note(space, server, written)
-        time.sleep(0.3)
+        time.sleep(0.2)
     note(space, server, written)
     return found, written
 

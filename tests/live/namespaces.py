@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import uuid
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 
-from svdjobs.cluster.api import Cluster, connect
+from svdjobs.cluster.api import ARGO, Cluster, connect
 from svdjobs.errors import RefusedError
 from svdjobs.storage.server import BUCKET, S3Server
 from svdjobs.storage.store import Store, open_store
@@ -29,6 +28,12 @@ ENDED = ("Succeeded", "Failed", "Error")
 BESIDE = ("plan/", "shares/", "config.json", "identities.json")
 Document = dict[str, Any]
 T = TypeVar("T")
+# Where the API keeps what tests look at, by kubectl's names; others are Argo's.
+APIS = {
+    **dict.fromkeys(("pods", "secrets"), "/api/v1"),
+    "jobs": "/apis/batch/v1",
+    "networkpolicies": "/apis/networking.k8s.io/v1",
+}
 
 
 class Namespace:
@@ -61,19 +66,21 @@ class Namespace:
     def apply(self, *documents: Document) -> None:
         self.kubectl("apply", "-f", "-", text=yaml.safe_dump_all(documents))
 
+    def path(self, kind: str, name: str = "") -> str:
+        """Where a kind, such as `pods` or `workflows`, or an object of it is kept."""
+        return self.api.path(kind, name, api=APIS.get(kind, ARGO))
+
     def objects(self, kind: str, selector: str = "") -> list[Document]:
-        """All objects of a kind, such as `pods` or `workflows`."""
-        said = self.kubectl("get", kind, "-o", "json", *(["-l", selector] if selector else []))
-        items: list[Document] = json.loads(said)["items"]
+        """All objects of a kind. Tests ask often, and a kubectl each time would load the node."""
+        items: list[Document] = self.api.get(self.path(kind), labelSelector=selector)["items"]
         return items
 
     def object(self, kind: str, name: str) -> Document:
-        document: Document = json.loads(self.kubectl("get", kind, name, "-o", "json"))
-        return document
+        return self.api.get(self.path(kind, name))
 
     def wait(self, workflow: str, phase: str = "Succeeded", seconds: float = 300) -> Document:
         """The Workflow once it has ended, which must be in that phase."""
-        found = until(lambda: ended(self.object("workflow", workflow)), seconds, workflow)
+        found = until(lambda: ended(self.object("workflows", workflow)), seconds, workflow)
         tree = self.argo("get", workflow) if found["status"]["phase"] != phase else ""
         assert not tree, tree
         return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,11 @@ def provide(site: Site) -> str:
         return given
     if not site.local:
         pytest.fail("this cluster takes no images from here: say SVDJOBS_TEST_IMAGE=reference")
-    began = time.monotonic()
     build(find_base(make=True))
-    built = time.monotonic()
     with FileLock("/tmp/svdjobs-load.lock"):
-        fresh = on_node(site) != here()
-        if fresh:
+        if on_node(site) != here():
             load(site)
             assert on_node(site) == here(), f"the node has another {TAG} than was loaded"
-    print(
-        f"built in {built - began:.0f} s, "
-        + (f"loaded in {time.monotonic() - built:.0f} s" if fresh else "on the node already")
-    )
     return TAG.removeprefix("docker.io/library/")
 
 
@@ -76,7 +68,6 @@ def load(site: Site) -> None:
     with tempfile.TemporaryDirectory(prefix="svdjobs-image-", dir="/var/tmp") as folder:
         archive = Path(folder) / "svdjobs.tar"
         site.run("buildah", "push", TAG, f"docker-archive:{archive}:{TAG}", timeout=900)
-        print(f"archive for the node: {archive.stat().st_size / 1e9:.2f} GB")
         site.run(str(CLUSTER), "load", str(archive), timeout=900)
     if digests(site)[TAG] != before.get(TAG):
         for name in [name for name, digest in before.items() if digest == before.get(TAG)]:

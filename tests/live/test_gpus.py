@@ -93,7 +93,7 @@ def test_evaluations_wait_for_gpus_and_nothing_else_does(
     gpus(4)
     most = 0
     deadline = time.monotonic() + 600
-    while not (found := ended(space.object("workflow", "gpus"))):
+    while not (found := ended(space.object("workflows", "gpus"))):
         assert time.monotonic() < deadline, space.argo("get", "gpus")
         look()
         most = max(most, sum(busy(pod) for pod in space.objects("pods")))

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.images.build import size
 from tests.live.namespaces import Namespace, until
+from tests.live.site import Site
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -14,7 +16,10 @@ SCRIPT = "id -u; id -g; touch /opt/svdjobs/x /etc/x /x 2>&1 | grep -c 'Read-only
 
 
 def test_it_runs_as_nobody_on_a_root_it_cannot_write(
-    image: str, make_namespace: Callable[..., Namespace]
+    image: str,
+    make_namespace: Callable[..., Namespace],
+    cluster: Site,
+    measured: Callable[[str], None],
 ) -> None:
     """With the securityContext of the manifests, which the restricted level lets in."""
     space = make_namespace("svdjobs-image")
@@ -33,5 +38,7 @@ def test_it_runs_as_nobody_on_a_root_it_cannot_write(
     }  # fmt: skip
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec}
     space.apply(pod)
-    until(lambda: space.object("pod", "one")["status"]["phase"] == "Succeeded", 60, "the pod ends")
+    until(lambda: space.object("pods", "one")["status"]["phase"] == "Succeeded", 60, "the pod ends")
     assert space.kubectl("logs", "one").split() == ["10001", "0", "3"]
+    if cluster.local:
+        measured(f"image {image}: {size()}")

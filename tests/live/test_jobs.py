@@ -39,7 +39,7 @@ class Jobs:
     def wait(self, name: str, condition: str = "Complete") -> Document:
         limit = ("--timeout=300s", f"--for=condition={condition}")
         self.space.kubectl("wait", *limit, f"job/{name}", timeout=320)
-        found: Document = self.space.object("job", name)["status"]
+        found: Document = self.space.object("jobs", name)["status"]
         return found
 
     def pods(self, name: str) -> list[Document]:

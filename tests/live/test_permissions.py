@@ -76,7 +76,7 @@ def test_the_secret_key_is_in_the_secret_only(
     said |= {key: bytes(store.read(key)).decode("latin-1") for key in store.keys("")}
     assert all(said[pod["metadata"]["name"]] for pod in pods)
     assert [where for where, text in said.items() if secret in text] == []
-    given = space.object("secret", "svdjobs-store")
+    given = space.object("secrets", "svdjobs-store")
     assert "AWS_SECRET_ACCESS_KEY" in given["data"]
     sources = [
         source

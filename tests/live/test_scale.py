@@ -17,33 +17,41 @@ import yaml
 from svdjobs.cluster import estimate
 from svdjobs.cluster.plain_yaml import dump
 from svdjobs.cluster.tree import nodes_of
-from svdjobs.config import alpha_id, parse_config
+from svdjobs.config import SweepConfig, alpha_id, parse_config
 from svdjobs.stages import graph, units
 from tests.cluster.test_render import big
 from tests.live.faults import Controller, sweep
-from tests.live.namespaces import Namespace, ended
+from tests.live.namespaces import Document, Namespace, ended
 from tests.live.paper_node import LABEL, TOLERATION, paper_node
 from tests.live.site import Site
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-ALPHAS = int(os.environ.get("SVDJOBS_TEST_ALPHAS", "10"))
+ALPHAS = int(os.environ.get("SVDJOBS_TEST_ALPHAS", "20"))
+PROMISED = 200
 SHARES = 16
 TOLERANCE = 0.2
 
 
-def test_size_and_time_of_a_sweep_on_paper(
-    cluster: Site, make_namespace: Callable[..., Namespace]
-) -> None:
-    """Alphas × 4 benchmarks × 4 shards: everything is scheduled and kept, and nothing computes."""
-    space = make_namespace("svdjobs-scale")
-    text = yaml.safe_dump({**big(ALPHAS, 4), "decompose": {"parts": SHARES, "shards": SHARES}})
-    config = parse_config(yaml.safe_load(text), where="test")
+def large_sweep(space: Namespace, alphas: int) -> tuple[SweepConfig, Document]:
+    """So many alphas on 4 benchmarks in 4 shards each, for the node on paper."""
+    text = yaml.safe_dump({**big(alphas, 4), "decompose": {"parts": SHARES, "shards": SHARES}})
     where = {"node_selector": LABEL, "tolerations": [TOLERATION]}
     document = sweep(
         space, "svdjobs-sweep-abcde", text, image="nothing:1",
         limits={"parallelism": 500}, gpu={"count": 0, **where}, **where,
     )  # fmt: skip
+    return parse_config(yaml.safe_load(text), where="test"), document
+
+
+def test_size_and_time_of_a_sweep_on_paper(
+    cluster: Site,
+    make_namespace: Callable[..., Namespace],
+    measured: Callable[[str], None],
+) -> None:
+    """Alphas × 4 benchmarks × 4 shards: everything is scheduled and kept, and nothing computes."""
+    space = make_namespace("svdjobs-scale")
+    config, document = large_sweep(space, ALPHAS)
     shares = [f"{t.checkpoint_id}-{i:03d}" for t in graph.targets(config) for i in range(SHARES)]
     planned = {
         "decompose": shares,
@@ -75,12 +83,20 @@ def test_size_and_time_of_a_sweep_on_paper(
     rest = {**found, "status": {k: v for k, v in found["status"].items() if "odes" not in k}}
     stored = packed + len(json.dumps(rest, separators=(",", ":")))
     pods = sum(node["type"] == "Pod" for node in nodes.values())
-    print(
-        f"{ALPHAS} alphas: {len(nodes):,} nodes, {pods:,} pods in {seconds:.0f} s: "
-        f"{1000 * seconds / len(nodes):.0f} ms a node; status {packed:,} bytes compressed, "
-        f"{packed / len(nodes):.1f} a node, document {stored:,} bytes; foreseen "
-        f"{size.status_bytes:,} and {size.stored_bytes:,}; controller "
-        f"{min(memory, default=0):.0f} to {max(memory, default=0):.0f} MiB"
+    grown = max(memory, default=0) - min(memory, default=0)
+    measured(
+        f"{ALPHAS} alphas: {len(nodes):,} nodes, {pods:,} pods in {seconds:.0f} s, "
+        f"{1000 * seconds / len(nodes):.0f} ms a node; status {packed:,} bytes packed, document "
+        f"{stored:,} bytes (foreseen {size.status_bytes:,} and {size.stored_bytes:,}); controller "
+        f"{min(memory, default=0):.0f} MiB and {grown:.0f} more"
+    )
+    much, document = large_sweep(space, PROMISED)
+    promised = estimate.estimate(much, dump(document))
+    times = promised.nodes / len(nodes)
+    measured(
+        f"{PROMISED} alphas, in proportion: {promised.nodes:,} nodes in {times * seconds / 60:.0f} "
+        f"min, status {times * packed:,.0f} bytes (foreseen {promised.status_bytes:,}), "
+        f"{times * grown:.0f} MiB more for the controller"
     )
     assert (size.nodes, size.pods) == (len(nodes), pods)
     assert abs(size.status_bytes - packed) <= TOLERANCE * packed
