@@ -129,7 +129,7 @@ def times(space: Namespace, server: S3Server) -> dict[str, str]:
     pages = client_of(server).get_paginator("list_objects_v2")
     try:
         return {
-            item["Key"].removeprefix(store.prefix): item["LastModified"].isoformat()
+            item["Key"].removeprefix(f"{store.prefix}/"): item["LastModified"].isoformat()
             for page in pages.paginate(Bucket=BUCKET, Prefix=store.prefix)
             for item in page.get("Contents", [])
             if item["Key"].endswith("manifest.json")
