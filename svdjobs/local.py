@@ -5,13 +5,14 @@ from __future__ import annotations
 from svdjobs.checkpoint.selection import coverage_line
 from svdjobs.config import SweepConfig
 from svdjobs.progress import duration, say, size
-from svdjobs.records import Manifest, Plan
-from svdjobs.stages import blend, decompose, evaluate, plan, report, rotations
+from svdjobs.records import Gate, Manifest, Plan
+from svdjobs.stages import blend, decompose, evaluate, gate, plan, report, rotations
 from svdjobs.storage.store import open_store
 
 
 def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
-    """Run every stage of a sweep; what is finished is skipped. Returns the report's manifest."""
+    """Run every stage of a sweep up to the report; what is finished is skipped. Returns the
+    report's manifest; the verdict on it is `judge`'s."""
     store = open_store(config.store_url)
     made = plan.run(config, store, force=force)
     for line in describe(made):
@@ -23,6 +24,15 @@ def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
     if config.evaluate:  # after all that computes here: vLLM keeps torch's threads to itself
         evaluate.run(config, store, force=force)
     return report.run(config, store, force=force)
+
+
+def judge(config: SweepConfig, *, force: bool = False) -> Gate | None:
+    """The verdict on a finished sweep; None without a gate."""
+    if config.gate is None:
+        return None
+    store = open_store(config.store_url)
+    gate.run(config, store, force=force)
+    return gate.load(store)
 
 
 def describe(made: Plan) -> list[str]:

@@ -22,23 +22,23 @@ MOST_PROBLEMS = 1 << 24
 def below_p(problem_differences: Sequence[float], bound: float) -> float:
     """One-sided p of "the true mean difference is at least `bound`": small where it is below it.
 
-    The paired t test shifted by the bound: (mean − bound)/se, with P − 1 degrees of freedom (Student
-    1908, "The Probable Error of a Mean", doi:10.1093/biomet/6.1.1). It agrees with the t interval:
-    p < 2.5 % exactly where the interval's upper end is below the bound. Sign flips of the shifted
-    differences are no alternative: they ask for symmetry about the bound, but most problems change
-    by exactly 0, so that the shifted differences are a spike on one side and a tail on the other.
+    The paired t test shifted by the bound: (mean − bound)/se, with P − 1 degrees of freedom
+    (Student 1908, "The Probable Error of a Mean", doi:10.1093/biomet/6.1.1). It agrees with the t
+    interval: p < 2.5 % exactly where the interval's upper end is below the bound. Sign flips of the
+    shifted differences are no alternative: they ask for symmetry about the bound, but most problems
+    change by exactly 0, so the shifted differences are a spike on one side, a tail on the other.
 
-    Where all differences are equal there is no spread to divide by, and what is known is that scores
-    lie in 0…1: a difference is at most 1, so no more than q = (1 − bound)/(1 − d) of all problems
-    can have one of d or less if the mean is `bound` (Markov's inequality), and p = q^P, exact. For
-    d = 0 that is the rule of three (Hanley & Lippman-Hand 1983, "If Nothing Goes Wrong, Is Everything
-    All Right?", doi:10.1001/jama.1983.03330370053031).
+    Where all differences are equal there is no spread to divide by, and what is known is that
+    scores lie in 0…1: a difference is at most 1, so no more than q = (1 − bound)/(1 − d) of all
+    problems can have one of d or less if the mean is `bound` (Markov's inequality), and p = q^P,
+    exact. For d = 0 that is the rule of three (Hanley & Lippman-Hand 1983, "If Nothing Goes Wrong,
+    Is Everything All Right?", doi:10.1001/jama.1983.03330370053031).
 
     Deviation: with few problems that change, the mean is not yet normal; rare large differences on
     one side make the test on that side cautious, and the other one bold.
 
     Raises:
-        ValueError: no differences, or one that is not finite or outside −1…1; a bound outside of it.
+        ValueError: no differences, or one that is not finite or outside −1…1; so is the bound.
     """
     _check(problem_differences, bound)
     mean = mean_interval(problem_differences)
@@ -46,17 +46,17 @@ def below_p(problem_differences: Sequence[float], bound: float) -> float:
     if mean.standard_error is None:
         if mean.value >= bound:
             return 1.0
-        return ((1 - bound) / (1 - mean.value)) ** problems
+        return math.pow((1 - bound) / (1 - mean.value), problems)
     from scipy.special import stdtr
 
     return float(stdtr(problems - 1, (mean.value - bound) / mean.standard_error))
 
 
 def passing_margin(problem_differences: Sequence[float]) -> float:
-    """The margin from which on these differences show that no more was lost.
+    """The margin above which these differences show that no more was lost.
 
     The lower end of their interval, sign turned; without spread, the margin at which `below_p` of
-    the differences with their signs turned is 2.5 %. 0 where more was gained than is uncertain.
+    the differences with their signs turned is 2.5 %. Below 0 where a gain is shown.
 
     Raises:
         ValueError: as `below_p`.
@@ -64,9 +64,9 @@ def passing_margin(problem_differences: Sequence[float]) -> float:
     _check(problem_differences, 0)
     mean = mean_interval(problem_differences)
     if mean.low is None:
-        share = KEPT_LEVEL ** (1 / len(problem_differences))
-        return max(0.0, 1 - (1 + mean.value) * share)
-    return max(0.0, -mean.low)
+        share = math.pow(KEPT_LEVEL, 1 / len(problem_differences))
+        return 1 - (1 + mean.value) * share
+    return -mean.low
 
 
 def problems_needed(problem_differences: Sequence[float], margin: float) -> int | None:
