@@ -287,7 +287,7 @@ class Gate(Record):
     name: str
     checkpoint: str
     baseline: str
-    """Store of the baseline run."""
+    """Store of the baseline run, or `this run`."""
     baseline_checkpoint: str
     margin: float
     inconclusive: Literal["pass", "fail"]

@@ -77,7 +77,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     )
     if output.finished:
         return output.finished
-    made = judge(config, gate, baseline.url, pairs)
+    made = judge(config, gate, pairs)
     output.write_json("gate.json", made.model_dump(mode="json"))
     output.write("gate.md", words.markdown(made).encode())
     output.write("junit.xml", words.junit(made))
@@ -178,7 +178,6 @@ def _refuse_incomparable(pairs: Mapping[str, tuple[Answers, Answers]], baseline:
 def judge(
     config: SweepConfig,
     gate: GateConfig,
-    baseline_url: str,
     pairs: Mapping[str, tuple[Answers, Answers]],
 ) -> Gate:
     """The verdict on comparable answers; no I/O.
@@ -202,7 +201,7 @@ def judge(
     return Gate(
         name=config.name,
         checkpoint=gate.checkpoint,
-        baseline=baseline_url,
+        baseline=gate.baseline or "this run",
         baseline_checkpoint=baseline_id(gate),
         margin=gate.margin,
         inconclusive=gate.inconclusive,
