@@ -320,6 +320,19 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
 
 def read_config(text: str, overrides: Iterable[str] = (), *, where: str) -> SweepConfig:
     """A sweep description from YAML or JSON text; as `load_config`."""
+    return parse_config(_document(text, overrides, where), where=where)
+
+
+def overridden(text: str, overrides: Iterable[str], *, where: str) -> str:
+    """The text of a sweep description with its overrides in it, for whoever passes on texts."""
+    import yaml
+
+    document = _document(text, overrides, where)
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def _document(text: str, overrides: Iterable[str], where: str) -> dict[str, Any]:
+    """The mapping in a YAML or JSON text, with overrides applied."""
     import yaml
 
     try:
@@ -330,7 +343,7 @@ def read_config(text: str, overrides: Iterable[str] = (), *, where: str) -> Swee
         raise ConfigError(f"{where}: expected a mapping of keys at the top, found {document!r:.80}")
     for override in overrides:
         apply_override(document, override)
-    return parse_config(document, where=where)
+    return document
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
