@@ -17,6 +17,8 @@ def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
     made = plan.run(config, store, force=force)
     for line in describe(made):
         say(line)
+    if words := gate.foresee(config):
+        say(words)
     decompose.run(config, store, force=force)
     blend.run(config, store, force=force)
     if config.rotations:

@@ -43,12 +43,15 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
     """Say what a sweep will do and cost, from headers alone."""
     config, store = given.opened()
     from svdjobs import local
+    from svdjobs.stages import gate as judging
     from svdjobs.stages import plan as stage
     from svdjobs.stages import units
 
     made = stage.run(config, store, force=force)
     for line in local.describe(made):
         click.echo(line)
+    if words := judging.foresee(config):
+        click.echo(words)
     if units_dir is not None:
         stage.hash_checkpoints(config, store)
         units.write(units.fan_outs(config, made), units_dir)

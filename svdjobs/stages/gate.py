@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from svdjobs.config import GateConfig, SweepConfig
-from svdjobs.errors import ConfigError, IncompleteError
+from svdjobs.errors import ConfigError, IncompleteError, SvdjobsError
 from svdjobs.records import Gate, GateOutcome, GateRow, GateSide, Manifest, Summary
 from svdjobs.reporting import gate as words
 from svdjobs.reporting.accuracy import unscored
@@ -82,6 +82,26 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     output.write("gate.md", words.markdown(made).encode())
     output.write("junit.xml", words.junit(made))
     return output.commit()
+
+
+def foresee(config: SweepConfig) -> str:
+    """What will keep this gate from judging, as far as it can be known before anything is asked:
+    words for a person, or none. A baseline may still come to be meanwhile, so it is no error."""
+    gate = config.gate
+    if gate is None or gate.baseline is None or config.evaluate is None:
+        return ""
+    places = [graph.results_prefix(gate.checkpoint, b.name) for b in config.evaluate.benchmarks]
+    try:
+        baseline = open_store(gate.baseline)
+        lacking = [place for place in places if find_manifest(baseline, place) is None]
+    except SvdjobsError as error:
+        return f"gate.baseline {gate.baseline} cannot be read from here: {error}"
+    if not lacking:
+        return ""
+    return (
+        f"gate.baseline {gate.baseline} has no {', '.join(lacking)} yet; without them the gate "
+        f"will end with code 2."
+    )
 
 
 def load(store: Store) -> Gate:
