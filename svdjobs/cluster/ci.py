@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from svdjobs.cluster import follow, logs
 from svdjobs.cluster.api import Cluster
 from svdjobs.cluster.lines import logs_command
+from svdjobs.cluster.logs import Write
 from svdjobs.cluster.submit import Submission, submit
 from svdjobs.cluster.tree import Run, exit_code
-from svdjobs.cluster.watch import closing_words, watch
+from svdjobs.cluster.watch import closing_words, judged, reported, watch
 from svdjobs.deadline import OutOfTime, deadline
 from svdjobs.errors import (
     EXIT_INFRASTRUCTURE,
+    EXIT_OK,
     EXIT_TIMED_OUT,
     RefusedError,
     SvdjobsError,
     UnavailableError,
 )
+from svdjobs.reporting.gate import plain
+from svdjobs.reporting.job_summary import Finding
+from svdjobs.stages import gate, report
+from svdjobs.stages.bring_back import bring_back
+from svdjobs.storage.store import open_store
 
 # A cancelled job is killed a few seconds after it was told (GitHub: 10 s after the first signal:
 # https://docs.github.com/en/actions/reference/workflow-cancellation-reference).
@@ -39,20 +49,71 @@ class Ended(NamedTuple):
     """As it ended; None where that was not waited for."""
 
 
-def run(
+def job(
     cluster: Cluster,
     submission: Submission,
-    name: str,
+    sweep: str,
+    into: Path,
     *,
     timeout_seconds: float | None,
     keep_running: bool,
-    write: Callable[[str], None],
+    write: Write,
+) -> Finding:
+    """The Workflow of a sweep and its verdict, on behalf of a CI job.
+
+    Report and verdict are copied to `into`. The submission has a name.
+    """
+    wanted = replace(submission, annotations=origin(os.environ))
+    ended = run(
+        cluster, wanted, timeout_seconds=timeout_seconds, keep_running=keep_running, write=write
+    )
+    write(ended.words)
+    if ended.run is None:
+        look = [f"svdjobs workflow watch {wanted.name} --namespace {cluster.namespace}"]
+        return Finding(sweep, ended.code, words=ended.words, look=look)
+    show_failures(cluster, ended.run, write)
+    look = [] if ended.code == EXIT_OK else [f"{logs_command(ended.run)} --failed"]
+    known = Finding(sweep, ended.code, words=ended.words, look=look)
+    return brought(known, ended.run, into, write)
+
+
+def brought(known: Finding, ended: Run, into: Path, write: Write) -> Finding:
+    """What is known and what the Workflow made of report and verdict, copied to `into` if the store
+    can be read from here."""
+    made = {report.PREFIX: reported(ended), gate.PREFIX: judged(ended)}
+    wanted = [prefix for prefix, there in made.items() if there]
+    places = [f"In the store: {ended.store.rstrip('/')}/{prefix}" for prefix in wanted]
+    if not wanted:
+        return known
+    try:
+        found = bring_back(open_store(ended.store), into, wanted)
+    except (SvdjobsError, OSError) as error:
+        words = (
+            f"The store {ended.store} cannot be read from here, so report and verdict stay there; "
+            f"the exit code is the Workflow's. {error}"
+        )
+        write(words)
+        return known._replace(words=f"{known.words}\n{words}", places=places)
+    if found.gate is not None:
+        write(f"\n{plain(found.gate)}")
+    places += [f"Here: {into}/{prefix}" for prefix in wanted]
+    return known._replace(gate=found.gate, missing=found.missing, places=places)
+
+
+def run(
+    cluster: Cluster,
+    submission: Submission,
+    *,
+    timeout_seconds: float | None,
+    keep_running: bool,
+    write: Write,
 ) -> Ended:
-    """Submit a Workflow of that name and watch it until it has ended.
+    """Submit a Workflow, whose name is given, and watch it until it has ended.
 
     Out of time, or interrupted, the Workflow is stopped, unless `keep_running`: a job that was
     cancelled must not leave GPUs at work. An interruption goes on its way then.
     """
+    name = str(submission.name)
     try:
         with deadline(timeout_seconds):
             submit(cluster, submission)
@@ -92,7 +153,7 @@ def after_words(cluster: Cluster, name: str) -> str:
     return f"See it with `svdjobs workflow watch {where}`, end it with `… stop {where}`."
 
 
-def show_failures(cluster: Cluster, ended: Run, write: Callable[[str], None]) -> None:
+def show_failures(cluster: Cluster, ended: Run, write: Write) -> None:
     """Write the last lines of the logs of pods that failed, so that a job's log says why."""
     try:
         hidden = logs.last_lines(cluster, ended, write, LAST_LINES, PODS_SHOWN)

@@ -84,7 +84,7 @@ Told = list[str]
 def run(server: ApiServer, submission: Submission, told: Told, **more: Any) -> ci.Ended:
     options = {"timeout_seconds": 20.0, "keep_running": False, **more}
     cluster = server.cluster(patience_seconds=2)
-    return ci.run(cluster, submission, NAME, write=told.append, **options)
+    return ci.run(cluster, submission, write=told.append, **options)
 
 
 @pytest.mark.parametrize(
