@@ -66,7 +66,8 @@ def table(gate: Gate) -> Table:
         f"t interval: same problems, same seeds. A regression is one where the one-sided p of "
         f"having lost no more than the margin, {share(gate.margin)}, is at most 0.05 by Holm's "
         f"method over all benchmarks. A benchmark passes where the interval's lower end is above "
-        f"minus the margin. `cut off` and `unscored` completions: baseline/judged.",
+        f"minus the margin, and enough problems have changed to believe it. `cut off` and "
+        f"`unscored` completions: baseline/judged.",
         ["benchmark", "baseline", "judged", "difference", "outcome", "cut off", "unscored"],
         rows,
     )  # fmt: skip
@@ -106,6 +107,11 @@ def sentence(gate: Gate, row: GateRow) -> str:
         )
     if difference.low is None:
         seen = f"each of {problems} problems changed by {100 * difference.value:.3g}, no spread"
+    elif difference.low > -gate.margin:
+        seen = (
+            f"only {row.comparison.changed} of {problems} problems changed, too few to believe "
+            f"{points(difference)}"
+        )
     else:
         seen = f"{points(difference)} on {problems} problems reaches below {-100 * gate.margin:.3g}"
     return (
@@ -120,7 +126,7 @@ def _needed(row: GateRow) -> str:
     if needed is None:
         return "at this one, no number of such problems would tell"
     if needed <= row.comparison.problems:
-        return "so many problems are enough as a rule, but the difference is close to the margin"
+        return "as many problems are enough as a rule, but this is close to the margin"
     return f"at this one, about {needed:,} such problems would tell in 4 of 5 tries"
 
 

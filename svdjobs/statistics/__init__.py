@@ -17,7 +17,7 @@ from __future__ import annotations
 from svdjobs.statistics.comparisons import compare, slope_over_alpha, smallest_detectable
 from svdjobs.statistics.estimators import avg_at_n, maj_at_k, pass_at_k
 from svdjobs.statistics.intervals import mean_interval, paired_difference
-from svdjobs.statistics.margins import below_p, passing_margin, problems_needed
+from svdjobs.statistics.margins import below_p, few_changed, passing_margin, problems_needed
 from svdjobs.statistics.p_values import holm, mcnemar_p, sign_flip_p
 from svdjobs.statistics.ratios import mean_per_token, realised_total
 
@@ -25,6 +25,7 @@ __all__ = [
     "avg_at_n",
     "below_p",
     "compare",
+    "few_changed",
     "holm",
     "maj_at_k",
     "mcnemar_p",

@@ -128,12 +128,23 @@ def test_a_margin_hit_exactly_is_neither(make: Make) -> None:
     half, full = [[True, False]] * PROBLEMS, [[True, True]] * PROBLEMS
     hit = against(make, full, half, margin=0.5)
     assert (hit.outcome, hit.rows[0].loss_p) == ("inconclusive", 1)
-    small = against(make, GOOD, lost(1), name="other")
+    small = against(make, GOOD, lost(12), name="other")
     low = small.rows[0].comparison.difference.low
     assert low is not None
-    exact = against(make, GOOD, lost(1), name="third", margin=-low)
-    above = against(make, GOOD, lost(1), name="fourth", margin=-low + 1e-6)
+    exact = against(make, GOOD, lost(12), name="third", margin=-low)
+    above = against(make, GOOD, lost(12), name="fourth", margin=-low + 1e-6)
     assert (exact.outcome, above.outcome) == ("inconclusive", "passed")
+
+
+def test_one_gain_is_no_more_proof_than_no_change(make: Make) -> None:
+    """Its interval alone would exclude a loss of 1.5 points on 40 problems."""
+    better = [*GOOD[:-1], [True, True]]
+    found = against(make, GOOD, better, margin=0.015)
+    low = found.rows[0].comparison.difference.low
+    assert low is not None
+    assert low > -0.015
+    assert found.outcome == "inconclusive"
+    assert "only 1 of 40 problems changed, too few to believe +1.25 [" in words.sentences(found)[0]
 
 
 def test_inconclusive_may_fail(make: Make) -> None:
