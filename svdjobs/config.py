@@ -175,6 +175,19 @@ class ReportConfig(Settings):
     title: str | None = None
 
 
+class GateConfig(Settings):
+    """When a run is a regression."""
+
+    baseline: str | None = None
+    """Store of an earlier run, s3://… or a folder; default: this run's own `before`."""
+    checkpoint: str = "after"
+    """Whose answers are judged: after, before, alpha-0.2000…; the same one of the baseline run."""
+    margin: float = Field(default=0.01, ge=0, lt=1)
+    """Accuracy that may be lost, as a share of completions: 0.01 is one point."""
+    inconclusive: Literal["pass", "fail"] = "pass"
+    """What to do where the data show neither a loss beyond the margin nor that there is none."""
+
+
 def _alphas(value: Any) -> Any:
     """Accept numbers only (YAML reads `1e-1` as text), and say which one is not."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -221,6 +234,8 @@ class SweepConfig(Settings):
     rotations: RotationsConfig | None = None
     """None: no rotation measurements."""
     report: ReportConfig = ReportConfig()
+    gate: GateConfig | None = None
+    """None: no verdict on regressions."""
 
     @model_validator(mode="after")
     def _evaluable(self) -> SweepConfig:
@@ -229,6 +244,26 @@ class SweepConfig(Settings):
             raise ValueError(
                 "blend.write_checkpoints false needs evaluate.reuse_engine true: there is no "
                 "checkpoint to start another engine from"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _judgeable(self) -> SweepConfig:
+        if self.gate is None:
+            return self
+        if self.evaluate is None:
+            raise ValueError("gate needs an `evaluate` section: it judges answers")
+        again = [REPEAT_ID] if self.evaluate.repeat_after else []
+        known = ["before", "after", *again, *map(alpha_id, self.alphas)]
+        if self.gate.checkpoint not in known:
+            raise ValueError(
+                f"gate.checkpoint {self.gate.checkpoint!r} is not in this run; it has "
+                f"{', '.join(known)}"
+            )
+        if self.gate.baseline is None and self.gate.checkpoint == "before":
+            raise ValueError(
+                "gate.checkpoint before would be compared with itself: give gate.baseline, the "
+                "store of an earlier run"
             )
         return self
 
@@ -285,6 +320,19 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
 
 def read_config(text: str, overrides: Iterable[str] = (), *, where: str) -> SweepConfig:
     """A sweep description from YAML or JSON text; as `load_config`."""
+    return parse_config(_document(text, overrides, where), where=where)
+
+
+def overridden(text: str, overrides: Iterable[str], *, where: str) -> str:
+    """The text of a sweep description with its overrides in it, for whoever passes on texts."""
+    import yaml
+
+    document = _document(text, overrides, where)
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def _document(text: str, overrides: Iterable[str], where: str) -> dict[str, Any]:
+    """The mapping in a YAML or JSON text, with overrides applied."""
     import yaml
 
     try:
@@ -295,7 +343,7 @@ def read_config(text: str, overrides: Iterable[str] = (), *, where: str) -> Swee
         raise ConfigError(f"{where}: expected a mapping of keys at the top, found {document!r:.80}")
     for override in overrides:
         apply_override(document, override)
-    return parse_config(document, where=where)
+    return document
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
@@ -350,6 +398,7 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
         "evaluate.benchmarks": BenchmarkConfig,
         "rotations": RotationsConfig,
         "report": ReportConfig,
+        "gate": GateConfig,
     }
     where = ".".join(part for part in location if isinstance(part, str))
     return sorted(sections.get(where, SweepConfig).model_fields)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from svdjobs.checkpoint.selection import coverage_line
 from svdjobs.config import SweepConfig
+from svdjobs.deadline import OutOfTime, deadline
+from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_TIMED_OUT, EXIT_USAGE
 from svdjobs.progress import duration, say, size
-from svdjobs.records import Manifest, Plan
-from svdjobs.stages import blend, decompose, evaluate, plan, report, rotations
+from svdjobs.records import Gate, Manifest, Plan
+from svdjobs.reporting.job_summary import Finding
+from svdjobs.stages import blend, decompose, evaluate, gate, plan, report, rotations
+from svdjobs.stages.bring_back import bring_back
 from svdjobs.storage.store import open_store
 
 
 def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
-    """Run every stage of a sweep; what is finished is skipped. Returns the report's manifest."""
+    """Run every stage of a sweep up to the report; what is finished is skipped. Returns the
+    report's manifest; the verdict on it is `judge`'s."""
     store = open_store(config.store_url)
     made = plan.run(config, store, force=force)
     for line in describe(made):
         say(line)
+    if words := gate.foresee(config):
+        say(words)
     decompose.run(config, store, force=force)
     blend.run(config, store, force=force)
     if config.rotations:
@@ -23,6 +33,42 @@ def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
     if config.evaluate:  # after all that computes here: vLLM keeps torch's threads to itself
         evaluate.run(config, store, force=force)
     return report.run(config, store, force=force)
+
+
+def judge(config: SweepConfig, *, force: bool = False) -> Gate | None:
+    """The verdict on a finished sweep; None without a gate."""
+    if config.gate is None:
+        return None
+    store = open_store(config.store_url)
+    gate.run(config, store, force=force)
+    return gate.load(store)
+
+
+def job(
+    config: SweepConfig, into: Path, timeout_seconds: int | None, *, write: Callable[[str], None]
+) -> Finding:
+    """A sweep and its verdict on behalf of a CI job; report and verdict are copied to `into`."""
+    store = open_store(config.store_url)
+    try:
+        with deadline(timeout_seconds):
+            sweep(config)
+            write(report.closing_words(config, store))
+            missing = bring_back(store, into, [report.PREFIX]).missing
+            verdict = judge(config)
+    except OutOfTime:
+        words = (
+            f"Not ended within the {timeout_seconds} s of --timeout. What is finished is kept: the "
+            f"same command goes on."
+        )
+        write(words)
+        return Finding(config.name, EXIT_TIMED_OUT, words=words)
+    if verdict is not None:
+        bring_back(store, into, [gate.PREFIX])
+        write(f"\n{gate.closing_words(store)}")
+    failed = EXIT_REGRESSION if verdict is not None and verdict.failed else EXIT_OK
+    code = EXIT_USAGE if missing else failed
+    places = [f"Report: {store.url}/report/report.html; here: {into}/report/report.html"]
+    return Finding(config.name, code, gate=verdict, missing=missing, places=places)
 
 
 def describe(made: Plan) -> list[str]:

@@ -244,6 +244,62 @@ class Slope(Record):
     problems: int
 
 
+GateOutcome = Literal["passed", "inconclusive", "regression"]
+
+
+class GateSide(Record):
+    """One of the two that a gate compares on a benchmark."""
+
+    avg_at_n: Interval
+    completions: int
+    truncated: int
+    """Completions that hit max_tokens."""
+    unscored: int
+    """Completions whose answer could not be graded; they count as not correct."""
+
+
+class GateRow(Record):
+    """A gate's judgement on one benchmark."""
+
+    benchmark: str
+    outcome: GateOutcome
+    n: int
+    """Completions per problem."""
+    judged: GateSide
+    baseline: GateSide
+    comparison: Comparison
+    """Judged minus baseline, same problems and seeds."""
+    loss_p: float
+    """One-sided p of "no more than the margin was lost"."""
+    loss_p_adjusted: float
+    """The same by Holm's method over all benchmarks; at most 0.05 is a regression."""
+    passing_margin: float
+    """The margin above which these data show that no more was lost; below 0 a gain is shown."""
+    problems_needed: int | None
+    """Problems that would tell a loss of the margin from none, 4 times in 5; None: no number."""
+    same_checkpoint: bool
+    """Whether both sides are the same weights."""
+
+
+class Gate(Record):
+    """A gate's verdict on a run."""
+
+    name: str
+    checkpoint: str
+    baseline: str
+    """Store of the baseline run, or `this run`."""
+    baseline_checkpoint: str
+    margin: float
+    inconclusive: Literal["pass", "fail"]
+    outcome: GateOutcome
+    """The worst of all benchmarks'."""
+    failed: bool
+    """Whether whoever asked is to be stopped."""
+    rows: list[GateRow]
+    notes: list[str]
+    """What differs between the two runs without making them incomparable."""
+
+
 class Summary(Record):
     """One checkpoint on one benchmark."""
 

@@ -17,7 +17,7 @@ HEAVY = ("torch", "transformers", "vllm", "datasets", "matplotlib", "numpy", "sc
 # Lower layers first; a module may import from its own layer and from those before it.
 LAYERS = [
     ["errors", "records", "evaluation.benchmarks"],  # the registry is data, known to the config
-    ["config", "provenance", "progress", "parallel"],
+    ["config", "provenance", "progress", "parallel", "deadline"],
     ["statistics"],
     ["kernels", "storage"],
     ["checkpoint", "evaluation"],

@@ -7,22 +7,29 @@ from pathlib import Path
 import click
 
 from svdjobs.cli.options import Given, config_options, index_options, whole_or_unit
-from svdjobs.errors import EXIT_USAGE
+from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
 
 
 @click.command()
 @config_options
-def sweep(given: Given, force: bool) -> None:
+def sweep(given: Given, force: bool) -> int:
     """Run a whole sweep on this machine and print its report.
 
-    Finished stages are skipped, so the same command resumes an interrupted sweep.
+    Finished stages are skipped, so the same command resumes an interrupted sweep. With a gate in
+    the config, ends with code 3 where that finds a regression.
     """
     config, store = given.opened()
     from svdjobs import local
+    from svdjobs.stages import gate as judging
     from svdjobs.stages import report
 
     local.sweep(config, force=force)
     click.echo(report.closing_words(config, store))
+    verdict = local.judge(config, force=force)
+    if verdict is None:
+        return EXIT_OK
+    click.echo(f"\n{judging.closing_words(store)}")
+    return EXIT_REGRESSION if verdict.failed else EXIT_OK
 
 
 @click.command()
@@ -36,12 +43,15 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
     """Say what a sweep will do and cost, from headers alone."""
     config, store = given.opened()
     from svdjobs import local
+    from svdjobs.stages import gate as judging
     from svdjobs.stages import plan as stage
     from svdjobs.stages import units
 
     made = stage.run(config, store, force=force)
     for line in local.describe(made):
         click.echo(line)
+    if words := judging.foresee(config):
+        click.echo(words)
     if units_dir is not None:
         stage.hash_checkpoints(config, store)
         units.write(units.fan_outs(config, made), units_dir)
@@ -93,7 +103,29 @@ def report(given: Given, force: bool, copy_to: Path | None) -> int:
     if copy_to is not None:
         stage.copy(store, copy_to)
     click.echo(stage.closing_words(config, store))
-    return EXIT_USAGE if stage.unfinished(config, store) else 0
+    return EXIT_USAGE if stage.unfinished(config, store) else EXIT_OK
+
+
+@click.command()
+@click.option(
+    "--copy-to", type=click.Path(path_type=Path), help="Also copy the verdict to this folder."
+)
+@config_options
+def gate(given: Given, force: bool, copy_to: Path | None) -> int:
+    """Judge the answers against a baseline's: was accuracy lost beyond a margin?
+
+    Ends with code 3 where it was (or where that cannot be told and gate.inconclusive is fail), and
+    with code 2 where answers are missing or were asked for otherwise.
+    """
+    config, store = given.opened()
+    from svdjobs.stages import gate as stage
+    from svdjobs.stages import outputs
+
+    stage.run(config, store, force=force)
+    if copy_to is not None:
+        outputs.copy(store, stage.PREFIX, copy_to)
+    click.echo(stage.closing_words(store))
+    return EXIT_REGRESSION if stage.load(store).failed else EXIT_OK
 
 
 @click.command("drop-weights")
@@ -111,4 +143,4 @@ def drop_weights(given: Given, force: bool, alpha: str) -> None:
     stage.run(config, store, alpha=units.alpha_named(config, alpha))
 
 
-COMMANDS = (sweep, plan, blend, rotations, report, drop_weights)
+COMMANDS = (sweep, plan, blend, rotations, report, gate, drop_weights)

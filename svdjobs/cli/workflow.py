@@ -109,13 +109,13 @@ def submit(
 
     if workflow_file and from_template:
         raise ConfigError("give either --file or --from-template.")
-    cluster = _connect(namespace, waits=watched)
+    cluster = connect(namespace, waits=watched)
     wanted = submission.Submission(
         config_file=config_file,
         store=store,
         workflow_file=workflow_file or submission.DEFAULT_FILE,
         template=from_template,
-        parameters=_pairs(pairs),
+        parameters=pairs_of(pairs),
         service_account=service_account,
         name=name,
     )
@@ -140,7 +140,7 @@ def watch(run: str, namespace: str | None) -> int:
     """
     from svdjobs.cluster.follow import find
 
-    cluster = _connect(namespace, waits=True)
+    cluster = connect(namespace, waits=True)
     return _watch(cluster, find(cluster, run)["metadata"]["name"])
 
 
@@ -152,7 +152,7 @@ def stop(run: str, terminate: bool, namespace: str | None) -> None:
     """End a run; what is finished stays in its store."""
     from svdjobs.cluster import follow
 
-    cluster = _connect(namespace)
+    cluster = connect(namespace)
     found = follow.find(cluster, run)
     name = found["metadata"]["name"]
     if follow.has_ended(found):
@@ -178,7 +178,7 @@ def logs(
     from svdjobs.cluster import logs as pod_logs
     from svdjobs.cluster.follow import find
 
-    cluster = _connect(namespace, waits=followed)
+    cluster = connect(namespace, waits=followed)
     found = find(cluster, run)
     show = pod_logs.follow if followed else pod_logs.show
     if words := show(cluster, found, click.echo, step=step, failed=failed):
@@ -186,7 +186,7 @@ def logs(
     return 0
 
 
-def _pairs(pairs: tuple[str, ...]) -> dict[str, str]:
+def pairs_of(pairs: tuple[str, ...]) -> dict[str, str]:
     """KEY=VALUE options as parameters of a Workflow."""
     given = {}
     for pair in pairs:
@@ -199,7 +199,7 @@ def _pairs(pairs: tuple[str, ...]) -> dict[str, str]:
     return given
 
 
-def _connect(namespace: str | None, *, waits: bool = False) -> Cluster:
+def connect(namespace: str | None, *, waits: bool = False) -> Cluster:
     """The cluster; a command that waits for a run outlasts longer outages."""
     from svdjobs.cluster import api
     from svdjobs.progress import say

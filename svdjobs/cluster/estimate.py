@@ -104,6 +104,10 @@ def _nodes(config: SweepConfig) -> Iterator[dict[str, Any]]:
         yield from _chain(name, "alpha", alpha_id(alpha), shares)
         yield from _pod(f"{name}.blend", "blend", {"alpha": alpha_id(alpha)})
         yield _node(f"{name}.drop-weights", "Skipped", "drop-weights", {})
+    if config.gate:
+        yield from _pod(f"{_NAME}.gate", "gate", {})
+    else:
+        yield _node(f"{_NAME}.gate", "Skipped", "gate", {})
     yield from _pod(f"{_NAME}.onExit", "notify", {})
 
 

@@ -48,6 +48,8 @@ def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict
     if config.evaluate:
         found["evaluate"] = job("evaluate", count=len(units.evaluations(config)))
     found["report"] = job("report")
+    if config.gate:
+        found["gate"] = job("gate")
     return {
         FOLDER / f"{10 * place:02d}-{name}.yaml": items
         for place, (name, items) in enumerate(found.items())

@@ -63,6 +63,19 @@ def show(
     return gone_words(run, gone, len(wanted)) if gone else ""
 
 
+def last_lines(cluster: Cluster, run: Run, write: Write, lines: int, pods: int) -> int:
+    """Write the end of the logs of a run's failed pods, of the last attempt each; how many failed
+    pods are not shown, because there are more than `pods` or they are gone."""
+    failed = [task for task in run.failures() if task.pod_nodes]
+    there = pods_of(cluster, run.name) if failed else {}
+    shown = 0
+    for task in failed[:pods]:
+        pod = there.get(task.pod_nodes[-1])
+        to = _prefixed(task, len(task.pod_nodes) - 1, write)
+        shown += pod is not None and _copy(cluster, pod, to, follow=False, last=lines)
+    return len(failed) - shown
+
+
 def follow(
     cluster: Cluster, workflow: Document, write: Write, *, step: str | None, failed: bool
 ) -> str:
@@ -140,21 +153,26 @@ def _prefixed(task: Task, number: int, write: Write) -> Write:
     return lambda text: write(f"{short_name(task)}{again} | {text}")
 
 
-def _copy(cluster: Cluster, pod: str, write: Write, *, follow: bool) -> bool:
+def _copy(
+    cluster: Cluster, pod: str, write: Write, *, follow: bool, last: int | None = None
+) -> bool:
     """Write a pod's log, whatever interrupts; False if the pod is gone before its log was read.
+    With `last`, about its last so many lines.
 
     Every line comes with its time, so that after an interruption nothing is written twice.
     """
     path = f"{cluster.path('pods', pod, api='/api/v1')}/log"
     query = {"container": CONTAINER, "timestamps": "true", **({"follow": "true"} if follow else {})}
-    last = ""
+    if last is not None:
+        query["tailLines"] = str(last)
+    newest = ""
     since: dict[str, str] = {}
     while True:
         try:
             for line in cluster.stream(path, **query, **since):
                 stamp, _, text = line.partition(" ")
-                if sortable(stamp) > last:
-                    last, since = sortable(stamp), {"sinceTime": stamp}
+                if sortable(stamp) > newest:
+                    newest, since = sortable(stamp), {"sinceTime": stamp}
                     if EXECUTOR not in text:
                         write(text)
             if not follow or _ended(cluster, pod):
@@ -163,7 +181,7 @@ def _copy(cluster: Cluster, pod: str, write: Write, *, follow: bool) -> bool:
             pass
         except RefusedError as error:
             if error.status == 404:
-                return bool(last)
+                return bool(newest)
             if error.status != 400:
                 raise
             if not follow or _ended(cluster, pod):

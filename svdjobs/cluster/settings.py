@@ -80,8 +80,8 @@ class ClusterSettings(Settings):
     store: str = "s3://svdjobs/demo"
     """Default of the workflow's `store` parameter."""
     artifacts: bool = False
-    """Also hand the report, its figures and junit.xml to Argo as artifacts; the controller needs an
-    artifact repository for that. Weights never are."""
+    """Also hand the report, its figures and junit.xml, and the gate's verdict, to Argo as
+    artifacts; the controller needs an artifact repository for that. Weights never are."""
     user: int | None = 10001
     """User id of all containers; None lets the cluster choose, as OpenShift does."""
     schedule: str = "0 2 * * *"
@@ -99,6 +99,7 @@ class ClusterSettings(Settings):
     )
     rotations: StageSettings = StageSettings(cpu="8", memory="32Gi")
     report: StageSettings = StageSettings(cpu="2", memory="8Gi", scratch="5Gi")
+    gate: StageSettings = StageSettings(cpu="1", memory="2Gi", scratch="1Gi")
 
 
 def load_settings(path: Path | None) -> ClusterSettings:

@@ -14,7 +14,7 @@ from svdjobs.cluster.names import is_workflow_name, label_value, workflow_name
 from svdjobs.cluster.plain_yaml import dump
 from svdjobs.cluster.render import read_text, refuse_expansions
 from svdjobs.cluster.tree import RUN_LABEL, parameters
-from svdjobs.config import SweepConfig, read_config
+from svdjobs.config import SweepConfig, overridden, read_config
 from svdjobs.errors import ConfigError, RefusedError
 from svdjobs.storage.store import S3, open_store
 
@@ -36,6 +36,11 @@ class Submission:
     service_account: str | None = None
     name: str | None = None
     """Default: the sweep's name with a random suffix."""
+    overrides: tuple[str, ...] = ()
+    """KEY=VALUE of the config."""
+    annotations: Mapping[str, str] | None = None
+    deadline_seconds: int | None = None
+    """After which Argo ends the Workflow by itself; None: the Workflow's own, if any."""
 
 
 def submit(cluster: Cluster, submission: Submission) -> Document:
@@ -67,6 +72,8 @@ def submit(cluster: Cluster, submission: Submission) -> Document:
 def workflow_of(cluster: Cluster, submission: Submission) -> Document:
     """The Workflow to create; a template is looked up where that is allowed."""
     where, text = str(submission.config_file), read_text(submission.config_file)
+    if submission.overrides:
+        text = overridden(text, submission.overrides, where=where)
     config = read_config(text, where=where)
     refuse_expansions(text, where)
     name = submission.name or workflow_name(config.name)
@@ -84,9 +91,12 @@ def workflow_of(cluster: Cluster, submission: Submission) -> Document:
     spec["arguments"] = _arguments(cluster, submission, config, text, own)
     if submission.service_account:
         spec["serviceAccountName"] = submission.service_account
+    if submission.deadline_seconds is not None:
+        spec["activeDeadlineSeconds"] = submission.deadline_seconds
     estimate.require_room(config, estimate.estimate(config, dump(spec)))
     labels = {RUN_LABEL: label_value(config.name), SUBMISSION_LABEL: secrets.token_hex(8)}
-    kept = {key: meta[key] for key in ("annotations",) if key in meta}
+    notes = {**(meta.get("annotations") or {}), **(submission.annotations or {})}
+    kept = {"annotations": notes} if notes else {}
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",

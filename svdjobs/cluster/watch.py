@@ -12,6 +12,7 @@ from svdjobs.cluster.api import Cluster
 from svdjobs.cluster.follow import changes
 from svdjobs.cluster.lines import LIMIT, cut, to_lines
 from svdjobs.cluster.tree import Run, run_of
+from svdjobs.errors import EXIT_OK, EXIT_REGRESSION
 from svdjobs.progress import duration
 
 if TYPE_CHECKING:
@@ -60,15 +61,27 @@ def closing_words(run: Run) -> str:
     words = f"Workflow {run.name} ended as {run.phase}{took}."
     if run.message:
         words += f" {run.message}."
-    reported = [task.phase for task in run.tasks if task.name == "report"]
-    if run.store and reported in (["Succeeded"], ["Failed"]):
+    if run.store and reported(run):
         words += f"\nReport: {run.store.rstrip('/')}/report/report.html"
+    if run.store and judged(run):
+        words += f"\nVerdict: {run.store.rstrip('/')}/gate/gate.md"
     if run.phase != "Succeeded":
         words += (
             "\nFinished outputs are kept: submitting the same sweep with the same store goes on "
             "from them."
         )
     return words
+
+
+def reported(run: Run) -> bool:
+    """Whether a run came as far as its report, whatever that says."""
+    return any(t.name == "report" and t.phase in ("Succeeded", "Failed") for t in run.tasks)
+
+
+def judged(run: Run) -> bool:
+    """Whether a run came as far as a gate's verdict, whatever that is."""
+    told = (EXIT_OK, EXIT_REGRESSION)
+    return any(t.name == "gate" and t.ended and t.exit_code in told for t in run.tasks)
 
 
 class _Plain:

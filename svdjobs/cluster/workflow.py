@@ -2,10 +2,13 @@
 
     plan ─┬─ decompose × shares ─┬─ rotations ──────────────────────────┐
           │                      └─ alphas × (blend ─ evaluate × units) ┤
-          └─ evaluate-after × units ┴─ baselines × (evaluate × units) ──┴─ report
+          └─ evaluate-after × units ┴─ baselines × (evaluate × units) ──┴─ report ─ gate
 
 Alphas and baselines wait for after's answers, since they say how likely they find them. An alpha
-that fails fails alone; report names what is missing, and the Workflow ends as it does.
+that fails fails alone; report names what is missing, and the Workflow ends as it does. Gate, where
+the sweep has one, judges a complete report. Where report has failed gate is omitted, and where none
+is planned it is skipped: either counts with the phase of what was before it, which is report's
+(assessDAGPhase in Argo's workflow/controller/dag.go).
 """
 
 from __future__ import annotations
@@ -24,7 +27,11 @@ if TYPE_CHECKING:
 
 NAME = "svdjobs-sweep"
 UNITS = f"{pods.SCRATCH}/units"
-REPORT = f"{pods.SCRATCH}/report"
+# What of a verdict travels as artifacts, by its stage.
+ARTIFACTS = {
+    "report": ("report.html", "junit.xml", "figures"),
+    "gate": ("gate.md", "junit.xml"),
+}
 CONFIG_VARIABLE = "SVDJOBS_CONFIG"
 # A pod that was deleted or evicted has no exit code of its own; Argo says -1 then. A deadline would
 # be missed again, and too little memory or disk be too little again.
@@ -33,7 +40,7 @@ RETRY = (
     " || lastRetry.message matches '(?i)low on resource|node shutdown|preempt|pod deleted')"
     " && !(lastRetry.message matches '(?i)deadline|OOMKilled|exceeds the')"
 )
-FAN_OUTS = ("decompose", "alphas", "baselines", "evaluate", "rotations")
+FAN_OUTS = ("decompose", "alphas", "baselines", "evaluate", "rotations", "gate")
 # However a task ended; a task that waits for another so does not fail with it.
 ENDED = ("Succeeded", "Failed", "Errored", "Skipped", "Omitted")
 
@@ -99,7 +106,8 @@ def _leaves(settings: ClusterSettings) -> list[Container]:
         _leaf(settings, "evaluate", inputs=evaluation),
         _leaf(settings, "drop-weights", inputs=alpha),
         _leaf(settings, "rotations"),
-        _report(settings),
+        _verdict(settings, "report"),
+        _verdict(settings, "gate"),
         _leaf(
             settings,
             "notify",
@@ -108,23 +116,26 @@ def _leaves(settings: ClusterSettings) -> list[Container]:
     ]
 
 
-def _report(settings: ClusterSettings) -> Container:
-    """The leaf that owns the verdict: it fails where something is missing, and so does the DAG."""
+def _verdict(settings: ClusterSettings, stage: str) -> Container:
+    """A leaf that owns the DAG's phase: report fails where something is missing, gate where
+    something got worse."""
     from hera.workflows import NoneArchiveStrategy, S3Artifact
 
     if not settings.artifacts:
-        return _leaf(settings, "report")
+        return _leaf(settings, stage)
+    folder = f"{pods.SCRATCH}/{stage}"
+    place = "{{workflow.name}}" if stage == "report" else f"{{{{workflow.name}}}}/{stage}"
     found = [
         S3Artifact(
             name=name.partition(".")[0],
-            path=f"{REPORT}/{name}",
-            key=f"{{{{workflow.name}}}}/{name}",
+            path=f"{folder}/{name}",
+            key=f"{place}/{name}",
             archive=NoneArchiveStrategy(),
             optional=True,
         )
-        for name in ("report.html", "junit.xml", "figures")
+        for name in ARTIFACTS[stage]
     ]
-    return _leaf(settings, "report", ["--copy-to", REPORT], outputs=found)
+    return _leaf(settings, stage, ["--copy-to", folder], outputs=found)
 
 
 def _leaf(
@@ -262,6 +273,7 @@ def _chains() -> list[DAG]:
         _task("rotations", depends="plan.Succeeded && decompose.Succeeded", when=wanted)
         before_report = ("plan", "alphas", "baselines", "rotations")
         _task("report", depends=" && ".join(ended(task) for task in before_report))
+        _task("gate", depends="report.Succeeded", when=f"{planned('gate')} == true")
     return [alpha, baseline, whole]
 
 

@@ -129,7 +129,7 @@ def accuracy_table(
                 "-" if p is None else f"{p:.2g}",
                 str(summary.truncated),
                 str(summary.outcomes[Outcome.NO_ANSWER] + summary.outcomes[Outcome.TRUNCATED]),
-                str(_unscored(summary)),
+                str(unscored(summary)),
             ]
         )
     some = next(iter(by_id.values()))
@@ -149,7 +149,8 @@ def accuracy_table(
     )  # fmt: skip
 
 
-def _unscored(summary: Summary) -> int:
+def unscored(summary: Summary) -> int:
+    """Completions whose answer could not be graded; they count as not correct."""
     kinds = (Outcome.PARSE_ERROR, Outcome.TIMEOUT, Outcome.GOLD_ERROR)
     return sum(summary.outcomes[kind] for kind in kinds)
 

@@ -1,8 +1,9 @@
-"""The report's verdict for programs: JSON, and JUnit XML, which CI systems show by themselves."""
+"""Verdicts for programs: JSON, and JUnit XML, which CI systems show by themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 
@@ -17,24 +18,49 @@ def verdict(name: str, wanted: Iterable[str], missing: Iterable[str]) -> dict[st
     }
 
 
+class Case(NamedTuple):
+    """One test case; neither failed nor skipped is passed."""
+
+    classname: str
+    name: str
+    failure: tuple[str, str] | None = None
+    """A short message, and more."""
+    skipped: str | None = None
+    """Why nothing is said of it."""
+
+
 def junit(name: str, wanted: Iterable[str], missing: Iterable[str]) -> bytes:
-    """A test case for every output of the run; one that is not there has failed.
+    """A test case for every output of the run; one that is not there has failed."""
+    lacking = set(missing)
+    cases = []
+    for output in sorted(set(wanted)):
+        stage, _, rest = output.partition("/")
+        text = f"{output} is missing, or was made with other settings"
+        failure = ("not finished", text) if output in lacking else None
+        cases.append(Case(f"{name}.{stage}", rest or stage, failure))
+    return document(name, cases)
+
+
+def document(name: str, cases: Sequence[Case]) -> bytes:
+    """Cases as one suite.
 
     The format has no standard; this keeps to what all readers take:
     https://github.com/testmoapp/junitxml
     """
-    outputs, lacking = sorted(set(wanted)), set(missing)
-    suite = ElementTree.Element(
-        "testsuite", name=name, tests=str(len(outputs)), failures=str(len(lacking))
-    )
-    for output in outputs:
-        stage, _, rest = output.partition("/")
-        case = ElementTree.SubElement(
-            suite, "testcase", classname=f"{name}.{stage}", name=rest or stage
+    counts = {"tests": len(cases), "failures": sum(case.failure is not None for case in cases)}
+    if skipped := sum(case.skipped is not None for case in cases):
+        counts["skipped"] = skipped
+    numbers = {key: str(count) for key, count in counts.items()}
+    suite = ElementTree.Element("testsuite", {"name": name, **numbers})
+    for case in cases:
+        element = ElementTree.SubElement(
+            suite, "testcase", classname=case.classname, name=case.name
         )
-        if output in lacking:
-            failure = ElementTree.SubElement(case, "failure", message="not finished")
-            failure.text = f"{output} is missing, or was made with other settings"
+        if case.failure is not None:
+            message, more = case.failure
+            ElementTree.SubElement(element, "failure", message=message).text = more
+        if case.skipped is not None:
+            ElementTree.SubElement(element, "skipped", message=case.skipped)
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)

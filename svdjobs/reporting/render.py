@@ -81,7 +81,7 @@ def markdown_report(content: Content, pictures: dict[str, tuple[bytes, str]]) ->
     if content.missing:
         lines += ["", "**Not finished, so not in this report:** " + ", ".join(content.missing)]
     for table in tables(content):
-        lines += ["", f"## {table.title}", "", *_markdown_rows(table), "", table.caption]
+        lines += ["", f"## {table.title}", "", *markdown_rows(table), "", table.caption]
     for name in pictures:
         lines += ["", f"![{FIGURE_NAMES[name]}](figures/{name})"]
     versions = ", ".join(f"{name} {value}" for name, value in content.provenance.items())
@@ -89,7 +89,8 @@ def markdown_report(content: Content, pictures: dict[str, tuple[bytes, str]]) ->
                       f"`{content.config.after}`; {versions}", ""])  # fmt: skip
 
 
-def _markdown_rows(table: Table) -> list[str]:
+def markdown_rows(table: Table) -> list[str]:
+    """A table's lines in Markdown."""
     rows = [table.header, ["---"] * len(table.header), *table.rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
 

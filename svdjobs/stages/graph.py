@@ -88,7 +88,7 @@ def likelihoods_prefix(checkpoint_id: str, benchmark: str) -> str:
 
 def plan_settings(config: SweepConfig) -> dict[str, Any]:
     """The part of a config that a plan depends on."""
-    elsewhere = {"name", "store", "tokenizer", "evaluate", "report"}
+    elsewhere = {"name", "store", "tokenizer", "evaluate", "report", "gate"}
     return config.model_dump(mode="json", exclude=elsewhere)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from svdjobs.config import SweepConfig, fingerprint
@@ -244,6 +245,24 @@ def read_finished(store: Store, prefix: str, name: str, manifest: Manifest | Non
         f"{store.url}/{prefix}/{MANIFEST} lists no {name}. Delete it and run {manifest.stage} "
         f"again."
     )
+
+
+def copy(store: Store, prefix: str, folder: Path) -> None:
+    """Copy a finished output to a folder on this disk, every file checked.
+
+    Raises:
+        IncompleteError: it is not finished.
+    """
+    (manifest,) = require(store, [prefix], stage=f"copying the {prefix}")
+    for file in manifest.files:
+        path = folder / file.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(read_finished(store, prefix, file.key, manifest))
+
+
+def made_by(manifest: Manifest, version: str) -> bool:
+    """Whether that version of its stage's code made an output."""
+    return manifest.fingerprint == _print(manifest.stage, version, manifest.config, manifest.inputs)
 
 
 def check_run(store: Store, config: SweepConfig) -> None:

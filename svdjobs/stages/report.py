@@ -11,18 +11,12 @@ from svdjobs.reporting import junit, render
 from svdjobs.reporting.accuracy import accuracy_table, adjusted_p
 from svdjobs.reporting.content import Content
 from svdjobs.reporting.tables import headlines, tables
-from svdjobs.stages import graph, likelihoods, rotations
+from svdjobs.stages import graph, likelihoods, outputs, rotations
 from svdjobs.stages.blend import shard_records
 from svdjobs.stages.decompose import Factors
 from svdjobs.stages.evaluate import current_results
 from svdjobs.stages.grading import load_summary
-from svdjobs.stages.outputs import (
-    begin,
-    content_print,
-    read_finished,
-    readable_manifest,
-    require,
-)
+from svdjobs.stages.outputs import begin, content_print, readable_manifest
 from svdjobs.storage.store import Store
 
 STAGE = "report"
@@ -70,11 +64,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
 
 def copy(store: Store, folder: Path) -> None:
     """Copy a finished report to a folder on this disk."""
-    (manifest,) = require(store, [PREFIX], stage="copying the report")
-    for file in manifest.files:
-        path = folder / file.key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(read_finished(store, PREFIX, file.key, manifest))
+    outputs.copy(store, PREFIX, folder)
 
 
 def unfinished(config: SweepConfig, store: Store) -> list[str]:

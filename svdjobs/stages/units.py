@@ -77,7 +77,8 @@ def evaluations(config: SweepConfig, checkpoint_id: str | None = None) -> list[t
 
 
 def fan_outs(config: SweepConfig, plan: Plan) -> dict[str, Any]:
-    """What a workflow fans out over, by name: lists of ids; `rotations`: whether there are any."""
+    """What a workflow fans out over, by name: lists of ids; `rotations`, `gate`: whether there is
+    one."""
     baselines = graph.baseline_ids(config) if config.evaluate else []
     return {
         "decompose": [share.id for share in decompose_shares(config, plan)],
@@ -85,6 +86,7 @@ def fan_outs(config: SweepConfig, plan: Plan) -> dict[str, Any]:
         "baselines": [checkpoint_id for checkpoint_id in baselines if checkpoint_id != "after"],
         "evaluate": [share.id for share in evaluate_shares(config)],
         "rotations": config.rotations is not None,
+        "gate": config.gate is not None,
     }
 
 

@@ -4,6 +4,7 @@
     estimators    avg@n, pass@k, maj@k from the completions of each problem
     ratios        means per token, clustered by trace; the realised fraction of a whole checkpoint
     p_values      sign flips, McNemar, Holm
+    margins       loss beyond a margin, shown or refuted
     comparisons   two checkpoints, a sweep over alpha, the smallest effect they could have shown
 
 Problems, not completions, are the independent draws: completions of one problem share its
@@ -16,12 +17,15 @@ from __future__ import annotations
 from svdjobs.statistics.comparisons import compare, slope_over_alpha, smallest_detectable
 from svdjobs.statistics.estimators import avg_at_n, maj_at_k, pass_at_k
 from svdjobs.statistics.intervals import mean_interval, paired_difference
+from svdjobs.statistics.margins import below_p, few_changed, passing_margin, problems_needed
 from svdjobs.statistics.p_values import holm, mcnemar_p, sign_flip_p
 from svdjobs.statistics.ratios import mean_per_token, realised_total
 
 __all__ = [
     "avg_at_n",
+    "below_p",
     "compare",
+    "few_changed",
     "holm",
     "maj_at_k",
     "mcnemar_p",
@@ -29,6 +33,8 @@ __all__ = [
     "mean_per_token",
     "paired_difference",
     "pass_at_k",
+    "passing_margin",
+    "problems_needed",
     "realised_total",
     "sign_flip_p",
     "slope_over_alpha",

@@ -159,3 +159,47 @@ def test_changed_alphas_keep_what_is_done(config_file: Path, tmp_path: Path) -> 
     assert kept.stat().st_mtime_ns == before
     meta = tmp_path / "run" / "checkpoints" / "alpha-0.7500" / "svd_blend_meta.json"
     assert json.loads(meta.read_text())["alpha"] == 0.75
+
+
+def test_a_gate_ends_a_sweep_with_its_verdict(config_file: Path, tmp_path: Path) -> None:
+    """Untrained checkpoints answer nothing, so five problems cannot tell; that may pass or fail."""
+    own = ["--set", "rotations=null", "--set", "alphas=[0]", "--set", "gate={}"]
+    done = svdjobs("sweep", config_file, *own)
+    assert done.returncode == 0, done.stderr
+    report, gate = (
+        done.stdout.index("Report: "),
+        done.stdout.index("Gate: inconclusive, which passes"),
+    )
+    assert report < gate
+    table = done.stdout[report:].split("\n\n")[1].splitlines()
+    assert (len(table), table[0].split()[0]) == (3, "benchmark")
+    assert max(map(len, table)) <= 100
+    assert (tmp_path / "run/gate/junit.xml").exists()
+    strict = [*own, "--set", "gate.inconclusive=fail"]
+    for command in ("sweep", "gate", "gate"):  # the second gate finds its verdict there
+        done = svdjobs(command, config_file, *strict)
+        assert done.returncode == 3, done.stderr
+        assert "Gate: inconclusive, which fails" in done.stdout
+    copied = tmp_path / "copied"
+    assert svdjobs("gate", config_file, *own, "--copy-to", copied).returncode == 0
+    assert {path.name for path in copied.iterdir()} == {"gate.json", "gate.md", "junit.xml"}
+
+
+def test_an_earlier_run_of_the_same_weights_passes(config_file: Path, tmp_path: Path) -> None:
+    own = ["--set", "rotations=null", "--set", "alphas=[]"]
+    assert svdjobs("sweep", config_file, *own, "--store", tmp_path / "good").returncode == 0
+    judged = [*own, "--set", f"gate={{baseline: {tmp_path}/good}}"]
+    done = svdjobs("sweep", config_file, *judged)
+    assert done.returncode == 0, done.stderr
+    assert "Gate: passed. after lost no more than 1 point against after of" in done.stdout
+    assert "the same weights with the same scores" in done.stdout
+    other = svdjobs("sweep", config_file, *judged, "--set", "evaluate.max_tokens=9")
+    assert "max_tokens is 9 here and 12 in the baseline" in failed(other, 2)
+    assert "Report: " in other.stdout
+
+
+def test_a_gate_without_answers_or_section(config_file: Path) -> None:
+    assert "no `gate` section" in failed(svdjobs("gate", config_file), 2)
+    message = failed(svdjobs("gate", config_file, "--set", "gate={}"), 2)
+    assert "results/after/sums" in message
+    assert "results/before/sums" in message

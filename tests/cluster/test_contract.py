@@ -40,6 +40,7 @@ evaluate:
   batch_size: 8
   shards: 2
 rotations: {rl1: demo:rl1}
+gate: {}
 """
 
 
@@ -108,6 +109,7 @@ def test_evicted_pods_and_all_the_sweep_comes_to_the_same_bytes(
     assert len(ends) == 3
     assert all(codes in (["143", "0"], ["0"]) for codes in ends.values()), ends
     assert ["143", "0"] in ends.values(), "all of them were done before they could be evicted"
+    assert run.node("gate").phase == "Succeeded"
     assert contents(store) == contents(local_run(tmp_path))
     assert isinstance(store, S3Store)
     assert not open_uploads(s3_environment, store)
@@ -120,6 +122,7 @@ def local_run(folder: Path) -> Store:
     url = str(folder / "one")
     config = read_config(SWEEP, [f"store={url}"], where="test")
     local.sweep(config)
+    local.judge(config)
     return open_store(url)
 
 
@@ -145,6 +148,7 @@ def test_an_alpha_that_fails_fails_alone_and_report_names_it(
     assert run.node("rotations").phase == "Skipped"
     report = run.node("report")
     assert report.exit_codes == ["2"]
+    assert run.node("gate").phase == "Omitted"
     lacking = "checkpoints/alpha-0.0000, results/alpha-0.0000/demo"
     assert f"Not finished: {lacking}" in report.attempts[0].log.read_text()
     assert read_json(store, "report/verdict.json")["missing"] == lacking.split(", ")

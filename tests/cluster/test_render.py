@@ -113,7 +113,7 @@ def test_argo_s_own_containers_are_restricted_too() -> None:
     }
 
 
-def test_only_the_report_travels_as_an_artifact() -> None:
+def test_only_verdicts_travel_as_artifacts() -> None:
     """Under keys of the repository that the controller knows, as files and not as archives."""
     whole = workflow.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"]).to_dict()
     by_template = {
@@ -121,7 +121,12 @@ def test_only_the_report_travels_as_an_artifact() -> None:
         for template in whole["spec"]["templates"]
     }
     report = by_template.pop("report")
+    gate = by_template.pop("gate")
     assert not any(by_template.values())
+    assert [(a["name"], a["path"], a["s3"]["key"]) for a in gate] == [
+        (name.partition(".")[0], f"/scratch/gate/{name}", f"{{{{workflow.name}}}}/gate/{name}")
+        for name in ("gate.md", "junit.xml")
+    ]
     assert [(a["name"], a["s3"], a["archive"]) for a in report] == [
         (name.partition(".")[0], {"key": f"{{{{workflow.name}}}}/{name}"}, {"none": {}})
         for name in ("report.html", "junit.xml", "figures")
@@ -152,6 +157,27 @@ def test_jobs_share_the_exit_codes() -> None:
         assert ("--index" in container["args"]) == indexed
         gpus = container["resources"]["limits"].get("nvidia.com/gpu")
         assert gpus == ("8" if "evaluate" in job["metadata"]["name"] else None)
+
+
+def test_a_gate_is_the_last_job_where_there_is_one() -> None:
+    text = SWEEPS["demo"] + "gate: {}\n"
+    files = render.render(text, ClusterSettings(), where="test")
+    (path,) = (path for path in files if "gate" in path.name)
+    assert path == Path("jobs/kubernetes/80-gate.yaml")
+    assert path == max(other for other in files if other.parent == path.parent)
+    (job,) = yaml.safe_load_all(files[path])
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["args"][0] == "gate"
+    assert not any("gate" in path.name for path in render.render(
+        SWEEPS["demo"], ClusterSettings(), where="test"))  # fmt: skip
+
+
+def test_a_gate_counts_as_what_it_adds() -> None:
+    with_gate = {**big(2, 1), "gate": {}}
+    plain, gated = (
+        estimate.estimate(parse_config(d, where="big"), "") for d in (big(2, 1), with_gate)
+    )
+    assert (gated.nodes - plain.nodes, gated.pods - plain.pods) == (1, 1)
 
 
 def test_names_of_jobs_are_names() -> None:
@@ -227,7 +253,7 @@ def test_two_hundred_alphas_on_sixteen_units_fit() -> None:
     )
     # Of an alpha: its DAG, blend twice (attempts and pod), a group of 16 pairs, a skipped task.
     assert (
-        size.nodes == 200 * (1 + 2 + 1 + 32 + 1) + (1 + 1 + 32) + 33 + (1 + 2 * 48) + 1 + 1 + 8 + 1
+        size.nodes == 200 * (1 + 2 + 1 + 32 + 1) + (1 + 1 + 32) + 33 + (1 + 2 * 48) + 1 + 1 + 8 + 2
     )
     assert size.pods == 200 * (1 + 16) + 3 * 16 + 2 * 16 + 4
     assert size.stored_bytes < estimate.LIMIT_BYTES

@@ -18,7 +18,7 @@ CHART = ROOT / "helm/svdjobs"
 RELEASE, NAMESPACE = "svdjobs", "sweeps"
 ARGO = "argoproj.io/v1alpha1"
 KUEUE = "kueue.x-k8s.io/v1beta1"
-STAGES = ("plan", "decompose", "blend", "evaluate", "rotations", "report")
+STAGES = ("plan", "decompose", "blend", "evaluate", "rotations", "report", "gate")
 Values = dict[str, Any]
 
 

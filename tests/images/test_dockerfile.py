@@ -26,7 +26,7 @@ from tests.images.parsed import (
     versions,
 )
 
-ON_CPU = ("plan", "decompose", "blend", "rotations", "drop-weights", "report")
+ON_CPU = ("plan", "decompose", "blend", "rotations", "drop-weights", "report", "gate")
 TARGETS = ("cpu", *ON_CPU, "evaluate")
 TEXT = DOCKERFILE.read_text()
 SECRET = re.compile(r"secret|token|password|passwd|credential|key|index|proxy", re.IGNORECASE)

@@ -23,6 +23,7 @@ PLANNED = {
     "baselines": ["before"],
     "evaluate": ["demo-000", "demo-001"],
     "rotations": True,
+    "gate": False,
 }
 EVALUATIONS = 6
 AT_ONCE = 2

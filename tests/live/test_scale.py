@@ -59,6 +59,7 @@ def test_size_and_time_of_a_sweep_on_paper(
         "baselines": ["before"],
         "evaluate": [share.id for share in units.evaluate_shares(config)],
         "rotations": True,
+        "gate": False,
     }
     memory: list[float] = []
     controller = Controller(cluster.kubeconfig) if cluster.local else None

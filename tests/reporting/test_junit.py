@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from svdjobs.reporting.junit import junit, verdict
+from svdjobs.reporting.junit import Case, document, junit, verdict
 
 WANTED = ["plan", "results/after/math-500", "results/alpha-0.5000/math-500"]
 
@@ -28,3 +28,12 @@ def test_the_verdict() -> None:
         "name": "x", "complete": True, "wanted": 3, "missing": [],
     }  # fmt: skip
     assert verdict("x", WANTED, ["plan"])["complete"] is False
+
+
+def test_cases_of_other_verdicts() -> None:
+    cases = [Case("x", "a"), Case("x", "b", skipped="too few"), Case("x", "c", ("lost", "by 3"))]
+    suite = ElementTree.fromstring(document("x", cases)).find("testsuite")
+    assert suite is not None
+    assert suite.attrib == {"name": "x", "tests": "3", "failures": "1", "skipped": "1"}
+    found = [(child.tag, child.get("message"), child.text) for case in suite for child in case]
+    assert found == [("skipped", "too few", None), ("failure", "lost", "by 3")]

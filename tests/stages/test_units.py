@@ -56,6 +56,7 @@ def test_units_come_to_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> Non
         "baselines": ["before", "after-again"],
         "evaluate": ["sums-000", "sums-001", "sums-002"],
         "rotations": True,
+        "gate": False,
     }
     for unit in 2 * list(reversed(fan_outs["decompose"])):
         decompose.run(config, store, unit=unit)

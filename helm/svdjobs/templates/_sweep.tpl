@@ -65,12 +65,15 @@ keep-weights: {{ .Values.keepWeights | toString | toJson }}
 {{- with get $values $template.name -}}
 {{- include "svdjobs.sized" (dict "own" . "template" $template) -}}
 {{- end -}}
-{{- if and (eq $template.name "report") $values.artifacts -}}
-{{- $_ := set $container "args" (concat $container.args (list "--copy-to" "/scratch/report")) -}}
+{{- $verdicts := dict "report" (list "report.html" "junit.xml" "figures") "gate" (list "gate.md" "junit.xml") -}}
+{{- if and (hasKey $verdicts $template.name) $values.artifacts -}}
+{{- $folder := printf "/scratch/%s" $template.name -}}
+{{- $place := ternary "{{workflow.name}}" (printf "{{workflow.name}}/%s" $template.name) (eq $template.name "report") -}}
+{{- $_ := set $container "args" (concat $container.args (list "--copy-to" $folder)) -}}
 {{- $artifacts := list -}}
-{{- range list "report.html" "junit.xml" "figures" -}}
-{{- $where := dict "key" (printf "{{workflow.name}}/%s" .) -}}
-{{- $artifacts = append $artifacts (dict "name" (first (splitList "." .)) "path" (printf "/scratch/report/%s" .) "s3" $where "archive" (dict "none" dict) "optional" true) -}}
+{{- range get $verdicts $template.name -}}
+{{- $where := dict "key" (printf "%s/%s" $place .) -}}
+{{- $artifacts = append $artifacts (dict "name" (first (splitList "." .)) "path" (printf "%s/%s" $folder .) "s3" $where "archive" (dict "none" dict) "optional" true) -}}
 {{- end -}}
 {{- $_ := set $template "outputs" (dict "artifacts" $artifacts) -}}
 {{- end -}}

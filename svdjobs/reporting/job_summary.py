@@ -1,0 +1,68 @@
+"""The page that a CI job shows of a sweep: the verdict first, then why, then where to look."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from svdjobs.errors import (
+    EXIT_INFRASTRUCTURE,
+    EXIT_OK,
+    EXIT_REGRESSION,
+    EXIT_TIMED_OUT,
+    EXIT_USAGE,
+)
+from svdjobs.records import Gate
+from svdjobs.reporting.gate import markdown
+
+# Where GitHub Actions takes a step's Markdown from.
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+_VERDICTS = {
+    EXIT_OK: "finished; no gate is configured, so nothing was judged",
+    EXIT_USAGE: "incomplete, or not possible as configured",
+    EXIT_REGRESSION: "regression",
+    EXIT_INFRASTRUCTURE: "the infrastructure failed; nothing was judged",
+    EXIT_TIMED_OUT: "out of time; nothing was judged",
+}
+
+
+class Finding(NamedTuple):
+    """What is known at the end of a job."""
+
+    name: str
+    code: int
+    words: str = ""
+    """How it ended."""
+    gate: Gate | None = None
+    missing: Sequence[str] = ()
+    places: Sequence[str] = ()
+    """Where report and verdict are."""
+    look: Sequence[str] = ()
+    """Commands that show more."""
+
+
+def page(finding: Finding) -> str:
+    """The summary as Markdown."""
+    if finding.gate is not None:
+        parts = [markdown(finding.gate)]
+    else:
+        verdict = _VERDICTS.get(finding.code, f"exit code {finding.code}")
+        parts = [f"## {finding.name}: {verdict}\n"]
+    if finding.missing:
+        parts.append("**Not finished:** " + ", ".join(finding.missing) + "\n")
+    parts += [f"{finding.words}\n"] if finding.words else []
+    rows = [f"- {place}" for place in finding.places]
+    rows += [f"- Look further: `{command}`" for command in finding.look]
+    parts += ["\n".join([*rows, ""])] if rows else []
+    return "\n".join(parts)
+
+
+def publish(text: str, into: Path, environment: Mapping[str, str] | None = None) -> None:
+    """Write the page to `summary.md`, and to the step's summary where there is one."""
+    into.mkdir(parents=True, exist_ok=True)
+    (into / "summary.md").write_text(text, encoding="utf-8")
+    if place := (os.environ if environment is None else environment).get(STEP_SUMMARY):
+        with Path(place).open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")

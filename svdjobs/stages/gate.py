@@ -1,0 +1,278 @@
+"""gate: judge a checkpoint's answers against a baseline's, benchmark by benchmark.
+
+A loss must be shown to be a regression, and its absence to be shown to pass; what the data cannot
+tell is called inconclusive. Only answers to the same questions are compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from svdjobs.config import GateConfig, SweepConfig
+from svdjobs.errors import ConfigError, IncompleteError, SvdjobsError
+from svdjobs.records import Gate, GateOutcome, GateRow, GateSide, Manifest, Summary
+from svdjobs.reporting import gate as words
+from svdjobs.reporting.accuracy import unscored
+from svdjobs.stages import graph
+from svdjobs.stages.comparable import differences, remarks
+from svdjobs.stages.evaluate import current_results
+from svdjobs.stages.outputs import (
+    begin,
+    check_run,
+    content_print,
+    find_manifest,
+    read_finished,
+)
+from svdjobs.statistics import below_p, compare, holm, passing_margin, problems_needed
+from svdjobs.statistics.intervals import ROUNDING
+from svdjobs.statistics.intervals import differences as paired
+from svdjobs.storage.store import Store, open_store
+
+STAGE = "gate"
+VERSION = "1"
+PREFIX = "gate"
+LEVEL = 0.05
+"""Chance, over all benchmarks, of calling something a regression that is none."""
+WORST: Sequence[GateOutcome] = ("regression", "inconclusive", "passed")
+
+
+class Answers(NamedTuple):
+    """One side of a comparison on one benchmark."""
+
+    manifest: Manifest
+    summary: Summary
+
+
+def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
+    """Write the verdict; one that was made of the same answers stays as it is.
+
+    Raises:
+        IncompleteError: no `gate` section, or answers that are not there; all of them are named.
+        ConfigError: the baseline was asked otherwise; every difference is named.
+    """
+    gate = _section(config)
+    check_run(store, config)
+    baseline = open_store(gate.baseline) if gate.baseline else store
+    if gate.baseline and baseline.url == store.url:
+        raise ConfigError(
+            f"gate.baseline {gate.baseline} is this run itself. Give the store of an earlier one, "
+            f"or leave it out to compare with `before`."
+        )
+    pairs = _pairs(config, gate, store, baseline)
+    _refuse_incomparable(pairs, baseline)
+    output = begin(
+        store,
+        PREFIX,
+        stage=STAGE,
+        version=VERSION,
+        config={**gate.model_dump(mode="json"), "name": config.name},
+        inputs={
+            f"{side}/{name}": content_print(answers.manifest)
+            for name, pair in pairs.items()
+            for side, answers in zip(("judged", "baseline"), pair, strict=True)
+        },
+        force=force,
+    )
+    if output.finished:
+        return output.finished
+    made = judge(config, gate, pairs)
+    output.write_json("gate.json", made.model_dump(mode="json"))
+    output.write("gate.md", words.markdown(made).encode())
+    output.write("junit.xml", words.junit(made))
+    return output.commit()
+
+
+def foresee(config: SweepConfig) -> str:
+    """What will keep this gate from judging, as far as it can be known before anything is asked:
+    words for a person, or none. A baseline may still come to be meanwhile, so it is no error."""
+    gate = config.gate
+    if gate is None or gate.baseline is None or config.evaluate is None:
+        return ""
+    places = [graph.results_prefix(gate.checkpoint, b.name) for b in config.evaluate.benchmarks]
+    try:
+        baseline = open_store(gate.baseline)
+        lacking = [place for place in places if find_manifest(baseline, place) is None]
+    except SvdjobsError as error:
+        return f"gate.baseline {gate.baseline} cannot be read from here: {error}"
+    if not lacking:
+        return ""
+    return (
+        f"gate.baseline {gate.baseline} has no {', '.join(lacking)} yet; without them the gate "
+        f"will end with code 2."
+    )
+
+
+def load(store: Store) -> Gate:
+    """The verdict of a run.
+
+    Raises:
+        IncompleteError: there is none.
+    """
+    return Gate.model_validate_json(read_finished(store, PREFIX, "gate.json"))
+
+
+def closing_words(store: Store) -> str:
+    """What the command prints: the table, the reasons, the verdict, and where it lies."""
+    return f"{words.plain(load(store))}\nVerdict: {store.url}/{PREFIX}/gate.md"
+
+
+def _section(config: SweepConfig) -> GateConfig:
+    if config.gate is None:
+        raise IncompleteError(
+            "this config has no `gate` section. Add one, e.g. `gate: {margin: 0.01}`."
+        )
+    return config.gate
+
+
+def baseline_id(gate: GateConfig) -> str:
+    """The checkpoint that is compared with."""
+    return gate.checkpoint if gate.baseline else "before"
+
+
+def _pairs(
+    config: SweepConfig, gate: GateConfig, store: Store, baseline: Store
+) -> dict[str, tuple[Answers, Answers]]:
+    """Judged and baseline answers of every benchmark."""
+    assert config.evaluate is not None
+    own = current_results(config, store)
+    found: dict[str, list[Manifest | None]] = {}
+    places: dict[str, list[tuple[Store, str]]] = {}
+    for benchmark in config.evaluate.benchmarks:
+        judged = graph.results_prefix(gate.checkpoint, benchmark.name)
+        other = graph.results_prefix(baseline_id(gate), benchmark.name)
+        places[benchmark.name] = [(store, judged), (baseline, other)]
+        known = find_manifest(baseline, other) if gate.baseline else own[other]
+        found[benchmark.name] = [own[judged], known]
+    _refuse_missing(places, found)
+    return {
+        name: (_answers(*places[name][0], judged), _answers(*places[name][1], known))
+        for name, (judged, known) in found.items()
+        if judged is not None and known is not None
+    }
+
+
+def _answers(store: Store, prefix: str, manifest: Manifest) -> Answers:
+    text = read_finished(store, prefix, "summary.json", manifest)
+    return Answers(manifest, Summary.model_validate_json(text))
+
+
+def _refuse_missing(
+    places: Mapping[str, Sequence[tuple[Store, str]]],
+    found: Mapping[str, Sequence[Manifest | None]],
+) -> None:
+    lacking = sorted(
+        {
+            f"{store.url}/{prefix}"
+            for name, sides in places.items()
+            for (store, prefix), manifest in zip(sides, found[name], strict=True)
+            if manifest is None
+        }
+    )
+    if lacking:
+        raise IncompleteError(
+            f"gate needs finished evaluations that are not there, or were made with other "
+            f"settings: {', '.join(lacking)}. Finish this run with `svdjobs sweep CONFIG`; if the "
+            f"baseline lacks them, set gate.baseline to a run that has the same checkpoint id and "
+            f"benchmarks."
+        )
+
+
+def _refuse_incomparable(pairs: Mapping[str, tuple[Answers, Answers]], baseline: Store) -> None:
+    found = [
+        f"{name}: {difference}"
+        for name, (judged, known) in pairs.items()
+        for difference in differences(*judged, *known)
+    ]
+    if found:
+        lines = "\n  ".join(found)
+        raise ConfigError(
+            f"gate compares answers to the same questions only; this run and its baseline "
+            f"{baseline.url} differ:\n  {lines}\nEvaluate the baseline with this run's settings, "
+            f"or this run with the baseline's; what only grading differs in, `svdjobs grade RUN` "
+            f"brings up to date."
+        )
+
+
+def judge(
+    config: SweepConfig,
+    gate: GateConfig,
+    pairs: Mapping[str, tuple[Answers, Answers]],
+) -> Gate:
+    """The verdict on comparable answers; no I/O.
+
+    A run passes only where every benchmark does, so the tests of having kept need no adjustment
+    (an intersection-union test: Berger 1982, "Multiparameter Hypothesis Testing and Acceptance
+    Sampling", doi:10.2307/1267823); one benchmark makes a regression, so those of having lost do.
+    """
+    changes = {
+        name: paired(judged.summary.problem_scores, known.summary.problem_scores)
+        for name, (judged, known) in pairs.items()
+    }
+    lost = {name: below_p(change, -gate.margin) for name, change in changes.items()}
+    adjusted = holm(lost)
+    rows = [
+        _row(gate, name, pair, changes[name], lost[name], adjusted[name])
+        for name, pair in pairs.items()
+    ]
+    outcome = min((row.outcome for row in rows), key=WORST.index)
+    refused = outcome == "inconclusive" and gate.inconclusive == "fail"
+    return Gate(
+        name=config.name,
+        checkpoint=gate.checkpoint,
+        baseline=gate.baseline or "this run",
+        baseline_checkpoint=baseline_id(gate),
+        margin=gate.margin,
+        inconclusive=gate.inconclusive,
+        outcome=outcome,
+        failed=outcome == "regression" or refused,
+        rows=rows,
+        notes=remarks((judged.manifest, known.manifest) for judged, known in pairs.values()),
+    )
+
+
+def _row(
+    gate: GateConfig,
+    name: str,
+    pair: tuple[Answers, Answers],
+    changes: Sequence[float],
+    loss_p: float,
+    adjusted: float,
+) -> GateRow:
+    judged, known = pair
+    scores = (judged.summary.problem_scores, known.summary.problem_scores)
+    same = judged.manifest.inputs["checkpoint"] == known.manifest.inputs["checkpoint"]
+    return GateRow(
+        benchmark=name,
+        outcome=_outcome(changes, gate.margin, adjusted, same),
+        n=judged.summary.n,
+        judged=_side(judged.summary),
+        baseline=_side(known.summary),
+        comparison=compare(*scores, judged.summary.n),
+        loss_p=loss_p,
+        loss_p_adjusted=adjusted,
+        passing_margin=passing_margin(changes),
+        problems_needed=problems_needed(changes, gate.margin),
+        same_checkpoint=same,
+    )
+
+
+def _outcome(changes: Sequence[float], margin: float, adjusted: float, same: bool) -> GateOutcome:
+    """What the differences of one benchmark show."""
+    if adjusted <= LEVEL:
+        return "regression"
+    if same and not any(changes):  # the same weights with the same scores have lost nothing
+        return "passed"
+    needed = passing_margin(changes)
+    kept = needed < margin and not math.isclose(needed, margin, rel_tol=ROUNDING)
+    return "passed" if kept else "inconclusive"
+
+
+def _side(summary: Summary) -> GateSide:
+    return GateSide(
+        avg_at_n=summary.avg_at_n,
+        completions=summary.problems * summary.n,
+        truncated=summary.truncated,
+        unscored=unscored(summary),
+    )
