@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +15,7 @@ from svdjobs.errors import RefusedError
 from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.server import BUCKET, S3Server, serving
 from tests.live.namespaces import Document, Namespace, ended
+from tests.live.processes import Process
 from tests.storage.s3_server import client_of
 
 ROOT = Path(__file__).parents[2]
@@ -151,42 +149,9 @@ def attempts(workflow_: Document) -> dict[str, list[tuple[str, str, str]]]:
     return found
 
 
-class Controller:
-    """The workflow controller of ../shared/cluster, which can be killed and started again."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        self._pid_file = kubeconfig.parent / "run" / "workflow-controller.pid"
-        self._log = kubeconfig.parent / "log" / "workflow-controller.log"
-
-    @property
-    def pid(self) -> int:
-        return int(self._pid_file.read_text())
-
-    @property
-    def memory_mib(self) -> float:
-        """What it holds now."""
-        status = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        (line,) = (line for line in status if line.startswith("VmRSS:"))
-        return int(line.split()[1]) / 1024
-
-    @contextmanager
-    def gone(self) -> Iterator[None]:
-        """Kill it as a node that dies does; start it again, with the same words, afterwards."""
-        old = Path(f"/proc/{self.pid}")
-        words = old.joinpath("cmdline").read_bytes().decode().rstrip("\0").split("\0")
-        pairs = old.joinpath("environ").read_bytes().decode().rstrip("\0").split("\0")
-        folder = old.joinpath("cwd").readlink()
-        os.kill(self.pid, signal.SIGKILL)
-        try:
-            yield
-        finally:
-            # By a shell that ends, so that it is no child of these tests.
-            start = 'pid=$1 log=$2; shift 2; "$@" >>"$log" 2>&1 </dev/null & echo $! >"$pid"'
-            subprocess.run(
-                ["bash", "-c", start, "bash", str(self._pid_file), str(self._log), *words],
-                cwd=folder, env=dict(pair.split("=", 1) for pair in pairs), check=True,
-                start_new_session=True,
-            )  # fmt: skip
+def controller(kubeconfig: Path) -> Process:
+    """The workflow controller of ../shared/cluster."""
+    return Process(kubeconfig.parent, "workflow-controller")
 
 
 def drain(space: Namespace, workflow_name: str, node: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from svdjobs.cluster.tree import RUN_LABEL
 from tests.images.build import BASE, CLUSTER, archive
-from tests.live.namespaces import Namespace
+from tests.live.namespaces import Namespace, until
 from tests.live.site import Site
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -89,16 +91,6 @@ def test_a_sweep_from_submission_to_its_logs(svdjobs: Cli) -> None:
     assert "decompose/after-001 (attempt 2) | decomposing after-001" in retried
     assert "has ended already, as Failed" in svdjobs("workflow", "stop", "bad")
     assert "there is a Workflow 'bad'" in svdjobs.submit("bad", code=2)
-
-
-def test_stop_runs_the_exit_handler(svdjobs: Cli) -> None:
-    svdjobs.submit("stopped", "-p", "seconds=60")
-    deadline = time.monotonic() + 60
-    while "decompos" not in svdjobs("workflow", "logs", "stopped") and time.monotonic() < deadline:
-        time.sleep(1)
-    assert "is being stopped" in svdjobs("workflow", "stop", "stopped")
-    shown = svdjobs("workflow", "watch", "stopped", code=4)
-    assert "✓ exit handler" in shown
 
 
 class Door:
@@ -190,6 +182,43 @@ def test_ten_seconds_without_the_api_server(
         for unit in ("sums-000", "sums-001"):
             own_lines = [line for line in written if line.startswith(f"{item}/evaluate/{unit} |")]
             assert own_lines == [f"{item}/evaluate/{unit} | {unit} {i}" for i in (1, 2, 3)]
+
+
+def test_stop_outlasts_ten_seconds_without_the_api_server(
+    door: tuple[Door, Path], space: Namespace, tmp_path: Path
+) -> None:
+    """And the exit handler runs."""
+    way, own = door
+    svdjobs = Cli(own, space.name, tmp_path)
+    svdjobs.submit("stopped", "-p", "seconds=60")
+    until(lambda: "decompos" in svdjobs("workflow", "logs", "stopped"), 60, "a pod writes")
+    way.shut()
+    stopping = svdjobs.start("workflow", "stop", "stopped")
+    time.sleep(10)
+    way.open()
+    said = stopping.communicate(timeout=60)[0]
+    assert "does not answer" in said
+    assert "is being stopped" in said
+    shown = svdjobs("workflow", "watch", "stopped", code=4)
+    assert "✓ exit handler" in shown
+
+
+def test_a_cancelled_ci_job_stops_its_workflow(svdjobs: Cli, space: Namespace) -> None:
+    file = str(HERE / "workflows" / "sweep.yaml")
+    job = svdjobs.start(
+        "ci", "run", str(svdjobs.config), "--store", "s3://bucket/x", "--file", file,
+        "-p", "seconds=60", "--set", "name=cancelled",
+    )  # fmt: skip
+    ours = f"{RUN_LABEL}=cancelled"
+    (workflow,) = until(lambda: space.objects("workflows", ours), 60, "it is there")
+    name = workflow["metadata"]["name"]
+    pods = f"workflows.argoproj.io/workflow={name}"
+    until(lambda: space.objects("pods", pods), 60, "it has pods")
+    job.send_signal(signal.SIGTERM)
+    said = job.communicate(timeout=60)[0]
+    assert job.returncode == 143, said
+    assert "is being stopped" in said
+    space.wait(name, "Failed", 90)
 
 
 def test_doctor(svdjobs: Cli) -> None:

@@ -11,10 +11,10 @@ import pytest
 from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.store import Store, write_bytes
 from tests.live.faults import (
-    Controller,
     Deletions,
     Server,
     attempts,
+    controller,
     drain,
     follow,
     running,
@@ -140,7 +140,7 @@ def test_node_drained_controller_restarted_store_away(
     assert "evicted" in drain(space, "shaken", pod["spec"]["nodeName"])
     until(lambda: running(space, "blend"), 400, "a blend pod runs", 0.2)
     if cluster.local:
-        with Controller(cluster.kubeconfig).gone():
+        with controller(cluster.kubeconfig).gone():
             time.sleep(8)
     found, written = follow(space, "shaken", lambda: None, own.server)
     tried = attempts(found)

@@ -20,7 +20,7 @@ from svdjobs.cluster.tree import nodes_of
 from svdjobs.config import SweepConfig, alpha_id, parse_config
 from svdjobs.stages import graph, units
 from tests.cluster.test_render import big
-from tests.live.faults import Controller, sweep
+from tests.live.faults import controller, sweep
 from tests.live.namespaces import Document, Namespace, ended
 from tests.live.paper_node import LABEL, TOLERATION, paper_node
 from tests.live.site import Site
@@ -62,14 +62,14 @@ def test_size_and_time_of_a_sweep_on_paper(
         "gate": False,
     }
     memory: list[float] = []
-    controller = Controller(cluster.kubeconfig) if cluster.local else None
+    watched = controller(cluster.kubeconfig) if cluster.local else None
     with paper_node(space.api, {"plan": planned}):
         space.apply(document)
         deadline = time.monotonic() + 90 + 4 * ALPHAS
         path = space.api.path("workflows", "svdjobs-sweep-abcde")
         while not (found := ended(space.api.get(path))):
             assert time.monotonic() < deadline, space.api.get(path)["status"]["progress"]
-            memory += [controller.memory_mib] if controller else []
+            memory += [watched.memory_mib] if watched else []
             time.sleep(2)
     assert found["status"]["phase"] == "Succeeded", found["status"].get("message")
 
