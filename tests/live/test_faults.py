@@ -123,7 +123,8 @@ def test_an_alpha_that_fails_for_good_fails_alone_until_it_is_mended(
     kept = {key for key in before if not key.startswith("report/")} - {ALPHA}
     assert {key: now[key] for key in kept} == {key: before[key] for key in kept}
     new = {key for key in now if now[key] != before.get(key)}
-    assert new == {ALPHA, "results/alpha-0.0000/demo/manifest.json", "report/manifest.json"}
+    own_results = ("results/alpha-0.0000/demo", "likelihoods/alpha-0.0000/demo", "report")
+    assert new == {ALPHA, *(f"{prefix}/manifest.json" for prefix in own_results)}
     all_closed(own, store)
 
 
