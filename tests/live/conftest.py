@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from svdjobs.storage.server import S3Server, serving
 from tests.images.build import CLUSTER
 from tests.live import node_image, site
+from tests.live.faults import Server
 from tests.live.namespaces import Namespace, namespace
 from tests.live.site import Site
 
@@ -49,3 +51,13 @@ def make_namespace(cluster: Site, live_server: S3Server) -> Iterator[Callable[..
             return stack.enter_context(namespace(cluster, server, prefix, **more))
 
         yield make
+
+
+@pytest.fixture
+def own_server(cluster: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that a test may stop."""
+    made = Server(tmp_path / "s3", cluster.address)
+    for name, value in made.server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield made
+    made.stop()

@@ -14,12 +14,26 @@ from svdjobs.cluster.settings import ClusterSettings, load_settings
 from svdjobs.errors import RefusedError
 from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.server import BUCKET, S3Server, serving
+from svdjobs.storage.store import Store
 from tests.live.namespaces import Document, Namespace, ended
 from tests.live.processes import Process
-from tests.storage.s3_server import client_of
+from tests.storage.s3_server import client_of, open_uploads
 
 ROOT = Path(__file__).parents[2]
 STAGE = "svdjobs.io/stage"
+SWEEP = """
+name: faults
+before: demo:base
+after: demo:rl2
+alphas: [0, 0.5]
+decompose: {parts: 1, shards: 1}
+evaluate:
+  benchmarks: [{name: demo, limit: 8}]
+  engine: transformers
+  n_samples: 1
+  max_tokens: 32
+  batch_size: 4
+"""
 
 
 def sweep(space: Namespace, name: str, config: str, *, image: str, **settings: Any) -> Document:
@@ -164,3 +178,20 @@ def drain(space: Namespace, workflow_name: str, node: str) -> str:
         )  # fmt: skip
     finally:
         space.kubectl("uncordon", node)
+
+
+def exited(code: int) -> tuple[str, str, str]:
+    """How an attempt ended whose container failed with that code."""
+    return "Failed", str(code), f"main: Error (exit code {code})"
+
+
+def once(written: dict[str, set[str]]) -> None:
+    """Nothing that was finished was done again."""
+    assert not {key: when for key, when in written.items() if len(when) > 1}
+
+
+def all_closed(server: S3Server, store: Store) -> None:
+    """No upload was left open, in the server or in a journal of the run."""
+    assert isinstance(store, S3Store)
+    assert not open_uploads(server, store)
+    assert not [key for key in store.keys("") if key.endswith("in-progress.json")]

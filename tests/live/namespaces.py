@@ -78,7 +78,7 @@ class Namespace:
     def object(self, kind: str, name: str) -> Document:
         return self.api.get(self.path(kind, name))
 
-    def wait(self, workflow: str, phase: str = "Succeeded", seconds: float = 300) -> Document:
+    def wait(self, workflow: str, phase: str = "Succeeded", seconds: float = 600) -> Document:
         """The Workflow once it has ended, which must be in that phase."""
         found = until(lambda: ended(self.object("workflows", workflow)), seconds, workflow)
         tree = self.argo("get", workflow) if found["status"]["phase"] != phase else ""

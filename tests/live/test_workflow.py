@@ -1,15 +1,14 @@
-"""Sweeps as Workflows: by argo, by svdjobs, and what they leave in the store."""
+"""`argo submit workflows/sweep.yaml`, and what it leaves in the store."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.live.namespaces import Document, Namespace, manifests, phases
+from tests.live.namespaces import Document, Namespace, phases
 from tests.live.site import Site
 from tests.live.sweeps import SWEEP, WORKFLOW, contents, run_here
 
@@ -21,23 +20,16 @@ class Swept(NamedTuple):
 
     space: Namespace
     workflow: Document
-    config: Path
 
 
 @pytest.fixture(scope="module")
-def swept(
-    image: str,
-    make_namespace: Callable[..., Namespace],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Swept:
+def swept(image: str, make_namespace: Callable[..., Namespace]) -> Swept:
     """`argo submit workflows/sweep.yaml`, as its first lines say it, to its end."""
     space = make_namespace("svdjobs-sweep")
-    config = tmp_path_factory.mktemp("config") / "sweep.yaml"
-    config.write_text(SWEEP)
     given = {"config": SWEEP, "store": space.url(), "image": image, "evaluate-image": image}
     options = [word for key, value in given.items() for word in ("-p", f"{key}={value}")]
     name = space.argo("submit", str(WORKFLOW), "-o", "name", *options).split()[-1]
-    return Swept(space, space.wait(name), config)
+    return Swept(space, space.wait(name))
 
 
 def test_every_node_succeeded(swept: Swept) -> None:
@@ -70,21 +62,3 @@ def test_pods_are_nobody_and_their_roots_are_read_only(swept: Swept) -> None:
         assert spec["securityContext"]["runAsNonRoot"] is True
         main = next(one for one in spec["containers"] if one["name"] == "main")
         assert main["securityContext"]["readOnlyRootFilesystem"] is True
-
-
-def test_resubmitted_into_the_same_store_nothing_is_done_again(swept: Swept, image: str) -> None:
-    """By `svdjobs workflow submit`, whose watch ends with the verdict."""
-    before = manifests(swept.space.store())
-    shown = swept.space.svdjobs(
-        "workflow", "submit", str(swept.config), "--store", swept.space.url(), "--file",
-        str(WORKFLOW), "--name", "again", "-p", f"image={image}", "-p", f"evaluate-image={image}",
-        "--watch", timeout=400,
-    )  # fmt: skip
-    assert "Workflow again ended as Succeeded" in shown
-    assert "✓ report" in shown
-    assert len(before) > 10
-    assert manifests(swept.space.store()) == before
-    logs = swept.space.svdjobs("workflow", "logs", "again", "--step", "report")
-    assert re.search(r"^report \| ", logs, re.MULTILINE)
-    assert "has ended already, as Succeeded" in swept.space.svdjobs("workflow", "stop", "again")
-    assert "again" in swept.space.svdjobs("workflow", "watch", "live"), "the sweep's latest"

@@ -1,0 +1,41 @@
+"""Pods of every stage deleted while they work: others do what they were doing, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from svdjobs.storage.server import S3Server
+from tests.live.faults import SWEEP, Deletions, all_closed, attempts, follow, once, sweep
+from tests.live.namespaces import Namespace
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+# Once each, and gone. Not notify: it is too quick.
+EVERY_STAGE = {
+    "plan": ["forced"],
+    "decompose": ["graceful", "forced"],
+    "evaluate": ["forced", "graceful"],
+    "blend": ["graceful", "forced"],
+    "rotations": ["graceful"],
+    "report": ["forced"],
+}
+SHARED = SWEEP + "  shards: 2\nrotations: {rl1: demo:rl1}\n"
+
+
+def test_pods_of_every_stage_deleted_and_all_is_done_once(
+    live_server: S3Server, image: str, make_namespace: Callable[..., Namespace]
+) -> None:
+    """While they work, gracefully and by force."""
+    space = make_namespace("svdjobs-faults")
+    space.apply(sweep(space, "deleted", SHARED, image=image))
+    deletions = Deletions(space, EVERY_STAGE)
+    found, written = follow(space, "deleted", deletions, live_server)
+    tried = attempts(found)
+    assert found["status"]["phase"] == "Succeeded", tried
+    assert not deletions.left, "no pod of these was seen at work"
+    # A pod that goes within its first seconds is made again without counting as an attempt.
+    assert any(len(ends) > 1 for ends in tried.values()), tried
+    once(written)
+    all_closed(live_server, space.store())
