@@ -44,7 +44,7 @@ test: $(STAMP) ## run all tests but those that need a cluster
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not cluster' $(TESTS)
 
 test-cluster: $(STAMP) ## run the tests that need a cluster: KUBECONFIG's, or that of ../shared/cluster
-	$(BIN)/python -m pytest --numprocesses 0 -m cluster --capture=tee-sys --durations=15 tests
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m cluster --durations=15 tests/live
 
 lint: $(STAMP) ## check style and import rules
 	$(BIN)/ruff check .

@@ -92,13 +92,18 @@ class Deletions:
     def __init__(self, space: Namespace, wanted: Mapping[str, list[str]]) -> None:
         self._space = space
         self.left = {stage: list(ways) for stage, ways in wanted.items() if ways}
-        self._done: set[str] = set()
+        self._done: dict[str, str] = {}
+        self.again: set[str] = set()
+        """Names of pods that were made again. Argo does so, without counting it as an attempt,
+        where a pod goes within its first seconds."""
 
     def __call__(self) -> None:
         for pod in running(self._space):
             stage, name = pod["metadata"]["labels"][STAGE], pod["metadata"]["name"]
+            if self._done.get(name, pod["metadata"]["uid"]) != pod["metadata"]["uid"]:
+                self.again.add(name)
             if stage in self.left and name not in self._done:
-                self._done.add(name)
+                self._done[name] = pod["metadata"]["uid"]
                 way = self.left[stage].pop(0)
                 if not self.left[stage]:
                     del self.left[stage]

@@ -35,7 +35,7 @@ def test_pods_of_every_stage_deleted_and_all_is_done_once(
     tried = attempts(found)
     assert found["status"]["phase"] == "Succeeded", tried
     assert not deletions.left, "no pod of these was seen at work"
-    # A pod that goes within its first seconds is made again without counting as an attempt.
-    assert any(len(ends) > 1 for ends in tried.values()), tried
+    retried = [task for task, ends in tried.items() if len(ends) > 1]
+    assert len(deletions.again) + len(retried) >= 4, "hardly a pod was deleted in its work"
     once(written)
     all_closed(live_server, space.store())
