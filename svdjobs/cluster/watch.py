@@ -12,7 +12,7 @@ from svdjobs.cluster.api import Cluster
 from svdjobs.cluster.follow import changes
 from svdjobs.cluster.lines import LIMIT, cut, to_lines
 from svdjobs.cluster.tree import Run, run_of
-from svdjobs.errors import EXIT_OK, EXIT_REGRESSION
+from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
 from svdjobs.progress import duration
 
 if TYPE_CHECKING:
@@ -74,8 +74,11 @@ def closing_words(run: Run) -> str:
 
 
 def reported(run: Run) -> bool:
-    """Whether a run came as far as its report, whatever that says."""
-    return any(t.name == "report" and t.phase in ("Succeeded", "Failed") for t in run.tasks)
+    """Whether a run came as far as its report, whatever that says; there is none without a plan."""
+    if any(t.name == "plan" and t.phase != "Succeeded" for t in run.tasks):
+        return False
+    told = (EXIT_OK, EXIT_USAGE)
+    return any(t.name == "report" and t.ended and t.exit_code in told for t in run.tasks)
 
 
 def judged(run: Run) -> bool:

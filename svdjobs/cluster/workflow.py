@@ -33,12 +33,13 @@ ARTIFACTS = {
     "gate": ("gate.md", "junit.xml"),
 }
 CONFIG_VARIABLE = "SVDJOBS_CONFIG"
-# A pod that was deleted or evicted has no exit code of its own; Argo says -1 then. A deadline would
-# be missed again, and too little memory or disk be too little again.
+# A pod that was deleted or evicted has no exit code of its own; Argo says -1 then, and for one that
+# could not be created. A deadline would be missed again, too little memory or disk be too little
+# again, and what the API server forbids (a Pod Security level, no such account) forbidden again.
 RETRY = (
     f"(asInt(lastRetry.exitCode) in {sorted([*pods.TRY_AGAIN, -1])}"
     " || lastRetry.message matches '(?i)low on resource|node shutdown|preempt|pod deleted')"
-    " && !(lastRetry.message matches '(?i)deadline|OOMKilled|exceeds the')"
+    " && !(lastRetry.message matches '(?i)deadline|OOMKilled|exceeds the|is forbidden')"
 )
 FAN_OUTS = ("decompose", "alphas", "baselines", "evaluate", "rotations", "gate")
 # However a task ended; a task that waits for another so does not fail with it.

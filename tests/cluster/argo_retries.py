@@ -27,6 +27,8 @@ SHUTDOWN = "Pod was terminated in response to imminent node shutdown."
 LOW = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 80Mi."
 PREEMPTED = "Preempted in order to admit critical pod"
 DEADLINE = "Pod was active on the node longer than the specified deadline"
+INSECURE = 'violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false'
+NOBODY = 'error looking up service account sweeps/svdjobs: serviceaccount "svdjobs" not found'
 RETRIED = [
     End("75", "Failed", "main: Error (exit code 75)"),
     End("143", "Failed", "main: Error (exit code 143)"),
@@ -39,6 +41,7 @@ NOT_RETRIED = [
     *(End(code, "Failed", f"main: Error (exit code {code})") for code in ("1", "2", "3", "4", "5")),
     *(End(code, "Failed", DEADLINE) for code in ("-1", "0", "137", "143")),
     End("137", "Failed", "main: OOMKilled (exit code 137)"),
+    *(End("-1", "Error", f'pods "x-1" is forbidden: {why}') for why in (INSECURE, NOBODY)),
 ]
 
 

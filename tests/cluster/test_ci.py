@@ -226,3 +226,17 @@ def test_logs_that_may_not_be_read_are_no_failure() -> None:
 def test_only_a_verdict_is_a_verdict(ends: list[tuple[str, int]], named: bool) -> None:
     words = closing_words(run_of(finished("Failed", ("report", 0), *ends)))
     assert ("Verdict: s3://b/run/gate/gate.md" in words) == named
+
+
+@pytest.mark.parametrize(
+    ("ends", "there"),
+    [
+        ([("plan", 0), ("report", 0)], True),
+        ([("plan", 0), ("report", 2)], True),
+        ([("plan", 137), ("report", 2)], False),
+        ([("plan", 0), ("report", 137)], False),
+    ],
+)
+def test_a_report_is_named_where_there_is_one(ends: list[tuple[str, int]], there: bool) -> None:
+    words = closing_words(run_of(finished("Failed", *ends)))
+    assert ("Report: s3://b/run/report/report.html" in words) == there
