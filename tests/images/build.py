@@ -46,13 +46,20 @@ def find_base(*, make: bool) -> str:
         pytest.skip("NO IMAGE BUILT: this test builds as root")
     if given := os.environ.get("SVDJOBS_TEST_BASE_IMAGE"):
         return given
+    if make and CLUSTER.exists():
+        make_base()
     made = archive(BASE)
-    if not made.exists() and make and CLUSTER.exists():
-        output(str(CLUSTER), "base-image", BASE, timeout=900)
     if not made.exists():
         pytest.skip(f"NO IMAGE BUILT: no SVDJOBS_TEST_BASE_IMAGE, and no {made}")
     output("buildah", "pull", "--quiet", f"oci-archive:{made}")
     return BASE
+
+
+def make_base() -> None:
+    """Let ../shared/cluster make the base image, once for all processes that test."""
+    with FileLock("/tmp/svdjobs-base.lock"):
+        if not archive(BASE).exists():
+            output(str(CLUSTER), "base-image", BASE, timeout=900)
 
 
 def archive(reference: str) -> Path:

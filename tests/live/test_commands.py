@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from svdjobs.cluster.tree import RUN_LABEL
-from tests.images.build import BASE, CLUSTER, archive
+from tests.images.build import make_base
 from tests.live.namespaces import Namespace, until
 from tests.live.site import Site
 
@@ -35,8 +35,8 @@ def kubeconfig(cluster: Site) -> Path:
 @pytest.fixture(scope="module")
 def space(cluster: Site, make_namespace: Callable[..., Namespace]) -> Namespace:
     """With the account and the image that the sample Workflows use."""
-    if cluster.local and not archive(BASE).exists():
-        cluster.run(str(CLUSTER), "base-image", BASE, timeout=900)
+    if cluster.local:
+        make_base()
     made = make_namespace("svdjobs-test", account=False, restricted=False)
     made.kubectl("apply", "-f", str(HERE / "rbac.yaml"))
     return made
