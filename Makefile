@@ -18,8 +18,12 @@ COMMIT    = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- svdjobs 
 BUILDER  ?= $(shell docker info >/dev/null 2>&1 && echo docker || basename "$$(command -v podman || command -v buildah)")
 export BUILDAH_LAYERS := true
 
+# What tests run that no Python package brings; packages of Debian's, called as the programs are.
+PROGRAMS := buildah podman runc chromium
+MISSING   = $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program)))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train-demo test test-cluster lint format typecheck render verify bench lock images clean
+.PHONY: help setup programs demo train-demo test test-cluster lint format typecheck render verify bench lock images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -33,6 +37,11 @@ $(STAMP): $(LOCK) pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(LOCK)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
+
+programs: ## install what tests use besides Python, so that fewer skip (Debian's apt, as root)
+	test -z "$(strip $(MISSING))" || apt-get update --quiet
+	test -z "$(strip $(MISSING))" || DEBIAN_FRONTEND=noninteractive \
+	  apt-get install --quiet --yes --no-install-recommends $(MISSING)
 
 demo: $(STAMP) ## run a whole sweep on the checkpoints that ship with the project, into runs/demo
 	$(BIN)/svdjobs sweep jobs/sweeps/demo.yaml

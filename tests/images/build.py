@@ -35,22 +35,23 @@ def output(*command: str, timeout: float = 120) -> str:
     return done.stdout.strip()
 
 
-def find_base(*, make: bool) -> str:
-    """A base image by reference; skips, saying what is missing, where there is none.
+def find_base(*, required: bool) -> str:
+    """A base image by reference. Where there is none, a test skips, saying what is missing.
 
-    `make` lets ../shared/cluster make one, which takes a minute.
+    `required` lets ../shared/cluster make one, which takes a minute, and fails where it cannot.
     """
+    give_up = pytest.fail if required else pytest.skip
     if missing := [tool for tool in ("buildah", "podman", "runc") if not shutil.which(tool)]:
-        pytest.skip(f"NO IMAGE BUILT: no {' and no '.join(missing)} here")
+        give_up(f"NO IMAGE BUILT: no {' and no '.join(missing)} here: say `make programs`")
     if os.geteuid():
-        pytest.skip("NO IMAGE BUILT: this test builds as root")
+        give_up("NO IMAGE BUILT: this test builds as root")
     if given := os.environ.get("SVDJOBS_TEST_BASE_IMAGE"):
         return given
-    if make and CLUSTER.exists():
+    if required and CLUSTER.exists():
         make_base()
     made = archive(BASE)
     if not made.exists():
-        pytest.skip(f"NO IMAGE BUILT: no SVDJOBS_TEST_BASE_IMAGE, and no {made}")
+        give_up(f"NO IMAGE BUILT: no SVDJOBS_TEST_BASE_IMAGE, and no {made}")
     output("buildah", "pull", "--quiet", f"oci-archive:{made}")
     return BASE
 

@@ -33,7 +33,7 @@ rotations: {{rl1: {DEMO}/rl1, null_draws: 1}}
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    build(find_base(make=False))
+    build(find_base(required=False))
     return TAG
 
 

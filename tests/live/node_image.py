@@ -24,7 +24,7 @@ def provide(site: Site) -> str:
         return given
     if not site.local:
         pytest.fail("this cluster takes no images from here: say SVDJOBS_TEST_IMAGE=reference")
-    build(find_base(make=True))
+    build(find_base(required=True))
     with FileLock("/tmp/svdjobs-load.lock"):
         if on_node(site) != here():
             load(site)

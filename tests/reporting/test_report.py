@@ -178,7 +178,7 @@ def test_no_evaluation_no_rotations(tmp_path: Path, chain: dict[str, Path]) -> N
 def page(run: Path) -> Iterator[Any]:
     """The report in a real browser, without a network."""
     if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: the report was not looked at in a browser")
+        pytest.skip("NO BROWSER: no chromium here to look at the report with: say `make programs`")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
