@@ -35,8 +35,10 @@ into it. It is read as data, so Argo's braces are no template of Helm's.
 
 {{/* Defaults of the workflow's parameters; what is empty stays as it was generated. */}}
 {{- define "svdjobs.parameters" -}}
-{{- if contains "{{" (print .Values.config .Values.cron.config) -}}
-{{- fail "config: '{{' would be replaced by Argo. In a prompt or title, put a space between the braces; a chat template belongs to the tokenizer." -}}
+{{- range $found, $who := dict "{{" "Argo" "$(" "Kubernetes" "$$" "Kubernetes" -}}
+{{- if or (contains $found $.Values.config) (contains $found $.Values.cron.config) -}}
+{{- fail (printf "config: %s would replace '%s'. In a prompt or title, put a space between the two signs; a chat template belongs to the tokenizer." $who $found) -}}
+{{- end -}}
 {{- end -}}
 {{- range list .Values.image .Values.evaluateImage -}}
 {{- if hasSuffix ":latest" . -}}
