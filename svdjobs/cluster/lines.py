@@ -196,9 +196,10 @@ def reason(task: Task) -> str:
     words = []
     if task.exit_code is not None:
         words.append(f"exit code {task.exit_code}")
-    said = task.message.removeprefix("main: ")
-    if said and said != f"Error (exit code {task.exit_code})":
-        words.append(said.splitlines()[0])
+    said = task.message.removeprefix("main: ").partition("\n")[0]
+    said = said.removesuffix(f" (exit code {task.exit_code})")
+    if said not in ("", "Error"):
+        words.append(said)
     if len(task.pod_nodes) > 1:
         words.append(f"after {len(task.pod_nodes)} attempts")
     return ", ".join(words) or task.phase.lower()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from svdjobs.cluster.lines import LIMIT, WIDTH, time_left, to_lines
+from svdjobs.cluster.lines import LIMIT, WIDTH, reason, time_left, to_lines
 from svdjobs.cluster.logs import chosen, short_name, sortable
 from svdjobs.cluster.tree import Task, exit_code, run_of
 
@@ -171,6 +171,25 @@ def test_exit_codes() -> None:
     assert ended("Failed", ("report", 2), shutdown="Stop") == 4
     late = "Pod was active on the node longer than the specified deadline"
     assert ended("Failed", ("decompose", None), said=late) == 5
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "said"),
+    [
+        ("Error (exit code 4)", 4, "exit code 4"),
+        ("main: Error (exit code 4)", 4, "exit code 4"),
+        ("main: OOMKilled (exit code 137)", 137, "exit code 137, OOMKilled"),
+        (
+            "The node was low on resource: memory.\nmore",
+            None,
+            "The node was low on resource: memory.",
+        ),
+        ("", None, "failed"),
+    ],
+)
+def test_why_a_pod_failed_is_said_once(message: str, code: int | None, said: str) -> None:
+    task = Task("blend", "alphas/alpha-0.5000/blend", "Failed", message=message, exit_code=code)
+    assert reason(task) == said
 
 
 def test_tasks_are_chosen_by_whole_parts_of_their_path() -> None:
