@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,18 @@ def delete_bucket(client: Any, name: str) -> None:
         client.delete_bucket(Bucket=name)
     except client.exceptions.NoSuchBucket:
         pass
+
+
+def wait_for_part(server: S3Server, store: S3Store, seconds: float = 60) -> None:
+    """Until the server has a part of the one upload that is open in a bucket."""
+    client, deadline = client_of(server), time.monotonic() + seconds
+    while True:
+        for upload in client.list_multipart_uploads(Bucket=store.bucket).get("Uploads", []):
+            named = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+            if client.list_parts(Bucket=store.bucket, **named).get("Parts"):
+                return
+        assert time.monotonic() < deadline, f"no part of an upload arrived in {store.bucket}"
+        time.sleep(0.05)
 
 
 def open_uploads(server: S3Server, store: S3Store) -> list[str]:

@@ -31,7 +31,7 @@ from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.server import BUCKET, S3Server
 from svdjobs.storage.store import open_store, write_bytes
 from tests.storage.proxy import FOREVER, Fault, Kind, Proxy, harming
-from tests.storage.s3_server import client_of, delete_bucket, open_uploads
+from tests.storage.s3_server import client_of, delete_bucket, open_uploads, wait_for_part
 
 PART = 5 << 20
 DATA = random.Random(1).randbytes(2 * PART + 7)
@@ -199,6 +199,8 @@ def test_bucket_that_vanishes(bucket: str, s3_server: S3Server) -> None:
         store.sink("large") as sink,
     ):
         sink.write(DATA[:PART])
+        # A part that arrives while its bucket is deleted brings the bucket back, on this server.
+        wait_for_part(s3_server, store)
         delete_bucket(client_of(s3_server), store.bucket)
         sink.write(DATA[PART:])
     assert exit_code(caught.value) == 4
