@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tests.images.parsed import ROOT
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # As manifests name it, for a node that completes short names as Docker does.
 TAG = f"docker.io/library/svdjobs:{svdjobs.__version__}"
+STORE_TAG = f"docker.io/library/svdjobs-store:{svdjobs.__version__}"
 BASE = "localhost/python:3.11"
 LABEL = "svdjobs.tests.content"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -81,6 +84,14 @@ def build(base: str) -> None:
             *(f"--build-arg=GIT_COMMIT={COMMIT}", f"--label={label}", *secrets(), "."),
             timeout=1500,
         )
+
+
+def build_store() -> None:
+    """The same image with an S3 server in it, as the chart's development store wants one."""
+    with FileLock("/tmp/svdjobs-image.lock"), tempfile.TemporaryDirectory() as folder:
+        shutil.copy(Path(sys.executable).with_name("weed"), folder)
+        (Path(folder) / "Dockerfile").write_text(f"FROM {TAG}\nCOPY weed /usr/local/bin/\n")
+        output("buildah", "build", "--layers", f"--tag={STORE_TAG}", folder, timeout=300)
 
 
 def content_of(base: str) -> str:

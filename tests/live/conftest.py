@@ -32,6 +32,12 @@ def image(cluster: Site) -> str:
 
 
 @pytest.fixture(scope="session")
+def store_image(image: str) -> str:
+    """The same with an S3 server in it."""
+    return node_image.beside(image)
+
+
+@pytest.fixture(scope="session")
 def live_server(cluster: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server that pods reach, and this process by its environment."""
     folder = tmp_path_factory.mktemp("live-s3")

@@ -1,4 +1,4 @@
-"""The real image on the node, loaded when it is not that already."""
+"""The real images on the node, loaded when they are not there already."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests.images.build import CLUSTER, TAG, build, find_base, output
+from tests.images.build import CLUSTER, STORE_TAG, TAG, build, build_store, find_base, output
 from tests.live.site import Site
+
+TAGS = (TAG, STORE_TAG)
 
 
 def provide(site: Site) -> str:
-    """The image's reference on the nodes.
+    """The cpu image's reference on the nodes.
 
     SVDJOBS_TEST_IMAGE names one that is there already: nothing is built and loaded.
     """
@@ -25,22 +27,45 @@ def provide(site: Site) -> str:
     if not site.local:
         pytest.fail("this cluster takes no images from here: say SVDJOBS_TEST_IMAGE=reference")
     build(find_base(required=True))
+    build_store()
     with FileLock("/tmp/svdjobs-load.lock"):
-        if on_node(site) != here():
+        if unlike(site):
             load(site)
-            assert on_node(site) == here(), f"the node has another {TAG} than was loaded"
-    return TAG.removeprefix("docker.io/library/")
+            assert not unlike(site), f"the node has another {unlike(site)} than was loaded"
+    return short(TAG)
 
 
-def here() -> list[str]:
-    """Layers and settings of the image: its id changes with the format of an archive."""
-    found = json.loads(output("buildah", "inspect", "--type=image", TAG))["OCIv1"]
+def beside(image: str) -> str:
+    """The reference of one that has an S3 server, too, loaded with the cpu image.
+
+    SVDJOBS_TEST_STORE_IMAGE names it where SVDJOBS_TEST_IMAGE names the other.
+    """
+    if given := os.environ.get("SVDJOBS_TEST_STORE_IMAGE"):
+        return given
+    if image != short(TAG):
+        pytest.skip(f"NO IMAGE: SVDJOBS_TEST_STORE_IMAGE names none beside {image}")
+    return short(STORE_TAG)
+
+
+def short(tag: str) -> str:
+    """As manifests name it."""
+    return tag.removeprefix("docker.io/library/")
+
+
+def unlike(site: Site) -> list[str]:
+    """The images that the node has not, or not as they are here."""
+    return [tag for tag in TAGS if on_node(site, tag) != here(tag)]
+
+
+def here(tag: str) -> list[str]:
+    """Layers and settings of an image: its id changes with the format of an archive."""
+    found = json.loads(output("buildah", "inspect", "--type=image", tag))["OCIv1"]
     return content(found)
 
 
-def on_node(site: Site) -> list[str]:
+def on_node(site: Site, tag: str) -> list[str]:
     """The same of the image on the node; nothing if it has none."""
-    manifest = digests(site).get(TAG)
+    manifest = digests(site).get(tag)
     if manifest is None:
         return []
     config = stored(site, manifest)["config"]["digest"]
@@ -63,13 +88,15 @@ def stored(site: Site, digest: str) -> dict[str, Any]:
 
 
 def load(site: Site) -> None:
-    """Through an archive of the image's size, which does not stay; nor does the last image."""
+    """Through one archive of the layers of both, which does not stay; nor do the last images."""
     before = digests(site)
     with tempfile.TemporaryDirectory(prefix="svdjobs-image-", dir="/var/tmp") as folder:
         archive = Path(folder) / "svdjobs.tar"
-        site.run("buildah", "push", TAG, f"docker-archive:{archive}:{TAG}", timeout=900)
+        save = ("podman", "save", "--quiet", "--multi-image-archive", f"--output={archive}")
+        site.run(*save, *TAGS, timeout=900)
         site.run(str(CLUSTER), "load", str(archive), timeout=900)
-    if digests(site)[TAG] != before.get(TAG):
-        for name in [name for name, digest in before.items() if digest == before.get(TAG)]:
-            if name.startswith("sha256:"):
-                site.run("ctr", "-n", "k8s.io", "images", "rm", name)
+    now = digests(site)
+    replaced = {before.get(tag) for tag in TAGS if now.get(tag) != before.get(tag)}
+    for name, digest in before.items():
+        if name.startswith("sha256:") and digest in replaced:
+            site.run("ctr", "-n", "k8s.io", "images", "rm", name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -191,14 +190,11 @@ def test_without_kueue_it_says_so(helm: helm_python.Config, space: Namespace) ->
 
 
 def test_helm_test_tries_out_the_development_store(
-    helm: helm_python.Config, space: Namespace
+    helm: helm_python.Config, space: Namespace, image: str, store_image: str
 ) -> None:
-    image = os.environ.get("SVDJOBS_STORE_IMAGE")
-    if not image:
-        pytest.skip("NO IMAGE: SVDJOBS_STORE_IMAGE names none")
     values = {
         "image": image,
-        "devStore": {"enabled": True, "image": image, "clusterIP": ADDRESS},
+        "devStore": {"enabled": True, "image": store_image, "clusterIP": ADDRESS},
         "networkPolicy": {"enabled": True},
     }
     helm.install(CHART, RELEASE, values, namespace=space.name, wait="legacy", timeout=120)
