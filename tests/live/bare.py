@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from tests.live.namespaces import until
 from tests.live.processes import Process
 from tests.live.site import silent
+from tests.waiting import until
 
 
 @contextmanager

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +17,7 @@ from svdjobs.errors import RefusedError
 from svdjobs.storage.server import BUCKET, S3Server
 from svdjobs.storage.store import Store, open_store
 from tests.live.site import Site
+from tests.waiting import until
 
 RBAC = (
     (Path(__file__).parents[1] / "cluster" / "rbac.yaml").read_text().replace("sample", "svdjobs")
@@ -27,7 +27,6 @@ ENDED = ("Succeeded", "Failed", "Error")
 # Of a run, what tells where and when.
 BESIDE = ("plan/", "shares/", "config.json", "identities.json")
 Document = dict[str, Any]
-T = TypeVar("T")
 # Where the API keeps what tests look at, by kubectl's names; others are Argo's.
 APIS = {
     **dict.fromkeys(("pods", "secrets"), "/api/v1"),
@@ -88,15 +87,6 @@ class Namespace:
 
 def ended(workflow: Document) -> Document | None:
     return workflow if workflow.get("status", {}).get("phase") in ENDED else None
-
-
-def until(look: Callable[[], T | None], seconds: float, what: str, pause: float = 1.0) -> T:
-    """What `look` finds, once it finds something."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(pause)
-    return found
 
 
 def phases(workflow: Document) -> dict[str, str]:

@@ -11,8 +11,9 @@ import pytest
 from svdjobs.storage.server import S3Server
 from svdjobs.storage.store import write_bytes
 from tests.live.faults import SWEEP, all_closed, attempts, exited, times
-from tests.live.namespaces import Namespace, phases, until
+from tests.live.namespaces import Namespace, phases
 from tests.live.sweeps import WORKFLOW
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -14,9 +14,10 @@ from svdjobs.cluster.doctor_cluster import may
 from svdjobs.cluster.settings import load_settings
 from svdjobs.errors import RefusedError
 from tests.helm.chart import CHART, RELEASE, ROOT, Values, examples, values_of
-from tests.live.namespaces import Namespace, until
+from tests.live.namespaces import Namespace
 from tests.live.site import Site
 from tests.live.sweeps import BLENDS
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -19,8 +19,9 @@ import yaml
 
 from svdjobs.cluster.tree import RUN_LABEL
 from tests.images.build import make_base
-from tests.live.namespaces import Namespace, until
+from tests.live.namespaces import Namespace
 from tests.live.site import Site
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -10,8 +10,9 @@ import pytest
 from tests.images.build import CLUSTER
 from tests.live.faults import STAGE, sweep
 from tests.live.hollow import hollow
-from tests.live.namespaces import Document, Namespace, ended, until
+from tests.live.namespaces import Document, Namespace, ended
 from tests.live.site import Site
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

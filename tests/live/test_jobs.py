@@ -11,9 +11,10 @@ import yaml
 from svdjobs.cluster.settings import load_settings
 from svdjobs.storage.store import write_bytes
 from tests.images.parsed import ROOT
-from tests.live.namespaces import Document, Namespace, manifests, until
+from tests.live.namespaces import Document, Namespace, manifests
 from tests.live.site import Site
 from tests.live.sweeps import SWEEP, contents, run_here
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

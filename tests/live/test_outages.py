@@ -19,8 +19,9 @@ from tests.live.faults import (
     running,
     sweep,
 )
-from tests.live.namespaces import Namespace, until
+from tests.live.namespaces import Namespace
 from tests.live.site import Site
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

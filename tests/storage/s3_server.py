@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,20 +73,21 @@ def delete_bucket(client: Any, name: str) -> None:
         pass
 
 
-def wait_for_part(server: S3Server, store: S3Store, seconds: float = 60) -> None:
-    """Until the server has a part of the one upload that is open in a bucket."""
-    client, deadline = client_of(server), time.monotonic() + seconds
-    while True:
-        for upload in client.list_multipart_uploads(Bucket=store.bucket).get("Uploads", []):
-            named = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
-            if client.list_parts(Bucket=store.bucket, **named).get("Parts"):
-                return
-        assert time.monotonic() < deadline, f"no part of an upload arrived in {store.bucket}"
-        time.sleep(0.05)
-
-
 def open_uploads(server: S3Server, store: S3Store) -> list[str]:
     """Multipart uploads of a store that were begun and never ended, as the server itself says."""
-    listed = client_of(server).list_multipart_uploads(Bucket=store.bucket)
-    keys = [item["Key"] for item in listed.get("Uploads", [])]
-    return [key for key in keys if key.startswith(store.prefix)]
+    return [upload["Key"] for upload in _open_uploads(client_of(server), store)]
+
+
+def uploaded_parts(server: S3Server, store: S3Store) -> int:
+    """How many parts of those the server has."""
+    client = client_of(server)
+    named = [
+        {"Bucket": store.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+        for upload in _open_uploads(client, store)
+    ]
+    return sum(len(client.list_parts(**upload).get("Parts", [])) for upload in named)
+
+
+def _open_uploads(client: Any, store: S3Store) -> list[dict[str, Any]]:
+    listed = client.list_multipart_uploads(Bucket=store.bucket).get("Uploads", [])
+    return [upload for upload in listed if upload["Key"].startswith(store.prefix)]

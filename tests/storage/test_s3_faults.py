@@ -31,7 +31,8 @@ from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.server import BUCKET, S3Server
 from svdjobs.storage.store import open_store, write_bytes
 from tests.storage.proxy import FOREVER, Fault, Kind, Proxy, harming
-from tests.storage.s3_server import client_of, delete_bucket, open_uploads, wait_for_part
+from tests.storage.s3_server import client_of, delete_bucket, open_uploads, uploaded_parts
+from tests.waiting import until
 
 PART = 5 << 20
 DATA = random.Random(1).randbytes(2 * PART + 7)
@@ -181,9 +182,7 @@ def test_evicted_upload_leaves_nothing(store: S3Store, s3_server: S3Server, prox
     """SIGTERM while parts are on the way, slowly."""
     proxy.traffic.faults = [Fault("slow", "PUT", "partNumber", FOREVER)]
     child = subprocess.Popen([sys.executable, "-c", CHILD, store.prefix])
-    deadline = time.monotonic() + 60
-    while not open_uploads(s3_server, store) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: open_uploads(s3_server, store), 60, "an upload has begun", pause=0.05)
     time.sleep(0.3)
     child.send_signal(signal.SIGTERM)
     assert child.wait(timeout=30) == 143
@@ -200,7 +199,7 @@ def test_bucket_that_vanishes(bucket: str, s3_server: S3Server) -> None:
     ):
         sink.write(DATA[:PART])
         # A part that arrives while its bucket is deleted brings the bucket back, on this server.
-        wait_for_part(s3_server, store)
+        until(lambda: uploaded_parts(s3_server, store), 60, "a part has arrived", pause=0.05)
         delete_bucket(client_of(s3_server), store.bucket)
         sink.write(DATA[PART:])
     assert exit_code(caught.value) == 4

@@ -6,7 +6,6 @@ import os
 import random
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.server import BUCKET, S3Server
 from svdjobs.storage.store import Store, clear, open_store, read_json, write_bytes
 from tests.storage.s3_server import open_uploads
+from tests.waiting import until
 
 
 class StoreConformance:
@@ -279,9 +279,7 @@ class TestS3Store(SeveralWriters, StoreConformance):
     def test_lines_of_a_killed_writer_are_kept_from_the_last_sending(self, store: S3Store) -> None:
         with appending(store, "j", flush_seconds=0.05) as journal:
             journal.append("sent")
-            deadline = time.monotonic() + 20
-            while not store.keys("j") and time.monotonic() < deadline:
-                time.sleep(0.02)
+            until(lambda: store.keys("j"), 20, "the journal has been sent", pause=0.02)
             with store.journal("j") as other:
                 assert other.lines == ["sent"]
 
