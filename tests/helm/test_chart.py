@@ -156,6 +156,9 @@ def test_the_development_store_is_tied_together() -> None:
     ]
 
 
+APART = "In a prompt or title, put a space between the two signs"
+
+
 @pytest.mark.parametrize(
     ("values", "offered", "words"),
     [
@@ -167,10 +170,10 @@ def test_the_development_store_is_tied_together() -> None:
             "Install Kueue",
         ),
         ({"devStore": {"enabled": True}}, (ARGO,), "name an image that has svdjobs[store-server]"),
-        ({"config": "title: '{{x}}'"}, (ARGO,), "config: Argo would replace '{{'"),
-        ({"cron": {"config": "{{x}}"}}, (ARGO,), "config: Argo would replace '{{'"),
-        ({"config": "title: $(x)"}, (ARGO,), "config: Kubernetes would replace '$('"),
-        ({"cron": {"config": "$$x$$"}}, (ARGO,), "config: Kubernetes would replace '$$'"),
+        ({"config": "title: '{{x}}'"}, (ARGO,), "config: Argo would replace '{{'. " + APART),
+        ({"cron": {"config": "{{x}}"}}, (ARGO,), "config: Argo would replace '{{'. " + APART),
+        ({"config": "title: $(x)"}, (ARGO,), "config: Kubernetes would replace '$('. " + APART),
+        ({"cron": {"config": "$$x$$"}}, (ARGO,), "config: Kubernetes would replace '$$'. " + APART),
         ({"image": "svdjobs:latest"}, (ARGO,), "`latest` changes while a sweep runs"),
     ],
 )
