@@ -39,9 +39,8 @@ $(STAMP): $(LOCK) pyproject.toml
 	@touch $@
 
 programs: ## install what tests use besides Python, so that fewer skip (Debian's apt, as root)
-	test -z "$(strip $(MISSING))" || apt-get update --quiet
-	test -z "$(strip $(MISSING))" || DEBIAN_FRONTEND=noninteractive \
-	  apt-get install --quiet --yes --no-install-recommends $(MISSING)
+	$(if $(strip $(MISSING)),apt-get update --quiet && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install --quiet --yes --no-install-recommends $(MISSING))
 
 demo: $(STAMP) ## run a whole sweep on the checkpoints that ship with the project, into runs/demo
 	$(BIN)/svdjobs sweep jobs/sweeps/demo.yaml

@@ -50,7 +50,7 @@ def find_base(*, required: bool) -> str:
         give_up("NO IMAGE BUILT: this test builds as root")
     if given := os.environ.get("SVDJOBS_TEST_BASE_IMAGE"):
         return given
-    if required and CLUSTER.exists():
+    if required:
         make_base()
     made = archive(BASE)
     if not made.exists():

@@ -31,7 +31,8 @@ def provide(site: Site) -> str:
     with FileLock("/tmp/svdjobs-load.lock"):
         if unlike(site):
             load(site)
-            assert not unlike(site), f"the node has another {unlike(site)} than was loaded"
+            left = unlike(site)
+            assert not left, f"the node has others than were loaded: {', '.join(left)}"
     return short(TAG)
 
 
@@ -54,7 +55,8 @@ def short(tag: str) -> str:
 
 def unlike(site: Site) -> list[str]:
     """The images that the node has not, or not as they are here."""
-    return [tag for tag in TAGS if on_node(site, tag) != here(tag)]
+    known = digests(site)
+    return [tag for tag in TAGS if on_node(site, known.get(tag)) != here(tag)]
 
 
 def here(tag: str) -> list[str]:
@@ -63,9 +65,8 @@ def here(tag: str) -> list[str]:
     return content(found)
 
 
-def on_node(site: Site, tag: str) -> list[str]:
-    """The same of the image on the node; nothing if it has none."""
-    manifest = digests(site).get(tag)
+def on_node(site: Site, manifest: str | None) -> list[str]:
+    """The same of an image on the node, by its manifest's digest; nothing if it has none."""
     if manifest is None:
         return []
     config = stored(site, manifest)["config"]["digest"]
