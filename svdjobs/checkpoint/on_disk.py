@@ -2,27 +2,65 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from svdjobs.checkpoint.reader import INDEX, Checkpoint
-from svdjobs.storage.fetch import local_folder
+from svdjobs.checkpoint.safetensors_format import OutputTensor
+from svdjobs.checkpoint.writer import index_bytes, layout, open_shard
+from svdjobs.progress import size, track
+from svdjobs.storage.fetch import local_folder, require_room
+from svdjobs.storage.local import LocalStore
+from svdjobs.storage.store import json_bytes, write_bytes
 
 _PICKLED_INDEX = "pytorch_model.bin.index.json"
+_FILE_BYTES = 5_000_000_000
 
 
 @contextmanager
 def on_disk(checkpoint: Checkpoint, *, weights: bool = True) -> Iterator[Path]:
-    """The checkpoint's folder while the block runs: its own where it lies on this disk, else a
-    temporary copy, without the weights if those are not asked for.
+    """The checkpoint's folder while the block runs: its own where it lies on this disk and its
+    files hold just its tensors, else a temporary copy; without the weights if those are not asked
+    for.
 
     Raises:
         StorageError: too little disk, or a file that is not what the manifest beside it lists.
     """
+    if not checkpoint.as_stored:
+        with _rewritten(checkpoint, weights=weights) as folder:
+            yield folder
+        return
     names = ["config.json", *checkpoint.companions()]
     if weights:
         indices = (name for name in (INDEX, _PICKLED_INDEX) if checkpoint.store.exists(name))
         names += [*checkpoint.weight_files(), *indices]
     with local_folder(checkpoint.store, names) as folder:
         yield folder
+
+
+@contextmanager
+def _rewritten(checkpoint: Checkpoint, *, weights: bool) -> Iterator[Path]:
+    """The checkpoint as it is read, so that an engine finds the same tensors: with what is computed
+    on reading computed, and without what its index does not name."""
+    planned = [OutputTensor(e.name, e.dtype, e.shape) for e in checkpoint.entries.values()]
+    shards = layout(planned, _FILE_BYTES)
+    total = sum(shard.bytes for shard in shards)
+    with tempfile.TemporaryDirectory(prefix="svdjobs-", ignore_cleanup_errors=True) as name:
+        folder = LocalStore(name)
+        write_bytes(folder, "config.json", json_bytes(checkpoint.config))
+        for companion in checkpoint.companions():
+            write_bytes(folder, companion, bytes(checkpoint.store.read(companion)))
+        if weights:
+            require_room(checkpoint.store, Path(name), total)
+            with track(f"write {checkpoint.label}", total) as advance:
+                for shard in shards:
+                    with open_shard(folder, shard.name, shard) as writer:
+                        for tensor in shard.tensors:
+                            for piece in checkpoint.chunks(tensor.name):
+                                writer.write(piece)
+                                advance(piece.numel() * piece.element_size(), size(total))
+            if index := index_bytes(shards):
+                write_bytes(folder, INDEX, index)
+        yield Path(name)

@@ -7,15 +7,19 @@ opened here is a store holding Hugging Face files.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from svdjobs.checkpoint.foreign import what_it_is
 from svdjobs.checkpoint.safetensors_format import (
     FLOATS,
+    ITEM_BITS,
     SAFETENSORS_NAMES,
     TORCH_NAMES,
     TensorEntry,
@@ -45,6 +49,17 @@ COMPANIONS = (
 )  # fmt: skip
 
 
+# A config takes kilobytes; an index of 100,000 tensors ten megabytes.
+_MAX_CONFIG_BYTES, _MAX_INDEX_BYTES = 4 << 20, 32 << 20
+_NUMBERED = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+# What we or an engine compute with, of a config.json.
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings", "num_experts",
+    "num_local_experts", "n_routed_experts", "moe_intermediate_size",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint whose headers have been read and checked."""
@@ -56,6 +71,15 @@ class Checkpoint:
     entries: dict[str, TensorEntry]
     pickled: dict[str, torch.Tensor] = field(default_factory=dict)
     """Tensors of `.bin` files, memory-mapped where they lie on a disk; empty for safetensors."""
+    derived: dict[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
+    """Tensors that are computed when they are read, in the dtype of their entry: a quantised matrix
+    times its scales, say."""
+    ignored: tuple[str, ...] = ()
+    """Tensors that files hold and the index does not give to them; other readers may take them."""
+    also: tuple[tuple[Store, tuple[str, ...]], ...] = ()
+    """Other files that decide its tensors, by the store they lie in: those of an adapter, say."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how this checkpoint is read, a sentence each."""
 
     @property
     def architecture(self) -> str:
@@ -67,6 +91,11 @@ class Checkpoint:
         """Whether lm_head shares the embedding's weights."""
         text_config = self.config.get("text_config") or {}
         return bool(self.config.get("tie_word_embeddings", text_config.get("tie_word_embeddings")))
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether the files hold just these tensors, so that every reader finds the same."""
+        return not self.derived and not self.ignored
 
     def companions(self) -> list[str]:
         """Tokenizer files and the like that are present."""
@@ -85,15 +114,22 @@ class Checkpoint:
             TensorError: NaN or Inf in it, or its bytes are short.
         """
         entry = self.entries[name]
-        tensor = self._slice(entry, 0, entry.elements).reshape(entry.shape)
+        tensor = self.derived[name]() if name in self.derived else self.stored(entry)
         self._check_finite(entry, tensor)
         return tensor
+
+    def stored(self, entry: TensorEntry) -> torch.Tensor:
+        """The tensor that lies where an entry says; flat bytes where torch lacks its dtype."""
+        flat = self._slice(entry, 0, entry.elements)
+        return flat.reshape(entry.shape) if entry.dtype in TORCH_NAMES else flat
 
     def chunks(self, name: str, elements: int = 1 << 24) -> Iterator[torch.Tensor]:
         """One tensor as flat pieces of bounded size, each finite."""
         entry = self.entries[name]
+        whole = self.read(name).reshape(-1) if name in self.derived else None
         for start in range(0, entry.elements, elements):
-            piece = self._slice(entry, start, min(start + elements, entry.elements))
+            stop = min(start + elements, entry.elements)
+            piece = self._slice(entry, start, stop) if whole is None else whole[start:stop]
             self._check_finite(entry, piece)
             yield piece
 
@@ -102,16 +138,16 @@ class Checkpoint:
 
         if entry.name in self.pickled:
             return self.pickled[entry.name].reshape(-1)[start:stop]
-        width = entry.bytes // entry.elements if entry.elements else 1
+        bits = ITEM_BITS[entry.dtype]
         try:
             data = self.store.read(
-                entry.key, entry.start + start * width, entry.start + stop * width
+                entry.key, entry.start + start * bits // 8, entry.start + stop * bits // 8
             )
         except UnavailableError:
             raise
         except StorageError as error:
             raise TensorError(f"{self.label}: tensor {entry.name!r}: {error}") from None
-        dtype: torch.dtype = getattr(torch, TORCH_NAMES[entry.dtype])
+        dtype: torch.dtype = getattr(torch, TORCH_NAMES.get(entry.dtype, "uint8"))
         return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
     def _check_finite(self, entry: TensorEntry, tensor: torch.Tensor) -> None:
@@ -139,33 +175,144 @@ def read_checkpoint(store: Store, label: str, *, allow_pickle: bool = False) -> 
         CheckpointError: no config, no weights, a missing shard or a corrupt header; a pickled
             checkpoint unless `allow_pickle`.
     """
-    try:
-        config = read_json(store, "config.json")
-    except MissingKeyError:
-        raise CheckpointError(
-            f"{label}: no config.json in {store.url}, so this is not a Hugging Face checkpoint "
-            f"folder."
-        ) from None
-    except UnavailableError:
-        raise
-    except StorageError as error:
-        raise CheckpointError(f"{label}: {error}") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{label}: config.json must hold a JSON object.")
+    config = read_config(store, label)
     weights = _weight_map(store, label) if store.exists(INDEX) else {}
     if files := _weight_files(store, label, weights):
         with ThreadPoolExecutor(8) as pool:
-            headers = pool.map(partial(read_header, store), files)
-            entries = {entry.name: entry for header in headers for entry in header}
-        _check_index(label, weights, entries)
-        return Checkpoint(label, store, config, entries)
+            headers = dict(zip(files, pool.map(partial(read_header, store), files), strict=True))
+        return with_headers(label, store, config, weights, headers)
     return _read_pickled(store, label, config, allow_pickle=allow_pickle)
+
+
+def read_config(store: Store, label: str) -> dict[str, Any]:
+    """The config.json of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is none.
+    """
+    try:
+        config = read_document(store, "config.json", label)
+    except MissingKeyError:
+        raise CheckpointError(
+            f"{label}: no config.json in {store.url}, so this is not a Hugging Face checkpoint "
+            f"folder.{what_it_is(store)}"
+        ) from None
+    check_config(config, label)
+    return config
+
+
+def read_document(
+    store: Store, key: str, label: str, most_bytes: int = _MAX_CONFIG_BYTES
+) -> dict[str, Any]:
+    """A JSON object of a checkpoint, bounded, since it may come from anywhere.
+
+    Raises:
+        MissingKeyError: nothing under that key.
+        CheckpointError: it is too large, or not a JSON object.
+    """
+    try:
+        size = store.size(key)
+        if size > most_bytes:
+            raise CheckpointError(
+                f"{label}: {key} has {size:,} bytes; expected are at most {most_bytes:,}."
+            )
+        document = read_json(store, key)
+        json.dumps(document, ensure_ascii=False).encode()
+    except (MissingKeyError, UnavailableError):
+        raise
+    except StorageError as error:
+        raise CheckpointError(f"{label}: {error}") from None
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{label}: {key} holds text that is no Unicode.") from None
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{label}: {key} must hold a JSON object.")
+    return document
+
+
+def check_config(config: dict[str, Any], label: str) -> None:
+    """Make sure that what we read of a config.json is of its kind.
+
+    Raises:
+        CheckpointError: a value that is not; all of them are named.
+    """
+    wrong = []
+    for prefix, part in (("", config), ("text_config.", config.get("text_config") or {})):
+        if not isinstance(part, dict):
+            wrong.append(f"text_config is {part!r:.40}, expected an object")
+            continue
+        for name in _SIZES:
+            value = part.get(name)
+            if value is not None and (type(value) is not int or value < 1):
+                wrong.append(f"{prefix}{name} is {value!r:.40}, expected a positive integer")
+        for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+            value = part.get(name)
+            ids = value if isinstance(value, list) else [value]
+            if any(one is not None and type(one) is not int for one in ids):
+                wrong.append(f"{prefix}{name} is {value!r:.40}, expected a token id or several")
+    named = config.get("architectures")
+    if named is not None and not (isinstance(named, list) and all(type(n) is str for n in named)):
+        wrong.append(f"architectures is {named!r:.40}, expected a list of names")
+    if wrong:
+        raise CheckpointError(f"{label}: config.json cannot be right: {'; '.join(wrong)}.")
+
+
+def with_headers(
+    label: str,
+    store: Store,
+    config: dict[str, Any],
+    weights: dict[str, str],
+    headers: dict[str, list[TensorEntry]],
+) -> Checkpoint:
+    """A checkpoint of files whose headers were read; `weights` is its index, empty without one.
+
+    The index decides which file a tensor is read from; what it does not name is not part of the
+    checkpoint.
+
+    Raises:
+        CheckpointError: the index names a tensor that its file does not hold; or, without an index,
+            two files hold the same.
+    """
+    found = {(entry.key, entry.name): entry for header in headers.values() for entry in header}
+    if not weights:
+        _check_unique(label, found)
+        return Checkpoint(label, store, config, {entry.name: entry for entry in found.values()})
+    named = {(key, name) for name, key in weights.items()}
+    if absent := sorted(name for key, name in named if (key, name) not in found):
+        elsewhere = {name: key for key, name in found}
+        first = absent[0]
+        hint = f"; {elsewhere[first]} holds {first}" if first in elsewhere else ""
+        raise CheckpointError(
+            f"{label}: {INDEX} lists {len(absent)} tensors that the file it names does not hold: "
+            f"{', '.join(absent[:5])}{' …' if len(absent) > 5 else ''}{hint}. Fetch the checkpoint "
+            f"again, or save it again."
+        )
+    entries = {entry.name: entry for place, entry in found.items() if place in named}
+    ignored = tuple(sorted(f"{name} in {key}" for key, name in found if (key, name) not in named))
+    notes: tuple[str, ...] = ()
+    if ignored:
+        notes = (
+            f"{len(ignored)} tensors lie in files where {INDEX} does not place them, and are not "
+            f"read: {', '.join(ignored[:3])}{' …' if len(ignored) > 3 else ''}.",
+        )
+    return Checkpoint(label, store, config, entries, ignored=ignored, notes=notes)
+
+
+def _check_unique(label: str, found: dict[tuple[str, str], TensorEntry]) -> None:
+    """Refuse a tensor that two files hold, where no index decides."""
+    seen: dict[str, str] = {}
+    for key, name in found:
+        if name in seen:
+            raise CheckpointError(
+                f"{label}: the tensor {name!r} lies in {seen[name]} and in {key}, and no {INDEX} "
+                f"decides. Remove the file that does not belong to the checkpoint."
+            )
+        seen[name] = key
 
 
 def _weight_files(store: Store, label: str, weights: dict[str, str]) -> list[str]:
     """Keys of the safetensors files, all present; `weights` is empty where there is no index."""
     if not weights:
-        return [SINGLE] if store.exists(SINGLE) else []
+        return [SINGLE] if store.exists(SINGLE) else _numbered_files(store, label)
     files = sorted(set(weights.values()))
     if missing := [key for key in files if not store.exists(key)]:
         raise CheckpointError(
@@ -175,24 +322,36 @@ def _weight_files(store: Store, label: str, weights: dict[str, str]) -> list[str
     return files
 
 
+def _numbered_files(store: Store, label: str) -> list[str]:
+    """`model-00001-of-00003.safetensors` and so on without an index: all of them, or an error."""
+    matches = {key: match for key in store.keys("") if (match := _NUMBERED.fullmatch(key))}
+    counts = {int(match[2]) for match in matches.values()}
+    numbers = sorted(int(match[1]) for match in matches.values())
+    if len(counts) > 1 or (counts and numbers != list(range(1, max(counts) + 1))):
+        raise CheckpointError(
+            f"{label}: {store.url} has {', '.join(sorted(matches))} and no {INDEX}; files are "
+            f"missing, or belong to two checkpoints. Fetch them and the index again."
+        )
+    return sorted(matches)
+
+
 def _weight_map(store: Store, label: str) -> dict[str, str]:
-    index = read_json(store, INDEX)
-    weights = index.get("weight_map") if isinstance(index, dict) else None
+    weights = read_document(store, INDEX, label, _MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{label}: {INDEX} has no weight_map.")
-    for key in weights.values():
-        if not isinstance(key, str) or PurePosixPath(key).name != key:
-            raise CheckpointError(f"{label}: {INDEX} names the file {key!r} outside the folder.")
+    check_weight_map(label, weights)
     return weights
 
 
-def _check_index(label: str, weights: dict[str, str], entries: dict[str, TensorEntry]) -> None:
-    absent = sorted(name for name in weights if name not in entries)
-    if absent:
-        raise CheckpointError(
-            f"{label}: {INDEX} lists {len(absent)} tensors that no file holds: "
-            f"{', '.join(absent[:5])}{' …' if len(absent) > 5 else ''}."
-        )
+def check_weight_map(label: str, weights: dict[str, Any]) -> None:
+    """Make sure that an index stays within its checkpoint.
+
+    Raises:
+        CheckpointError: it names a file outside the folder.
+    """
+    for key in weights.values():
+        if not isinstance(key, str) or PurePosixPath(key).name != key or not key.isprintable():
+            raise CheckpointError(f"{label}: {INDEX} names the file {key!r} outside the folder.")
 
 
 def _read_pickled(
@@ -202,7 +361,7 @@ def _read_pickled(
     files = [key for key in store.keys("") if "/" not in key and key.endswith(".bin")]
     files = [key for key in files if key.startswith("pytorch_model")]
     if not files:
-        raise CheckpointError(f"{label}: no {SINGLE} or {INDEX} in {store.url}.")
+        raise CheckpointError(f"{label}: no {SINGLE} or {INDEX} in {store.url}.{what_it_is(store)}")
     if not allow_pickle:
         raise CheckpointError(
             f"{label}: only pickled weights ({', '.join(files)}) in {store.url}. Pickle files can "

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from svdjobs.errors import CheckpointError, MissingKeyError, TensorError
+from svdjobs.errors import CheckpointError, MissingKeyError, TensorError, first_line
 from svdjobs.storage.store import Store
 
-ITEM_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
-    "U16": 2, "U32": 4, "U64": 8, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+# Every dtype of the library with its bits, in the library's own order (safetensors/src/tensor.rs,
+# enum Dtype), which is also the order of tensors in a file, last first.
+ITEM_BITS = {
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,
+    "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
+_ORDER = {dtype: place for place, dtype in enumerate(ITEM_BITS)}
+# Tensors of other dtypes are carried along as bytes.
 TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
     "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32",
@@ -29,6 +35,11 @@ SAFETENSORS_NAMES = {name: short for short, name in TORCH_NAMES.items()}
 FLOATS = ("F64", "F32", "F16", "BF16")
 # The library refuses longer headers too (safetensors/src/tensor.rs, MAX_HEADER_SIZE).
 MAX_HEADER_BYTES = 100_000_000
+# A tensor takes at most some ten of `[`, `{` and `,`. A header with many more describes no tensors;
+# parsing 100 MB of it takes the library seconds and a gigabyte.
+_STRUCTURE_PER_TENSOR, _STRUCTURE_FREE = 16, 100_000
+# A header up to this size is looked at once more, to say what is wrong with it.
+_EXPLAINED_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -52,14 +63,16 @@ class TensorEntry:
     @property
     def bytes(self) -> int:
         """Number of bytes."""
-        return self.elements * ITEM_BYTES[self.dtype]
+        return self.elements * ITEM_BITS[self.dtype] // 8
 
 
 def read_header(store: Store, key: str) -> list[TensorEntry]:
     """The tensors of one file, in file order; every byte of the file is accounted for.
 
+    The safetensors library judges the header. Where it refuses, so do we.
+
     Raises:
-        CheckpointError: the file is missing, truncated or not safetensors.
+        CheckpointError: the file is missing, cut off or not safetensors.
     """
     where = f"{store.url}/{key}"
     try:
@@ -67,51 +80,111 @@ def read_header(store: Store, key: str) -> list[TensorEntry]:
     except MissingKeyError:
         raise CheckpointError(f"{where}: no such file.") from None
     if size < 8:
-        raise _corrupt(where, f"it has {size} bytes, a header length alone takes 8")
+        raise _cut_off(where, f"it has {size} bytes, a header length alone takes 8")
     length = int.from_bytes(store.read(key, 0, 8), "little")
-    if length > min(size - 8, MAX_HEADER_BYTES):
-        raise _corrupt(where, f"its header claims {length:,} bytes, the file has {size:,}")
-    try:
-        header = json.loads(store.read(key, 8, 8 + length))
-        header.pop("__metadata__", None)
-        entries = [_entry(where, key, 8 + length, name, item) for name, item in header.items()]
-    except (ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise _corrupt(where, "its header is not a JSON object") from None
-    entries.sort(key=lambda entry: (entry.start, entry.bytes))
-    position = 8 + length
-    for entry in entries:
-        if entry.start != position:
-            raise _corrupt(where, f"tensor {entry.name!r} does not start where the last one ends")
-        position += entry.bytes
-    if position != size:
-        raise _corrupt(where, f"its header promises {position:,} bytes, the file has {size:,}")
+    if length > MAX_HEADER_BYTES:
+        raise _corrupt(where, f"its header claims {length:,} bytes, allowed are 100,000,000")
+    if length > size - 8:
+        raise _cut_off(where, f"its header claims {length:,} bytes, the file has {size:,}")
+    header = store.read(key, 8, 8 + length)
+    structure = sum(header.count(mark) for mark in (b"[", b"{", b","))
+    described = header.count(b"data_offsets")
+    if structure > _STRUCTURE_FREE + _STRUCTURE_PER_TENSOR * described:
+        raise _corrupt(
+            where, f"its header of {length:,} bytes describes at most {described:,} tensors"
+        )
+    return _judged(where, key, header, size)
+
+
+def _judged(where: str, key: str, header: bytearray, size: int) -> list[TensorEntry]:
+    """The entries of a header, as the library reads them.
+
+    The library takes whole files only. It gets one with this header and as many zeros as there are
+    bytes of tensors: a sparse file, which takes no room on the disk.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with tempfile.NamedTemporaryFile(prefix="svdjobs-header-") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(size)
+        file.flush()
+        try:
+            with safe_open(file.name, framework="numpy") as opened:
+                slices = [(name, opened.get_slice(name)) for name in opened.offset_keys()]
+                found = [(name, one.get_dtype(), tuple(one.get_shape())) for name, one in slices]
+        except (SafetensorError, OSError) as error:
+            raise _explained(where, header, size, first_line(error)) from None
+    entries, position = [], 8 + len(header)
+    for name, dtype, shape in found:
+        if not name.isprintable():
+            raise _corrupt(where, f"the name {name!r} of a tensor holds a control character")
+        entries.append(TensorEntry(name, dtype, shape, key, position))
+        position += entries[-1].bytes
     return entries
 
 
-def _corrupt(where: str, what: str) -> CheckpointError:
+def _explained(where: str, header: bytearray, size: int, words: str) -> CheckpointError:
+    """What is wrong with a header that the library refuses: which tensor, where that can be told,
+    else in the library's words."""
+    try:
+        document = json.loads(header) if len(header) <= _EXPLAINED_BYTES else None
+    except (ValueError, RecursionError):
+        return _corrupt(where, f"its header is not a JSON object of tensors ({words})")
+    if document is None:
+        return _corrupt(where, words)
+    if not isinstance(document, dict):
+        return _corrupt(where, "its header is not a JSON object")
+    document.pop("__metadata__", None)
+    for name, item in document.items():
+        if problem := _problem(where, name, item):
+            return problem
+    position = 0
+    for start, end, name in sorted((*item["data_offsets"], n) for n, item in document.items()):
+        if start != position:
+            return _corrupt(where, f"tensor {name!r} does not start where the last one ends")
+        position = end
+    promised = 8 + len(header) + position
+    if promised > size:
+        return _cut_off(where, f"its header promises {promised:,} bytes, the file has {size:,}")
+    if promised < size:
+        extra = size - promised
+        return _corrupt(where, f"{extra:,} bytes follow the last tensor that its header promises")
+    return _corrupt(where, words)
+
+
+def _problem(where: str, name: str, item: Any) -> CheckpointError | None:
+    """What is wrong with a header's entry."""
+    try:
+        dtype, shape, (start, end) = item["dtype"], tuple(item["shape"]), item["data_offsets"]
+        whole = all(type(number) is int and 0 <= number < 1 << 64 for number in (start, end))
+    except (KeyError, TypeError, ValueError):
+        return _corrupt(where, f"tensor {name!r} has no dtype, shape and data_offsets")
+    if dtype not in ITEM_BITS:
+        return TensorError(
+            f"{where}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(ITEM_BITS)}. "
+            f"A quantised checkpoint must be dequantised first."
+        )
+    elements = 1
+    for side in shape:
+        whole = whole and type(side) is int and side >= 0
+        elements = elements * side if whole and elements < 1 << 64 else 1 << 64
+    if not whole or elements * ITEM_BITS[dtype] != 8 * (end - start):
+        return _corrupt(where, f"tensor {name!r}: its shape does not fit its byte range")
+    return None
+
+
+def _cut_off(where: str, what: str) -> CheckpointError:
     return CheckpointError(
         f"{where} is not a whole safetensors file: {what}. It was probably cut off while being "
         f"copied or downloaded; fetch it again."
     )
 
 
-def _entry(where: str, key: str, offset: int, name: str, item: Any) -> TensorEntry:
-    try:
-        dtype, shape, (start, end) = item["dtype"], tuple(item["shape"]), item["data_offsets"]
-        whole = all(isinstance(number, int) and number >= 0 for number in (*shape, start, end))
-    except (KeyError, TypeError, ValueError):
-        raise _corrupt(where, f"tensor {name!r} has no dtype, shape and data_offsets") from None
-    if dtype not in ITEM_BYTES:
-        raise TensorError(
-            f"{where}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(ITEM_BYTES)}. "
-            f"Quantised checkpoints must be dequantised first."
-        )
-    entry = TensorEntry(name, dtype, shape, key, offset + start) if whole else None
-    if entry is None or entry.bytes != end - start:
-        raise _corrupt(where, f"tensor {name!r}: shape {list(shape)} does not fit its byte range")
-    return entry
+def _corrupt(where: str, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{where} is not a valid safetensors file: {what}. It was damaged, or written by something "
+        f"else; fetch it again, or save it again with the safetensors library."
+    )
 
 
 @dataclass(frozen=True)
@@ -125,12 +198,12 @@ class OutputTensor:
     @property
     def bytes(self) -> int:
         """Number of bytes."""
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return math.prod(self.shape) * ITEM_BITS[self.dtype] // 8
 
 
 def file_order(tensors: Sequence[OutputTensor]) -> list[OutputTensor]:
-    """The library's order within a file: wide dtypes first, then by name."""
-    return sorted(tensors, key=lambda tensor: (-ITEM_BYTES[tensor.dtype], tensor.name))
+    """The library's order within a file: by dtype, the last of its list first, then by name."""
+    return sorted(tensors, key=lambda tensor: (-_ORDER[tensor.dtype], tensor.name))
 
 
 def header_bytes(tensors: Sequence[OutputTensor]) -> bytes:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from svdjobs.checkpoint.reader import COMPANIONS, Checkpoint, read_checkpoint
-from svdjobs.checkpoint.safetensors_format import TensorEntry
+from svdjobs.checkpoint.foreign import what_it_is
+from svdjobs.checkpoint.lora import adapter_config, is_adapter, refuse_unmerged, with_adapter
+from svdjobs.checkpoint.quantised import dequantised
+from svdjobs.checkpoint.reader import (
+    COMPANIONS,
+    Checkpoint,
+    check_weight_map,
+    read_checkpoint,
+    read_config,
+    with_headers,
+)
+from svdjobs.checkpoint.safetensors_format import ITEM_BITS, TensorEntry
 from svdjobs.errors import (
     CheckpointError,
     StorageError,
@@ -22,13 +32,17 @@ from svdjobs.storage.local import LocalStore
 from svdjobs.storage.store import S3, Store, open_store
 
 DEMO = "demo:"
+ADDED = " + "
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w.-]+@[\w./-]+")
-_PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS]
+_PATTERNS = [
+    "config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS,
+]  # fmt: skip
 
 
 def open_checkpoint(source: str, *, allow_pickle: bool = False) -> Checkpoint:
     """Open `source`: `s3://bucket/prefix`, a shipped one (`demo:base`), a folder if there is one of
-    that name, else a hub id `owner/name@revision`.
+    that name, else a hub id `owner/name@revision`. A LoRA adapter is opened merged into the base
+    that its config names, or into the one given before it: `BASE + ADAPTER`.
 
     Hub snapshots come from the offline cache where they are in it.
 
@@ -38,8 +52,10 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False) -> Checkpoint:
             it.
         UnavailableError: the bucket, or the hub, does not answer for now.
     """
+    if ADDED in source:
+        return _with_adapter(source, allow_pickle=allow_pickle)
     store = _named(source) or LocalStore(_download(source, allow_pickle=allow_pickle))
-    return read_checkpoint(store, source, allow_pickle=allow_pickle)
+    return _opened(store, source, allow_pickle=allow_pickle)
 
 
 def open_headers(source: str, *, allow_pickle: bool = False) -> Checkpoint:
@@ -51,11 +67,48 @@ def open_headers(source: str, *, allow_pickle: bool = False) -> Checkpoint:
     Raises:
         CheckpointError, StorageError: as `open_checkpoint`.
     """
+    if ADDED in source:
+        return _with_adapter(source, allow_pickle=allow_pickle)
     if (store := _named(source) or _cached(source)) is None:
         with _hub_errors(source):
             found = _remote_headers(source, allow_pickle=allow_pickle)
-        return found or open_checkpoint(source, allow_pickle=allow_pickle)
-    return read_checkpoint(store, source, allow_pickle=allow_pickle)
+        return _usable(found) if found else open_checkpoint(source, allow_pickle=allow_pickle)
+    return _opened(store, source, allow_pickle=allow_pickle)
+
+
+def _opened(store: Store, source: str, *, allow_pickle: bool) -> Checkpoint:
+    """The checkpoint in a store; of an adapter, its base with the adapter merged."""
+    if not is_adapter(store):
+        return _usable(read_checkpoint(store, source, allow_pickle=allow_pickle))
+    named = adapter_config(store, source).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(
+            f"{source}: adapter_config.json names no base_model_name_or_path. Give the base before "
+            f"it: `BASE{ADDED}{source}`."
+        )
+    base = open_checkpoint(named, allow_pickle=allow_pickle)
+    return with_adapter(base, store, source)
+
+
+def _with_adapter(source: str, *, allow_pickle: bool) -> Checkpoint:
+    """`BASE + ADAPTER`."""
+    first, _, second = source.partition(ADDED)
+    store = _named(second) or LocalStore(_download(second, allow_pickle=False))
+    if not is_adapter(store):
+        raise CheckpointError(
+            f"{source}: {second} holds no adapter (adapter_config.json, adapter_model.safetensors)."
+        )
+    return with_adapter(open_checkpoint(first, allow_pickle=allow_pickle), store, source)
+
+
+def _usable(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint whose tensors are the model's weights, or can be made so.
+
+    Raises:
+        CheckpointError: quantised matrices, or adapters that were not merged.
+    """
+    refuse_unmerged(checkpoint)
+    return dequantised(checkpoint)
 
 
 def _named(source: str) -> Store | None:
@@ -84,10 +137,30 @@ def _folder(source: str) -> Path | None:
     if folder.is_dir():
         return folder
     if folder.is_file():
-        raise CheckpointError(f"{source} is a file; expected the folder of a checkpoint.")
+        raise CheckpointError(
+            f"{source} is a file; expected the folder of a checkpoint."
+            f"{what_it_is(LocalStore(folder.parent), folder.name)}"
+        )
+    near = _folder_nearly(folder)
+    hint = f" Did you mean {near}?" if near else ""
     if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
-        raise CheckpointError(f"{source}: no such folder, and not a hub id (owner/name).")
+        raise CheckpointError(f"{source}: no such folder, and not a hub id (owner/name).{hint}")
+    if near and folder.parent != Path():
+        # A slip of the pen, not a hub id: asking the hub for it would take half a minute.
+        raise CheckpointError(
+            f"{source}: no such folder.{hint} For the hub's model of that name, say "
+            f"{source.partition('@')[0]}@main."
+        )
     return None
+
+
+def _folder_nearly(folder: Path) -> Path | None:
+    """A folder of nearly that name beside it."""
+    if "@" in folder.name or not folder.parent.is_dir():
+        return None
+    names = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+    close = difflib.get_close_matches(folder.name, names, n=1, cutoff=0.8)
+    return folder.parent / close[0] if close else None
 
 
 def _cached(source: str) -> LocalStore | None:
@@ -110,24 +183,40 @@ def _remote_headers(source: str, *, allow_pickle: bool) -> Checkpoint | None:
     """Config and safetensors headers of a hub checkpoint, fetched without its weights; None if it
     has pickled weights only and those are allowed: they have no headers to look at."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        NotASafetensorsRepoError,
+        SafetensorsParsingError,
+    )
 
     repository, _, revision = source.partition("@")
     api = HfApi()
-    config = Path(api.hf_hub_download(repository, "config.json", revision=revision or None))
+    try:
+        config = Path(api.hf_hub_download(repository, "config.json", revision=revision or None))
+    except EntryNotFoundError:
+        return None  # an adapter, which is small; or an error that opening it gives
     try:
         found = api.get_safetensors_metadata(repository, revision=revision or None)
     except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
         if allow_pickle and isinstance(error, NotASafetensorsRepoError):
             return None
         raise CheckpointError(f"{source}: {first_line(error)}") from None
-    entries: dict[str, TensorEntry] = {}
+    headers: dict[str, list[TensorEntry]] = {}
     for key, file in sorted(found.files_metadata.items()):
         in_order = sorted(file.tensors.items(), key=lambda item: item[1].data_offsets)
-        for name, tensor in in_order:
-            shape, start = tuple(tensor.shape), tensor.data_offsets[0]
-            entries[name] = TensorEntry(name, tensor.dtype, shape, key, start)
-    return Checkpoint(source, LocalStore(config.parent), json.loads(config.read_text()), entries)
+        headers[key] = [
+            TensorEntry(name, tensor.dtype, tuple(tensor.shape), key, tensor.data_offsets[0])
+            for name, tensor in in_order
+        ]
+        if unknown := [entry for entry in headers[key] if entry.dtype not in ITEM_BITS]:
+            raise CheckpointError(
+                f"{source}: {key}: tensor {unknown[0].name!r} has dtype {unknown[0].dtype!r}; "
+                f"known are {', '.join(ITEM_BITS)}."
+            )
+    weights = dict(found.weight_map) if found.sharded else {}
+    check_weight_map(source, weights)
+    store = LocalStore(config.parent)
+    return with_headers(source, store, read_config(store, source), weights, headers)
 
 
 def _download(source: str, *, allow_pickle: bool) -> Path:

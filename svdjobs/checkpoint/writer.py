@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from svdjobs.checkpoint.reader import SINGLE
 from svdjobs.checkpoint.safetensors_format import (
+    FLOATS,
     TORCH_NAMES,
     OutputTensor,
     file_order,
@@ -95,13 +96,15 @@ def open_shard(store: Store, key: str, shard: Shard) -> Iterator[ShardWriter]:
 
 
 def to_storage(tensor: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
-    """Cast to a storage dtype (safetensors' name).
+    """Cast to a storage dtype (safetensors' name); what is no float stays as it is.
 
     Raises:
         TensorError: a value that the dtype cannot hold.
     """
     import torch
 
+    if dtype not in FLOATS:
+        return tensor
     wanted: torch.dtype = getattr(torch, TORCH_NAMES[dtype])
     cast = tensor.to(wanted)
     if dtype == "F16" and not bool(cast.isfinite().all()):

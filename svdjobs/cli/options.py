@@ -28,6 +28,7 @@ class Given(NamedTuple):
     overrides: tuple[str, ...]
     store_url: str
     allow_pickle: bool
+    rehash: bool = False
 
     def config(self) -> SweepConfig:
         """The config, with its overrides.
@@ -56,7 +57,13 @@ class Given(NamedTuple):
         from svdjobs.storage.store import open_store
 
         config = self.config()
-        return config, open_store(config.store_url)
+        store = open_store(config.store_url)
+        if self.rehash:
+            from svdjobs.checkpoint.identity import forget
+            from svdjobs.stages.graph import IDENTITIES
+
+            forget(store, IDENTITIES)
+        return config, store
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,6 +87,9 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option("--force", is_flag=True, help="Do finished work again.")
     @click.option("--allow-pickle", is_flag=True, help="Read .bin checkpoints (weights only).")
+    @click.option(
+        "--rehash", is_flag=True, help="Hash every checkpoint again, also unchanged files."
+    )
     @functools.wraps(command)
     def wrapped(
         *,
@@ -88,12 +98,13 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
         overrides: tuple[str, ...],
         store_url: str,
         allow_pickle: bool,
+        rehash: bool,
         **rest: Any,
     ) -> Any:
         if config_file and config_option:
             raise ConfigError(f"two configs: {config_file} and --config {config_option}.")
         source = config_file or config_option
-        return command(given=Given(source, overrides, store_url, allow_pickle), **rest)
+        return command(given=Given(source, overrides, store_url, allow_pickle, rehash), **rest)
 
     return wrapped
 

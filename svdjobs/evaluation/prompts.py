@@ -37,7 +37,9 @@ def load_tokenizer(folder: str) -> Any:
 
     transformers.utils.logging.set_verbosity_error()
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         said = first_line(error)
         raise CheckpointError(f"no tokenizer in {folder}: {said}") from None

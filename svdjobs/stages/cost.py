@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from svdjobs.checkpoint.safetensors_format import ITEM_BYTES
+from svdjobs.checkpoint.safetensors_format import ITEM_BITS
 from svdjobs.records import TensorPlan
 
 # Work of LAPACK's divide-and-conquer eigensolvers in units of K³ float64 operations at the speed of
@@ -40,7 +40,7 @@ def peak_tensor_bytes(tensors: Sequence[TensorPlan]) -> int:
     """Memory one process needs at most for one tensor: W, D, and five K×K float64 matrices."""
     return max(
         (
-            t.shape[0] * t.shape[1] * (ITEM_BYTES[t.dtype] + 8) + 40 * min(t.shape) ** 2
+            t.shape[0] * t.shape[1] * (ITEM_BITS[t.dtype] // 8 + 8) + 40 * min(t.shape) ** 2
             for t in tensors
         ),
         default=0,

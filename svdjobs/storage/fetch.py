@@ -48,7 +48,7 @@ def local_folder(store: Store, names: Sequence[str], *, below: str = "") -> Iter
     records = listed(store, below)
     with tempfile.TemporaryDirectory(prefix="svdjobs-", ignore_cleanup_errors=True) as folder:
         total = sum(store.size(key) for key in keys.values())
-        _require_room(store, Path(folder), total)
+        require_room(store, Path(folder), total)
         with track(f"download {store.url}/{below}".rstrip("/"), total) as advance:
             for name, key in keys.items():
                 _download(store, key, Path(folder), name, records.get(name), advance)
@@ -130,7 +130,12 @@ def _compare(store: Store, key: str, found: FileRecord, expected: FileRecord) ->
         )
 
 
-def _require_room(store: Store, folder: Path, needed: int) -> None:
+def require_room(store: Store, folder: Path, needed: int) -> None:
+    """Make sure that a temporary folder can take so many bytes of a store.
+
+    Raises:
+        StorageError: it cannot.
+    """
     free = shutil.disk_usage(folder).free
     if needed + _MARGIN_BYTES > free:
         raise StorageError(

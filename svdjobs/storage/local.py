@@ -48,7 +48,11 @@ class LocalStore:
             raise self._missing(key) from None
 
     def version(self, key: str) -> str:
-        """Size and modification time of a file; of one in a hub cache, `blob:` and its blob's name.
+        """What the file system knows of a file: size, times of its content and of its inode, inode;
+        of one in a hub cache, `blob:` and its blob's name.
+
+        `cp -p`, `rsync -t` and reproducible images give other bytes the same size and modification
+        time, but not the same change time.
 
         A hub cache names what it downloads by content and links to it, so equal files have one
         version wherever they were downloaded, and other files never have it.
@@ -61,7 +65,7 @@ class LocalStore:
         real = path.resolve()
         if path.is_symlink() and real.parent.name == _BLOBS and _BLOB.fullmatch(real.name):
             return f"{BLOB_VERSION}{real.name}:{status.st_size}"
-        return f"{status.st_size}:{status.st_mtime_ns}"
+        return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
         """The bytes [start, end) of an object, in memory that may be written to."""

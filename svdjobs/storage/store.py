@@ -175,11 +175,26 @@ def read_json(store: Store, key: str) -> Any:
         MissingKeyError: nothing under that key.
         DamagedError: it is not JSON.
     """
-    try:
-        return json.loads(store.read(key))
-    except ValueError as error:
+    return parsed_json(store.read(key), f"{store.url}/{key}")
+
+
+def parsed_json(data: bytes | bytearray, where: str) -> Any:
+    """The value in a JSON text.
+
+    Raises:
+        DamagedError: it is not JSON.
+    """
+    if data.lstrip()[:1] == b"<":
         raise DamagedError(
-            f"{store.url}/{key} is not valid JSON ({error}). Delete it and run again."
+            f"{where} is a web page, not JSON: a proxy, a login page or a wrong endpoint answered "
+            f"in place of the store. Look at the endpoint and at the proxy settings."
+        )
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        words = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise DamagedError(
+            f"{where} is not valid JSON ({words}). Delete it and run again."
         ) from None
 
 

@@ -58,7 +58,7 @@ def test_index_naming_a_tensor_nobody_holds(tmp_path: Path) -> None:
     document = json.loads(index.read_text())
     document["weight_map"]["ghost.weight"] = next(iter(document["weight_map"].values()))
     index.write_text(json.dumps(document))
-    with pytest.raises(CheckpointError, match=r"1 tensors that no file holds: ghost\.weight"):
+    with pytest.raises(CheckpointError, match=r"1 tensors that the file.*hold: ghost\.weight"):
         open_checkpoint(str(folder))
 
 

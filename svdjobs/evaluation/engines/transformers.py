@@ -287,6 +287,7 @@ def _load_model(checkpoint: str, dtype: str) -> Any:
             dtype=getattr(torch, dtype),
             output_loading_info=True,
             local_files_only=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(

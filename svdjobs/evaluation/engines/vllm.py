@@ -63,6 +63,7 @@ class VllmEngine:
         self._arguments: dict[str, Any] = {
             "model": weights.folder,
             "skip_tokenizer_init": True,
+            "trust_remote_code": False,
             "generation_config": "vllm",
             "dtype": config.dtype,
             "seed": config.seed % 2**32,
