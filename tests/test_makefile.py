@@ -1,0 +1,71 @@
+"""What `make` would do: which lock an environment gets, and that nothing is installed unchecked."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The Makefile and what it reads, with an environment that a test says was made."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "images", tmp_path / "images")
+    (tmp_path / ".venv").mkdir()
+    return tmp_path
+
+
+def commands(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["make", "--dry-run", *words], capture_output=True, text=True, cwd=folder, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("installed", "words", "lock"),
+    [
+        (None, ["setup"], "cpu"),
+        (None, ["setup", "GPU=1"], "gpu"),
+        ("cpu", ["setup", "GPU=1"], "gpu"),
+        ("gpu", ["setup", "GPU=0"], "cpu"),
+        ("cpu", ["setup"], None),
+        ("gpu", ["setup"], None),
+        ("gpu", ["demo"], None),
+        ("gpu", ["setup", "GPU=1"], None),
+    ],
+)
+def test_an_environment_gets_one_build_of_vllm_and_keeps_it(
+    clone: Path, installed: str | None, words: list[str], lock: str | None
+) -> None:
+    if installed:
+        (clone / ".venv" / f".installed-{installed}").touch()
+    lines = commands(clone, *words).splitlines()
+    synced = [line.split("images/locks/")[1] for line in lines if " pip sync " in line]
+    assert synced == ([f"{lock}.lock"] if lock else [])
+    if lock:
+        # no stamp of the other build survives, also where the installation fails
+        assert lines.index("rm -f .venv/.installed*") < next(
+            number for number, line in enumerate(lines) if " pip sync " in line
+        )
+        assert lines[-1] == f"touch .venv/.installed-{lock}"
+
+
+def test_uv_is_installed_by_hash(clone: Path) -> None:
+    written = commands(clone, "setup").replace("\\\n", " ")
+    (install,) = (line for line in written.splitlines() if " -m pip install" in line)
+    assert "--require-hashes" in install
+    (block,) = subprocess.run(
+        ["sh", "-c", install.partition("|")[0]],
+        capture_output=True,
+        text=True,
+        cwd=clone,
+        check=True,
+    ).stdout.split("\n\n")
+    assert block.startswith("uv==") and "--hash=sha256:" in block
