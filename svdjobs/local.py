@@ -94,4 +94,4 @@ def describe(made: Plan) -> list[str]:
             f"{len(made.only_in_before)} tensors are in before only and play no part, e.g. "
             f"{made.only_in_before[0]}"
         )
-    return lines
+    return lines + made.notes

@@ -93,6 +93,8 @@ class Plan(Record):
     parts: list[list[str]]
     """Tensor names of each decompose part, balanced by cost."""
     only_in_before: list[str]
+    notes: list[str] = []
+    """What a person should know of how the checkpoints are read, a sentence each."""
     estimate: Estimate
 
     @property

@@ -62,7 +62,14 @@ _SIZES = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose headers have been read and checked."""
+    """A checkpoint whose headers have been read and checked.
+
+    `entries`, `read` and `chunks` are how everyone sees its tensors. Most are a byte range of a
+    file; one named in `derived` is what a function gives: a dequantised matrix, a slice of a stack,
+    a matrix with an adapter merged into it. Whoever shows a checkpoint otherwise than it lies in
+    its files makes another with `dataclasses.replace`: new `entries` and `derived`, a `config` that
+    fits them, in `also` the other files that functions read, and a sentence in `notes`.
+    """
 
     label: str
     """What the user called it."""
@@ -72,8 +79,9 @@ class Checkpoint:
     pickled: dict[str, torch.Tensor] = field(default_factory=dict)
     """Tensors of `.bin` files, memory-mapped where they lie on a disk; empty for safetensors."""
     derived: dict[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
-    """Tensors that are computed when they are read, in the dtype of their entry: a quantised matrix
-    times its scales, say."""
+    """Tensors that are computed when they are read, of the dtype and shape that their entry says;
+    its `key` is a file they are made from, its `start` means nothing. The functions are called by
+    several threads and once for every reading, and keep nothing."""
     ignored: tuple[str, ...] = ()
     """Tensors that files hold and the index does not give to them; other readers may take them."""
     also: tuple[tuple[Store, tuple[str, ...]], ...] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from svdjobs.checkpoint.identity import identity
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import select
@@ -15,7 +17,7 @@ from svdjobs.stages.outputs import Output, begin, check_run, note_run
 from svdjobs.storage.store import Store
 
 STAGE = "plan"
-VERSION = "1"
+VERSION = "2"
 STORAGE_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -64,8 +66,26 @@ def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Pl
         tensors=tensors,
         parts=parts,
         only_in_before=sorted(set(before.entries) - set(after.entries)),
+        notes=[*_notes(opened), *_other_dtypes(before, after, chosen)],
         estimate=estimate,
     )
+
+
+def _notes(opened: dict[str, Checkpoint]) -> list[str]:
+    """How each checkpoint is read, where that is not plain."""
+    return [f"{role}: {note}" for role, checkpoint in opened.items() for note in checkpoint.notes]
+
+
+def _other_dtypes(before: Checkpoint, after: Checkpoint, chosen: list[TensorPlan]) -> list[str]:
+    """A sentence where matrices are stored in other dtypes before than after."""
+    pairs = Counter((before.entries[t.name].dtype, after.entries[t.name].dtype) for t in chosen)
+    if not (other := {pair: count for pair, count in pairs.items() if pair[0] != pair[1]}):
+        return []
+    counts = ", ".join(f"{n} of {len(chosen)} from {b} to {a}" for (b, a), n in other.items())
+    return [
+        f"the dtype of matrices changes from before to after ({counts}): rounding to the narrower "
+        f"one is part of what is measured as their difference."
+    ]
 
 
 def _open_all(config: SweepConfig) -> dict[str, Checkpoint]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from svdjobs import local
 from svdjobs.config import SweepConfig
@@ -165,3 +166,12 @@ def test_weights_that_changed_after_they_were_decomposed(
     make_checkpoint(after, updates=2)
     with pytest.raises(IncompleteError, match="has changed since it was decomposed"):
         blend.run(config, store)
+
+
+def test_plan_says_where_dtypes_differ(make_config: MakeConfig, tmp_path: Path) -> None:
+    half = make_checkpoint(tmp_path / "half", updates=2, dtype=torch.bfloat16)
+    text = "\n".join(local.describe(make(make_config(after=str(half)))))
+    assert "the dtype of matrices changes from before to after (14 of 14 from F32 to BF16)" in text
+    assert "dtype of matrices" not in "\n".join(
+        local.describe(make(make_config(store=str(tmp_path / "same"))))
+    )
