@@ -25,7 +25,7 @@ PROGRAMS := buildah podman runc chromium
 MISSING   = $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo train-demo test test-cluster lint format typecheck render verify bench lock images clean
+.PHONY: help setup programs demo train-demo test test-cluster fuzz lint format typecheck render verify bench lock images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ test: $(STAMP) ## run all tests but those that need a cluster
 
 test-cluster: $(STAMP) ## run the tests that need a cluster: KUBECONFIG's, or that of ../shared/cluster
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m cluster --durations=15 tests/live
+
+fuzz: $(STAMP) ## read 10,000 mutated checkpoints beside the safetensors library (SEED=1 COUNT=10000)
+	$(BIN)/python -m tests.fuzz.headers --seed $(or $(SEED),0) --count $(or $(COUNT),10000)
 
 lint: $(STAMP) ## check style and import rules
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ from svdjobs.errors import (
     first_line,
 )
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import Store, read_json
+from svdjobs.storage.store import Store, parsed_json
 
 if TYPE_CHECKING:
     import torch
@@ -47,16 +47,13 @@ COMPANIONS = (
     "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
     "chat_template.json", "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
-
-
-# A config takes kilobytes; an index of 100,000 tensors ten megabytes.
-_MAX_CONFIG_BYTES, _MAX_INDEX_BYTES = 4 << 20, 32 << 20
+# A config takes kilobytes; an index of 100,000 tensors ten megabytes, and a comma for each.
+_MAX_CONFIG_BYTES, _MAX_INDEX_BYTES, _MAX_MARKS = 4 << 20, 32 << 20, 500_000
 _NUMBERED = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
-# What we or an engine compute with, of a config.json.
+# What we compute with, of a config.json. Others may be lists, one number a layer.
 _SIZES = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "max_position_embeddings", "num_experts",
-    "num_local_experts", "n_routed_experts", "moe_intermediate_size",
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "max_position_embeddings",
 )  # fmt: skip
 
 
@@ -218,20 +215,29 @@ def read_document(
         MissingKeyError: nothing under that key.
         CheckpointError: it is too large, or not a JSON object.
     """
+    where = f"{store.url}/{key}"
     try:
         size = store.size(key)
         if size > most_bytes:
             raise CheckpointError(
                 f"{label}: {key} has {size:,} bytes; expected are at most {most_bytes:,}."
             )
-        document = read_json(store, key)
+        data = store.read(key)
+        if (marks := sum(data.count(mark) for mark in (b"[", b"{", b","))) > _MAX_MARKS:
+            raise CheckpointError(
+                f"{label}: {key} holds some {marks:,} values; expected are at most {_MAX_MARKS:,}."
+            )
+        document = parsed_json(data, where, unique=True, advice="Fetch the checkpoint again.")
         json.dumps(document, ensure_ascii=False).encode()
     except (MissingKeyError, UnavailableError):
         raise
     except StorageError as error:
         raise CheckpointError(f"{label}: {error}") from None
-    except UnicodeEncodeError:
-        raise CheckpointError(f"{label}: {key} holds text that is no Unicode.") from None
+    except (UnicodeEncodeError, RecursionError):
+        raise CheckpointError(
+            f"{label}: {key} holds half of a surrogate pair, which is no text, or is nested too "
+            f"deep. Fetch the checkpoint again."
+        ) from None
     if not isinstance(document, dict):
         raise CheckpointError(f"{label}: {key} must hold a JSON object.")
     return document
@@ -355,9 +361,11 @@ def check_weight_map(label: str, weights: dict[str, Any]) -> None:
     """Make sure that an index stays within its checkpoint.
 
     Raises:
-        CheckpointError: it names a file outside the folder.
+        CheckpointError: it names a file outside the folder, or a tensor by no readable name.
     """
-    for key in weights.values():
+    for name, key in weights.items():
+        if not name.isprintable():
+            raise CheckpointError(f"{label}: {INDEX} names a tensor {name!r:.80}.")
         if not isinstance(key, str) or PurePosixPath(key).name != key or not key.isprintable():
             raise CheckpointError(f"{label}: {INDEX} names the file {key!r} outside the folder.")
 
@@ -383,11 +391,15 @@ def _read_pickled(
         tensors.update(loaded)
         origin.update(dict.fromkeys(loaded, key))
     entries = {
-        name: TensorEntry(name, SAFETENSORS_NAMES[str(tensor.dtype).removeprefix("torch.")],
-                          tuple(tensor.shape), origin[name], 0)
+        name: TensorEntry(name, str(_short_dtype(tensor)), tuple(tensor.shape), origin[name], 0)
         for name, tensor in tensors.items()
-    }  # fmt: skip
+    }
     return Checkpoint(label, store, config, entries, tensors)
+
+
+def _short_dtype(tensor: torch.Tensor) -> str | None:
+    """safetensors' name of a tensor's dtype."""
+    return SAFETENSORS_NAMES.get(str(tensor.dtype).removeprefix("torch."))
 
 
 def _load_pickle(store: Store, key: str, label: str) -> dict[str, torch.Tensor]:
@@ -406,6 +418,12 @@ def _load_pickle(store: Store, key: str, label: str) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{label}: {key} cannot be read as plain tensors: {reason}") from None
     if not isinstance(loaded, dict) or not all(torch.is_tensor(t) for t in loaded.values()):
         raise CheckpointError(f"{label}: {key} does not hold a mapping from names to tensors.")
+    for name, tensor in loaded.items():
+        if _short_dtype(tensor) is None:
+            raise TensorError(
+                f"{label}: {key}: tensor {name!r} has dtype {tensor.dtype}, which safetensors "
+                f"lacks; known are {', '.join(SAFETENSORS_NAMES)}."
+            )
     return {name: tensor.contiguous() for name, tensor in loaded.items()}
 
 

@@ -14,8 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from svdjobs.errors import CheckpointError, MissingKeyError, TensorError, first_line
-from svdjobs.storage.store import Store
+from svdjobs.errors import (
+    CheckpointError,
+    DamagedError,
+    MissingKeyError,
+    TensorError,
+    first_line,
+    from_os_error,
+)
+from svdjobs.storage.store import Store, parsed_json
 
 # Every dtype of the library with its bits, in the library's own order (safetensors/src/tensor.rs,
 # enum Dtype), which is also the order of tensors in a file, last first.
@@ -29,20 +36,25 @@ _ORDER = {dtype: place for place, dtype in enumerate(ITEM_BITS)}
 TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
     "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32",
-    "U64": "uint64", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "U64": "uint64", "BOOL": "bool", "C64": "complex64", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
 SAFETENSORS_NAMES = {name: short for short, name in TORCH_NAMES.items()}
 FLOATS = ("F64", "F32", "F16", "BF16")
-# The library refuses longer headers too (safetensors/src/tensor.rs, MAX_HEADER_SIZE).
-MAX_HEADER_BYTES = 100_000_000
-# A tensor takes at most some ten of `[`, `{` and `,`. A header with many more describes no tensors;
-# parsing 100 MB of it takes the library seconds and a gigabyte.
+# As the hub has it (huggingface_hub/constants.py, SAFETENSORS_MAX_HEADER_LENGTH): some 200,000
+# tensors in one file. The library takes four times as much, and a gigabyte to parse it.
+MAX_HEADER_BYTES = 25_000_000
+# A tensor takes some ten of `[`, `{` and `,`. A header with many more describes no tensors, but
+# parsing it takes the library a hundred times its size.
 _STRUCTURE_PER_TENSOR, _STRUCTURE_FREE = 16, 100_000
 # A header up to this size is looked at once more, to say what is wrong with it.
 _EXPLAINED_BYTES = 4_000_000
+# Git LFS, docs/spec.md: a pointer begins so.
+_LFS = b"version https://git-lfs.github.com/spec/"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorEntry:
     """Where one tensor lies: a byte range of a file."""
 
@@ -69,7 +81,8 @@ class TensorEntry:
 def read_header(store: Store, key: str) -> list[TensorEntry]:
     """The tensors of one file, in file order; every byte of the file is accounted for.
 
-    The safetensors library judges the header. Where it refuses, so do we.
+    The safetensors library judges the header. Where it refuses, so do we; and where the format does
+    and the library does not: a header begins with `{` and gives no name twice.
 
     Raises:
         CheckpointError: the file is missing, cut off or not safetensors.
@@ -81,11 +94,17 @@ def read_header(store: Store, key: str) -> list[TensorEntry]:
         raise CheckpointError(f"{where}: no such file.") from None
     if size < 8:
         raise _cut_off(where, f"it has {size} bytes, a header length alone takes 8")
-    length = int.from_bytes(store.read(key, 0, 8), "little")
-    if length > MAX_HEADER_BYTES:
-        raise _corrupt(where, f"its header claims {length:,} bytes, allowed are 100,000,000")
+    start = bytes(store.read(key, 0, min(size, len(_LFS))))
+    length = int.from_bytes(start[:8], "little")
     if length > size - 8:
+        if other := _something_else(start):
+            raise CheckpointError(f"{where} is {other}")
         raise _cut_off(where, f"its header claims {length:,} bytes, the file has {size:,}")
+    if length > MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"{where}: its header has {length:,} bytes; read are at most {MAX_HEADER_BYTES:,}. If "
+            f"it is meant so, save the checkpoint again with a smaller max_shard_size."
+        )
     header = store.read(key, 8, 8 + length)
     structure = sum(header.count(mark) for mark in (b"[", b"{", b","))
     described = header.count(b"data_offsets")
@@ -93,34 +112,62 @@ def read_header(store: Store, key: str) -> list[TensorEntry]:
         raise _corrupt(
             where, f"its header of {length:,} bytes describes at most {described:,} tensors"
         )
-    return _judged(where, key, header, size)
+    if header[:1] != b"{":
+        raise _corrupt(where, "its header is not a JSON object from its first byte on")
+    found = _judged(where, header, size)
+    # Each name stands for itself where nothing is escaped, and has its own data_offsets.
+    if described != len(found) or b"\\" in header:
+        _require_unique(where, header)
+    entries, position = [], 8 + length
+    for name, dtype, shape in found:
+        if not name.isprintable():
+            raise _corrupt(where, f"the name {name!r:.80} of a tensor holds a control character")
+        entries.append(TensorEntry(name, dtype, shape, key, position))
+        position += entries[-1].bytes
+    return entries
 
 
-def _judged(where: str, key: str, header: bytearray, size: int) -> list[TensorEntry]:
-    """The entries of a header, as the library reads them.
+def _require_unique(where: str, header: bytearray) -> None:
+    """Refuse a name that a header gives twice: readers differ in which of the two they take."""
+    try:
+        parsed_json(header, "it", unique=True)
+    except DamagedError as error:
+        raise _corrupt(where, first_line(error)) from None
+
+
+def _something_else(start: bytes) -> str | None:
+    """What a file is that plainly holds no tensors, and what to do; None where it may hold some."""
+    if start == _LFS:
+        return "a Git LFS pointer, not the weights it stands for. Run `git lfs pull` in its folder."
+    if start.lstrip()[:1] == b"<":
+        return "a web page, not weights: a login page or an error was saved in their place."
+    return None
+
+
+def _judged(where: str, header: bytearray, size: int) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Name, dtype and shape of the tensors of a header, in file order, as the library reads them.
 
     The library takes whole files only. It gets one with this header and as many zeros as there are
     bytes of tensors: a sparse file, which takes no room on the disk.
     """
     from safetensors import SafetensorError, safe_open
 
-    with tempfile.NamedTemporaryFile(prefix="svdjobs-header-") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(size)
-        file.flush()
-        try:
+    try:
+        with tempfile.NamedTemporaryFile(prefix="svdjobs-header-") as file:
+            file.write(len(header).to_bytes(8, "little"))
+            file.write(header)
+            file.truncate(size)
+            file.flush()
             with safe_open(file.name, framework="numpy") as opened:
-                slices = [(name, opened.get_slice(name)) for name in opened.offset_keys()]
-                found = [(name, one.get_dtype(), tuple(one.get_shape())) for name, one in slices]
-        except (SafetensorError, OSError) as error:
-            raise _explained(where, header, size, first_line(error)) from None
-    entries, position = [], 8 + len(header)
-    for name, dtype, shape in found:
-        if not name.isprintable():
-            raise _corrupt(where, f"the name {name!r} of a tensor holds a control character")
-        entries.append(TensorEntry(name, dtype, shape, key, position))
-        position += entries[-1].bytes
-    return entries
+                return [
+                    (name, one.get_dtype(), tuple(one.get_shape()))
+                    for name in opened.offset_keys()
+                    for one in (opened.get_slice(name),)
+                ]
+    except SafetensorError as error:
+        raise _explained(where, header, size, first_line(error)) from None
+    except OSError as error:
+        raise from_os_error(error, doing=f"looking at the header of {where}") from None
 
 
 def _explained(where: str, header: bytearray, size: int, words: str) -> CheckpointError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -178,8 +179,14 @@ def read_json(store: Store, key: str) -> Any:
     return parsed_json(store.read(key), f"{store.url}/{key}")
 
 
-def parsed_json(data: bytes | bytearray, where: str) -> Any:
-    """The value in a JSON text.
+def parsed_json(
+    data: bytes | bytearray,
+    where: str,
+    *,
+    unique: bool = False,
+    advice: str = "Delete it and run again.",
+) -> Any:
+    """The value in a JSON text; where it is to be `unique`, no object in it gives a key twice.
 
     Raises:
         DamagedError: it is not JSON.
@@ -190,12 +197,19 @@ def parsed_json(data: bytes | bytearray, where: str) -> Any:
             f"in place of the store. Look at the endpoint and at the proxy settings."
         )
     try:
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=_each_once if unique else None)
     except (ValueError, RecursionError) as error:
         words = "it is nested too deep" if isinstance(error, RecursionError) else error
-        raise DamagedError(
-            f"{where} is not valid JSON ({words}). Delete it and run again."
-        ) from None
+        raise DamagedError(f"{where} is not valid JSON ({words}). {advice}") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON whose keys differ."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"it gives the key {twice!r:.80} twice")
+    return found
 
 
 def try_read_json(store: Store, key: str) -> Any | None:

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from svdjobs.checkpoint.on_disk import on_disk
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.errors import CheckpointError, StorageError, TensorError
 from tests.checkpoints import make_checkpoint, make_model, tensors
@@ -64,8 +68,6 @@ def test_index_naming_a_tensor_nobody_holds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite(chain: dict[str, Path], tmp_path: Path, value: float) -> None:
-    from safetensors.torch import save_file
-
     folder = tmp_path / "broken"
     shutil.copytree(chain["base"], folder)
     content = tensors(folder)
@@ -176,3 +178,110 @@ def test_hub_that_cannot_be_reached_says_what_to_do() -> None:
 def test_neither_folder_nor_hub_id(source: str) -> None:
     with pytest.raises(CheckpointError, match="no such folder, and not a hub id"):
         open_checkpoint(source)
+
+
+def two_files(folder: Path, index: dict[str, str] | None) -> Path:
+    """A checkpoint of two numbered files that both hold `shared`, as zeros and as ones."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for number, name in ((1, "only_1"), (2, "only_2")):
+        content = {"shared": torch.full((2, 2), float(number)), name: torch.zeros(1)}
+        save_file(content, folder / f"model-0000{number}-of-00002.safetensors")
+    if index is not None:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return folder
+
+
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+@pytest.mark.parametrize(("file", "value"), [(FIRST, 1.0), (SECOND, 2.0)])
+def test_the_index_decides_which_copy_is_read(file: str, value: float, tmp_path: Path) -> None:
+    index = {"shared": file, "only_1": FIRST, "only_2": SECOND}
+    opened = open_checkpoint(str(two_files(tmp_path / "two", index)))
+    assert opened.entries["shared"].key == file
+    assert torch.equal(opened.read("shared"), torch.full((2, 2), value))
+    (note,) = opened.notes
+    assert note.startswith("1 tensors lie in files where")
+
+
+def test_what_the_index_does_not_name_is_no_part_of_it(tmp_path: Path) -> None:
+    folder = two_files(tmp_path / "two", {"shared": SECOND, "only_1": FIRST})
+    opened = open_checkpoint(str(folder))
+    assert set(opened.entries) == {"shared", "only_1"}
+    assert "only_2 in model-00002" in opened.notes[0]
+    with on_disk(opened) as rewritten:  # an engine may not find it either
+        assert set(tensors(rewritten)) == {"shared", "only_1"}
+        assert torch.equal(tensors(rewritten)["shared"], torch.full((2, 2), 2.0))
+
+
+def test_a_tensor_that_lies_in_another_file_than_the_index_says(tmp_path: Path) -> None:
+    index = {"shared": FIRST, "only_1": SECOND, "only_2": SECOND}
+    with pytest.raises(CheckpointError, match=r"does not hold: only_1; model-00001.* holds only_1"):
+        open_checkpoint(str(two_files(tmp_path / "two", index)))
+
+
+def test_a_tensor_in_two_files_without_an_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"'shared' lies in model-00001.*and in model-00002"):
+        open_checkpoint(str(two_files(tmp_path / "two", None)))
+
+
+def test_a_single_file_under_a_numbered_name_is_read(
+    chain: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "lone"
+    shutil.copytree(chain["base"], folder)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    opened = open_checkpoint(str(folder))
+    for name, tensor in tensors(chain["base"]).items():
+        assert torch.equal(opened.read(name), tensor)
+
+
+def test_numbered_files_without_an_index_are_all_there_or_refused(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "sharded", max_shard_size="40KB")
+    expected = open_checkpoint(str(folder)).entries
+    (folder / "model.safetensors.index.json").unlink()
+    assert open_checkpoint(str(folder)).entries.keys() == expected.keys()
+    next(folder.glob("model-00002-*")).unlink()
+    with pytest.raises(CheckpointError, match="files are missing, or belong to two checkpoints"):
+        open_checkpoint(str(folder))
+
+
+def test_exotic_tensors_are_carried_along_byte_for_byte(tmp_path: Path) -> None:
+    """A complex buffer, and dtypes that torch lacks, refuse no checkpoint and lose no bit."""
+    folder = make_checkpoint(tmp_path / "exotic")
+    content = {"frequencies": torch.polar(torch.ones(3, 4), torch.arange(12.0).reshape(3, 4)),
+               "scales": torch.tensor([[120, 127]], dtype=torch.uint8).view(torch.float8_e8m0fnu),
+               "other": torch.tensor([1.5, -2]).to(torch.float8_e4m3fnuz)}  # fmt: skip
+    weights = folder / "model.safetensors"
+    save_file({**tensors(folder), **content}, weights)
+    packed = b'{"packed":{"dtype":"F4","shape":[3,2],"data_offsets":[0,3]}}'
+    (folder / "model-00001-of-00001.safetensors").write_bytes(
+        len(packed).to_bytes(8, "little") + packed + b"\x12\x34\x56"
+    )
+    index = dict.fromkeys(tensors_of(weights), weights.name)
+    index["packed"] = "model-00001-of-00001.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    opened = open_checkpoint(str(folder))
+    for name, tensor in content.items():
+        assert opened.read(name).dtype == tensor.dtype
+        assert torch.equal(opened.read(name).view(torch.uint8), tensor.view(torch.uint8))
+    assert bytes(opened.read("packed").numpy()) == b"\x12\x34\x56"
+    with on_disk(replace(opened, ignored=("to be written again",))) as again:
+        rewritten = open_checkpoint(str(again))
+        for name in opened.entries:
+            assert rewritten.entries[name].dtype == opened.entries[name].dtype
+            assert rewritten.entries[name].shape == opened.entries[name].shape
+            pair = (one.read(name).reshape(-1).view(torch.uint8) for one in (opened, rewritten))
+            assert torch.equal(*pair)
+
+
+def tensors_of(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as opened:
+        return list(opened.keys())
+
+
+def test_a_pickled_tensor_of_a_dtype_that_cannot_be_written(pickled: Path) -> None:
+    torch.save({"x": torch.zeros(2, dtype=torch.complex128)}, pickled / "pytorch_model.bin")
+    with pytest.raises(TensorError, match=r"'x' has dtype torch\.complex128, which safetensors"):
+        open_checkpoint(str(pickled), allow_pickle=True)
