@@ -1,15 +1,16 @@
-"""Quantised matrices: those that are a product are multiplied out when read, others are refused.
+"""Quantised matrices: float8 ones are multiplied by their scales when read, packed ones refused.
 
-Block-scaled float8 is DeepSeek's layout (arXiv:2412.19437, section 3.3): `weight` in F8_E4M3 and
-`weight_scale_inv` with one scale a block. compressed-tensors' float8 has `weight_scale`, one scale
-for a matrix or a row.
+Block-scaled float8 is DeepSeek's layout (arXiv:2412.19437, section 3.3): `weight` in F8_E4M3 beside
+`weight_scale_inv` with one scale a block. compressed-tensors calls them `weight_scale`, and has one
+scale for a matrix or for a row, too. Stacks of experts are the same with more sides in front.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from svdjobs.checkpoint.safetensors_format import TensorEntry
 from svdjobs.errors import CheckpointError
@@ -19,81 +20,150 @@ if TYPE_CHECKING:
 
     from svdjobs.checkpoint.reader import Checkpoint
 
-_FLOAT8 = ("F8_E4M3", "F8_E5M2")
-_SCALES = ("_scale_inv", "_scale")
-# What rounding to it moves a Gaussian matrix by, of its norm; tests measure it.
+# What rounding to it moves a Gaussian matrix by, of its norm; a test measures it.
 NOISE = {"F8_E4M3": 0.027, "F8_E5M2": 0.053}
-# Names of what packed formats keep: AWQ and GPTQ; compressed-tensors; bitsandbytes; MXFP4.
-_PACKED = (
-    ".qweight", ".qzeros", ".weight_packed", ".weight.absmax", ".weight.quant_map",
-    "_proj_blocks", ".SCB",
-)  # fmt: skip
-_DEQUANTISE = (
-    "AutoModelForCausalLM.from_pretrained(FOLDER).dequantize().save_pretrained(OTHER), or take the "
-    "checkpoint it was made from"
+_SCALES = ("_scale_inv", "_scale")
+_NUMBERS = ("BF16", "F16", "F32", "F64", "F8_E8M0")
+# Of activations, which are not quantised once the weights are not.
+_ACTIVATIONS = (".input_scale", ".activation_scale", ".input_scale_inv")
+_WHOLE = ("U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64", "F4", "F6_E2M3", "F6_E3M2")
+
+
+class _Format(NamedTuple):
+    """A way to pack integers, known by how its tensors are called."""
+
+    endings: tuple[str, ...]
+    name: str
+    command: str
+
+
+_LOAD = "AutoModelForCausalLM.from_pretrained(FOLDER{})"
+_FORMATS = (
+    _Format(
+        (".qweight", ".qzeros", ".g_idx"),
+        "AWQ or GPTQ",
+        "gptqmodel.utils.model_dequant.dequantize_model(FOLDER, OTHER) of GPTQModel",
+    ),
+    _Format(
+        (".weight_packed", ".weight_global_scale"),
+        "compressed-tensors",
+        _LOAD.format(", quantization_config=CompressedTensorsConfig(dequantize=True)")
+        + ".save_pretrained(OTHER)",
+    ),
+    _Format(
+        ("_proj_blocks", "_proj_scales"),
+        "MXFP4",
+        _LOAD.format(", quantization_config=Mxfp4Config(dequantize=True)")
+        + ".save_pretrained(OTHER)",
+    ),
+    _Format(
+        (".absmax", ".quant_map", ".SCB", "__nf4", "__fp4"),
+        "bitsandbytes",
+        _LOAD.format("") + ".dequantize().save_pretrained(OTHER)",
+    ),
 )
+_ORIGIN = "take the checkpoint it was made from"
 
 
 def dequantised(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with its float8 matrices as float32, each multiplied out when it is read.
 
     Raises:
-        CheckpointError: matrices that are packed, or float8 without a scale.
+        CheckpointError: matrices that are packed, or float8 without scales that fit.
     """
+    _refuse_packed(checkpoint)
     entries = checkpoint.entries
-    if packed := sorted(name for name in entries if name.endswith(_PACKED)):
-        raise CheckpointError(
-            f"{checkpoint.label}: {len(packed)} tensors are parts of quantised matrices, e.g. "
-            f"{packed[0]} ({entries[packed[0]].dtype}): packed integers have no singular values. "
-            f"Dequantise it first: {_DEQUANTISE}."
-        )
-    matrices = [e for e in entries.values() if e.dtype in _FLOAT8 and len(e.shape) == 2]
+    matrices = [e for e in entries.values() if e.dtype in NOISE and len(e.shape) >= 2]
+    matrices = [matrix for matrix in matrices if not matrix.name.endswith(_SCALES)]
     if not matrices:
         return checkpoint
-    scales = {matrix.name: _scale_of(checkpoint, matrix) for matrix in matrices}
+    scales = {matrix.name: _scales_of(checkpoint, matrix) for matrix in matrices}
+    modules = [matrix.name.removesuffix(".weight") for matrix in matrices]
     used = {scale.name for scale in scales.values()}
+    used |= {module + ending for module in modules for ending in _ACTIVATIONS}
     kept = {name: entry for name, entry in entries.items() if name not in used}
     derived = dict(checkpoint.derived)
     for matrix in matrices:
         kept[matrix.name] = replace(matrix, dtype="F32")
         derived[matrix.name] = _product(checkpoint, matrix, scales[matrix.name])
-    dtype = matrices[0].dtype
-    note = (
-        f"{checkpoint.label}: {len(matrices)} matrices are stored in {dtype} and multiplied by "
-        f"their scales; that rounding alone moved each by about {100 * NOISE[dtype]:.0f} % of its "
-        f"norm."
-    )
     files = tuple(sorted({scale.key for scale in scales.values()}))
+    dtypes = sorted({matrix.dtype for matrix in matrices})
+    settings = ("quantization_config", "compression_config")
     return replace(
         checkpoint,
         entries=kept,
         derived=derived,
-        config={k: v for k, v in checkpoint.config.items() if k != "quantization_config"},
+        config={key: value for key, value in checkpoint.config.items() if key not in settings},
         also=(*checkpoint.also, (checkpoint.store, files)),
-        notes=(*checkpoint.notes, note),
+        notes=(*checkpoint.notes, *(_note(matrices, dtype) for dtype in dtypes)),
     )
 
 
-def _scale_of(checkpoint: Checkpoint, matrix: TensorEntry) -> TensorEntry:
-    """The scales of a matrix, whose number fits its shape."""
+def _note(matrices: list[TensorEntry], dtype: str) -> str:
+    """The noise floor of the matrices of one dtype."""
+    return (
+        f"{sum(matrix.dtype == dtype for matrix in matrices)} matrices are quantised ({dtype} with "
+        f"scales) and dequantised to float32 on reading. Noise floor: rounding to {dtype} alone "
+        f"moved each by about {100 * NOISE[dtype]:.1f} % of its norm."
+    )
+
+
+def _refuse_packed(checkpoint: Checkpoint) -> None:
+    """Refuse matrices that are kept as integers, several to a byte or one."""
+    method = (checkpoint.config.get("quantization_config") or {}).get("quant_method")
+    for form in _FORMATS:
+        found = sorted(name for name in checkpoint.entries if name.endswith(form.endings))
+        if found:
+            _refuse(checkpoint, found, form.name, f"{form.command}; or {_ORIGIN}")
+    found = sorted(
+        entry.name
+        for entry in checkpoint.entries.values()
+        if entry.name.endswith("weight") and len(entry.shape) >= 2 and entry.dtype in _WHOLE
+    )
+    if found:
+        _refuse(checkpoint, found, str(method or "a format that is not known here"), _ORIGIN)
+
+
+def _refuse(checkpoint: Checkpoint, found: list[str], form: str, command: str) -> None:
+    entry = checkpoint.entries[found[0]]
+    raise CheckpointError(
+        f"{checkpoint.label}: {len(found)} tensors are of quantised matrices ({form}), e.g. "
+        f"{entry.name} {list(entry.shape)} in {entry.dtype}: integers that stand for numbers, and "
+        f"have other singular values. Dequantise it first: {command}."
+    )
+
+
+def _scales_of(checkpoint: Checkpoint, matrix: TensorEntry) -> TensorEntry:
+    """The scales of a matrix, whose shape fits its own."""
     found = [checkpoint.entries.get(matrix.name + suffix) for suffix in _SCALES]
     scale = next((entry for entry in found if entry is not None), None)
     if scale is None:
         raise CheckpointError(
             f"{checkpoint.label}: {matrix.name} is quantised ({matrix.dtype}) and has no "
-            f"{matrix.name}_scale_inv or {matrix.name}_scale beside it. Dequantise the checkpoint "
-            f"first: {_DEQUANTISE}."
+            f"{matrix.name}_scale_inv or {matrix.name}_scale beside it. Fetch the checkpoint "
+            f"again, or {_ORIGIN}."
         )
-    blocks = tuple(math.ceil(n / b) for n, b in zip(matrix.shape, _block(checkpoint), strict=True))
-    whole = ((), (1,), (matrix.shape[0], 1), (matrix.shape[0],))
-    allowed = (blocks,) if scale.name.endswith("_inv") else whole
-    if scale.shape not in allowed:
+    allowed = [_blocks(checkpoint, matrix), *_wholes(matrix)]
+    if scale.shape not in allowed or scale.dtype not in _NUMBERS:
         raise CheckpointError(
-            f"{checkpoint.label}: {scale.name} has shape {list(scale.shape)}, expected "
-            f"{' or '.join(str(list(shape)) for shape in allowed)} for a matrix "
-            f"{list(matrix.shape)} (quantization_config.weight_block_size in config.json)."
+            f"{checkpoint.label}: {scale.name} is {scale.dtype} {list(scale.shape)}, expected is "
+            f"one of the shapes {', '.join(str(list(shape)) for shape in allowed)} for a matrix "
+            f"{list(matrix.shape)} (see quantization_config.weight_block_size in config.json)."
         )
     return scale
+
+
+def _blocks(checkpoint: Checkpoint, matrix: TensorEntry) -> tuple[int, ...]:
+    """Shape of the scales if each is of a block of rows and columns."""
+    *front, rows, columns = matrix.shape
+    block_rows, block_columns = _block(checkpoint)
+    return (*front, math.ceil(rows / block_rows), math.ceil(columns / block_columns))
+
+
+def _wholes(matrix: TensorEntry) -> list[tuple[int, ...]]:
+    """Shapes of the scales if each is of a whole matrix or of a row."""
+    *front, rows, _ = matrix.shape
+    return [(*front, 1, 1), (*front, rows, 1), *([(), (1,), (rows,)] if not front else [])]
 
 
 def _block(checkpoint: Checkpoint) -> tuple[int, int]:
@@ -109,19 +179,21 @@ def _block(checkpoint: Checkpoint) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _product(checkpoint: Checkpoint, matrix: TensorEntry, scale: TensorEntry):  # type: ignore[no-untyped-def]
+def _product(
+    checkpoint: Checkpoint, matrix: TensorEntry, scale: TensorEntry
+) -> Callable[[], torch.Tensor]:
+    """A function that reads the matrix and its scales and multiplies them, in float32."""
     rows, columns = _block(checkpoint)
+    in_blocks = scale.shape == _blocks(checkpoint, matrix)
 
     def read() -> torch.Tensor:
         import torch
 
         w_MN = checkpoint.stored(matrix).to(torch.float32)
         scale_MN = checkpoint.stored(scale).to(torch.float32)
-        if scale.name.endswith("_inv"):
-            scale_MN = scale_MN.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
-            scale_MN = scale_MN[: w_MN.shape[0], : w_MN.shape[1]]
-        elif scale_MN.ndim == 1 and scale_MN.numel() > 1:
-            scale_MN = scale_MN[:, None]
-        return w_MN * scale_MN
+        if in_blocks:
+            scale_MN = scale_MN.repeat_interleave(rows, -2).repeat_interleave(columns, -1)
+            return w_MN * scale_MN[..., : w_MN.shape[-2], : w_MN.shape[-1]]
+        return w_MN * (scale_MN[:, None] if scale_MN.ndim == 1 else scale_MN)
 
     return read

@@ -263,6 +263,9 @@ def check_config(config: dict[str, Any], label: str) -> None:
             ids = value if isinstance(value, list) else [value]
             if any(one is not None and type(one) is not int for one in ids):
                 wrong.append(f"{prefix}{name} is {value!r:.40}, expected a token id or several")
+    settings = config.get("quantization_config")
+    if settings is not None and not isinstance(settings, dict):
+        wrong.append(f"quantization_config is {settings!r:.40}, expected an object")
     named = config.get("architectures")
     if named is not None and not (isinstance(named, list) and all(type(n) is str for n in named)):
         wrong.append(f"architectures is {named!r:.40}, expected a list of names")
