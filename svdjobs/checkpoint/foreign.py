@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import NamedTuple
 
+from svdjobs.storage.local import LocalStore
 from svdjobs.storage.store import Store
 
 
@@ -16,14 +19,14 @@ class _Kind(NamedTuple):
     command: str
 
 
-# The first that matches names the folder. Commands: the documentation of PyTorch
-# (torch.distributed.checkpoint.format_utils), verl (scripts/model_merger), DeepSpeed
-# (zero_to_fp32.py), PEFT (merge_and_unload) and transformers (GGUF).
+# The first that matches names the folder; {folder} is that of the file. Commands: the documentation
+# of PEFT, verl (model_merger), DeepSpeed (zero_to_fp32.py), Megatron Bridge, PyTorch
+# (torch.distributed.checkpoint.format_utils) and transformers (GGUF).
 _KINDS = (
     _Kind(
         r"(.*/)?adapter_model\.(safetensors|bin)",
         "a LoRA adapter without its adapter_config.json",
-        "fetch adapter_config.json too, or merge it: PeftModel.from_pretrained(...)"
+        "fetch adapter_config.json too, or merge it: PeftModel.from_pretrained(BASE, {folder})"
         ".merge_and_unload().save_pretrained(FOLDER)",
     ),
     _Kind(
@@ -32,58 +35,84 @@ _KINDS = (
         "python -m verl.model_merger merge --backend fsdp --local_dir {folder} --target_dir FOLDER",
     ),
     _Kind(
-        r"(.*/)?(zero_pp_rank_.*|mp_rank_.*)_(optim|model)_states\.pt",
+        r"(.*/)?(zero_pp_rank_|bf16_zero_pp_rank_|mp_rank_\d+_model_states).*\.pt",
         "a DeepSpeed checkpoint",
-        "python zero_to_fp32.py {folder} FOLDER --safe_serialization, then copy config.json and "
-        "the tokenizer beside the weights",
+        "python zero_to_fp32.py {folder} FOLDER --safe_serialization in the folder above, then "
+        "copy config.json and the tokenizer beside the weights",
+    ),
+    _Kind(
+        r"(.*/)?(mp_rank_\d+(_\d+)?/model_optim_rng\.pt|common\.pt)",
+        "a Megatron checkpoint",
+        "AutoBridge.from_hf_pretrained(BASE).export_ckpt({folder}, FOLDER) of Megatron Bridge; for "
+        "verl's, python -m verl.model_merger merge --backend megatron",
     ),
     _Kind(
         r"(.*/)?(__\d+_\d+\.distcp|\.metadata)",
-        "a checkpoint of torch.distributed.checkpoint (FSDP)",
+        "a checkpoint of torch.distributed.checkpoint (FSDP), whose list of tensors is a pickle "
+        "that runs code when opened",
         "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} "
-        "pytorch_model.bin, put it beside config.json and pass --allow-pickle",
+        "FOLDER/pytorch_model.bin if you trust it, put config.json and the tokenizer beside that, "
+        "and pass --allow-pickle",
     ),
     _Kind(
-        r"(.*/)?(global_step_?\d+|checkpoint-\d+)/.*",
-        "a trainer's output folder with checkpoints below it",
+        r"(.*/)?(global_step_?\d+|checkpoint-\d+|epoch_?\d+|step_?\d+)/.*",
+        "a trainer's output, a folder for each step",
         "give the folder of one step, the one that holds config.json",
     ),
     _Kind(
-        r".*\.gguf",
+        r"(.*/)?.*\.gguf",
         "a GGUF file, whose weights are quantised",
-        "take the checkpoint it was made from; or AutoModelForCausalLM.from_pretrained(FOLDER, "
-        "gguf_file=...).save_pretrained(OTHER)",
+        "take the checkpoint it was made from; or AutoModelForCausalLM.from_pretrained({folder}, "
+        "gguf_file=...).save_pretrained(FOLDER)",
     ),
     _Kind(
-        r".*\.(pth|pt|ckpt)",
-        "weights pickled by torch.save",
-        "load them into the model's class and say model.save_pretrained(FOLDER)",
-    ),
-    _Kind(
-        r".*\.(h5|msgpack|onnx|ot|tflite)",
-        "weights of another framework",
-        "convert them: AutoModelForCausalLM.from_pretrained(FOLDER, from_flax=True or from_tf=True)"
-        ".save_pretrained(OTHER)",
-    ),
-    _Kind(
-        r"(.*/)?(optimizer|scheduler|rng_state|training_args)\.?.*",
+        r"(.*/)?(optimizer|scheduler|rng_state|training_args|trainer_state|scaler)[._].*",
         "what a trainer keeps beside the weights, and not the weights",
         "give the folder that holds config.json and model.safetensors",
     ),
     _Kind(
-        r".*\.safetensors",
-        "safetensors files under other names",
-        "name a single one model.safetensors; several need model.safetensors.index.json",
+        r"(.*/)?.*\.(pth|pt|ckpt)",
+        "weights pickled by torch.save",
+        "load them into the model's class and say model.save_pretrained(FOLDER)",
+    ),
+    _Kind(
+        r"(.*/)?.*\.(h5|msgpack|ot|onnx|tflite)",
+        "weights of another framework",
+        "take the checkpoint they were made from; or, with transformers 4, "
+        "AutoModelForCausalLM.from_pretrained({folder}, from_flax=True or from_tf=True)"
+        ".save_pretrained(FOLDER)",
+    ),
+    _Kind(
+        r"(.*/)?.*\.safetensors",
+        "safetensors files under other names or in another folder",
+        "give the folder that holds config.json, with one file model.safetensors or with several "
+        "and model.safetensors.index.json",
     ),
 )
+# How far a folder is searched: it may be anyone's home.
+_DEEPEST, _MOST = 3, 2000
 
 
 def what_it_is(store: Store, file: str | None = None) -> str:
     """A sentence on what lies there, or on one `file`, and the command that makes it readable;
     empty if unknown."""
-    keys = store.keys("") if file is None else [file]
+    keys = sorted(_keys(store)) if file is None else [file]
     for kind in _KINDS:
         if found := next((key for key in keys if re.fullmatch(kind.pattern, key)), None):
-            command = kind.command.format(folder=store.url)
+            folder = f"{store.url}/{found}".rpartition("/")[0]
+            command = kind.command.format(folder=folder)
             return f" It holds {kind.what} ({found}). To make it readable: {command}."
     return ""
+
+
+def _keys(store: Store) -> list[str]:
+    """Some of the keys of a store."""
+    if not isinstance(store, LocalStore):
+        return store.keys("")[:_MOST]
+    keys: list[str] = []
+    for folder, folders, files in os.walk(store.root):
+        below = Path(folder).relative_to(store.root)
+        if len(below.parts) >= _DEEPEST or len(keys) > _MOST:
+            folders.clear()
+        keys += [(below / name).as_posix() for name in files]
+    return keys

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from svdjobs.checkpoint.reader import Checkpoint, read_document
+from svdjobs.checkpoint.documents import read_document
+from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.safetensors_format import FLOATS, TensorEntry, read_header
 from svdjobs.errors import CheckpointError
 from svdjobs.storage.store import Store

@@ -7,7 +7,6 @@ opened here is a store holding Hugging Face files.
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,12 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from svdjobs.checkpoint.documents import (
+    check_companions,
+    companions,
+    read_config,
+    read_document,
+)
 from svdjobs.checkpoint.foreign import what_it_is
 from svdjobs.checkpoint.safetensors_format import (
     FLOATS,
@@ -27,34 +32,22 @@ from svdjobs.checkpoint.safetensors_format import (
 )
 from svdjobs.errors import (
     CheckpointError,
-    MissingKeyError,
     StorageError,
     TensorError,
     UnavailableError,
     first_line,
 )
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import Store, parsed_json
+from svdjobs.storage.store import Store
 
 if TYPE_CHECKING:
     import torch
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-# What travels with the weights into every checkpoint we write; README.md is replaced by our card.
-COMPANIONS = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
-    "chat_template.json", "preprocessor_config.json", "processor_config.json",
-)  # fmt: skip
-# A config takes kilobytes; an index of 100,000 tensors ten megabytes, and a comma for each.
-_MAX_CONFIG_BYTES, _MAX_INDEX_BYTES, _MAX_MARKS = 4 << 20, 32 << 20, 500_000
+# An index of 100,000 tensors takes ten megabytes.
+_MAX_INDEX_BYTES = 32 << 20
 _NUMBERED = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
-# What we compute with, of a config.json. Others may be lists, one number a layer.
-_SIZES = (
-    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "head_dim", "max_position_embeddings",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,9 +97,7 @@ class Checkpoint:
 
     def companions(self) -> list[str]:
         """Tokenizer files and the like that are present."""
-        with ThreadPoolExecutor(8) as pool:
-            there = pool.map(self.store.exists, COMPANIONS)
-            return [name for name, found in zip(COMPANIONS, there, strict=True) if found]
+        return companions(self.store)
 
     def weight_files(self) -> list[str]:
         """Keys of the files that hold tensors."""
@@ -181,96 +172,13 @@ def read_checkpoint(store: Store, label: str, *, allow_pickle: bool = False) -> 
             checkpoint unless `allow_pickle`.
     """
     config = read_config(store, label)
+    check_companions(store, label)
     weights = _weight_map(store, label) if store.exists(INDEX) else {}
     if files := _weight_files(store, label, weights):
         with ThreadPoolExecutor(8) as pool:
             headers = dict(zip(files, pool.map(partial(read_header, store), files), strict=True))
         return with_headers(label, store, config, weights, headers)
     return _read_pickled(store, label, config, allow_pickle=allow_pickle)
-
-
-def read_config(store: Store, label: str) -> dict[str, Any]:
-    """The config.json of a checkpoint.
-
-    Raises:
-        CheckpointError: there is none, or it is none.
-    """
-    try:
-        config = read_document(store, "config.json", label)
-    except MissingKeyError:
-        raise CheckpointError(
-            f"{label}: no config.json in {store.url}, so this is not a Hugging Face checkpoint "
-            f"folder.{what_it_is(store)}"
-        ) from None
-    check_config(config, label)
-    return config
-
-
-def read_document(
-    store: Store, key: str, label: str, most_bytes: int = _MAX_CONFIG_BYTES
-) -> dict[str, Any]:
-    """A JSON object of a checkpoint, bounded, since it may come from anywhere.
-
-    Raises:
-        MissingKeyError: nothing under that key.
-        CheckpointError: it is too large, or not a JSON object.
-    """
-    where = f"{store.url}/{key}"
-    try:
-        size = store.size(key)
-        if size > most_bytes:
-            raise CheckpointError(
-                f"{label}: {key} has {size:,} bytes; expected are at most {most_bytes:,}."
-            )
-        data = store.read(key)
-        if (marks := sum(data.count(mark) for mark in (b"[", b"{", b","))) > _MAX_MARKS:
-            raise CheckpointError(
-                f"{label}: {key} holds some {marks:,} values; expected are at most {_MAX_MARKS:,}."
-            )
-        document = parsed_json(data, where, unique=True, advice="Fetch the checkpoint again.")
-        json.dumps(document, ensure_ascii=False).encode()
-    except (MissingKeyError, UnavailableError):
-        raise
-    except StorageError as error:
-        raise CheckpointError(f"{label}: {error}") from None
-    except (UnicodeEncodeError, RecursionError):
-        raise CheckpointError(
-            f"{label}: {key} holds half of a surrogate pair, which is no text, or is nested too "
-            f"deep. Fetch the checkpoint again."
-        ) from None
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{label}: {key} must hold a JSON object.")
-    return document
-
-
-def check_config(config: dict[str, Any], label: str) -> None:
-    """Make sure that what we read of a config.json is of its kind.
-
-    Raises:
-        CheckpointError: a value that is not; all of them are named.
-    """
-    wrong = []
-    for prefix, part in (("", config), ("text_config.", config.get("text_config") or {})):
-        if not isinstance(part, dict):
-            wrong.append(f"text_config is {part!r:.40}, expected an object")
-            continue
-        for name in _SIZES:
-            value = part.get(name)
-            if value is not None and (type(value) is not int or value < 1):
-                wrong.append(f"{prefix}{name} is {value!r:.40}, expected a positive integer")
-        for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
-            value = part.get(name)
-            ids = value if isinstance(value, list) else [value]
-            if any(one is not None and type(one) is not int for one in ids):
-                wrong.append(f"{prefix}{name} is {value!r:.40}, expected a token id or several")
-    settings = config.get("quantization_config")
-    if settings is not None and not isinstance(settings, dict):
-        wrong.append(f"quantization_config is {settings!r:.40}, expected an object")
-    named = config.get("architectures")
-    if named is not None and not (isinstance(named, list) and all(type(n) is str for n in named)):
-        wrong.append(f"architectures is {named!r:.40}, expected a list of names")
-    if wrong:
-        raise CheckpointError(f"{label}: config.json cannot be right: {'; '.join(wrong)}.")
 
 
 def with_headers(
@@ -419,6 +327,9 @@ def _load_pickle(store: Store, key: str, label: str) -> dict[str, torch.Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = first_line(error)
         raise CheckpointError(f"{label}: {key} cannot be read as plain tensors: {reason}") from None
+    if isinstance(loaded, dict):  # a trainer keeps its own state beside the weights
+        wrapped = (loaded.get(name) for name in ("model", "module", "state_dict"))
+        loaded = next((inner for inner in wrapped if isinstance(inner, dict)), loaded)
     if not isinstance(loaded, dict) or not all(torch.is_tensor(t) for t in loaded.values()):
         raise CheckpointError(f"{label}: {key} does not hold a mapping from names to tensors.")
     for name, tensor in loaded.items():

@@ -9,15 +9,14 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
+from svdjobs.checkpoint.documents import COMPANIONS, read_config
 from svdjobs.checkpoint.foreign import what_it_is
 from svdjobs.checkpoint.lora import adapter_config, is_adapter, refuse_unmerged, with_adapter
 from svdjobs.checkpoint.quantised import dequantised
 from svdjobs.checkpoint.reader import (
-    COMPANIONS,
     Checkpoint,
     check_weight_map,
     read_checkpoint,
-    read_config,
     with_headers,
 )
 from svdjobs.checkpoint.safetensors_format import ITEM_BITS, TensorEntry

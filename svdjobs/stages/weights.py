@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from svdjobs.checkpoint.documents import COMPANIONS
 from svdjobs.checkpoint.on_disk import on_disk
-from svdjobs.checkpoint.reader import COMPANIONS, Checkpoint
+from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError

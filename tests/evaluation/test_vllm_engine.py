@@ -67,6 +67,7 @@ def test_every_argument_is_recorded(driven: dict[str, Any]) -> None:
     assert settings["engine"].startswith("vllm ")
     assert settings["dtype"] == "float32"
     assert settings["generation_config"] == "vllm"
+    assert settings["trust_remote_code"] is False
     assert settings["batch_invariant"] is False
     asked = vllm_child.requests(1)
     assert settings["max_model_len"] == max(len(r.prompt_ids) for r in asked) + 40 + 1

@@ -1,0 +1,163 @@
+"""The JSON files of a checkpoint, and what else lies beside its weights: bounded and checked, since
+they may come from anywhere."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from svdjobs.checkpoint.foreign import what_it_is
+from svdjobs.errors import CheckpointError, MissingKeyError, StorageError, UnavailableError
+from svdjobs.storage.local import LocalStore
+from svdjobs.storage.store import Store, parsed_json
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+# What travels with the weights into every checkpoint we write; README.md is replaced by our card.
+COMPANIONS = (
+    GENERATION, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
+    "chat_template.json", "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+# A config takes kilobytes; an index of 100,000 tensors ten megabytes, and a comma for each.
+_MAX_CONFIG_BYTES, _MAX_MARKS = 4 << 20, 500_000
+# What we compute with, of a config.json. Others may be lists, one number a layer.
+_SIZES = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "max_position_embeddings",
+)  # fmt: skip
+
+
+def companions(store: Store) -> list[str]:
+    """Tokenizer files and the like that are present."""
+    with ThreadPoolExecutor(8) as pool:
+        there = pool.map(store.exists, COMPANIONS)
+        return [name for name, found in zip(COMPANIONS, there, strict=True) if found]
+
+
+def check_companions(store: Store, label: str) -> None:
+    """Make sure that what is copied with the weights is part of the checkpoint, and that its
+    generation config is one.
+
+    Raises:
+        CheckpointError: a file that is a link to something outside the folder; a value that cannot
+            be.
+    """
+    if isinstance(store, LocalStore):
+        for name in (CONFIG, *COMPANIONS):
+            if (target := _outside(store, name)) is not None:
+                raise CheckpointError(
+                    f"{label}: {name} is a link to {target}, outside the folder, and would be "
+                    f"copied into every checkpoint of the run. If it belongs to this one, put it "
+                    f"there: "
+                    f"cp --remove-destination {target} {store.path(name)}"
+                )
+    try:
+        generation = read_document(store, GENERATION, label)
+    except MissingKeyError:
+        return
+    if wrong := _wrong_ids(generation):
+        raise CheckpointError(f"{label}: {GENERATION} cannot be right: {'; '.join(wrong)}.")
+
+
+def _outside(store: LocalStore, name: str) -> Path | None:
+    """Where a file really lies, if neither in its folder nor in the blobs of its hub cache."""
+    path, root = store.path(name), store.root.resolve()
+    if not path.is_symlink():
+        return None
+    real = path.resolve()
+    # huggingface_hub, "Understand caching": <repository>/snapshots/<commit>/<name>
+    blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    return None if real.is_relative_to(root) or real.parent == blobs else real
+
+
+def _wrong_ids(part: dict[str, Any], prefix: str = "") -> list[str]:
+    """What is wrong with the token ids of a config."""
+    wrong = []
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        value = part.get(name)
+        ids = value if isinstance(value, list) else [value]
+        if any(one is not None and type(one) is not int for one in ids):
+            wrong.append(f"{prefix}{name} is {value!r:.40}, expected a token id or several")
+    return wrong
+
+
+def read_config(store: Store, label: str) -> dict[str, Any]:
+    """The config.json of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is none.
+    """
+    try:
+        config = read_document(store, CONFIG, label)
+    except MissingKeyError:
+        raise CheckpointError(
+            f"{label}: no config.json in {store.url}, so this is not a Hugging Face checkpoint "
+            f"folder.{what_it_is(store)}"
+        ) from None
+    check_config(config, label)
+    return config
+
+
+def read_document(
+    store: Store, key: str, label: str, most_bytes: int = _MAX_CONFIG_BYTES
+) -> dict[str, Any]:
+    """A JSON object of a checkpoint, bounded, since it may come from anywhere.
+
+    Raises:
+        MissingKeyError: nothing under that key.
+        CheckpointError: it is too large, or not a JSON object.
+    """
+    where = f"{store.url}/{key}"
+    try:
+        size = store.size(key)
+        if size > most_bytes:
+            raise CheckpointError(
+                f"{label}: {key} has {size:,} bytes; expected are at most {most_bytes:,}."
+            )
+        data = store.read(key)
+        if (marks := sum(data.count(mark) for mark in (b"[", b"{", b","))) > _MAX_MARKS:
+            raise CheckpointError(
+                f"{label}: {key} holds some {marks:,} values; expected are at most {_MAX_MARKS:,}."
+            )
+        document = parsed_json(data, where, unique=True, advice="Fetch the checkpoint again.")
+        json.dumps(document, ensure_ascii=False).encode()
+    except (MissingKeyError, UnavailableError):
+        raise
+    except StorageError as error:
+        raise CheckpointError(f"{label}: {error}") from None
+    except (UnicodeEncodeError, RecursionError):
+        raise CheckpointError(
+            f"{label}: {key} holds half of a surrogate pair, which is no text, or is nested too "
+            f"deep. Fetch the checkpoint again."
+        ) from None
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{label}: {key} must hold a JSON object.")
+    return document
+
+
+def check_config(config: dict[str, Any], label: str) -> None:
+    """Make sure that what we read of a config.json is of its kind.
+
+    Raises:
+        CheckpointError: a value that is not; all of them are named.
+    """
+    wrong = []
+    for prefix, part in (("", config), ("text_config.", config.get("text_config") or {})):
+        if not isinstance(part, dict):
+            wrong.append(f"text_config is {part!r:.40}, expected an object")
+            continue
+        for name in _SIZES:
+            value = part.get(name)
+            if value is not None and (type(value) is not int or value < 1):
+                wrong.append(f"{prefix}{name} is {value!r:.40}, expected a positive integer")
+        wrong += _wrong_ids(part, prefix)
+    settings = config.get("quantization_config")
+    if settings is not None and not isinstance(settings, dict):
+        wrong.append(f"quantization_config is {settings!r:.40}, expected an object")
+    named = config.get("architectures")
+    if named is not None and not (isinstance(named, list) and all(type(n) is str for n in named)):
+        wrong.append(f"architectures is {named!r:.40}, expected a list of names")
+    if wrong:
+        raise CheckpointError(f"{label}: config.json cannot be right: {'; '.join(wrong)}.")

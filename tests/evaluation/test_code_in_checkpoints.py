@@ -1,0 +1,64 @@
+"""Code that a checkpoint brings along is never run, nor is anyone asked whether it should be."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from svdjobs.errors import CheckpointError
+from svdjobs.evaluation.engines.transformers import _load_model
+from svdjobs.evaluation.prompts import load_tokenizer
+
+CODE = """
+from pathlib import Path
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+Path({mark!r}).touch()
+class Config(PretrainedConfig): model_type = "unheard-of"
+class Model(PreTrainedModel): config_class = Config
+class Tokenizer(PreTrainedTokenizerFast): pass
+"""
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """A file that the checkpoint's code makes when it runs."""
+    return tmp_path / "ran"
+
+
+@pytest.fixture
+def folder(
+    chain: dict[str, Path], tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """An unknown model_type, auto_map everywhere, and someone who says yes to everything."""
+    folder = Path(shutil.copytree(chain["base"], tmp_path / "with-code"))
+    (folder / "code.py").write_text(CODE.format(mark=str(mark)))
+    for name, classes in (
+        ("config.json", {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}),
+        ("tokenizer_config.json", {"AutoTokenizer": [None, "code.Tokenizer"]}),
+    ):
+        document = json.loads((folder / name).read_text())
+        document.pop("tokenizer_class", None)
+        document |= {"model_type": "unheard-of", "auto_map": classes}
+        (folder / name).write_text(json.dumps(document))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    return folder
+
+
+def test_a_model_does_not_bring_its_code(folder: Path, mark: Path) -> None:
+    with pytest.raises(CheckpointError, match="transformers cannot load"):
+        _load_model(str(folder), "float32")
+    assert not mark.exists()
+    assert sys.stdin.read().count("y") == 9
+
+
+def test_a_tokenizer_does_not_bring_its_code(folder: Path, mark: Path) -> None:
+    with pytest.raises(CheckpointError, match="no tokenizer in"):
+        load_tokenizer(str(folder))
+    assert not mark.exists()
+    assert sys.stdin.read().count("y") == 9
