@@ -11,7 +11,7 @@ from typing import Any
 from svdjobs.checkpoint.foreign import what_it_is
 from svdjobs.errors import CheckpointError, MissingKeyError, StorageError, UnavailableError
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import Store, parsed_json
+from svdjobs.storage.store import Readable, parsed_json
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 # What travels with the weights into every checkpoint we write; README.md is replaced by our card.
@@ -29,14 +29,14 @@ _SIZES = (
 )  # fmt: skip
 
 
-def companions(store: Store) -> list[str]:
+def companions(store: Readable) -> list[str]:
     """Tokenizer files and the like that are present."""
     with ThreadPoolExecutor(8) as pool:
         there = pool.map(store.exists, COMPANIONS)
         return [name for name, found in zip(COMPANIONS, there, strict=True) if found]
 
 
-def check_companions(store: Store, label: str) -> None:
+def check_companions(store: Readable, label: str) -> None:
     """Make sure that what is copied with the weights is part of the checkpoint, and that its
     generation config is one.
 
@@ -83,7 +83,7 @@ def _wrong_ids(part: dict[str, Any], prefix: str = "") -> list[str]:
     return wrong
 
 
-def read_config(store: Store, label: str) -> dict[str, Any]:
+def read_config(store: Readable, label: str) -> dict[str, Any]:
     """The config.json of a checkpoint.
 
     Raises:
@@ -101,7 +101,7 @@ def read_config(store: Store, label: str) -> dict[str, Any]:
 
 
 def read_document(
-    store: Store, key: str, label: str, most_bytes: int = _MAX_CONFIG_BYTES
+    store: Readable, key: str, label: str, most_bytes: int = _MAX_CONFIG_BYTES
 ) -> dict[str, Any]:
     """A JSON object of a checkpoint, bounded, since it may come from anywhere.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import Store
+from svdjobs.storage.store import Readable
 
 
 class _Kind(NamedTuple):
@@ -93,7 +93,7 @@ _KINDS = (
 _DEEPEST, _MOST = 3, 2000
 
 
-def what_it_is(store: Store, file: str | None = None) -> str:
+def what_it_is(store: Readable, file: str | None = None) -> str:
     """A sentence on what lies there, or on one `file`, and the command that makes it readable;
     empty if unknown."""
     keys = sorted(_keys(store)) if file is None else [file]
@@ -105,7 +105,7 @@ def what_it_is(store: Store, file: str | None = None) -> str:
     return ""
 
 
-def _keys(store: Store) -> list[str]:
+def _keys(store: Readable) -> list[str]:
     """Some of the keys of a store."""
     if not isinstance(store, LocalStore):
         return store.keys("")[:_MOST]

@@ -15,7 +15,7 @@ from svdjobs.progress import size, track
 from svdjobs.provenance import cores
 from svdjobs.storage.fetch import pieces
 from svdjobs.storage.local import BLOB_VERSION, LocalStore
-from svdjobs.storage.store import Store, try_read_json, write_json
+from svdjobs.storage.store import Readable, Store, try_read_json, write_json
 
 _PIECE = 1 << 22
 _PROBES, _PROBE_BYTES = 16, 4096
@@ -37,7 +37,7 @@ def identity(checkpoint: Checkpoint, cache: Store, key: str) -> str:
 
 
 def _digests(
-    label: str, store: Store, files: Sequence[str], cache: Store, key: str
+    label: str, store: Readable, files: Sequence[str], cache: Store, key: str
 ) -> dict[str, str]:
     """sha256 of files, by name; those that are not known are hashed and kept."""
     known = try_read_json(cache, key) or {}
@@ -55,7 +55,7 @@ def _digests(
     return {name: known[known_as[name]] for name in files}
 
 
-def _digest(store: Store, name: str) -> str:
+def _digest(store: Readable, name: str) -> str:
     """sha256 of one file."""
     digest = hashlib.sha256()
     read = _local_pieces if isinstance(store, LocalStore) else pieces
@@ -64,14 +64,14 @@ def _digest(store: Store, name: str) -> str:
     return digest.hexdigest()
 
 
-def _local_pieces(store: Store, name: str) -> Iterator[bytearray]:
+def _local_pieces(store: Readable, name: str) -> Iterator[bytearray]:
     """Small ones, one after the other: a disk needs no reading ahead."""
     length = store.size(name)
     for start in range(0, length, _PIECE):
         yield store.read(name, start, min(start + _PIECE, length))
 
 
-def _known_as(store: Store, name: str) -> str:
+def _known_as(store: Readable, name: str) -> str:
     """What changes when a file does, and belongs to no other."""
     version = store.version(name)
     if version.startswith(BLOB_VERSION):
@@ -81,7 +81,7 @@ def _known_as(store: Store, name: str) -> str:
     return f"{Path(store.url).resolve()}/{name}:{version}:{_probe(store, name)}"
 
 
-def _probe(store: Store, name: str) -> str:
+def _probe(store: Readable, name: str) -> str:
     """A digest of some pages of a file, spread over it: file systems that copy every time and inode
     (an image, a clone of a disk) do not copy other weights."""
     length = store.size(name)

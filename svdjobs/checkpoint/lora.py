@@ -17,7 +17,7 @@ from svdjobs.checkpoint.documents import read_document
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.safetensors_format import FLOATS, TensorEntry, read_header
 from svdjobs.errors import CheckpointError
-from svdjobs.storage.store import Store
+from svdjobs.storage.store import Readable
 
 if TYPE_CHECKING:
     import torch
@@ -46,12 +46,12 @@ class _Factors:
     """Whether the base stores the matrix as [in, out]."""
 
 
-def is_adapter(store: Store) -> bool:
+def is_adapter(store: Readable) -> bool:
     """Whether a store holds an adapter and no weights of its own."""
     return store.exists(CONFIG) and store.exists(WEIGHTS)
 
 
-def adapter_config(store: Store, label: str) -> dict[str, Any]:
+def adapter_config(store: Readable, label: str) -> dict[str, Any]:
     """The config of an adapter that can be merged here.
 
     Raises:
@@ -73,7 +73,7 @@ def adapter_config(store: Store, label: str) -> dict[str, Any]:
     return config
 
 
-def with_adapter(base: Checkpoint, adapter: Store, label: str) -> Checkpoint:
+def with_adapter(base: Checkpoint, adapter: Readable, label: str) -> Checkpoint:
     """The base with the adapter merged into it, matrix by matrix, as they are read.
 
     Raises:

@@ -38,7 +38,7 @@ from svdjobs.errors import (
     first_line,
 )
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import Store
+from svdjobs.storage.store import Readable
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ class Checkpoint:
 
     label: str
     """What the user called it."""
-    store: Store
+    store: Readable
     config: dict[str, Any]
     entries: dict[str, TensorEntry]
     pickled: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Checkpoint:
     several threads and once for every reading, and keep nothing."""
     ignored: tuple[str, ...] = ()
     """Tensors that files hold and the index does not give to them; other readers may take them."""
-    also: tuple[tuple[Store, tuple[str, ...]], ...] = ()
+    also: tuple[tuple[Readable, tuple[str, ...]], ...] = ()
     """Other files that decide its tensors, by the store they lie in: those of an adapter, say."""
     notes: tuple[str, ...] = ()
     """What a person should know of how this checkpoint is read, a sentence each."""
@@ -164,7 +164,7 @@ class Checkpoint:
         )
 
 
-def read_checkpoint(store: Store, label: str, *, allow_pickle: bool = False) -> Checkpoint:
+def read_checkpoint(store: Readable, label: str, *, allow_pickle: bool = False) -> Checkpoint:
     """Open a checkpoint: config and headers are read, weights are not.
 
     Raises:
@@ -183,7 +183,7 @@ def read_checkpoint(store: Store, label: str, *, allow_pickle: bool = False) -> 
 
 def with_headers(
     label: str,
-    store: Store,
+    store: Readable,
     config: dict[str, Any],
     weights: dict[str, str],
     headers: dict[str, list[TensorEntry]],
@@ -234,7 +234,7 @@ def _check_unique(label: str, found: dict[tuple[str, str], TensorEntry]) -> None
         seen[name] = key
 
 
-def _weight_files(store: Store, label: str, weights: dict[str, str]) -> list[str]:
+def _weight_files(store: Readable, label: str, weights: dict[str, str]) -> list[str]:
     """Keys of the safetensors files, all present; `weights` is empty where there is no index."""
     if not weights:
         return [SINGLE] if store.exists(SINGLE) else _numbered_files(store, label)
@@ -247,7 +247,7 @@ def _weight_files(store: Store, label: str, weights: dict[str, str]) -> list[str
     return files
 
 
-def _numbered_files(store: Store, label: str) -> list[str]:
+def _numbered_files(store: Readable, label: str) -> list[str]:
     """`model-00001-of-00003.safetensors` and so on without an index: all of them, or an error."""
     matches = {key: match for key in store.keys("") if (match := _NUMBERED.fullmatch(key))}
     counts = {int(match[2]) for match in matches.values()}
@@ -260,7 +260,7 @@ def _numbered_files(store: Store, label: str) -> list[str]:
     return sorted(matches)
 
 
-def _weight_map(store: Store, label: str) -> dict[str, str]:
+def _weight_map(store: Readable, label: str) -> dict[str, str]:
     weights = read_document(store, INDEX, label, _MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{label}: {INDEX} has no weight_map.")
@@ -282,7 +282,7 @@ def check_weight_map(label: str, weights: dict[str, Any]) -> None:
 
 
 def _read_pickled(
-    store: Store, label: str, config: dict[str, Any], *, allow_pickle: bool
+    store: Readable, label: str, config: dict[str, Any], *, allow_pickle: bool
 ) -> Checkpoint:
     """A `.bin` checkpoint, only on request and never executing what it holds (weights_only)."""
     files = [key for key in store.keys("") if "/" not in key and key.endswith(".bin")]
@@ -313,7 +313,7 @@ def _short_dtype(tensor: torch.Tensor) -> str | None:
     return SAFETENSORS_NAMES.get(str(tensor.dtype).removeprefix("torch."))
 
 
-def _load_pickle(store: Store, key: str, label: str) -> dict[str, torch.Tensor]:
+def _load_pickle(store: Readable, key: str, label: str) -> dict[str, torch.Tensor]:
     import pickle
 
     import torch

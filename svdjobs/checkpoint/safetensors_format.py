@@ -22,7 +22,7 @@ from svdjobs.errors import (
     first_line,
     from_os_error,
 )
-from svdjobs.storage.store import Store, parsed_json
+from svdjobs.storage.store import Readable, parsed_json
 
 # Every dtype of the library with its bits, in the library's own order (safetensors/src/tensor.rs,
 # enum Dtype), which is also the order of tensors in a file, last first.
@@ -78,7 +78,7 @@ class TensorEntry:
         return self.elements * ITEM_BITS[self.dtype] // 8
 
 
-def read_header(store: Store, key: str) -> list[TensorEntry]:
+def read_header(store: Readable, key: str) -> list[TensorEntry]:
     """The tensors of one file, in file order; every byte of the file is accounted for.
 
     The safetensors library judges the header. Where it refuses, so do we; and where the format does

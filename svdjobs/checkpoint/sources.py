@@ -9,17 +9,12 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from svdjobs.checkpoint.documents import COMPANIONS, read_config
+from svdjobs.checkpoint.documents import COMPANIONS
 from svdjobs.checkpoint.foreign import what_it_is
+from svdjobs.checkpoint.hub_files import HubFiles
 from svdjobs.checkpoint.lora import adapter_config, is_adapter, refuse_unmerged, with_adapter
 from svdjobs.checkpoint.quantised import dequantised
-from svdjobs.checkpoint.reader import (
-    Checkpoint,
-    check_weight_map,
-    read_checkpoint,
-    with_headers,
-)
-from svdjobs.checkpoint.safetensors_format import ITEM_BITS, TensorEntry
+from svdjobs.checkpoint.reader import Checkpoint, read_checkpoint
 from svdjobs.errors import (
     CheckpointError,
     StorageError,
@@ -179,43 +174,14 @@ def _cached(source: str) -> LocalStore | None:
 
 
 def _remote_headers(source: str, *, allow_pickle: bool) -> Checkpoint | None:
-    """Config and safetensors headers of a hub checkpoint, fetched without its weights; None if it
-    has pickled weights only and those are allowed: they have no headers to look at."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        NotASafetensorsRepoError,
-        SafetensorsParsingError,
-    )
-
+    """A hub checkpoint whose headers are read without fetching its weights; None if it must be
+    fetched: an adapter, or pickled weights where those are allowed, which have no headers."""
     repository, _, revision = source.partition("@")
-    api = HfApi()
-    try:
-        config = Path(api.hf_hub_download(repository, "config.json", revision=revision or None))
-    except EntryNotFoundError:
-        return None  # an adapter, which is small; or an error that opening it gives
-    try:
-        found = api.get_safetensors_metadata(repository, revision=revision or None)
-    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
-        if allow_pickle and isinstance(error, NotASafetensorsRepoError):
-            return None
-        raise CheckpointError(f"{source}: {first_line(error)}") from None
-    headers: dict[str, list[TensorEntry]] = {}
-    for key, file in sorted(found.files_metadata.items()):
-        in_order = sorted(file.tensors.items(), key=lambda item: item[1].data_offsets)
-        headers[key] = [
-            TensorEntry(name, tensor.dtype, tuple(tensor.shape), key, tensor.data_offsets[0])
-            for name, tensor in in_order
-        ]
-        if unknown := [entry for entry in headers[key] if entry.dtype not in ITEM_BITS]:
-            raise CheckpointError(
-                f"{source}: {key}: tensor {unknown[0].name!r} has dtype {unknown[0].dtype!r}; "
-                f"known are {', '.join(ITEM_BITS)}."
-            )
-    weights = dict(found.weight_map) if found.sharded else {}
-    check_weight_map(source, weights)
-    store = LocalStore(config.parent)
-    return with_headers(source, store, read_config(store, source), weights, headers)
+    files = HubFiles(repository, revision or None)
+    whole = any(key.endswith(".safetensors") for key in files.keys(""))
+    if is_adapter(files) or (allow_pickle and not whole):
+        return None
+    return read_checkpoint(files, source)
 
 
 def _download(source: str, *, allow_pickle: bool) -> Path:

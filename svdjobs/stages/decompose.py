@@ -232,6 +232,7 @@ class Factors:
             if file.key.endswith(".safetensors")
             for entry in read_header(store, f"{prefix}/{file.key}")
         }
+        self._store = store
         self._tensors = Checkpoint(f"factors of {checkpoint_id}", store, {}, entries)
         self._sha256 = {
             f"{item['name']}.{kind}": sha256
@@ -240,7 +241,7 @@ class Factors:
         }
 
     def _records(self, prefix: str) -> Iterator[dict[str, Any]]:
-        store = self._tensors.store
+        store = self._store
         for file in self.manifest.files:
             if file.key.endswith(".json"):
                 document = json.loads(read_finished(store, prefix, file.key, self.manifest))

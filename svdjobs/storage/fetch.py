@@ -19,7 +19,7 @@ from svdjobs.parallel import in_order
 from svdjobs.progress import Advance, size, track
 from svdjobs.records import FileRecord, Manifest
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import Hashing, Store, try_read_json
+from svdjobs.storage.store import Hashing, Readable, try_read_json
 
 PIECE_BYTES = 8 << 20
 # Pieces read ahead of the one being used; the bound on memory.
@@ -29,7 +29,7 @@ _MARGIN_BYTES = 64 << 20
 
 
 @contextmanager
-def local_folder(store: Store, names: Sequence[str], *, below: str = "") -> Iterator[Path]:
+def local_folder(store: Readable, names: Sequence[str], *, below: str = "") -> Iterator[Path]:
     """A folder that holds the objects `names` below a prefix, while the block runs.
 
     Of a store that is a folder, that very folder; of another, a new one in `tempfile.gettempdir()`,
@@ -55,7 +55,7 @@ def local_folder(store: Store, names: Sequence[str], *, below: str = "") -> Iter
         yield Path(folder)
 
 
-def listed(store: Store, below: str = "") -> dict[str, FileRecord]:
+def listed(store: Readable, below: str = "") -> dict[str, FileRecord]:
     """What the manifest of a prefix lists, by name; empty where there is none, as of a checkpoint
     that svdjobs did not write."""
     document = try_read_json(store, f"{below}/manifest.json" if below else "manifest.json")
@@ -66,7 +66,7 @@ def listed(store: Store, below: str = "") -> dict[str, FileRecord]:
     return {record.key: record for record in manifest.files}
 
 
-def read_checked(store: Store, key: str, record: FileRecord) -> bytearray:
+def read_checked(store: Readable, key: str, record: FileRecord) -> bytearray:
     """A whole object, with the size and sha256 of its record.
 
     Raises:
@@ -80,7 +80,7 @@ def read_checked(store: Store, key: str, record: FileRecord) -> bytearray:
     return data
 
 
-def pieces(store: Store, key: str) -> Iterator[bytearray]:
+def pieces(store: Readable, key: str) -> Iterator[bytearray]:
     """An object from its first byte to its last, some pieces of it read ahead."""
     length = store.size(key)
 
@@ -95,7 +95,7 @@ def pieces(store: Store, key: str) -> Iterator[bytearray]:
 
 
 def _download(
-    store: Store, key: str, folder: Path, name: str, record: FileRecord | None, advance: Advance
+    store: Readable, key: str, folder: Path, name: str, record: FileRecord | None, advance: Advance
 ) -> None:
     assert not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts, name
     path = folder / name
@@ -120,7 +120,7 @@ def _download(
         )
 
 
-def _compare(store: Store, key: str, found: FileRecord, expected: FileRecord) -> None:
+def _compare(store: Readable, key: str, found: FileRecord, expected: FileRecord) -> None:
     if (found.bytes, found.sha256) != (expected.bytes, expected.sha256):
         raise StorageError(
             f"{store.url}/{key} is not what its manifest lists: its sha256 is {found.sha256} "
@@ -130,7 +130,7 @@ def _compare(store: Store, key: str, found: FileRecord, expected: FileRecord) ->
         )
 
 
-def require_room(store: Store, folder: Path, needed: int) -> None:
+def require_room(store: Readable, folder: Path, needed: int) -> None:
     """Make sure that a temporary folder can take so many bytes of a store.
 
     Raises:

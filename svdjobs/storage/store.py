@@ -41,11 +41,8 @@ class Journal(Protocol):
         """Add a line (without its newline)."""
 
 
-class Store(Protocol):
-    """Objects under keys such as `factors/after/part-00000.safetensors`.
-
-    A reader sees an object whole or not at all: writes are atomic.
-    """
+class Readable(Protocol):
+    """Objects that can be read."""
 
     @property
     def url(self) -> str:
@@ -68,6 +65,13 @@ class Store(Protocol):
 
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix, sorted."""
+
+
+class Store(Readable, Protocol):
+    """Objects under keys such as `factors/after/part-00000.safetensors`.
+
+    A reader sees an object whole or not at all: writes are atomic.
+    """
 
     def sink(self, key: str) -> AbstractContextManager[Sink]:
         """Write an object piece by piece; it appears when the block ends without an exception."""
@@ -169,7 +173,7 @@ def write_lines(store: Store, key: str, rows: Iterable[str]) -> FileRecord:
     return write_bytes(store, key, "".join(f"{row}\n" for row in rows).encode())
 
 
-def read_json(store: Store, key: str) -> Any:
+def read_json(store: Readable, key: str) -> Any:
     """Read a JSON object.
 
     Raises:
@@ -212,7 +216,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def try_read_json(store: Store, key: str) -> Any | None:
+def try_read_json(store: Readable, key: str) -> Any | None:
     """Read a JSON object, None where there is none."""
     try:
         return read_json(store, key)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from svdjobs.checkpoint.reader import INDEX
+from svdjobs.checkpoint.sources import open_checkpoint, open_headers
+from svdjobs.errors import CheckpointError
 from tests.checkpoint.hub import Hub, serving
 from tests.checkpoints import make_checkpoint
 
@@ -89,3 +94,66 @@ def test_a_hub_that_does_not_answer_may_be_tried_again(tmp_path: Path) -> None:
     assert done.returncode == 75
     assert "lab/before: no such folder, and the hub could not be reached" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def copied(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of `lab/copy` on the hub, which this process may ask."""
+    addresses = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", addresses)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.models["lab/copy"] = tmp_path / "copy"
+    return Path(shutil.copytree(hub.models["lab/after"], tmp_path / "copy"))
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, str]], object]) -> None:
+    """The index of a folder, with its weight map changed."""
+    document = json.loads((folder / INDEX).read_text())
+    change(document["weight_map"])
+    (folder / INDEX).write_text(json.dumps(document))
+
+
+def test_headers_from_the_hub_are_those_of_the_files(copied: Path) -> None:
+    there, here = open_headers("lab/copy@main"), open_checkpoint(str(copied))
+    assert there.entries == here.entries
+    assert there.config == here.config
+
+
+def test_the_index_decides_of_hub_headers_too(copied: Path) -> None:
+    weights = json.loads((copied / INDEX).read_text())["weight_map"]
+    first, second = sorted(set(weights.values()))[:2]
+    moved = next(name for name, key in weights.items() if key == first)
+    rewritten(copied, lambda weights: weights.update({moved: second}))
+    with pytest.raises(CheckpointError, match=rf"does not hold: {moved}; {first} holds {moved}"):
+        open_headers("lab/copy")
+    rewritten(copied, lambda weights: weights.pop(moved))
+    assert moved not in open_headers("lab/copy").entries
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<html>Sign in</html>" * 9, "is a web page, not weights"),
+        (
+            (200_000).to_bytes(8, "little") + b"[" * 100_000 + b"]" * 100_000,
+            "from its first byte on",
+        ),
+        ((17).to_bytes(8, "little") + b'{"a":{},"b":"\\u"}', "not a valid safetensors file"),
+        (b"1234", "it has 4 bytes"),
+    ],
+)
+def test_files_of_the_hub_that_are_no_weights(copied: Path, content: bytes, words: str) -> None:
+    (copied / INDEX).unlink()
+    for file in copied.glob("*.safetensors"):
+        file.unlink()
+    (copied / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=words):
+        open_headers("lab/copy")
+
+
+def test_a_config_of_the_hub_that_is_a_web_page(copied: Path) -> None:
+    (copied / "config.json").write_text("<html>503</html>")
+    with pytest.raises(CheckpointError, match=r"config\.json is a web page"):
+        open_headers("lab/copy")

@@ -285,3 +285,27 @@ def test_a_pickled_tensor_of_a_dtype_that_cannot_be_written(pickled: Path) -> No
     torch.save({"x": torch.zeros(2, dtype=torch.complex128)}, pickled / "pytorch_model.bin")
     with pytest.raises(TensorError, match=r"'x' has dtype torch\.complex128, which safetensors"):
         open_checkpoint(str(pickled), allow_pickle=True)
+
+
+@pytest.mark.parametrize("source", ["checkpoints/rl-step-10", "checkpoints/rl_step_100"])
+def test_a_slip_of_the_pen_is_not_asked_of_the_hub(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be tried again for half a minute."""
+    (tmp_path / "checkpoints" / "rl-step-100").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("svdjobs.checkpoint.sources._download", lambda *_, **__: pytest.fail())
+    with pytest.raises(CheckpointError, match=r"Did you mean checkpoints/rl-step-100\?.*@main"):
+        open_checkpoint(source)
+    with pytest.raises(CheckpointError, match=r"not a hub id.*Did you mean .*rl-step-100"):
+        open_checkpoint(f"./{source}")
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_a_hub_id_is_asked_of_the_hub_beside_other_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "someone" / "unlike").mkdir(parents=True)
+    (tmp_path / "someone" / "smell").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert open_checkpoint("someone/small@main").label == "someone/small@main"

@@ -1,0 +1,98 @@
+"""The files of a model on the hub, read by ranges and not downloaded: enough for its headers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from svdjobs.errors import MissingKeyError, StorageError
+
+
+class HubFiles:
+    """A repository of the hub at one commit, as something to read from."""
+
+    def __init__(self, repository: str, revision: str | None) -> None:
+        """Ask the hub what the repository holds.
+
+        Raises:
+            HfHubHTTPError, httpx.HTTPError: it does not say.
+        """
+        from huggingface_hub import HfApi
+
+        about = HfApi().model_info(repository, revision=revision, files_metadata=True)
+        self._repository, self._commit = repository, about.sha
+        self._sizes = {file.rfilename: file.size for file in about.siblings or ()}
+
+    @property
+    def url(self) -> str:
+        """The repository and its commit."""
+        return f"{self._repository}@{self._commit}"
+
+    def size(self, key: str) -> int:
+        """Bytes of a file; some mirrors must be asked for each."""
+        from huggingface_hub import get_hf_file_metadata
+
+        self._require(key)
+        if self._sizes[key] is None:
+            self._sizes[key] = get_hf_file_metadata(self._address(key)).size
+        return self._sizes[key] or 0
+
+    def version(self, key: str) -> str:
+        """The commit."""
+        self._require(key)
+        return str(self._commit)
+
+    def exists(self, key: str) -> bool:
+        """Whether the repository has a file."""
+        return key in self._sizes
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of every file below a prefix."""
+        return {key: self.size(key) for key in self.keys(prefix)}
+
+    def keys(self, prefix: str) -> list[str]:
+        """All files below a prefix, sorted."""
+        below = f"{prefix.rstrip('/')}/" if prefix else ""
+        return sorted(key for key in self._sizes if key.startswith(below))
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
+        """The bytes [start, end) of a file.
+
+        Raises:
+            StorageError: the hub gives others.
+        """
+        from huggingface_hub import constants
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+        stop = self.size(key) if end is None else end
+        if stop <= start:
+            return bytearray()
+        headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}",
+                   "Accept-Encoding": "identity"}  # fmt: skip
+        request: dict[str, Any] = {"headers": headers, "follow_redirects": True,
+                                   "timeout": constants.HF_HUB_DOWNLOAD_TIMEOUT}  # fmt: skip
+        data = bytearray()
+        with get_session().stream("GET", self._address(key), **request) as response:
+            if response.status_code >= 400:
+                response.read()
+            hf_raise_for_status(response)
+            if response.status_code != 206 and start:
+                raise StorageError(f"{self.url}/{key}: the hub does not answer with a part of it.")
+            for piece in response.iter_bytes():
+                data += piece
+                if len(data) >= stop - start:
+                    break
+        if len(data) < stop - start:
+            raise StorageError(
+                f"{self.url}/{key}: {stop - start:,} bytes were asked for, the hub gave "
+                f"{len(data):,}."
+            )
+        return data[: stop - start]
+
+    def _address(self, key: str) -> str:
+        from huggingface_hub import hf_hub_url
+
+        return str(hf_hub_url(self._repository, key, revision=self._commit))
+
+    def _require(self, key: str) -> None:
+        if key not in self._sizes:
+            raise MissingKeyError(f"{self.url}/{key} does not exist.")
