@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from svdjobs.checkpoint.reader import INDEX, Checkpoint
+from svdjobs.checkpoint.reader import INDEX, PICKLED_INDEX, Checkpoint
 from svdjobs.checkpoint.safetensors_format import OutputTensor
 from svdjobs.checkpoint.writer import index_bytes, layout, open_shard
 from svdjobs.progress import size, track
@@ -15,7 +15,6 @@ from svdjobs.storage.fetch import local_folder, require_room
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.store import json_bytes, write_bytes
 
-_PICKLED_INDEX = "pytorch_model.bin.index.json"
 _FILE_BYTES = 5_000_000_000
 
 
@@ -34,7 +33,7 @@ def on_disk(checkpoint: Checkpoint, *, weights: bool = True) -> Iterator[Path]:
         return
     names = ["config.json", *checkpoint.companions()]
     if weights:
-        indices = (name for name in (INDEX, _PICKLED_INDEX) if checkpoint.store.exists(name))
+        indices = (name for name in (INDEX, PICKLED_INDEX) if checkpoint.store.exists(name))
         names += [*checkpoint.weight_files(), *indices]
     with local_folder(checkpoint.store, names) as folder:
         yield folder

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
 # An index of 100,000 tensors takes ten megabytes.
 _MAX_INDEX_BYTES = 32 << 20
 _NUMBERED = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
@@ -173,22 +174,25 @@ def read_checkpoint(store: Readable, label: str, *, allow_pickle: bool = False) 
     """
     config = read_config(store, label)
     check_companions(store, label)
-    weights = _weight_map(store, label) if store.exists(INDEX) else {}
+    weights = _weight_map(store, label, INDEX) if store.exists(INDEX) else {}
     if files := _weight_files(store, label, weights):
         with ThreadPoolExecutor(8) as pool:
-            headers = dict(zip(files, pool.map(partial(read_header, store), files), strict=True))
-        return with_headers(label, store, config, weights, headers)
+            found = [entry for header in pool.map(partial(read_header, store), files)
+                     for entry in header]  # fmt: skip
+        opened = _placed(label, store, config, weights, found, INDEX)
+        return opened if weights else _beside_others(opened, files)
     return _read_pickled(store, label, config, allow_pickle=allow_pickle)
 
 
-def with_headers(
+def _placed(
     label: str,
     store: Readable,
     config: dict[str, Any],
     weights: dict[str, str],
-    headers: dict[str, list[TensorEntry]],
+    tensors: Iterable[TensorEntry],
+    index: str,
 ) -> Checkpoint:
-    """A checkpoint of files whose headers were read; `weights` is its index, empty without one.
+    """A checkpoint of tensors that files hold; `weights` is its index, empty without one.
 
     The index decides which file a tensor is read from; what it does not name is not part of the
     checkpoint.
@@ -197,9 +201,9 @@ def with_headers(
         CheckpointError: the index names a tensor that its file does not hold; or, without an index,
             two files hold the same.
     """
-    found = {(entry.key, entry.name): entry for header in headers.values() for entry in header}
+    found = {(entry.key, entry.name): entry for entry in tensors}
     if not weights:
-        _check_unique(label, found)
+        _check_unique(label, found, index)
         return Checkpoint(label, store, config, {entry.name: entry for entry in found.values()})
     named = {(key, name) for name, key in weights.items()}
     if absent := sorted(name for key, name in named if (key, name) not in found):
@@ -207,7 +211,7 @@ def with_headers(
         first = absent[0]
         hint = f"; {elsewhere[first]} holds {first}" if first in elsewhere else ""
         raise CheckpointError(
-            f"{label}: {INDEX} lists {len(absent)} tensors that the file it names does not hold: "
+            f"{label}: {index} lists {len(absent)} tensors that the file it names does not hold: "
             f"{', '.join(absent[:5])}{' …' if len(absent) > 5 else ''}{hint}. Fetch the checkpoint "
             f"again, or save it again."
         )
@@ -216,32 +220,53 @@ def with_headers(
     notes: tuple[str, ...] = ()
     if ignored:
         notes = (
-            f"{len(ignored)} tensors lie in files where {INDEX} does not place them, and are not "
+            f"{len(ignored)} tensors lie in files where {index} does not place them, and are not "
             f"read: {', '.join(ignored[:3])}{' …' if len(ignored) > 3 else ''}.",
         )
     return Checkpoint(label, store, config, entries, ignored=ignored, notes=notes)
 
 
-def _check_unique(label: str, found: dict[tuple[str, str], TensorEntry]) -> None:
+def _check_unique(label: str, found: dict[tuple[str, str], TensorEntry], index: str) -> None:
     """Refuse a tensor that two files hold, where no index decides."""
     seen: dict[str, str] = {}
     for key, name in found:
         if name in seen:
             raise CheckpointError(
-                f"{label}: the tensor {name!r} lies in {seen[name]} and in {key}, and no {INDEX} "
+                f"{label}: the tensor {name!r} lies in {seen[name]} and in {key}, and no {index} "
                 f"decides. Remove the file that does not belong to the checkpoint."
             )
         seen[name] = key
+
+
+def _beside_others(opened: Checkpoint, files: list[str]) -> Checkpoint:
+    """A checkpoint without an index, whose folder may hold more files of tensors than its own:
+    some engines read all of them."""
+    keys = [key for key in opened.store.keys("") if "/" not in key]
+    others = [key for key in keys if key.endswith(".safetensors") and key not in files]
+    if numbered := [key for key in others if _NUMBERED.fullmatch(key)]:
+        raise CheckpointError(
+            f"{opened.label}: {opened.store.url} has {files[0]} and {', '.join(numbered)}, and no "
+            f"{INDEX} decides. Remove what does not belong to the checkpoint."
+        )
+    if not others:
+        return opened
+    note = f"{', '.join(others)} beside {files[0]} is not read: no {INDEX} names it."
+    return replace(opened, ignored=tuple(others), notes=(*opened.notes, note))
 
 
 def _weight_files(store: Readable, label: str, weights: dict[str, str]) -> list[str]:
     """Keys of the safetensors files, all present; `weights` is empty where there is no index."""
     if not weights:
         return [SINGLE] if store.exists(SINGLE) else _numbered_files(store, label)
+    return _all_there(store, label, weights, INDEX)
+
+
+def _all_there(store: Readable, label: str, weights: dict[str, str], index: str) -> list[str]:
+    """The files that an index names."""
     files = sorted(set(weights.values()))
     if missing := [key for key in files if not store.exists(key)]:
         raise CheckpointError(
-            f"{label}: {INDEX} names {len(files)} files, {len(missing)} of them missing from "
+            f"{label}: {index} names {len(files)} files, {len(missing)} of them missing from "
             f"{store.url}: {', '.join(missing)}. Fetch them again."
         )
     return files
@@ -260,25 +285,17 @@ def _numbered_files(store: Readable, label: str) -> list[str]:
     return sorted(matches)
 
 
-def _weight_map(store: Readable, label: str) -> dict[str, str]:
-    weights = read_document(store, INDEX, label, _MAX_INDEX_BYTES).get("weight_map")
+def _weight_map(store: Readable, label: str, index: str) -> dict[str, str]:
+    """Which file an index gives each tensor to, all of them within the checkpoint."""
+    weights = read_document(store, index, label, _MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weights, dict) or not weights:
-        raise CheckpointError(f"{label}: {INDEX} has no weight_map.")
-    check_weight_map(label, weights)
-    return weights
-
-
-def check_weight_map(label: str, weights: dict[str, Any]) -> None:
-    """Make sure that an index stays within its checkpoint.
-
-    Raises:
-        CheckpointError: it names a file outside the folder, or a tensor by no readable name.
-    """
+        raise CheckpointError(f"{label}: {index} has no weight_map.")
     for name, key in weights.items():
         if not name.isprintable():
-            raise CheckpointError(f"{label}: {INDEX} names a tensor {name!r:.80}.")
+            raise CheckpointError(f"{label}: {index} names a tensor {name!r:.80}.")
         if not isinstance(key, str) or PurePosixPath(key).name != key or not key.isprintable():
-            raise CheckpointError(f"{label}: {INDEX} names the file {key!r} outside the folder.")
+            raise CheckpointError(f"{label}: {index} names the file {key!r} outside the folder.")
+    return weights
 
 
 def _read_pickled(
@@ -295,17 +312,19 @@ def _read_pickled(
             f"run code when opened: convert them to safetensors, or pass --allow-pickle to read "
             f"them with weights_only."
         )
-    tensors: dict[str, torch.Tensor] = {}
-    origin: dict[str, str] = {}
-    for key in files:
-        loaded = _load_pickle(store, key, label)
-        tensors.update(loaded)
-        origin.update(dict.fromkeys(loaded, key))
-    entries = {
-        name: TensorEntry(name, str(_short_dtype(tensor)), tuple(tensor.shape), origin[name], 0)
+    weights = {}
+    if store.exists(PICKLED_INDEX):
+        weights = _weight_map(store, label, PICKLED_INDEX)
+        files = _all_there(store, label, weights, PICKLED_INDEX)
+    loaded = {key: _load_pickle(store, key, label) for key in files}
+    found = [
+        TensorEntry(name, str(_short_dtype(tensor)), tuple(tensor.shape), key, 0)
+        for key, tensors in loaded.items()
         for name, tensor in tensors.items()
-    }
-    return Checkpoint(label, store, config, entries, tensors)
+    ]
+    opened = _placed(label, store, config, weights, found, PICKLED_INDEX)
+    held = {name: loaded[entry.key][name] for name, entry in opened.entries.items()}
+    return replace(opened, pickled=held)
 
 
 def _short_dtype(tensor: torch.Tensor) -> str | None:

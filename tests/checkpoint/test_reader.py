@@ -309,3 +309,35 @@ def test_a_hub_id_is_asked_of_the_hub_beside_other_folders(
     (tmp_path / "someone" / "smell").mkdir()
     monkeypatch.chdir(tmp_path)
     assert open_checkpoint("someone/small@main").label == "someone/small@main"
+
+
+def test_other_files_beside_a_single_one(chain: dict[str, Path], tmp_path: Path) -> None:
+    """Some engines read every file of a folder; they are given the checkpoint's alone."""
+    folder = tmp_path / "beside"
+    shutil.copytree(chain["base"], folder)
+    save_file({"model.norm.weight": torch.zeros(48)}, folder / "old.safetensors")
+    opened = open_checkpoint(str(folder))
+    assert "old.safetensors beside model.safetensors is not read" in opened.notes[0]
+    with on_disk(opened) as written:
+        assert not (written / "old.safetensors").exists()
+        assert torch.equal(tensors(written)["model.norm.weight"], torch.ones(48))
+    (folder / "old.safetensors").rename(folder / "model-00002-of-00002.safetensors")
+    with pytest.raises(CheckpointError, match=r"has model\.safetensors and model-00002.*decides"):
+        open_checkpoint(str(folder))
+
+
+def test_the_index_decides_between_pickled_files_too(pickled: Path) -> None:
+    state = make_model().state_dict()
+    name = "model.norm.weight"
+    (pickled / "pytorch_model.bin").unlink()
+    torch.save(state, pickled / "pytorch_model-00001-of-00002.bin")
+    torch.save({name: torch.zeros(48)}, pickled / "pytorch_model-00002-of-00002.bin")
+    with pytest.raises(CheckpointError, match=rf"'{name}' lies in .*00001.* and in .*00002"):
+        open_checkpoint(str(pickled), allow_pickle=True)
+    for file, value in (("00001", 1.0), ("00002", 0.0)):
+        weights = dict.fromkeys(state, "pytorch_model-00001-of-00002.bin")
+        weights[name] = f"pytorch_model-{file}-of-00002.bin"
+        index = json.dumps({"weight_map": weights})
+        (pickled / "pytorch_model.bin.index.json").write_text(index)
+        opened = open_checkpoint(str(pickled), allow_pickle=True)
+        assert torch.equal(opened.read(name), torch.full((48,), value))
