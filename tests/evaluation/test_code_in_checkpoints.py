@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import svdjobs
 from svdjobs.errors import CheckpointError
 from svdjobs.evaluation.engines.transformers import _load_model
 from svdjobs.evaluation.prompts import load_tokenizer
@@ -62,3 +64,17 @@ def test_a_tokenizer_does_not_bring_its_code(folder: Path, mark: Path) -> None:
         load_tokenizer(str(folder))
     assert not mark.exists()
     assert sys.stdin.read().count("y") == 9
+
+
+def test_every_loader_says_that_code_is_not_run() -> None:
+    """Left out, transformers asks on stdin where an unknown model_type has an auto_map."""
+    calls = [
+        (path.name, node)
+        for path in Path(svdjobs.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("from_pretrained")
+    ]
+    assert len(calls) >= 2
+    for name, call in calls:
+        words = [ast.unparse(keyword) for keyword in call.keywords]
+        assert "trust_remote_code=False" in words, (name, ast.unparse(call))

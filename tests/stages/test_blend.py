@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.errors import TensorError
 from svdjobs.stages import blend, decompose, plan
+from svdjobs.stages.blended import open_sources, tensors_at
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import make_checkpoint, tensors
 from tests.kernels.pairs import truth
@@ -237,3 +240,36 @@ def test_more_alphas_than_one_pass_takes(
     for alpha in alphas:
         first, second = (folders[alpha] / "model.safetensors" for folders in (together, apart))
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_float8_is_blended_as_what_it_stands_for_beside_a_complex_buffer(
+    make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
+) -> None:
+    name, buffer = "model.layers.0.mlp.up_proj.weight", torch.polar(torch.ones(3), torch.ones(3))
+    folders = {}
+    for role in ("base", "rl2"):
+        folders[role] = Path(shutil.copytree(chain[role], tmp_path / role))
+        content = tensors(chain[role])
+        content |= {
+            name: (content[name] * 64).to(torch.float8_e4m3fn),
+            f"{name}_scale_inv": torch.full((1, 1), 1 / 64),
+            "frequencies": buffer,
+        }
+        save_file(content, folders[role] / "model.safetensors")
+        config = json.loads((folders[role] / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+        (folders[role] / "config.json").write_text(json.dumps(config))
+    config = make_config(before=str(folders["base"]), after=str(folders["rl2"]))
+    found = blended(config)
+    sources = open_sources(config, LocalStore(config.store_url), stage="test")
+    computed = dict(tensors_at(config, sources, 0.0))
+    before, after = (open_checkpoint(str(folders[role])).read(name) for role in ("base", "rl2"))
+    zero, one = tensors(found[0.0]), tensors(found[1.0])
+    assert torch.equal(one[name], after)
+    expected = after.double() + truth(before, after)
+    assert (zero[name] - expected).norm() <= 1e-7 * expected.norm()
+    assert f"{name}_scale_inv" not in zero
+    assert torch.equal(zero["frequencies"], buffer)
+    assert computed.keys() == zero.keys()
+    assert all(torch.equal(computed[key], tensor) for key, tensor in zero.items())
+    assert "quantization_config" not in json.loads((found[0.0] / "config.json").read_text())
