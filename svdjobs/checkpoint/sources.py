@@ -127,10 +127,14 @@ def _shipped(name: str) -> Path:
 
 def _folder(source: str) -> Path | None:
     """The folder of that name; None for a hub id."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(source).expanduser()
+        found, is_file = folder.is_dir(), folder.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user's home
+        raise CheckpointError(f"{source!r:.80}: no such folder ({first_line(error)}).") from None
+    if found:
         return folder
-    if folder.is_file():
+    if is_file:
         raise CheckpointError(
             f"{source} is a file; expected the folder of a checkpoint."
             f"{what_it_is(LocalStore(folder.parent), folder.name)}"
@@ -152,7 +156,10 @@ def _folder_nearly(folder: Path) -> Path | None:
     """A folder of nearly that name beside it."""
     if "@" in folder.name or not folder.parent.is_dir():
         return None
-    names = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+    try:
+        names = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+    except OSError:
+        return None
     close = difflib.get_close_matches(folder.name, names, n=1, cutoff=0.8)
     return folder.parent / close[0] if close else None
 

@@ -180,6 +180,12 @@ def test_neither_folder_nor_hub_id(source: str) -> None:
         open_checkpoint(source)
 
 
+@pytest.mark.parametrize("source", ["./" + "x" * 300, "~nobody-of-that-name/x", "a\0b"])
+def test_names_that_no_folder_can_have(source: str) -> None:
+    with pytest.raises(CheckpointError, match="no such folder"):
+        open_checkpoint(source)
+
+
 def two_files(folder: Path, index: dict[str, str] | None) -> Path:
     """A checkpoint of two numbered files that both hold `shared`, as zeros and as ones."""
     folder.mkdir()
