@@ -118,7 +118,15 @@ class Checkpoint:
     def stored(self, entry: TensorEntry) -> torch.Tensor:
         """The tensor that lies where an entry says; flat bytes where torch lacks its dtype."""
         flat = self._slice(entry, 0, entry.elements)
-        return flat.reshape(entry.shape) if entry.dtype in TORCH_NAMES else flat
+        if entry.dtype not in TORCH_NAMES:
+            return flat
+        try:
+            return flat.reshape(entry.shape)
+        except (TypeError, RuntimeError) as error:  # no elements, and sides beyond 64 bits
+            raise TensorError(
+                f"{self.label}: tensor {entry.name!r} has a shape that torch cannot hold: "
+                f"{first_line(error):.80}."
+            ) from None
 
     def chunks(self, name: str, elements: int = 1 << 24) -> Iterator[torch.Tensor]:
         """One tensor as flat pieces of bounded size, each finite."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from svdjobs.checkpoint.reader import INDEX, SINGLE
 from svdjobs.checkpoint.safetensors_format import read_header
 from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.errors import CheckpointError
+from svdjobs.errors import CheckpointError, TensorError
 from svdjobs.storage.local import LocalStore
 from tests.fuzz.headers import forget_peak, status
 
@@ -186,3 +187,15 @@ def test_an_index_that_is_none(text: str, words: str, folder: Path) -> None:
     found = refused(lambda: open_checkpoint(str(folder)))
     assert INDEX in found
     assert words in found
+
+
+@pytest.mark.parametrize("shape", [[0, 2**64 - 1], [2**62, 2, 0], [1] * 40_000])
+def test_shapes_that_the_library_takes_and_torch_may_not(shape: list[int], tmp_path: Path) -> None:
+    count = int(0 not in shape)
+    header = {"a": {"dtype": "U8", "shape": shape, "data_offsets": [0, count]}}
+    store = with_header(tmp_path, json.dumps(header).encode(), b"x" * count)
+    (tmp_path / "config.json").write_text("{}")
+    assert read_header(store, SINGLE)[0].shape == tuple(shape)
+    opened = open_checkpoint(str(tmp_path))
+    with contextlib.suppress(TensorError):
+        assert opened.read("a").numel() == count
