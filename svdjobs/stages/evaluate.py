@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from svdjobs.checkpoint.sources import open_headers
 from svdjobs.config import REPEAT_ID, SweepConfig
 from svdjobs.errors import IncompleteError, MissingKeyError
 from svdjobs.evaluation.problems import Benchmark, load_benchmark
@@ -70,6 +71,24 @@ def run(
                 if evaluate.teacher_forced:
                     work.take_likelihoods(checkpoint_id, benchmark, output.finished, force=force)
     return manifests
+
+
+def foresee(config: SweepConfig, store: Store) -> None:
+    """Refuse, before anything is computed, an engine that evaluation would refuse hours later.
+
+    Raises:
+        ConfigError: it is not installed, or leaves the GPUs of this machine idle.
+    """
+    evaluate = config.evaluate
+    if evaluate is None:
+        return
+    fleet.join(evaluate)
+    ids = graph.evaluated_ids(config)
+    places = [graph.results_prefix(i, b.name) for i in ids for b in evaluate.benchmarks]
+    if not all(find_manifest(store, place) for place in places):
+        after = open_headers(config.after, allow_pickle=config.allow_pickle)
+        chosen = engines.choose_engine(evaluate, after)
+        engines.require(evaluate.model_copy(update={"engine": chosen}))
 
 
 def run_share(

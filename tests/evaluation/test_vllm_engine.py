@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import yaml
 from svdjobs.config import load_config
 from svdjobs.errors import CheckpointError, ConfigError, EvaluationError
 from svdjobs.evaluation.engines import vllm
+from svdjobs.evaluation.engines.device import vllm_builds
 from svdjobs.evaluation.engines.held import bit_sum, packed_name
 from svdjobs.evaluation.engines.transformers import TransformersEngine
 from svdjobs.evaluation.prompts import load_tokenizer
@@ -31,7 +31,8 @@ from tests.evaluation import vllm_child
 
 ROOT = Path(__file__).parents[2]
 needs_vllm = pytest.mark.skipif(
-    find_spec("vllm") is None, reason="vLLM is not installed: its engine was not run"
+    not any(build.cpu for build in vllm_builds()),
+    reason="vLLM's CPU build is not installed: its engine was not run",
 )
 
 
@@ -64,7 +65,7 @@ def library(name: str) -> TransformersEngine:
 @needs_vllm
 def test_every_argument_is_recorded(driven: dict[str, Any]) -> None:
     settings = driven["settings"]
-    assert settings["engine"].startswith("vllm ")
+    assert re.fullmatch(r"vllm \S+ on cpu", settings["engine"])
     assert settings["dtype"] == "float32"
     assert settings["generation_config"] == "vllm"
     assert settings["trust_remote_code"] is False

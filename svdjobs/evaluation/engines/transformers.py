@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import CheckpointError, EvaluationError, first_line
+from svdjobs.evaluation.engines.device import device_name
 from svdjobs.evaluation.engines.stop import stop_tokens
 from svdjobs.evaluation.prompts import check_room
 from svdjobs.evaluation.requests import Request, Trace, Weights
@@ -55,7 +56,8 @@ class TransformersEngine:
             self._model.config.get_text_config(), "max_position_embeddings", None
         )
         self._model.generation_config = transformers.GenerationConfig()
-        self.description = f"transformers {transformers.__version__} on {self._device}"
+        held = next(self._model.parameters())
+        self.description = f"transformers {transformers.__version__} on {device_name(held)}"
 
     @property
     def settings(self) -> dict[str, Any]:

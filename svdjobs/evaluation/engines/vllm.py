@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import CheckpointError, ConfigError, EvaluationError, first_line
+from svdjobs.evaluation.engines.device import vllm_uses_gpus
 from svdjobs.evaluation.engines.held import bit_sum, packed_name
 from svdjobs.evaluation.engines.stop import context_of, stop_tokens
 from svdjobs.evaluation.requests import Request, Trace, Weights
@@ -70,22 +72,23 @@ class VllmEngine:
             "max_model_len": self.context,
             "tensor_parallel_size": config.tensor_parallel_size,
             "gpu_memory_utilization": config.gpu_memory_utilization,
-            "enforce_eager": config.enforce_eager or not _has_gpu(),
+            "enforce_eager": config.enforce_eager or not vllm_uses_gpus(),
             "disable_log_stats": True,
             "worker_extension_cls": EXTENSION,
         }
-        if _has_gpu():
+        if vllm_uses_gpus():
             # Bounds the logits of a whole prefill, which reading traces needs in float32.
             self._arguments["max_num_batched_tokens"] = PREFILL_TOKENS
         if config.tensor_parallel_size == 1:
             self._arguments["distributed_executor_backend"] = "uni"
         with _startup_errors(config), _output_to(log_path(weights)):
             self._llm = vllm.LLM(**self._arguments, use_tqdm_on_load=False)
-        layout = self._llm.collective_rpc("svdjobs_layout")[0]
+        layouts: list[dict[str, Any]] = self._llm.collective_rpc("svdjobs_layout")
+        layout = layouts[0]
         self._dtypes: dict[str, str] = layout["dtypes"]
         self._packed: dict[str, list[str]] = layout["packed"]
         self._kv_copies: dict[str, int] = layout["kv_copies"]
-        self.description = f"vllm {vllm.__version__} on {_device()}"
+        self.description = f"vllm {vllm.__version__} on {_devices(layouts)}"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -269,22 +272,16 @@ def _environment() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    if not _has_gpu():
+    if not vllm_uses_gpus():
         share = memory_limit_bytes() // 8 // GIB
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, share))))
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _device() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+def _devices(layouts: Sequence[Mapping[str, Any]]) -> str:
+    """Where the workers say that their weights lie: `cpu`, `2 × NVIDIA H100`."""
+    found = Counter(layout["device"] for layout in layouts)
+    return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in found.items())
 
 
 def _import_vllm() -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from svdjobs.evaluation.engines.device import device_name
 from svdjobs.evaluation.engines.held import bit_sum
 
 
@@ -44,7 +45,8 @@ class WeightSwap:
         return {name: bit_sum(parameter.detach()) for name, parameter in parameters}
 
     def svdjobs_layout(self) -> dict[str, Any]:
-        """What is needed to foretell those sums: dtypes, and how checkpoint tensors are fused."""
+        """What is needed to foretell those sums: dtypes, and how checkpoint tensors are fused; and
+        the device they lie on."""
         model = self._svdjobs_model()
         dtypes = {n: str(p.dtype).removeprefix("torch.") for n, p in model.named_parameters()}
         packed = dict(getattr(model, "packed_modules_mapping", None) or {})
@@ -55,7 +57,8 @@ class WeightSwap:
             if getattr(module, "num_kv_head_replicas", 1) > 1
             for kind in ("weight", "bias")
         }
-        return {"dtypes": dtypes, "packed": packed, "kv_copies": copies}
+        device = device_name(next(model.parameters()))
+        return {"dtypes": dtypes, "packed": packed, "kv_copies": copies, "device": device}
 
     def _svdjobs_model(self) -> Any:
         return self.model_runner.get_model()
