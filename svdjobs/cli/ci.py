@@ -137,8 +137,11 @@ def _seconds(text: str) -> int:
 
 def _concluded(name: str, into: Path, job: Callable[[], Finding]) -> int:
     """Do a job, publish what is known at its end, and give its exit code."""
-    from svdjobs.reporting.job_summary import Finding, page, publish
+    from svdjobs.reporting.job_summary import SUMMARY, Finding, page, publish
+    from svdjobs.stages.bring_back import clear
 
+    clear(into)
+    (into / SUMMARY).unlink(missing_ok=True)
     try:
         finding = job()
     except SvdjobsError as error:
@@ -146,7 +149,7 @@ def _concluded(name: str, into: Path, job: Callable[[], Finding]) -> int:
         finding = Finding(name, code, words=f"Error: {error}")
         click.echo(finding.words, err=True)
     publish(page(finding), into)
-    click.echo(f"Summary: {into / 'summary.md'}")
+    click.echo(f"Summary: {into / SUMMARY}")
     return finding.code
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from svdjobs.errors import ConfigError, RefusedError, UnavailableError
+from svdjobs.errors import ClusterError, ConfigError, RefusedError, UnavailableError
 
 ARGO = "/apis/argoproj.io/v1alpha1"
 PATIENCE_SECONDS = 60.0
@@ -62,7 +62,7 @@ def connect(namespace: str | None = None, **options: Any) -> Cluster:
     Nothing is asked of it yet. `options` are those of `Cluster`.
 
     Raises:
-        ConfigError: neither is there, or the file is not a kubeconfig.
+        ClusterError: neither is there, or the file is not a kubeconfig.
     """
     from kubernetes import client, config
     from kubernetes.config.config_exception import ConfigException
@@ -78,7 +78,7 @@ def connect(namespace: str | None = None, **options: Any) -> Cluster:
             _, context = config.list_kube_config_contexts(config_file=given)
             own = context["context"].get("namespace") or "default"
     except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
+        raise ClusterError(
             f"no cluster to talk to: {given or '~/.kube/config'} is not a usable kubeconfig "
             f"({str(error) or type(error).__name__}), and this is no pod. Set KUBECONFIG to a file "
             f"that `kubectl get pods` works with."

@@ -83,7 +83,7 @@ def _nodes(config: SweepConfig) -> Iterator[dict[str, Any]]:
     shares = [share.id for share in units.evaluate_shares(config)]
     decomposed = [
         f"{target.checkpoint_id}-{number:03d}"
-        for target in graph.targets(config)
+        for target in graph.decomposed(config)
         for number in range(config.decompose.shards or ASSUMED_SHARES)
     ]
     baselines = [i for i in graph.baseline_ids(config) if i != "after"] if shares else []

@@ -28,7 +28,7 @@ _Documents = list[dict[str, Any]]
 def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict[Path, _Documents]:
     """Manifests by file, numbered in the order to apply them in."""
     run = run_name(config)
-    parts = (config.decompose.shards or ASSUMED_SHARES) * len(graph.targets(config))
+    parts = (config.decompose.shards or ASSUMED_SHARES) * len(graph.decomposed(config))
 
     def job(stage: str, *args: str, count: int | None = None, name: str = "") -> _Documents:
         indexed = ("--index", "$(JOB_COMPLETION_INDEX)", "--of", str(count)) if count else ()
@@ -37,8 +37,9 @@ def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict
     found: dict[str, _Documents] = {
         "config": [_account(settings), _config_map(run, text)],
         "plan": job("plan", "--units-dir", f"{pods.SCRATCH}/units"),
-        "decompose": job("decompose", count=parts),
     }
+    if parts:
+        found["decompose"] = job("decompose", count=parts)
     if config.evaluate:
         own, name = len(units.evaluations(config, "after")), "evaluate-after"
         found[name] = job("evaluate", "--checkpoint", "after", count=own, name=name)

@@ -18,6 +18,7 @@ from svdjobs.records import Gate
 from svdjobs.reporting.gate import markdown
 
 # Where GitHub Actions takes a step's Markdown from.
+SUMMARY = "summary.md"
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 _VERDICTS = {
     EXIT_OK: "finished; no gate is configured, so nothing was judged",
@@ -62,7 +63,7 @@ def page(finding: Finding) -> str:
 def publish(text: str, into: Path, environment: Mapping[str, str] | None = None) -> None:
     """Write the page to `summary.md`, and to the step's summary where there is one."""
     into.mkdir(parents=True, exist_ok=True)
-    (into / "summary.md").write_text(text, encoding="utf-8")
+    (into / SUMMARY).write_text(text, encoding="utf-8")
     if place := (os.environ if environment is None else environment).get(STEP_SUMMARY):
         with Path(place).open("a", encoding="utf-8") as file:
             file.write(f"{text}\n")

@@ -71,10 +71,13 @@ def run(
     force: bool = False,
 ) -> list[Manifest]:
     """Write the checkpoints of the run's alphas, or of those named."""
+    wanted = config.alphas if alphas is None else alphas
+    if not wanted:
+        return []
     sources = open_sources(config, store, stage=STAGE)
     plan = sources.plan
     jobs = []
-    for alpha in config.alphas if alphas is None else alphas:
+    for alpha in wanted:
         settings = {
             "alpha": alpha,
             "names": [config.before, config.after],

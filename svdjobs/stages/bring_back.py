@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,19 @@ from svdjobs.records import Gate
 from svdjobs.stages import gate, report
 from svdjobs.stages.outputs import copy, read_finished
 from svdjobs.storage.store import Store
+
+# What a CI system reads the verdict from.
+JUNIT = "junit.xml"
+
+
+def clear(into: Path) -> None:
+    """Remove what an earlier job brought to the folder, so that none of it passes for this one's.
+
+    A folder of that name that holds no verdict for CI is somebody else's, and stays.
+    """
+    for prefix in (report.PREFIX, gate.PREFIX):
+        if (into / prefix / JUNIT).is_file():
+            shutil.rmtree(into / prefix)
 
 
 class Brought(NamedTuple):

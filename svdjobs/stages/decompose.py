@@ -71,7 +71,7 @@ def run(
             allow_pickle=config.allow_pickle,
             force=force,
         )
-        for target in graph.targets(config)
+        for target in graph.decomposed(config)
         if share is None or target.checkpoint_id == share.name
     ]
     return [manifest for manifest in made if manifest is not None]

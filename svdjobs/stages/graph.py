@@ -25,7 +25,8 @@ class Target(NamedTuple):
 
 
 def targets(config: SweepConfig) -> list[Target]:
-    """Checkpoints to decompose: after with vectors, before with values, and the rotation chain."""
+    """Checkpoints of the sweep, and what of each would be decomposed: after with vectors, before
+    with values, and the rotation chain with vectors."""
     chain = rotation_chain(config)
     found = {
         "before": Target("before", config.before, "before" in chain),
@@ -34,6 +35,11 @@ def targets(config: SweepConfig) -> list[Target]:
     for checkpoint_id, source in chain.items():
         found.setdefault(checkpoint_id, Target(checkpoint_id, source, True))
     return list(found.values())
+
+
+def decomposed(config: SweepConfig) -> list[Target]:
+    """Those of them that anything is made of: none without alphas and without rotations."""
+    return targets(config) if config.alphas or config.rotations else []
 
 
 def rotation_chain(config: SweepConfig) -> dict[str, str]:

@@ -132,7 +132,7 @@ def _estimate(
     config: SweepConfig, store: Store, opened: dict[str, Checkpoint], tensors: list[TensorPlan]
 ) -> Estimate:
     chosen = [tensor for tensor in tensors if tensor.skip is None]
-    targets = graph.targets(config)
+    targets = graph.decomposed(config)
     rate = cost.measured_flops_per_second()
     decompose = sum(
         cost.decompose_flops(tensor.shape, vectors=target.vectors)

@@ -79,7 +79,7 @@ def _missing(manifests: dict[str, Manifest | None]) -> list[str]:
 def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
     """Manifest of everything the config asks for, None where it is missing or out of date."""
     wanted = [graph.PLAN_PREFIX]
-    wanted += [graph.factors_prefix(target.checkpoint_id) for target in graph.targets(config)]
+    wanted += [graph.factors_prefix(target.checkpoint_id) for target in graph.decomposed(config)]
     wanted += [graph.checkpoint_prefix(alpha) for alpha in config.alphas]
     if config.rotations:
         wanted.append(rotations.PREFIX)
@@ -119,7 +119,7 @@ def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) ->
             if graph.checkpoint_prefix(alpha) not in missing
         },
         rotations=_rotations(config, store, missing),
-        spectra=_spectra(store, plan, missing),
+        spectra=_spectra(store, plan, missing) if graph.decomposed(config) else {},
         missing=missing,
         provenance=versions(),
     )

@@ -47,7 +47,7 @@ def decompose_shares(config: SweepConfig, plan: Plan) -> list[Share]:
     count = min(chosen, len(plan.parts))
     return [
         Share(target.checkpoint_id, number, count)
-        for target in graph.targets(config)
+        for target in graph.decomposed(config)
         for number in range(count)
     ]
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from svdjobs.config import SweepConfig
+from svdjobs.stages.bring_back import clear
 from tests.cluster.api_server import answering
 from tests.cluster.test_ci import NAME, Api, finished
 
@@ -41,6 +42,7 @@ def test_on_this_machine(config_file: Path, tmp_path: Path) -> None:
     done = ci(tmp_path, config_file, "--local", "--store", store)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "ci-report"
+    assert not (tmp_path / "ci/mini/factors").exists()  # nothing is blended, nothing rotated
     there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert {"summary.md", "report/report.html", "report/junit.xml", "gate/junit.xml"} <= there
     summary = (folder / "summary.md").read_text()
@@ -57,14 +59,26 @@ def test_on_this_machine(config_file: Path, tmp_path: Path) -> None:
 
 
 def test_what_fails_is_in_the_summary(config_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "gate").mkdir(parents=True)
+    (tmp_path / "out/gate/junit.xml").write_text("<testsuites/>")
     missing = ["--set", f"gate.baseline={tmp_path}/nowhere", "--into", "out"]
     done = ci(tmp_path, config_file, "--local", *missing)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     summary = (tmp_path / "out/summary.md").read_text()
     assert summary.startswith("## mini: incomplete, or not possible as configured")
+    assert not (tmp_path / "out/gate").exists()  # nor what an earlier job had said
     assert f"{tmp_path}/nowhere/results/after/sums" in summary
     assert (tmp_path / "out/report/report.html").exists()
+
+
+def test_what_an_earlier_job_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("report/junit.xml", "report/figures/a.png", "gate/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    clear(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["notes.txt"]
+    clear(tmp_path / "none")
 
 
 def test_out_of_time_on_this_machine(config_file: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from svdjobs.cluster import follow, logs
 from svdjobs.cluster.api import asked_for, connect
 from svdjobs.cluster.submit import Submission, submit
-from svdjobs.errors import ClusterError, ConfigError, RefusedError, UnavailableError
+from svdjobs.errors import ClusterError, ConfigError, RefusedError, UnavailableError, exit_code
 from tests.cluster.api_server import Answer, Body, answering, event, status, workflow
 
 WORKFLOWS = "/apis/argoproj.io/v1alpha1/namespaces/here/workflows"
@@ -93,8 +93,11 @@ def test_what_a_path_asks_for() -> None:
 
 def test_no_kubeconfig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match="not a usable kubeconfig"):
+    with pytest.raises(
+        ClusterError, match=r"no cluster to talk to.*not a usable kubeconfig"
+    ) as raised:
         connect()
+    assert exit_code(raised.value) == 4
 
 
 class Watched:
