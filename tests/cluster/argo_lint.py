@@ -33,7 +33,7 @@ from tests.cluster.argo_retries import (
     retries_never_run_out_of_time,
     retry_expressions_are_sound,
 )
-from tests.cluster.argo_schema import ARGO, KINDS, schema_findings
+from tests.cluster.argo_schema import KINDS, schema_findings
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 DNS_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
@@ -51,7 +51,7 @@ def lint(document: Json, others: Sequence[Json] = ()) -> list[str]:
     """What is wrong with a document; `others` are the WorkflowTemplates it may refer to."""
     if document.get("kind") not in KINDS:
         return [f"kind: {document.get('kind')!r} is not one of {', '.join(KINDS)}."]
-    if found := list(schema_findings(document, f"{ARGO}{document['kind']}")):
+    if found := list(schema_findings(document, document["kind"])):
         return found  # the rules below rely on the document's shape
     subject = Document(document, others)
     return [finding for rule in RULES for finding in rule(subject)]

@@ -9,7 +9,7 @@ import yaml
 
 from tests.cluster.argo_document import Document, Json, containers_of, parameters_of, twice
 from tests.cluster.argo_references import TAG
-from tests.cluster.argo_schema import CORE, schema_findings
+from tests.cluster.argo_schema import schema_findings
 
 REQUESTS = ("cpu", "memory", "ephemeral-storage")
 LIMITS = ("memory", "ephemeral-storage")  # a CPU limit only slows down what nobody else needs
@@ -216,7 +216,7 @@ def patches_are_pods(document: Document) -> Iterator[str]:
         for container in patch.get("containers", []):
             filled = {"image": "filled-in", **container}  # a patch may leave the image alone
             name = container.get("name")
-            yield from schema_findings(filled, f"{CORE}Container", f"{where}.containers[{name}]")
+            yield from schema_findings(filled, "Container", f"{where}.containers[{name}]")
             yield from _quantity_findings(container.get("resources", {}), where)
 
 

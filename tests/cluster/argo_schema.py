@@ -1,58 +1,33 @@
-"""Argo's JSON schema made strict, for the versions that must all accept a document: 3.7, 4.0, 4.1.
+"""A strict JSON schema of Argo's documents, for the versions that must accept one: 3.7, 4.0, 4.1.
 
-The published schema lets unknown fields pass (so does the API server: it drops them), calls an
-IntOrString a string, and knows fields that Argo 3.7 does not. Here an unknown field is an error.
+Made of the typed models that hera generates from the schema Argo publishes. That one lets unknown
+fields pass (so does the API server: it drops them) and knows fields that Argo 3.7 does not. Here an
+unknown field is an error.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-SCHEMA = Path(__file__).parents[3] / "shared" / "schemas" / "argo-workflows-4.1.2.json"
-needs_schema = pytest.mark.skipif(
-    not SCHEMA.exists(), reason=f"LINT NOT RUN: {SCHEMA} is not on this machine"
-)
-
-ARGO = "io.argoproj.workflow.v1alpha1."
-CORE = "io.k8s.api.core.v1."
 KINDS = ("Workflow", "WorkflowTemplate", "CronWorkflow")
 # Objects that may hold anything. Every other object without properties is an empty one.
-FREE_FORM = {
-    f"{ARGO}Plugin",
-    "io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1",
-}
-# Fields of the 4.1 schema that the 3.7 one lacks (the difference of the two, Argo's side only).
-LATER_THAN_3_7 = {
-    f"{ARGO}Artifact": ["plugin"],
-    f"{ARGO}ArtifactLocation": ["plugin"],
-    f"{ARGO}HTTPArtifact": ["saveStreamViaFile"],
-    f"{ARGO}S3Artifact": ["addressingStyle"],
-    f"{ARGO}Template": ["pendingTimeout", "podResources", "resourceClaims"],
-    f"{ARGO}WorkflowSpec": ["executorPlugins", "podResources", "resourceClaims"],
-    f"{ARGO}ContainerNode": ["restartPolicyRules"],
-    f"{ARGO}ScriptTemplate": ["restartPolicyRules"],
-    f"{ARGO}UserContainer": ["restartPolicyRules"],
-    f"{CORE}Container": ["restartPolicyRules"],
-    f"{CORE}EnvVarSource": ["fileKeyRef"],
-    f"{CORE}VolumeProjection": ["podCertificate"],
-}
+FREE_FORM = {"Plugin", "FieldsV1"}
+# Fields of hera's models that Argo 3.7 lacks; later ones yet, hera does not know either.
+LATER_THAN_3_7 = {"Artifact": ["plugin"], "ArtifactLocation": ["plugin"]}
 # Values that the controller checks and the schema leaves open.
 ENUMERATIONS = {
-    (f"{ARGO}PodGC", "strategy"): [
+    ("PodGC", "strategy"): [
         "OnPodCompletion",
         "OnPodSuccess",
         "OnWorkflowCompletion",
         "OnWorkflowSuccess",
     ],
-    (f"{ARGO}CronWorkflowSpec", "concurrencyPolicy"): ["Allow", "Forbid", "Replace"],
-    (f"{ARGO}RetryStrategy", "retryPolicy"): [
+    ("CronWorkflowSpec", "concurrencyPolicy"): ["Allow", "Forbid", "Replace"],
+    ("RetryStrategy", "retryPolicy"): [
         "Always",
         "OnFailure",
         "OnError",
@@ -61,10 +36,36 @@ ENUMERATIONS = {
 }
 
 
+def published() -> dict[str, Any]:
+    """The definitions of hera's models, by their names."""
+    from hera.workflows import models
+    from pydantic.json_schema import models_json_schema
+
+    roots = [(getattr(models, kind), "validation") for kind in KINDS]
+    _, document = models_json_schema(roots, by_alias=True)
+    found: dict[str, Any] = _not_null(document["$defs"])
+    return found
+
+
+def _not_null(value: Any) -> Any:
+    """A schema without null, which a model stands for absence with and a manifest may not hold."""
+    if isinstance(value, list):
+        return [_not_null(inner) for inner in value if inner != {"type": "null"}]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _not_null(inner) for key, inner in value.items()}
+    if kept.get("default", ...) is None:
+        del kept["default"]
+    if isinstance(one := kept.get("anyOf"), list) and len(one) == 1:
+        del kept["anyOf"]
+        kept |= one[0]
+    return kept
+
+
 @cache
 def definitions() -> dict[str, Any]:
-    """The strict definitions, by their full names."""
-    found: dict[str, Any] = json.loads(SCHEMA.read_text())["definitions"]
+    """The strict definitions, by the names of their models."""
+    found = published()
     for name, fields in LATER_THAN_3_7.items():
         for field in fields:
             del found[name]["properties"][field]
@@ -75,22 +76,20 @@ def definitions() -> dict[str, Any]:
             definition["additionalProperties"] = False
             definition.setdefault("properties", {})
     # Kubernetes reads both, and writes what it was given.
-    found["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["type"] = ["integer", "string"]
-    found["io.k8s.apimachinery.pkg.api.resource.Quantity"]["type"] = ["number", "string"]
+    found["IntOrString"] = {"type": ["integer", "string"]}
+    found["Quantity"] = {"type": ["number", "string"]}
     for kind in KINDS:
-        properties = found[f"{ARGO}{kind}"]["properties"]
+        properties = found[kind]["properties"]
         properties["kind"]["const"] = kind
         properties["apiVersion"]["const"] = "argoproj.io/v1alpha1"
-        found[f"{ARGO}{kind}"]["required"] = ["apiVersion", "kind", "metadata", "spec"]
+        found[kind]["required"] = ["apiVersion", "kind", "metadata", "spec"]
     return found
 
 
 @cache
 def validator(definition: str) -> Draft202012Validator:
-    """A validator for one definition, for example `io.argoproj.workflow.v1alpha1.Workflow`."""
-    return Draft202012Validator(
-        {"$ref": f"#/definitions/{definition}", "definitions": definitions()}
-    )
+    """A validator for one definition, for example `Workflow`."""
+    return Draft202012Validator({"$ref": f"#/$defs/{definition}", "$defs": definitions()})
 
 
 def schema_findings(document: Any, definition: str, where: str = "") -> Iterator[str]:

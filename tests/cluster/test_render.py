@@ -13,7 +13,6 @@ from svdjobs.cluster.settings import ClusterSettings, load_settings
 from svdjobs.config import parse_config
 from svdjobs.errors import ConfigError
 from tests.cluster.argo_lint import lint
-from tests.cluster.argo_schema import needs_schema
 
 ROOT = Path(__file__).parent.parent.parent
 DEMO = "jobs/sweeps/demo.yaml"
@@ -63,7 +62,6 @@ def test_what_is_committed_is_what_is_generated() -> None:
     assert committed <= set(files)
 
 
-@needs_schema
 @pytest.mark.parametrize("sweep", SWEEPS)
 @pytest.mark.parametrize("settings", [{}, GPUS], ids=["defaults", "everything set"])
 def test_workflows_are_clean(settings: dict[str, Any], sweep: str) -> None:
