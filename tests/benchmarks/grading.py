@@ -1,10 +1,10 @@
 """Grading rate through the pool: answers a second. `python -m tests.benchmarks.grading`.
 
-The mixed load is MATH-500: for every problem its reference solution, its gold written differently,
-the golds of other problems of the same subject (wrong, and of the right kind), and here and there a
-truncated or an answerless completion. The integer load is plain integers, a third of them off by
-one. Texts are distinct, and so is nearly every pair of answer and gold; real runs repeat answers,
-which only makes them faster.
+The mixed load is 500 problems made here, or those of `--data` in the fields of MATH-500: for each
+its reference solution, its gold written differently, the golds of other problems of that subject
+(wrong, and of the right kind), and here and there a truncated or an answerless completion. The
+integer load is plain integers, a third of them off by one. Texts are distinct, and so is nearly
+every pair of answer and gold; real runs repeat answers, which only makes them faster.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from svdjobs.evaluation.workers import GradingPool
 from svdjobs.records import Completion, Grade
+from tests.evaluation.problem_set import Row, problem_set
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "math-500.jsonl"
 # A reasoning trace of ordinary length precedes each answer.
 REASONING = "We set up the equation, simplify both sides and check the result again. " * 40
 
@@ -45,9 +46,10 @@ def rewritten(gold: str) -> str:
     return f"{text}.0" if text.isdigit() else f"{text} "
 
 
-def mixed_load(wrong: int, seed: int = 0) -> tuple[list[Completion], dict[int, str]]:
-    """Completions made from MATH-500, `wrong` wrong ones for every problem, shuffled."""
-    rows = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
+def mixed_load(
+    rows: Sequence[Row], wrong: int, seed: int = 0
+) -> tuple[list[Completion], dict[int, str]]:
+    """Completions made from problems, `wrong` wrong ones for each, shuffled."""
     rng = random.Random(seed)
     completions: list[Completion] = []
     for idx, row in enumerate(rows):
@@ -82,16 +84,19 @@ def measure(
 @click.command()
 @click.option("--workers", default=2, help="Worker processes.")
 @click.option("--wrong", default=4, help="Wrong answers for every problem of the mixed load.")
-def main(workers: int, wrong: int) -> None:
+@click.option("--data", type=click.Path(exists=True, path_type=Path), help="Other problems: JSONL.")
+def main(workers: int, wrong: int, data: Path | None) -> None:
     """Print the rates."""
     from collections import Counter
 
     from svdjobs.provenance import hardware, versions
 
+    lines = data.read_text(encoding="utf-8").splitlines() if data else []
+    rows = [json.loads(line) for line in lines] or problem_set()
     click.echo(f"{hardware()}; {workers} workers; math-verify {versions()['math-verify']}")
     with GradingPool(timeout_seconds=5, workers=workers) as pool:
         pool.grade([completion(0, 0, r"\boxed{x+1}")] * 2 * workers, {0: "1+x"})  # started
-        loads = {"integers": integer_load(), "mixed": mixed_load(wrong)}
+        loads = {"integers": integer_load(), "mixed": mixed_load(rows, wrong)}
         for name, (completions, golds) in loads.items():
             rate, grades = measure(pool, completions, golds)
             counts = Counter(grade.outcome.value for grade in grades)

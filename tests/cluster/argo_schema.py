@@ -39,10 +39,10 @@ ENUMERATIONS = {
 def published() -> dict[str, Any]:
     """The definitions of hera's models, by their names."""
     from hera.workflows import models
-    from pydantic.json_schema import models_json_schema
+    from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-    roots = [(getattr(models, kind), "validation") for kind in KINDS]
-    _, document = models_json_schema(roots, by_alias=True)
+    mode: JsonSchemaMode = "validation"
+    _, document = models_json_schema([(getattr(models, k), mode) for k in KINDS], by_alias=True)
     found: dict[str, Any] = _not_null(document["$defs"])
     return found
 

@@ -19,8 +19,8 @@ from svdjobs.config import BenchmarkConfig, EvaluateConfig, parse_config
 from svdjobs.errors import BenchmarkError, ConfigError, StorageError, exit_code
 from svdjobs.evaluation.benchmarks import KNOWN, KnownBenchmark, complete, find
 from svdjobs.evaluation.problems import load_benchmark
+from tests.evaluation.problem_set import integers, problem_set
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 HUB = [known for known in KNOWN if known.revision]
 Cache = Callable[..., None]
 
@@ -154,22 +154,26 @@ def test_known_benchmarks_must_be_whole(count: int, limit: int | None, tmp_path:
         load_benchmark(config)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the public benchmarks beside the project")
-@pytest.mark.parametrize(
-    ("name", "given"),
-    [
-        ("math-500", {}),
-        ("aime-2024", {"answer_field": "expected_answer"}),
-        ("aime-2025", {"answer_field": "expected_answer"}),
-        ("amc-2023", {}),
-    ],
-)
-def test_public_copies_pass_the_checks(name: str, given: dict[str, str]) -> None:
-    entry = {"name": name, "data": str(SHARED / f"{name}.jsonl"), **given}
+COPIES: dict[str, list[dict[str, Any]]] = {
+    "math-500": [{**row, "level": 2} for row in problem_set(500)],
+    "aime-2024": [{"problem": r["problem"], "expected_answer": r["answer"]} for r in integers(30)],
+    "aime-2025": [{"problem": r["problem"], "expected_answer": r["answer"]} for r in integers(30)],
+    "amc-2023": [{"question": r["problem"], "answer": int(r["answer"])} for r in integers(40)],
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_in_the_fields_of_the_public_ones_pass_the_checks(name: str, tmp_path: Path) -> None:
+    """Fields and types differ from copy to copy: `expected_answer`, an answer that is a number."""
+    path, rows = tmp_path / f"{name}.jsonl", COPIES[name]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {} if "answer" in rows[0] else {"answer_field": "expected_answer"}
+    entry = {"name": name, "data": str(path), **given}
     loaded = load_benchmark(BenchmarkConfig.model_validate(entry))
-    assert all(p.gold == p.gold.strip() != "" for p in loaded.problems)
-    if name != "math-500":
-        assert all(str(int(p.gold)) == p.gold for p in loaded.problems)
+    field = given.get("answer_field", "answer")
+    assert [p.gold for p in loaded.problems] == [
+        str(row[field]).removesuffix(r"^\circ") for row in rows
+    ]
     if given:
         with pytest.raises(BenchmarkError, match=r"no field 'answer'; it has .*expected_answer"):
             load_benchmark(BenchmarkConfig(name=name, data=entry["data"]))

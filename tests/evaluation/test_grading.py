@@ -1,24 +1,14 @@
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from svdjobs.evaluation.grading import grade_answer, grade_any, grade_completion
 from svdjobs.evaluation.normal_form import minerva, normalise
 from svdjobs.records import Outcome
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-needs_shared = pytest.mark.skipif(
-    not SHARED.exists(), reason="needs the public benchmarks beside the project"
-)
-
-
-def rows(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (SHARED / name).read_text().splitlines()]
+from tests.evaluation.grading_cases import CASES, Case
+from tests.evaluation.problem_set import problem_set
 
 
 @pytest.mark.parametrize(
@@ -202,29 +192,15 @@ def test_minerva(text: str, expected: str) -> None:
     assert minerva(text) == expected
 
 
-@needs_shared
-@pytest.mark.parametrize(
-    ("name", "field"),
-    [
-        ("math-500.jsonl", "answer"),
-        ("aime-2024.jsonl", "expected_answer"),
-        ("aime-2025.jsonl", "expected_answer"),
-        ("amc-2023.jsonl", "answer"),
-    ],
-)
-def test_every_gold_equals_itself_in_a_box_and_can_be_read(name: str, field: str) -> None:
+def test_every_gold_equals_itself_in_a_box_and_can_be_read() -> None:
     from svdjobs.evaluation import algebra
 
-    golds = [str(row[field]) for row in rows(name)]
+    golds = {row["answer"] for row in problem_set()}
     assert [g for g in golds if grade_completion(rf"\boxed{{{g}}}", g) != "correct"] == []
     assert [g for g in golds if not algebra.read(normalise(g))] == []
 
 
-@needs_shared
-def test_cases_of_another_grader() -> None:
-    """inspect_ai's cases: output, target, whether it is correct."""
-    cases = json.loads((SHARED / "grading-cases.json").read_text())
-    assert len(cases) == 33
-    for case in cases:
-        outcome = grade_completion(case["output"], case["target"])
-        assert (outcome is Outcome.CORRECT) == (case["expected"] == "C"), (case, outcome)
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_beyond_doubt(case: Case) -> None:
+    outcome = grade_completion(case.output, case.gold)
+    assert (outcome is Outcome.CORRECT) == case.right, outcome

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
 import pytest
 
 from svdjobs.evaluation.math_dapo import compute_score
-from tests.evaluation.test_grading import SHARED, needs_shared, rows
+from tests.evaluation.grading_cases import CASES, Case
+from tests.evaluation.problem_set import problem_set
 
 
 @pytest.mark.parametrize(
@@ -68,19 +68,16 @@ def test_any_gold_will_do() -> None:
     assert compute_score(r"\boxed{x+1}", []) == 0.0
 
 
-@needs_shared
 @pytest.mark.parametrize("use_math_verify", [True, False])
 def test_every_reference_solution_scores(use_math_verify: bool) -> None:
-    problems = rows("math-500.jsonl")
+    problems = problem_set()
     scores = [compute_score(r["solution"], r["answer"], False, use_math_verify) for r in problems]
     assert scores == [1.0] * 500
 
 
-@needs_shared
-def test_cases_of_another_grader() -> None:
-    for case in json.loads((SHARED / "grading-cases.json").read_text()):
-        score = compute_score(case["output"], case["target"])
-        assert score == float(case["expected"] == "C"), case
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_beyond_doubt(case: Case) -> None:
+    assert compute_score(case.output, case.gold) == float(case.right)
 
 
 def test_a_script_that_uses_it_ends_cleanly() -> None:

@@ -16,7 +16,7 @@ import pytest
 from svdjobs.errors import BenchmarkError, EvaluationError
 from svdjobs.evaluation.workers import GradingPool
 from svdjobs.records import Completion, Grade, Outcome
-from tests.evaluation.test_grading import needs_shared, rows
+from tests.evaluation.problem_set import problem_set
 
 TOWER = "9^{9^{9^{9}}}"
 
@@ -125,9 +125,8 @@ def test_many_threads_share_a_pool(pool: GradingPool) -> None:
         assert [g.idx for g in grades if g.outcome is Outcome.CORRECT] == [number]
 
 
-@needs_shared
 def test_every_reference_solution_is_correct(pool: GradingPool) -> None:
-    problems = rows("math-500.jsonl")
+    problems = problem_set()
     completions = [completion(i, row["solution"]) for i, row in enumerate(problems)]
     grades = pool.grade(completions, {i: row["answer"] for i, row in enumerate(problems)})
     assert [g.idx for g in grades if g.outcome is not Outcome.CORRECT] == []
