@@ -56,7 +56,7 @@ train-demo: $(STAMP) ## train the shipped demo checkpoints again (minutes)
 test: $(STAMP) ## run all tests but those that need a cluster
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not cluster' $(TESTS)
 
-test-cluster: $(STAMP) ## run the tests that need a cluster: KUBECONFIG's, or that of ../shared/cluster
+test-cluster: $(STAMP) ## run the tests that need a cluster: KUBECONFIG's, or that of SVDJOBS_CLUSTER's script
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m cluster --durations=15 tests/live
 
 fuzz: $(STAMP) ## read 10,000 mutated checkpoints beside the safetensors library (SEED=1 COUNT=10000)

@@ -29,7 +29,7 @@ pytest_plugins = ["tests.storage.s3_server"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    words = "stop the cluster of ../shared/cluster after the tests, if they started it"
+    words = "stop the cluster of SVDJOBS_CLUSTER after the tests, if they started it"
     parser.addoption("--cluster-down", action="store_true", help=words)
 
 

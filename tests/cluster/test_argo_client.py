@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.cluster_script import MISSING, exported
+
 ROOT = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-BUILT = Path(os.environ.get("CLUSTER_HOME", CACHE / "svdjobs-cluster")) / "bin" / "argo"
-ARGO = shutil.which("argo") or (str(BUILT) if BUILT.exists() else None)
+ARGO = shutil.which("argo", path=exported().get("PATH"))
 SHIPPED = [
     file
     for file in sorted((ROOT / "workflows").glob("*.yaml"))
@@ -22,7 +21,7 @@ SAMPLE = ROOT / "tests" / "cluster" / "samples" / "sweep.yaml"
 
 pytestmark = pytest.mark.skipif(
     ARGO is None,
-    reason=f"ARGO'S LINT NOT RUN: no argo on the path and none built at {BUILT}",
+    reason=f"ARGO'S LINT NOT RUN: no argo on the path, and {MISSING}",
 )
 
 

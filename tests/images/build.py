@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock
 
 import svdjobs
+from tests.cluster_script import MISSING, SCRIPT, base_archive
 from tests.images.parsed import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -23,9 +24,7 @@ TAG = f"docker.io/library/svdjobs:{svdjobs.__version__}"
 STORE_TAG = f"docker.io/library/svdjobs-store:{svdjobs.__version__}"
 BASE = "localhost/python:3.11"
 LABEL = "svdjobs.tests.content"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-CLUSTER_HOME = Path(os.environ.get("CLUSTER_HOME") or CACHE / "svdjobs-cluster")
-CLUSTER = ROOT.parent / "shared" / "cluster" / "cluster"
+LOCKS = Path(tempfile.gettempdir())
 
 
 def run(*command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -41,7 +40,7 @@ def output(*command: str, timeout: float = 120) -> str:
 def find_base(*, required: bool) -> str:
     """A base image by reference. Where there is none, a test skips, saying what is missing.
 
-    `required` lets ../shared/cluster make one, which takes a minute, and fails where it cannot.
+    `required` lets the cluster's script make one, which takes a minute, and fails where it cannot.
     """
     give_up = pytest.fail if required else pytest.skip
     if missing := [tool for tool in ("buildah", "podman", "runc") if not shutil.which(tool)]:
@@ -52,28 +51,25 @@ def find_base(*, required: bool) -> str:
         return given
     if required:
         make_base()
-    made = archive(BASE)
-    if not made.exists():
-        give_up(f"NO IMAGE BUILT: no SVDJOBS_TEST_BASE_IMAGE, and no {made}")
+    made = base_archive(BASE)
+    if made is None or not made.exists():
+        lacking = f"no {made}" if made else MISSING
+        give_up(f"NO IMAGE BUILT: no SVDJOBS_TEST_BASE_IMAGE, and {lacking}")
     output("buildah", "pull", "--quiet", f"oci-archive:{made}")
     return BASE
 
 
 def make_base() -> None:
-    """Let ../shared/cluster make the base image, once for all processes that test."""
-    with FileLock("/tmp/svdjobs-base.lock"):
-        if not archive(BASE).exists():
-            output(str(CLUSTER), "base-image", BASE, timeout=900)
-
-
-def archive(reference: str) -> Path:
-    """Where `cluster base-image` leaves a base image."""
-    return CLUSTER_HOME / "images" / f"base-{reference.translate(str.maketrans('/:', '__'))}.tar"
+    """Let the cluster's script make the base image, once for all processes that test."""
+    made = base_archive(BASE)
+    with FileLock(LOCKS / "svdjobs-base.lock"):
+        if made is not None and not made.exists():
+            output(SCRIPT, "base-image", BASE, timeout=900)
 
 
 def build(base: str) -> None:
     """Build the cpu image on that base, unless what is there was made of the same."""
-    with FileLock("/tmp/svdjobs-image.lock"):
+    with FileLock(LOCKS / "svdjobs-image.lock"):
         label = f"{LABEL}={content_of(base)}"
         if label in labels():
             return
@@ -88,7 +84,7 @@ def build(base: str) -> None:
 
 def build_store() -> None:
     """The same image with an S3 server in it, as the chart's development store wants one."""
-    with FileLock("/tmp/svdjobs-image.lock"), tempfile.TemporaryDirectory() as folder:
+    with FileLock(LOCKS / "svdjobs-image.lock"), tempfile.TemporaryDirectory() as folder:
         shutil.copy(Path(sys.executable).with_name("weed"), folder)
         (Path(folder) / "Dockerfile").write_text(f"FROM {TAG}\nCOPY weed /usr/local/bin/\n")
         output("buildah", "build", "--layers", f"--tag={STORE_TAG}", folder, timeout=300)

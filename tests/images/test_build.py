@@ -2,8 +2,8 @@
 
 Needs buildah, podman, runc, root and a base image, which cannot be pulled everywhere: the reference
 in SVDJOBS_TEST_BASE_IMAGE (Debian with Python 3.11 or newer and pip), or else the archive that
-`../shared/cluster/cluster base-image localhost/python:3.11` leaves. So it runs, also under
-`.ci/run`, where someone prepared a base, and nowhere by surprise: the first build takes minutes and
+`$SVDJOBS_CLUSTER base-image localhost/python:3.11` leaves. So it runs, also under `.ci/run`, where
+someone prepared a base, and nowhere by surprise: the first build takes minutes and
 gigabytes, later ones (all but the sources is cached) about one.
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from svdjobs.storage.server import S3Server, serving
-from tests.images.build import CLUSTER
+from tests.cluster_script import SCRIPT
 from tests.live import node_image, site
 from tests.live.faults import Server
 from tests.live.namespaces import Namespace, namespace
@@ -22,7 +22,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Site]:
     found = site.find()
     yield found
     if found.started and request.config.getoption("--cluster-down"):
-        found.run(str(CLUSTER), "down", timeout=300)
+        found.run(SCRIPT, "down", timeout=300)
 
 
 @pytest.fixture(scope="session")

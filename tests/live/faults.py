@@ -169,7 +169,7 @@ def attempts(workflow_: Document) -> dict[str, list[tuple[str, str, str]]]:
 
 
 def controller(kubeconfig: Path) -> Process:
-    """The workflow controller of ../shared/cluster."""
+    """The workflow controller of the cluster that SVDJOBS_CLUSTER runs."""
     return Process(kubeconfig.parent, "workflow-controller")
 
 

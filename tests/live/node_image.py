@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests.images.build import CLUSTER, STORE_TAG, TAG, build, build_store, find_base, output
+from tests.cluster_script import SCRIPT
+from tests.images.build import LOCKS, STORE_TAG, TAG, build, build_store, find_base, output
 from tests.live.site import Site
 
 TAGS = (TAG, STORE_TAG)
@@ -28,7 +29,7 @@ def provide(site: Site) -> str:
         pytest.fail("this cluster takes no images from here: say SVDJOBS_TEST_IMAGE=reference")
     build(find_base(required=True))
     build_store()
-    with FileLock("/tmp/svdjobs-load.lock"):
+    with FileLock(LOCKS / "svdjobs-load.lock"):
         if unlike(site):
             load(site)
             left = unlike(site)
@@ -91,11 +92,11 @@ def stored(site: Site, digest: str) -> dict[str, Any]:
 def load(site: Site) -> None:
     """Through one archive of the layers of both, which does not stay; nor do the last images."""
     before = digests(site)
-    with tempfile.TemporaryDirectory(prefix="svdjobs-image-", dir="/var/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="svdjobs-image-") as folder:
         archive = Path(folder) / "svdjobs.tar"
         save = ("podman", "save", "--quiet", "--multi-image-archive", f"--output={archive}")
         site.run(*save, *TAGS, timeout=900)
-        site.run(str(CLUSTER), "load", str(archive), timeout=900)
+        site.run(SCRIPT, "load", str(archive), timeout=900)
     now = digests(site)
     replaced = {before.get(tag) for tag in TAGS if now.get(tag) != before.get(tag)}
     for name, digest in before.items():

@@ -1,4 +1,4 @@
-"""The programs of ../shared/cluster, which run as plain processes of this machine."""
+"""The programs of SVDJOBS_CLUSTER's cluster, which run as plain processes of this machine."""
 
 from __future__ import annotations
 

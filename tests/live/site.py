@@ -1,4 +1,4 @@
-"""A cluster to test on: KUBECONFIG's, or the one of ../shared/cluster, brought up if it is not."""
+"""A cluster to test on: KUBECONFIG's, or SVDJOBS_CLUSTER's, brought up if it is not."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shlex
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from filelock import FileLock
 
 from svdjobs.cluster.api import connect
 from svdjobs.errors import SvdjobsError
-from tests.images.build import CLUSTER
+from tests.cluster_script import MISSING, SCRIPT, exported
 
 BUILD_SECONDS = 2400  # twelve minutes on two quiet cores
 
@@ -29,7 +30,7 @@ class Site(NamedTuple):
     address: str
     """Of this machine, as pods reach it."""
     local: bool
-    """Whether it is that of ../shared/cluster: its node takes image archives from here."""
+    """Whether it is that of the script: its node takes image archives from here."""
     started: bool
     """Whether it is up because of these tests."""
 
@@ -44,33 +45,22 @@ class Site(NamedTuple):
 
 
 def find() -> Site:
-    """KUBECONFIG's cluster, else that of ../shared/cluster; skips only where neither is there."""
+    """KUBECONFIG's cluster, else that of the script; skips only where neither is there."""
     shared = exported()
     given = os.environ.get("KUBECONFIG")
     if not given and not shared:
-        pytest.skip(f"NO CLUSTER: KUBECONFIG is not set, and there is no {CLUSTER}")
+        pytest.skip(f"NO CLUSTER: KUBECONFIG is not set, and {MISSING}")
     kubeconfig = Path(given or shared["KUBECONFIG"])
     local = str(kubeconfig) == shared.get("KUBECONFIG")
     started = False
-    with FileLock("/tmp/svdjobs-cluster.lock"):
+    with FileLock(Path(tempfile.gettempdir()) / "svdjobs-cluster.lock"):
         if refused := silent(kubeconfig):
             assert local, f"the cluster of KUBECONFIG={kubeconfig} cannot be used: {refused}"
-            print(f"\n{CLUSTER} up, since {refused}")
-            subprocess.run([CLUSTER, "up"], check=True, timeout=BUILD_SECONDS)
+            print(f"\n{SCRIPT} up, since {refused}")
+            subprocess.run([SCRIPT, "up"], check=True, timeout=BUILD_SECONDS)
             started = True
     environment = {**os.environ, **(shared if local else {}), "KUBECONFIG": str(kubeconfig)}
     return Site(kubeconfig, environment, own_address(kubeconfig), local, started)
-
-
-def exported() -> dict[str, str]:
-    """What `cluster env` exports; nothing where it is absent."""
-    if not CLUSTER.exists():
-        return {}
-    script = f'eval "$({shlex.quote(str(CLUSTER))} env)"; env -0'
-    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
-    found = dict(line.split("=", 1) for line in said.split("\0") if "=" in line)
-    names = ("KUBECONFIG", "PATH", "CLUSTER_NODE_IP", "CONTAINERD_ADDRESS")
-    return {name: found[name] for name in names}
 
 
 def silent(kubeconfig: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.images.build import CLUSTER
+from tests.cluster_script import SCRIPT
 from tests.live.faults import STAGE, sweep
 from tests.live.hollow import hollow
 from tests.live.namespaces import Document, Namespace, ended
@@ -34,10 +34,10 @@ AT_ONCE = 2
 def gpus(cluster: Site) -> Iterator[Callable[[int], None]]:
     """Sets how many GPUs the node has; at the end it has none, and no label that says so."""
     if not cluster.local:
-        pytest.skip("NO PRETENDED GPUS: only ../shared/cluster can be told to have some")
+        pytest.skip("NO PRETENDED GPUS: only SVDJOBS_CLUSTER's can be told to have some")
 
     def give(count: int) -> None:
-        cluster.run(str(CLUSTER), "gpus", str(count), PRODUCT)
+        cluster.run(SCRIPT, "gpus", str(count), PRODUCT)
 
     yield give
     give(0)

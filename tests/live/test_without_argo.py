@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def bare(cluster: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if not cluster.local:
-        pytest.skip("NO SECOND API SERVER: only that of ../shared/cluster can be started again")
+        pytest.skip("NO SECOND API SERVER: only that of SVDJOBS_CLUSTER can be started again")
     folder = tmp_path_factory.mktemp("bare")
     with bare_api_server(cluster.kubeconfig, folder) as kubeconfig:
         environment = {**cluster.environment, "KUBECONFIG": str(kubeconfig)}
