@@ -25,7 +25,7 @@ PROGRAMS := buildah podman runc chromium
 MISSING   = $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo train-demo test test-cluster fuzz lint format typecheck render verify bench lock images clean
+.PHONY: help setup programs demo train-demo test test-cluster fuzz lint format typecheck render verify bench docs-figures lock images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -84,6 +84,9 @@ bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also
 	$(BIN)/python -m tests.benchmarks.sweep
 	$(BIN)/python -m tests.benchmarks.evaluation
 	$(BIN)/python -m tests.benchmarks.grading
+
+docs-figures: $(STAMP) ## measure what the docs quote again: the demo, and what `make bench` has left
+	$(BIN)/python -m tests.benchmarks.figures
 
 lock: $(STAMP) ## compile images/locks/*.lock again from their .in files
 	cd images/locks && $(COMPILE) --python-version 3.11 --override overrides.txt cpu.in -o cpu.lock

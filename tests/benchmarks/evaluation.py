@@ -89,15 +89,20 @@ def show(found: dict[str, Any]) -> str:
     )
 
 
+def noted(name: str, found: dict[str, Any]) -> None:
+    """Add what was measured to runs/bench.json."""
+    path = Path("runs/bench.json")
+    path.parent.mkdir(exist_ok=True)
+    document = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**document, name: found}, indent=2) + "\n")
+
+
 @click.command()
 def main() -> None:
     """Print the comparison and add it to runs/bench.json."""
     found = measure()
     click.echo(show(found))
-    path = Path("runs/bench.json")
-    path.parent.mkdir(exist_ok=True)
-    document = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**document, "evaluation": found}, indent=2) + "\n")
+    noted("evaluation", found)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,13 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from svdjobs.evaluation.workers import GradingPool
 from svdjobs.records import Completion, Grade
+from tests.benchmarks.evaluation import noted
 from tests.evaluation.problem_set import Row, problem_set
 
 # A reasoning trace of ordinary length precedes each answer.
@@ -86,7 +88,7 @@ def measure(
 @click.option("--wrong", default=4, help="Wrong answers for every problem of the mixed load.")
 @click.option("--data", type=click.Path(exists=True, path_type=Path), help="Other problems: JSONL.")
 def main(workers: int, wrong: int, data: Path | None) -> None:
-    """Print the rates."""
+    """Print the rates; those of the problems made here go to runs/bench.json as well."""
     from collections import Counter
 
     from svdjobs.provenance import hardware, versions
@@ -97,11 +99,15 @@ def main(workers: int, wrong: int, data: Path | None) -> None:
     with GradingPool(timeout_seconds=5, workers=workers) as pool:
         pool.grade([completion(0, 0, r"\boxed{x+1}")] * 2 * workers, {0: "1+x"})  # started
         loads = {"integers": integer_load(), "mixed": mixed_load(rows, wrong)}
+        found: dict[str, Any] = {"workers": workers}
         for name, (completions, golds) in loads.items():
             rate, grades = measure(pool, completions, golds)
             counts = Counter(grade.outcome.value for grade in grades)
             outcomes = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
             click.echo(f"{name:<10}{rate:>8.0f} answers/s   {len(grades)}: {outcomes}")
+            found[name] = rate
+    if data is None:
+        noted("grading", found)
 
 
 if __name__ == "__main__":

@@ -252,12 +252,12 @@ def measure_memory(root: Path, layers: int, usual_layers: int) -> dict[str, Any]
     return found
 
 
-def show(rows: list[dict[str, Any]], memory: dict[str, Any], overall: dict[str, Any]) -> str:
+def show(document: dict[str, Any]) -> str:
     """The table as text."""
-    from svdjobs.provenance import hardware
-
+    rows, memory, overall = document["shapes"], document["memory"], document["overall"]
     lines = [
-        f"{hardware()}; {len(ALPHAS)} alphas, matrices of {TIMED_LAYERS} layers, files to files",
+        f"{document['machine']}; {len(ALPHAS)} alphas, matrices of {TIMED_LAYERS} layers, files to "
+        "files",
         "",
         f"{'matrices':<12}{'shape':>11}{'usual':>10}{'svdjobs':>10}{'faster':>9}{'× floor':>9}"
         f"{'signal':>10}{'usual err':>11}{'our err':>10}",
@@ -334,9 +334,9 @@ def main(
         rows = time_shapes(Path(folder))
         memory = measure_memory(Path(folder), layers, usual_layers)
     overall = summarise(rows)
-    click.echo(show(rows, memory, overall))
     document = {"machine": hardware(), "versions": versions(), "alphas": ALPHAS, "shapes": rows,
                 "overall": overall, "memory": memory}  # fmt: skip
+    click.echo(show(document))
     Path("runs").mkdir(exist_ok=True)
     Path("runs/bench.json").write_text(json.dumps(document, indent=2) + os.linesep)
 
