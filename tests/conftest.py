@@ -22,7 +22,8 @@ os.environ.pop("ATEN_CPU_CAPABILITY", None)
 import pytest
 import torch
 
-from svdjobs.config import SweepConfig, parse_config
+from svdjobs.config import SweepConfig
+from svdjobs.config_file import parse_config
 from tests.checkpoints import PROBLEMS, make_checkpoint
 
 pytest_plugins = ["tests.storage.s3_server"]

@@ -4,16 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from svdjobs.config import (
-    SweepConfig,
-    alpha_id,
-    canonical_json,
-    derived_seed,
-    fingerprint,
-    load_config,
-    parse_config,
-)
+from svdjobs.config import SweepConfig, alpha_id
+from svdjobs.config_file import load_config, parse_config
 from svdjobs.errors import ConfigError
+from svdjobs.fingerprint import canonical_json, derived_seed, fingerprint
 
 MINIMAL = {"name": "x", "before": "a", "after": "b"}
 SWEEPS = Path(__file__).parents[1] / "jobs" / "sweeps"

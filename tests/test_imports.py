@@ -16,8 +16,13 @@ ROOT = Path(svdjobs.__file__).parent
 HEAVY = ("torch", "transformers", "vllm", "datasets", "matplotlib", "numpy", "scipy", "pydantic")
 # Lower layers first; a module may import from its own layer and from those before it.
 LAYERS = [
-    ["errors", "records", "evaluation.benchmarks"],  # the registry is data, known to the config
-    ["config", "provenance", "progress", "parallel", "deadline"],
+    [
+        "errors",
+        "records",
+        "fingerprint",
+        "evaluation.benchmarks",
+    ],  # the registry is data, known to the config
+    ["config", "config_file", "provenance", "progress", "parallel", "deadline"],
     ["statistics"],
     ["kernels", "storage"],
     ["checkpoint", "evaluation"],

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from svdjobs.checkpoint.reader import Checkpoint
-from svdjobs.config import fingerprint
+from svdjobs.fingerprint import fingerprint
 from svdjobs.parallel import in_order
 from svdjobs.progress import size, track
 from svdjobs.provenance import cores

@@ -82,7 +82,7 @@ def run(
     """
     from svdjobs.cluster.names import workflow_name
     from svdjobs.cluster.submit import DEFAULT_FILE, Submission
-    from svdjobs.config import load_config
+    from svdjobs.config_file import load_config
 
     seconds = None if timeout is None else _seconds(timeout)
     config = load_config(config_file, overrides)

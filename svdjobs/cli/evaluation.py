@@ -109,7 +109,7 @@ def _stage(
 @click.argument("run_folder", metavar="RUN")
 def grade(run_folder: str) -> None:
     """Grade the completions of a run again, without drawing any; RUN is its folder."""
-    from svdjobs.config import parse_config
+    from svdjobs.config_file import parse_config
     from svdjobs.stages import evaluate_alone, grading, report
     from svdjobs.stages.outputs import RUN_CONFIG
     from svdjobs.storage.store import open_store, try_read_json

@@ -36,7 +36,7 @@ class Given(NamedTuple):
         Raises:
             ConfigError: there is none, or it cannot be used.
         """
-        from svdjobs.config import load_config, read_config
+        from svdjobs.config_file import load_config, read_config
 
         if self.source is None:
             raise ConfigError("give a config file, e.g. jobs/sweeps/demo.yaml.")

@@ -14,7 +14,8 @@ from svdjobs.cluster.names import is_workflow_name, label_value, workflow_name
 from svdjobs.cluster.plain_yaml import dump
 from svdjobs.cluster.render import read_text, refuse_expansions
 from svdjobs.cluster.tree import RUN_LABEL, parameters
-from svdjobs.config import SweepConfig, overridden, read_config
+from svdjobs.config import SweepConfig
+from svdjobs.config_file import overridden, read_config
 from svdjobs.errors import ConfigError, RefusedError
 from svdjobs.storage.store import S3, open_store
 

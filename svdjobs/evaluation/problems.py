@@ -13,10 +13,11 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from svdjobs.config import BenchmarkConfig, fingerprint
+from svdjobs.config import BenchmarkConfig
 from svdjobs.errors import BenchmarkError, MissingKeyError, StorageError
 from svdjobs.evaluation.benchmarks import LOCAL_SUFFIXES, PACKAGE, find, near
 from svdjobs.evaluation.hub_sets import read_hub
+from svdjobs.fingerprint import fingerprint
 from svdjobs.records import Problem
 from svdjobs.storage.store import S3, open_store
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from svdjobs.config import fingerprint
 from svdjobs.errors import BenchmarkError, CheckpointError, first_line
+from svdjobs.fingerprint import fingerprint
 from svdjobs.records import Problem
 
 PLAIN_PROMPT = r"{problem} Let's think step by step and output the final answer within \boxed{}."

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from svdjobs.config import derived_seed
 from svdjobs.evaluation.prompts import Prompt
+from svdjobs.fingerprint import derived_seed
 from svdjobs.records import Completion, Problem
 
 if TYPE_CHECKING:

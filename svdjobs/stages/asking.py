@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 from svdjobs.checkpoint.identity import companions_digest, identity
 from svdjobs.checkpoint.on_disk import on_disk
 from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig, derived_seed
+from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig
 from svdjobs.errors import IncompleteError
 from svdjobs.evaluation.problems import Benchmark, load_benchmark
 from svdjobs.evaluation.prompts import Prompt, check_room, load_tokenizer, make_prompts
 from svdjobs.evaluation.requests import Engine
 from svdjobs.evaluation.workers import GradingPool
+from svdjobs.fingerprint import derived_seed
 from svdjobs.records import Manifest
 from svdjobs.stages import engines, fleet, graph, likelihoods
 from svdjobs.stages.drawing import Submit

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from svdjobs.config import SweepConfig, apply_override, parse_config
+from svdjobs.config import SweepConfig
+from svdjobs.config_file import apply_override, parse_config
 from svdjobs.errors import ConfigError
 from svdjobs.progress import LOGS, logged, say
 from svdjobs.reporting.content import interval_text, percent

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from svdjobs.config import SweepConfig, fingerprint
+from svdjobs.config import SweepConfig
 from svdjobs.errors import DamagedError, IncompleteError, OutputError, UnavailableError
+from svdjobs.fingerprint import fingerprint
 from svdjobs.progress import say
 from svdjobs.provenance import versions
 from svdjobs.records import FileRecord, Manifest

@@ -8,8 +8,9 @@ from svdjobs.checkpoint.identity import identity
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import select
 from svdjobs.checkpoint.sources import open_checkpoint, open_headers
-from svdjobs.config import SweepConfig, fingerprint
+from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError
+from svdjobs.fingerprint import fingerprint
 from svdjobs.progress import size
 from svdjobs.records import Estimate, Plan, TensorPlan
 from svdjobs.stages import cost, graph

@@ -10,8 +10,9 @@ from svdjobs.checkpoint.identity import identity
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import RotationsConfig, SweepConfig, derived_seed
+from svdjobs.config import RotationsConfig, SweepConfig
 from svdjobs.errors import IncompleteError
+from svdjobs.fingerprint import derived_seed
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import track
 from svdjobs.records import Manifest, RotationRow

@@ -19,7 +19,8 @@ from typing import Any
 
 import click
 
-from svdjobs.config import SweepConfig, load_config
+from svdjobs.config import SweepConfig
+from svdjobs.config_file import load_config
 from svdjobs.stages import blend, decompose, evaluate, graph, plan
 from svdjobs.stages.drawing import COMPLETIONS
 from svdjobs.storage.local import LocalStore

@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-from svdjobs.config import load_config
+from svdjobs.config_file import load_config
 from svdjobs.provenance import cores, hardware
 from svdjobs.storage.server import serving
 from tests.benchmarks import sweep

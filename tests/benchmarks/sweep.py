@@ -72,7 +72,7 @@ def make_pair(
 
 def run_svdjobs(folder: Path, alphas: list[float], first_only: bool) -> None:
     """The project's own stages: plan, decompose, blend, with all their checks and manifests."""
-    from svdjobs.config import parse_config
+    from svdjobs.config_file import parse_config
     from svdjobs.stages import blend, decompose, plan
     from svdjobs.storage.local import LocalStore
 

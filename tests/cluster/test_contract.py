@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from svdjobs import local
-from svdjobs.config import read_config
+from svdjobs.config_file import read_config
 from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.server import S3Server
 from svdjobs.storage.store import Store, open_store, read_json, write_bytes

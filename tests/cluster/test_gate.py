@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from svdjobs.config import parse_config
+from svdjobs.config_file import parse_config
 from svdjobs.stages import units
 from tests.cluster.interpreter import run_workflow
 from tests.cluster.run_tree import Run

@@ -10,7 +10,7 @@ import yaml
 
 from svdjobs.cluster import estimate, render, workflow
 from svdjobs.cluster.settings import ClusterSettings, load_settings
-from svdjobs.config import parse_config
+from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError
 from tests.cluster.argo_lint import lint
 

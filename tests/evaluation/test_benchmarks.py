@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from svdjobs.config import BenchmarkConfig, EvaluateConfig, parse_config
+from svdjobs.config import BenchmarkConfig, EvaluateConfig
+from svdjobs.config_file import parse_config
 from svdjobs.errors import BenchmarkError, ConfigError, StorageError, exit_code
 from svdjobs.evaluation.benchmarks import KNOWN, KnownBenchmark, complete, find
 from svdjobs.evaluation.problems import load_benchmark

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from svdjobs.config import load_config
+from svdjobs.config_file import load_config
 from svdjobs.errors import CheckpointError, ConfigError, EvaluationError
 from svdjobs.evaluation.engines import vllm
 from svdjobs.evaluation.engines.device import vllm_builds

@@ -17,7 +17,8 @@ import yaml
 from svdjobs.cluster import estimate
 from svdjobs.cluster.plain_yaml import dump
 from svdjobs.cluster.tree import nodes_of
-from svdjobs.config import SweepConfig, alpha_id, parse_config
+from svdjobs.config import SweepConfig, alpha_id
+from svdjobs.config_file import parse_config
 from svdjobs.stages import graph, units
 from tests.cluster.test_render import big
 from tests.live.faults import controller, sweep

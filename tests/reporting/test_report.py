@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from svdjobs import local
-from svdjobs.config import SweepConfig, parse_config
+from svdjobs.config import SweepConfig
+from svdjobs.config_file import parse_config
 from svdjobs.records import Interval, Outcome, Summary
 from svdjobs.reporting import render
 from svdjobs.reporting.accuracy import accuracy_table

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from svdjobs.config import SweepConfig, parse_config
+from svdjobs.config import SweepConfig
+from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError, IncompleteError, OutputError
 from svdjobs.records import Gate
 from svdjobs.reporting import gate as words
