@@ -6,21 +6,17 @@ A docstring under each field is its documentation.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from svdjobs.evaluation.benchmarks import complete
+from svdjobs.settings import Settings, read_as
 
 StorageDtype = Literal["float32", "bfloat16", "float16"]
-
-
-class Settings(BaseModel):
-    """Base of all config sections."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class SelectionConfig(Settings):
@@ -76,7 +72,9 @@ class BenchmarkConfig(Settings):
     revision: str | None = None
     """Commit of a hub data set. Known ones are pinned; of others, the commit found is recorded."""
     problem_field: str = "problem"
+    """Field of a row that holds the problem's text."""
     answer_field: str = "answer"
+    """Field of a row that holds the reference answer."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first so many problems."""
 
@@ -86,15 +84,11 @@ class BenchmarkConfig(Settings):
         return complete(given)
 
 
-def _device_names(value: Any) -> Any:
-    """YAML reads `[0, 1]` as numbers; devices are names."""
-    return [str(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
 class EvaluateConfig(Settings):
     """How every checkpoint is asked, with identical prompts and seeds."""
 
     benchmarks: tuple[BenchmarkConfig, ...] = Field(min_length=1)
+    """What is asked. Each is a name that svdjobs knows, or a section of its own."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """auto: vLLM where it is installed and can run the checkpoint, transformers elsewhere."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -107,7 +101,7 @@ class EvaluateConfig(Settings):
     """Pods that share each benchmark's problems on a cluster."""
     reuse_engine: bool = True
     """Start one engine and put each checkpoint's weights into it, instead of one engine each."""
-    devices: Annotated[tuple[str, ...], BeforeValidator(_device_names)] = ()
+    devices: tuple[str, ...] = ()
     """GPUs to use, as CUDA_VISIBLE_DEVICES names them; empty: all. Each gets an engine."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs that share one engine (vLLM)."""
@@ -123,6 +117,7 @@ class EvaluateConfig(Settings):
     temperature: float = Field(default=1.0, ge=0)
     """0 is greedy decoding."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw each token from the likeliest ones that together have this probability; 1: from all."""
     max_tokens: int = Field(default=1024, ge=1)
     """A completion that reaches this is counted as truncated."""
     seed: int = 0
@@ -130,6 +125,7 @@ class EvaluateConfig(Settings):
     batch_size: int = Field(default=128, ge=1)
     """Completions generated together by the transformers engine."""
     grade_timeout_seconds: float = Field(default=5.0, gt=0)
+    """Longest time for the grading of one answer, which is then counted as `timeout`."""
     teacher_forced: int = Field(default=1, ge=0)
     """Of after's completions per problem, how many every checkpoint's likelihood is taken of."""
     repeat_after: bool = False
@@ -161,12 +157,14 @@ class RotationsConfig(Settings):
     null_draws: int = Field(default=1, ge=0)
     """Random updates of the same norm that each tensor is compared with."""
     seed: int = 0
+    """Of the random updates."""
 
 
 class ReportConfig(Settings):
     """What the report says."""
 
     title: str | None = None
+    """Heading of the report; default: the run's name."""
 
 
 class GateConfig(Settings):
@@ -182,26 +180,55 @@ class GateConfig(Settings):
     """What to do where the data show neither a loss beyond the margin nor that there is none."""
 
 
+_MOST_ALPHAS = 10_000
+"""More are a slip of the step, and make more pods than any cluster takes."""
+_ALPHAS_LOOK_LIKE = "[0, 0.5, 1], or a range such as {from: 0, to: 1, step: 0.1}"
+
+
 def _alphas(value: Any) -> Any:
-    """Accept numbers only (YAML reads `1e-1` as text), and say which one is not."""
+    """Accept a list of numbers or a range, and say which alpha is wrong."""
+    if isinstance(value, Mapping):
+        value = _range(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = [value]
     if not isinstance(value, (list, tuple)):
-        raise ValueError(f"expected a list of numbers such as [0, 0.5, 1], found {value!r}")
+        raise ValueError(f"expected a list of numbers such as {_ALPHAS_LOOK_LIKE}")
     numbers = []
     for item in value:
-        try:
-            if isinstance(item, bool):
-                raise ValueError
-            number = float(item)
-        except (TypeError, ValueError):
-            raise ValueError(f"alpha {item!r} is not a number") from None
-        if not math.isfinite(number):
+        found = read_as(float, item)
+        if not isinstance(found, (int, float)):
+            raise ValueError(f"alpha {item!r} is not a number; give {_ALPHAS_LOOK_LIKE}")
+        if not math.isfinite(found):
             raise ValueError(f"alpha {item!r} is not finite")
-        numbers.append(number + 0.0)  # -0.0 and 0 are one alpha
-    if twice := sorted({number for number in numbers if numbers.count(number) > 1}):
+        numbers.append(float(found) + 0.0)  # -0.0 and 0 are one alpha
+    if twice := sorted(alpha for alpha, count in Counter(numbers).items() if count > 1):
         raise ValueError(f"alpha given twice: {', '.join(map(str, twice))}")
     return sorted(numbers)
+
+
+def _range(given: Mapping[str, Any]) -> list[float]:
+    """The alphas of {from: …, to: …, step: …}, both ends included, in exact decimals."""
+    if set(given) != {"from", "to", "step"}:
+        raise ValueError(f"expected a list of numbers such as {_ALPHAS_LOOK_LIKE}")
+    read = {key: read_as(float, value) for key, value in given.items()}
+    for key, value in read.items():
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{key} of the range is {given[key]!r}; expected a number")
+    start, end, step = (Decimal(str(read[key])) for key in ("from", "to", "step"))
+    if step <= 0 or end < start:
+        raise ValueError(
+            f"a range goes up: from {start} to {end} in steps of {step} has no alpha; expected "
+            f"from ≤ to and a step above 0"
+        )
+    if (end - start) / step >= _MOST_ALPHAS:
+        raise ValueError(f"steps of {step} from {start} to {end} make more than {_MOST_ALPHAS}")
+    steps = int((end - start) / step)
+    if start + steps * step != end:
+        raise ValueError(
+            f"steps of {step} from {start} do not come to {end}: the last would be "
+            f"{start + steps * step}. Give that as `to`, or another step"
+        )
+    return [float(start + i * step) for i in range(steps + 1)]
 
 
 class SweepConfig(Settings):
@@ -210,14 +237,17 @@ class SweepConfig(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the run."""
     before: str
-    """A folder, or a hub id with optional revision: `owner/name@revision`."""
+    """The checkpoint before RL: a folder, or a hub id with optional revision:
+    `owner/name@revision`."""
     after: str
+    """The checkpoint after RL, whose singular vectors every blend keeps; named as `before` is."""
     store: str | None = None
     """Where the run lives; default `runs/<name>`."""
     tokenizer: str | None = None
     """Whose tokenizer is used for every checkpoint; default: `after`."""
     alphas: Annotated[tuple[float, ...], BeforeValidator(_alphas)] = (0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    """1 is after, 0 has before's singular values; outside [0, 1] is extrapolation."""
+    """1 is after, 0 has before's singular values; outside [0, 1] is extrapolation. A list, or a
+    range {from: 0, to: 1, step: 0.1} with both its ends."""
     allow_pickle: bool = False
     """Read `.bin` checkpoints (weights only) where there is no safetensors file."""
     selection: SelectionConfig = SelectionConfig()

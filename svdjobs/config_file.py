@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from svdjobs.config import (
-    BenchmarkConfig,
-    BlendConfig,
-    DecomposeConfig,
-    EvaluateConfig,
-    GateConfig,
-    ReportConfig,
-    RotationsConfig,
-    SelectionConfig,
-    Settings,
-    SweepConfig,
-)
+from svdjobs import yaml_core
+from svdjobs.config import SweepConfig
 from svdjobs.errors import ConfigError
+from svdjobs.settings import Settings, keys
+
+Section = TypeVar("Section", bound=Settings)
+
+# What a value must be, by pydantic's name of the error; the numbers are the error's own.
+_EXPECTED = {
+    "string_type": "expected text",
+    "string_pattern_mismatch": (
+        "expected letters, digits, '.', '_' and '-', with a letter or a digit first"
+    ),
+    "bool_type": "expected true or false",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_parsing_size": "expected a smaller number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "finite_number": "expected a finite number",
+    "literal_error": "expected {expected}",
+    "tuple_type": "expected a list",
+    "too_short": "expected a list of at least {min_length}",
+    "dict_type": "expected keys and their values",
+    "model_type": "expected keys and their values",
+    "greater_than": "expected more than {gt:g}",
+    "greater_than_equal": "expected {ge:g} or more",
+    "less_than": "expected less than {lt:g}",
+    "less_than_equal": "expected {le:g} or less",
+    "invalid_key": "expected text as a key",
+    "recursion_loop": "contains itself",
+}
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
@@ -31,15 +52,24 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
     as on a command line.
 
     Raises:
-        ConfigError: unreadable file, unknown key (with the nearest right one) or bad value.
+        ConfigError: unreadable file, a key that is unknown (with the nearest right one) or given
+            twice, or a bad value.
+    """
+    return read_config(read_text(path), overrides, where=str(path))
+
+
+def read_text(path: Path, what: str = "config file", examples: str = "jobs/sweeps/") -> str:
+    """Text of a config, or of another file of that sort.
+
+    Raises:
+        ConfigError: it cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"no config file at {path}. Examples are in jobs/sweeps/.") from None
+        raise ConfigError(f"no {what} at {path}. Examples are in {examples}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
-    return read_config(text, overrides, where=str(path))
 
 
 def read_config(text: str, overrides: Iterable[str] = (), *, where: str) -> SweepConfig:
@@ -57,72 +87,110 @@ def overridden(text: str, overrides: Iterable[str], *, where: str) -> str:
 
 def _document(text: str, overrides: Iterable[str], where: str) -> dict[str, Any]:
     """The mapping in a YAML or JSON text, with overrides applied."""
-    import yaml
-
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {error}") from None
+    document = yaml_core.load(text, where)
     if not isinstance(document, dict):
-        raise ConfigError(f"{where}: expected a mapping of keys at the top, found {document!r:.80}")
+        raise ConfigError(
+            f"{where}: expected a mapping of keys at the top, found {_shown(document)}"
+        )
     for override in overrides:
         apply_override(document, override)
     return document
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
-    """Set one `a.b=value`; the value is read as YAML."""
-    import yaml
+    """Set one `a.b=value`, or `a.0.b=value` in the first item of a list; the value is YAML.
 
+    Raises:
+        ConfigError: there is no such place, or the value is not valid YAML.
+    """
+    where = f"--set {override!r}"
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {override!r}: expected key=value, e.g. alphas=[0,0.5,1]")
+        raise ConfigError(f"{where}: expected key=value, e.g. 'alphas=[0,0.5,1]'")
     *sections, last = key.split(".")
-    node = document
-    for section in sections:
-        node = node.setdefault(section, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {override!r}: {section!r} is not a section")
-    try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: {text!r} is not valid YAML") from None
+    node: Any = document
+    for i, section in enumerate(sections):
+        node = _section(node, section, sections[i + 1 :] or [last], where)
+    place = _place(node, last, where)
+    node[place] = yaml_core.load(text, f"{where}: the value")
+
+
+def _section(node: Any, name: str, then: list[str], where: str) -> Any:
+    """What lies under a name and can hold what comes `then`; made where there is nothing yet."""
+    place = _place(node, name, where)
+    found = node[place] if isinstance(node, list) else node.get(place)
+    if then[0].isdecimal() and not isinstance(found, (list, type(None))):
+        found = [found]  # one item for a list of one
+    if isinstance(node, list) and isinstance(found, str):
+        found = {"name": found}  # so is a benchmark spelled that is given by its name
+    if found is None:
+        found = {}
+    if not isinstance(found, (dict, list)):
+        raise ConfigError(f"{where}: {name!r} is not a section")
+    node[place] = found
+    return found
+
+
+def _place(node: Any, name: str, where: str) -> Any:
+    """A name as key of a section, or as position in a list."""
+    if not isinstance(node, list):
+        return name
+    if name.isdecimal() and int(name) < len(node):
+        return int(name)
+    there = ", ".join(map(str, range(len(node)))) or "none, it is empty"
+    raise ConfigError(f"{where}: the list has no item {name!r}; it has {there}")
 
 
 def parse_config(document: Mapping[str, Any], *, where: str) -> SweepConfig:
-    """Validate a document; all complaints at once, in one message."""
+    """A sweep from a document; as `validated`."""
+    return validated(SweepConfig, document, where=where)
+
+
+def validated(section: type[Section], document: object, *, where: str) -> Section:
+    """A document as a config of that kind.
+
+    Raises:
+        ConfigError: with every complaint at once.
+    """
     try:
-        return SweepConfig.model_validate(document)
+        return section.model_validate(document)
     except ValidationError as error:
-        lines = [_complaint(item) for item in error.errors()]
-        raise ConfigError(f"{where}:\n  " + "\n  ".join(lines)) from None
+        lines = [_complaint(section, item) for item in error.errors()]
+        raise ConfigError("\n  ".join([f"{where}:", *lines])) from None
 
 
-def _complaint(item: Any) -> str:
+def _complaint(section: type[Settings], item: Any) -> str:
     """One pydantic error as a sentence."""
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        known = _keys_at(item["loc"][:-1])
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"{where}: unknown key; {hint}"
-    if item["type"] == "missing":
-        return f"{where}: required, but missing"
-    return f"{where}: {item['msg'].removeprefix('Value error, ')} (found {item['input']!r:.60})"
+    kind, given = item["type"], item["input"]
+    place = ".".join(str(part) for part in item["loc"])
+    where = f"{place}: " if place else ""
+    if kind == "extra_forbidden":
+        return f"{where}unknown key; {_hint(section, item['loc'])}"
+    if kind == "missing":
+        return f"{where}required, but missing"
+    if kind == "value_error":
+        words = item["msg"].removeprefix("Value error, ")
+    else:
+        words = _EXPECTED.get(kind, "cannot be used here").format(**item.get("ctx", {}))
+    if kind == "value_error" and isinstance(given, Mapping):
+        return f"{where}{words}"  # it is about several keys, and names them
+    return f"{where}{words} (found {_shown(given)})"
 
 
-def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    """Field names of the section at a location, for the nearest-key hint."""
-    sections: dict[str, type[Settings]] = {
-        "": SweepConfig,
-        "selection": SelectionConfig,
-        "decompose": DecomposeConfig,
-        "blend": BlendConfig,
-        "evaluate": EvaluateConfig,
-        "evaluate.benchmarks": BenchmarkConfig,
-        "rotations": RotationsConfig,
-        "report": ReportConfig,
-        "gate": GateConfig,
-    }
-    where = ".".join(part for part in location if isinstance(part, str))
-    return sorted(sections.get(where, SweepConfig).model_fields)
+def _hint(section: type[Settings], location: tuple[Any, ...]) -> str:
+    """The nearest key to an unknown one, else all keys of its section."""
+    *sections, last = ("*" if isinstance(part, int) else str(part) for part in location)
+    under = ".".join([*sections, ""]) if sections else ""
+    names = (key.name for key in keys(section) if key.name.startswith(under))
+    known = sorted(name.removeprefix(under) for name in names if "." not in name[len(under) :])
+    near = difflib.get_close_matches(last, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+
+
+def _shown(value: object) -> str:
+    """A value as a file spells it, cut where it is long."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:
+        text = "a value that contains itself"
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -22,7 +22,7 @@ LAYERS = [
         "fingerprint",
         "evaluation.benchmarks",
     ],  # the registry is data, known to the config
-    ["config", "config_file", "provenance", "progress", "parallel", "deadline"],
+    ["settings", "config", "config_file", "provenance", "progress", "parallel", "deadline"],
     ["statistics"],
     ["kernels", "storage"],
     ["checkpoint", "evaluation"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ class Given(NamedTuple):
         if self.allow_pickle:
             overrides.append("allow_pickle=true")
         if self.store_url:
-            overrides.append(f"store={self.store_url}")
+            overrides.append(f"store={json.dumps(self.store_url)}")  # as it is, not as YAML
         if not self.source.startswith(ENVIRONMENT):
             return load_config(Path(self.source), overrides)
         variable = self.source.removeprefix(ENVIRONMENT)
@@ -76,7 +77,7 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Override a config key, e.g. alphas=[0,0.5,1] or evaluate.n_samples=8.",
+        help="Override a config key, e.g. 'alphas=[0,0.5,1]' or evaluate.n_samples=8.",
     )
     @click.option(
         "--store",

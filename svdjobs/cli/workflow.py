@@ -37,7 +37,7 @@ def namespace_option(command: Command) -> Command:
     "--settings",
     "settings_file",
     type=click.Path(path_type=Path),
-    help="What the cluster is like: YAML; keys are in svdjobs/cluster/settings.py.",
+    help="What the cluster is like: YAML; `svdjobs keys --cluster` lists the keys.",
 )
 @click.option(
     "--into",
@@ -52,8 +52,9 @@ def render(sweep: Path, settings_file: Path | None, into: Path) -> None:
       svdjobs workflow render jobs/sweeps/X.yaml --settings cluster.yaml --into out
       argo submit out/workflows/sweep.yaml -p store=s3://bucket/X
     """
-    from svdjobs.cluster.render import read_text, render, summary, write
+    from svdjobs.cluster.render import render, summary, write
     from svdjobs.cluster.settings import load_settings
+    from svdjobs.config_file import read_text
 
     text, settings = read_text(sweep), load_settings(settings_file)
     for path in write(render(text, settings, where=str(sweep)), into):

@@ -39,18 +39,6 @@ def render(text: str, settings: ClusterSettings, *, where: str) -> dict[Path, st
     return {path: HEADER + "---\n".join(map(dump, items)) for path, items in documents.items()}
 
 
-def read_text(path: Path) -> str:
-    """Text of a sweep description.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
-
-
 def summary(text: str, settings: ClusterSettings, *, where: str) -> str:
     """How large the sweep gets, for a person."""
     size = measured(read_config(text, where=where), workflow.sweep(settings, text).to_dict())

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from svdjobs import __version__
-from svdjobs.config import Settings
-from svdjobs.errors import ConfigError
+from svdjobs import __version__, yaml_core
+from svdjobs.config_file import read_text, validated
+from svdjobs.settings import Settings
 
 Quantity = str
 """A Kubernetes quantity, e.g. 500m, 4 or 16Gi."""
@@ -21,9 +21,11 @@ class StageSettings(Settings):
     cpu: Quantity = "4"
     """Requested: what the scheduler sets aside."""
     memory: Quantity = "16Gi"
+    """Requested, too."""
     cpu_limit: Quantity | None = None
     """Default: as requested, so that nothing is overcommitted."""
     memory_limit: Quantity | None = None
+    """Default: as requested. A pod that needs more is killed."""
     scratch: Quantity = "20Gi"
     """Size limit of /scratch, and request of ephemeral storage."""
     deadline_seconds: int | None = Field(default=None, ge=1)
@@ -34,19 +36,25 @@ class GpuSettings(Settings):
     """Where evaluation pods run and what they ask for."""
 
     resource: str = "nvidia.com/gpu"
+    """What the cluster's device plugin calls a GPU."""
     count: int = Field(default=1, ge=0)
     """GPUs per pod; should equal evaluate.tensor_parallel_size. 0 evaluates on CPUs."""
     shared_memory: Quantity = "8Gi"
     """Size of /dev/shm, which engines with several GPUs pass tensors through."""
     runtime_class: str | None = None
+    """RuntimeClass of the pods, where GPUs need one of their own, e.g. nvidia."""
     node_selector: dict[str, str] = Field(default={})
     """E.g. {nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3}."""
     tolerations: tuple[dict[str, Any], ...] = (
         {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
     )
+    """Taints of GPU nodes that the pods put up with, as Kubernetes spells them."""
     affinity: dict[str, Any] = Field(default={})
+    """Affinity of the pods, as Kubernetes spells it."""
     priority_class: str | None = None
+    """PriorityClass of the pods."""
     scheduler: str | None = None
+    """Name of the scheduler that places the pods; default: the cluster's."""
 
 
 class LimitSettings(Settings):
@@ -61,7 +69,9 @@ class LimitSettings(Settings):
     grace_seconds: int = Field(default=60, ge=1)
     """Between SIGTERM and SIGKILL: to keep completions and abort uploads."""
     keep_success_seconds: int = Field(default=86_400, ge=0)
+    """How long a workflow that succeeded stays listed."""
     keep_failure_seconds: int = Field(default=604_800, ge=0)
+    """How long one that failed stays listed."""
 
 
 class ClusterSettings(Settings):
@@ -70,9 +80,13 @@ class ClusterSettings(Settings):
     image: str = f"svdjobs:{__version__}"
     """Of all stages but evaluate."""
     evaluate_image: str = f"svdjobs-evaluate:{__version__}"
+    """Of evaluate."""
     pull_policy: str = "IfNotPresent"
+    """When nodes pull images: IfNotPresent, Always or Never."""
     pull_secrets: tuple[str, ...] = ()
+    """Secrets with the registry's credentials."""
     service_account: str = "svdjobs"
+    """Of all pods; must exist in the namespace."""
     secret: str = "svdjobs-store"
     """A Secret whose keys become environment variables: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
     HF_TOKEN, SVDJOBS_NOTIFY_URL… It may be absent, e.g. where a role of the service account grants
@@ -89,6 +103,7 @@ class ClusterSettings(Settings):
     node_selector: dict[str, str] = Field(default={})
     """Of all pods but evaluation's."""
     tolerations: tuple[dict[str, Any], ...] = ()
+    """Of all pods but evaluation's."""
     limits: LimitSettings = LimitSettings()
     gpu: GpuSettings = GpuSettings()
     plan: StageSettings = StageSettings(cpu="1", memory="4Gi", scratch="5Gi")
@@ -110,13 +125,6 @@ def load_settings(path: Path | None) -> ClusterSettings:
     """
     if path is None:
         return ClusterSettings()
-    import yaml
-
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        return ClusterSettings.model_validate(document)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cluster settings {path}: {error}") from None
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ConfigError("\n  ".join([f"cluster settings {path}:", *lines])) from None
+    where = f"cluster settings {path}"
+    text = read_text(path, "cluster settings", "docs/cluster.md")
+    return validated(ClusterSettings, yaml_core.load(text, where) or {}, where=where)

@@ -12,10 +12,10 @@ from svdjobs.cluster import estimate
 from svdjobs.cluster.api import Cluster, Document
 from svdjobs.cluster.names import is_workflow_name, label_value, workflow_name
 from svdjobs.cluster.plain_yaml import dump
-from svdjobs.cluster.render import read_text, refuse_expansions
+from svdjobs.cluster.render import refuse_expansions
 from svdjobs.cluster.tree import RUN_LABEL, parameters
 from svdjobs.config import SweepConfig
-from svdjobs.config_file import overridden, read_config
+from svdjobs.config_file import overridden, read_config, read_text
 from svdjobs.errors import ConfigError, RefusedError
 from svdjobs.storage.store import S3, open_store
 

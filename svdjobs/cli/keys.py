@@ -1,0 +1,37 @@
+"""`svdjobs keys`: every key of a config, with its default and its meaning."""
+
+from __future__ import annotations
+
+import click
+
+from svdjobs.errors import ConfigError
+
+
+@click.command()
+@click.argument("under", metavar="[SECTION]", default="")
+@click.option("--cluster", is_flag=True, help="Of cluster settings: `workflow render --settings`.")
+def keys(under: str, cluster: bool) -> None:
+    """Explain the keys of a config: all of them, or those of a section.
+
+    \b
+      svdjobs keys evaluate
+      svdjobs keys --cluster gpu
+    """
+    from svdjobs.cluster.settings import ClusterSettings
+    from svdjobs.config import SweepConfig
+    from svdjobs.settings import Settings
+    from svdjobs.settings import keys as every_key
+
+    section: type[Settings] = ClusterSettings if cluster else SweepConfig
+    found = [
+        key for key in every_key(section) if f"{key.name}.".startswith(f"{under}.".lstrip("."))
+    ]
+    if not found:
+        tops = ", ".join(key.name for key in every_key(section) if "." not in key.name)
+        raise ConfigError(f"no key {under!r}; there is {tops}.")
+    for key in found:
+        click.echo(f"{key.name}{key.default}")
+        click.echo(f"    {key.meaning}\n")
+
+
+COMMANDS = (keys,)

@@ -1,0 +1,104 @@
+"""What all sections of all configs share: how values are read, and which keys there are."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from types import NoneType
+from typing import Any, NamedTuple, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+from svdjobs.yaml_core import number
+
+
+class Settings(BaseModel):
+    """Base of all config sections."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_expected(cls, value: object, info: ValidationInfo) -> object:
+        return read_as(cls.model_fields[str(info.field_name)].annotation, value)
+
+
+def read_as(expected: Any, value: object) -> object:
+    """A value of a file, read as the type that a field expects.
+
+    A file does not know what its keys are for: `1e-1` is a number where a number is expected, and
+    2026 is text where text is, the name of a folder, say. One item stands for a list of one. What
+    does not fit is returned as it is, for pydantic to refuse.
+
+    Raises:
+        ValueError: a truth value for a number, or something else for a truth value.
+    """
+    expected = _without_none(expected)
+    if value is None:
+        return None
+    if expected is bool and not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    if expected in (int, float):
+        if isinstance(value, bool):
+            raise ValueError("expected a number")
+        found = number(value.strip()) if isinstance(value, str) else None
+        return value if found is None else found
+    if expected is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    origin, inner = get_origin(expected), get_args(expected)
+    if origin is dict and isinstance(value, Mapping):
+        return {key: read_as(inner[1], item) for key, item in value.items()}
+    if origin is tuple:
+        if isinstance(value, Mapping) and inner[0] in (str, int, float):
+            return value
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return [read_as(inner[0], item) for item in items]
+    return value
+
+
+def _without_none(expected: Any) -> Any:
+    """`X` of `X | None`; anything else as it is."""
+    options = [option for option in get_args(expected) if option is not NoneType]
+    optional = NoneType in get_args(expected) and len(options) == 1
+    return options[0] if optional else expected
+
+
+class Key(NamedTuple):
+    """A key of a config, or a section of keys."""
+
+    name: str
+    """With its sections: `evaluate.n_samples`; of a list's items, `evaluate.benchmarks.*.limit`."""
+    meaning: str
+    """The docstring under its field, after that of its section."""
+    default: str
+    """` = 4` or ` (required)`; empty of a section, whose keys have their own."""
+
+
+def keys(
+    section: type[Settings], under: str = "", defaults: Settings | None = None
+) -> Iterator[Key]:
+    """Every key of a section in the order of declaration, each section before its own keys.
+
+    `defaults`, if given, stands for the section's own defaults.
+    """
+    for name, field in section.model_fields.items():
+        expected = _without_none(field.annotation)
+        items = get_origin(expected) is tuple
+        inner = get_args(expected)[0] if items else expected
+        below = inner if isinstance(inner, type) and issubclass(inner, Settings) else None
+        own = inspect.cleandoc(below.__doc__ or "") if below else ""
+        meaning = " ".join(f"{own} {field.description or ''}".split())
+        if field.is_required() and defaults is None:
+            yield Key(under + name, meaning, " (required)")
+            value = None
+        else:
+            value = getattr(defaults, name) if defaults else field.get_default()
+            made = isinstance(value, Settings)
+            shown = "" if made else f" = {json.dumps(value, ensure_ascii=False)}"
+            yield Key(under + name, meaning, shown)
+        if below is not None:
+            inside = value if isinstance(value, Settings) else None
+            yield from keys(below, f"{under}{name}.{'*.' if items else ''}", inside)
