@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ os.environ.pop("ATEN_CPU_CAPABILITY", None)
 import pytest
 import torch
 
+from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
 from tests.checkpoints import PROBLEMS, make_checkpoint
@@ -74,23 +76,48 @@ def make_config(
     """A config over the chain, in a fresh run folder; keyword arguments override keys."""
 
     def make(**overrides: Any) -> SweepConfig:
-        document: dict[str, Any] = {
-            "name": "mini",
-            "before": str(chain["base"]),
-            "after": str(chain["rl2"]),
-            "store": str(tmp_path / "run"),
-            "alphas": [0, 0.5, 1],
-            "evaluate": {
-                "benchmarks": [{"name": "sums", "data": str(benchmark_file)}],
-                "max_tokens": 12,
-                "n_samples": 2,
-                "batch_size": 4,
-            },
-            "rotations": {"rl1": str(chain["rl1"])},
-        }
-        return parse_config({**document, **overrides}, where="test")
+        return _config(chain, benchmark_file, tmp_path, **overrides)
 
     return make
+
+
+def _config(
+    chain: dict[str, Path], benchmark_file: Path, folder: Path, **overrides: Any
+) -> SweepConfig:
+    document: dict[str, Any] = {
+        "name": "mini",
+        "before": str(chain["base"]),
+        "after": str(chain["rl2"]),
+        "store": str(folder / "run"),
+        "alphas": [0, 0.5, 1],
+        "evaluate": {
+            "benchmarks": [{"name": "sums", "data": str(benchmark_file)}],
+            "max_tokens": 12,
+            "n_samples": 2,
+            "batch_size": 4,
+        },
+        "rotations": {"rl1": str(chain["rl1"])},
+    }
+    return parse_config({**document, **overrides}, where="test")
+
+
+@pytest.fixture(scope="session")
+def _finished(
+    chain: dict[str, Path], benchmark_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run of that config, made once."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("finished")
+    local.sweep(_config(chain, benchmark_file, root))
+    return root / "run"
+
+
+@pytest.fixture
+def swept(make_config: Callable[..., SweepConfig], _finished: Path) -> SweepConfig:
+    """That config with its sweep finished: a copy for this test."""
+    config = make_config()
+    shutil.copytree(_finished, config.store_url)
+    return config
 
 
 @pytest.fixture(autouse=True)

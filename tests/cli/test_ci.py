@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from svdjobs.config import SweepConfig
 from svdjobs.stages.bring_back import clear
 from tests.cluster.api_server import answering
 from tests.cluster.test_ci import NAME, Api, finished
+from tests.forked import run as svdjobs
 
 MakeConfig = Callable[..., SweepConfig]
 
@@ -29,11 +29,8 @@ def config_file(make_config: MakeConfig, tmp_path: Path) -> Path:
 
 def ci(folder: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """`svdjobs ci run`, in a folder that gets what it writes."""
-    return subprocess.run(
-        [sys.executable, "-m", "svdjobs.cli.main", "ci", "run", *map(str, words)],
-        capture_output=True, text=True, cwd=folder,
-        env={**os.environ, "GITHUB_STEP_SUMMARY": str(folder / "step.md"), **environment},
-    )  # fmt: skip
+    step = {"GITHUB_STEP_SUMMARY": str(folder / "step.md")}
+    return svdjobs("ci", "run", *words, cwd=folder, env={**os.environ, **step, **environment})
 
 
 def test_on_this_machine(config_file: Path, tmp_path: Path) -> None:

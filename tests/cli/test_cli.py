@@ -14,17 +14,9 @@ import torch
 import yaml
 
 from svdjobs.config import SweepConfig
+from tests.forked import run as svdjobs
 
 MakeConfig = Callable[..., SweepConfig]
-
-
-def svdjobs(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "svdjobs.cli.main", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-    )
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import failed, svdjobs
+from tests.cli.test_cli import failed
+from tests.forked import run as svdjobs
 
 FEW = ("--n_samples", 2, "--max_tokens", 8, "--engine", "transformers")
 

@@ -54,7 +54,8 @@ def run_workflow(
         document: The document; `others` holds WorkflowTemplates that it refers to.
         directory: Gets a folder per pod, with its files and its log.
         parameters: Values of workflow parameters, over the document's own.
-        commands: The program to run for a container's command: {"svdjobs": [python, "-m", …]}.
+        commands: The program to run for a container's command: {"svdjobs": ["sh", …]};
+            nothing for a fork of svdjobs itself (`tests/forked.py`).
         environment: Variables of every pod, secrets among them; nothing else is inherited but PATH.
         parallelism: The most pods at a time, where the document does not ask for fewer.
         on_start: Called in a thread with each pod when it runs; it may disrupt it.

@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests import forked
 from tests.cluster.argo_document import Json, artifacts_of, parameters_of
 
 SUCCEEDED, FAILED, ERROR = "Succeeded", "Failed", "Error"
@@ -59,9 +60,9 @@ DEADLINE = Disruption(FAILED, "Pod was active on the node longer than the specif
 
 
 class Pod:
-    """A running process in its own session; a test ends it with `disrupt`."""
+    """A running process in its own group; a test ends it with `disrupt`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+    def __init__(self, process: forked.Process | subprocess.Popen[bytes], directory: Path) -> None:
         self.process = process
         self.directory = directory
         self.disruption: Disruption | None = None
@@ -120,14 +121,12 @@ class Machine:
         here.prepare()
         started = time.monotonic()
         with attempt.log.open("wb") as log:
-            process = subprocess.Popen(
-                [*self._program(attempt.command[0]), *map(here.local, attempt.command[1:])],
-                env=self._environment(container, here),
-                cwd=here.working_directory(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+            process = self._start(
+                attempt.command[0],
+                [*map(here.local, attempt.command[1:])],
+                self._environment(container, here),
+                here.working_directory(),
+                log.fileno(),
             )
         pod = Pod(process, root)
         try:
@@ -140,8 +139,16 @@ class Machine:
         _collect(attempt, template, here)
         return attempt
 
-    def _program(self, name: str) -> Sequence[str]:
-        return self.commands.get(name, [name])
+    def _start(
+        self, name: str, arguments: list[str], environment: dict[str, str], cwd: Path, log: int
+    ) -> forked.Process | subprocess.Popen[bytes]:
+        program = self.commands.get(name, [name])
+        if not program:
+            return forked.Process(arguments, cwd=cwd, env=environment, out=log, err=log)
+        return subprocess.Popen(
+            [*program, *arguments], env=environment, cwd=cwd, stdin=subprocess.DEVNULL,
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
 
     def _environment(self, container: Json, here: _Paths) -> dict[str, str]:
         found = {"PATH": os.environ["PATH"], **self.environment}
@@ -223,7 +230,7 @@ def _is_optional(variable: Json) -> bool:
 
 
 def _conclude(attempt: Attempt, pod: Pod) -> None:
-    code = pod.process.returncode
+    code = pod.process.wait()
     code = 128 - code if code < 0 else code  # killed by a signal, as the executor reports it
     attempt.exit_code = str(code)
     attempt.phase = FAILED if code else SUCCEEDED

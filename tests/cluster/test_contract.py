@@ -6,7 +6,6 @@ Over a real S3 server, with pods evicted in the middle, and to the bytes of a sw
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -56,7 +55,7 @@ def sweep(bucket: str, directory: Path, text: str, **more: Any) -> Run:
         document,
         directory=directory,
         parameters={"config": text, "store": f"s3://{bucket}/run"},
-        commands={"svdjobs": [sys.executable, "-m", "svdjobs.cli.main"]},
+        commands={"svdjobs": []},
         environment={
             **{k: v for k, v in os.environ.items() if k.startswith("AWS_")},
             "PYTHONPATH": str(ROOT),

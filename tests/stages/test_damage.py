@@ -21,13 +21,6 @@ MakeConfig = Callable[..., SweepConfig]
 TWO_DIGESTS = r"[0-9a-f]{64}[^0-9a-f].*[0-9a-f]{64}"
 
 
-@pytest.fixture
-def swept(make_config: MakeConfig) -> SweepConfig:
-    config = make_config()
-    local.sweep(config)
-    return config
-
-
 def flip(path: Path, position: int = -9) -> None:
     """Change one bit in the middle of a number, so that all is still well-formed."""
     data = bytearray(path.read_bytes())

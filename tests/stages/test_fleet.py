@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import ConfigError
 from svdjobs.stages import blend, decompose, fleet, plan
 from svdjobs.storage.local import LocalStore
+from tests.forked import Process
 
 MakeConfig = Callable[..., SweepConfig]
 ROOT = Path(__file__).parents[2]
@@ -63,15 +62,15 @@ def blended(make_config: MakeConfig, tmp_path: Path) -> SweepConfig:
     return config
 
 
-def evaluating(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "svdjobs.cli.main", "evaluate", "sweep.json"],
-        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+def evaluating(folder: Path) -> Process:
+    with (folder / "said").open("w") as log:
+        return Process(
+            ["evaluate", "sweep.json"], cwd=folder, out=log.fileno(), err=log.fileno(),
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
 
 
-def engines_of(process: subprocess.Popen[str]) -> list[int]:
+def engines_of(process: Process) -> list[int]:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     return [int(pid) for pid in children.read_text().split()] if children.exists() else []
 
@@ -83,12 +82,12 @@ def test_a_killed_engine_stops_nobody_and_its_work_is_done_again(
     process = evaluating(tmp_path)
     deadline = time.monotonic() + 120
     while len(pids := engines_of(process)) < 2:  # both at work: after is finished by then
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, (tmp_path / "said").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(pids[0], signal.SIGKILL)
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 0, said
+    code, said = process.wait(240), (tmp_path / "said").read_text()
+    assert code == 0, said
     assert "not finished, trying again:" in said
     ids = {"before", "after", *(f"alpha-{alpha:.4f}" for alpha in ALPHAS)}
     assert {p.parent.parent.name for p in run.glob("results/*/sums/manifest.json")} == ids
@@ -105,9 +104,8 @@ def test_what_cannot_be_evaluated_is_named_and_the_rest_is_kept(
     document = json.loads((tmp_path / "sweep.json").read_text())
     document["evaluate"] |= {"reuse_engine": False, "n_samples": 1}
     (tmp_path / "sweep.json").write_text(json.dumps(document))
-    process = evaluating(tmp_path)
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 4
+    code, said = evaluating(tmp_path).wait(240), (tmp_path / "said").read_text()
+    assert code == 4
     assert "1 of 4 checkpoints could not be evaluated: alpha-0.0000" in said
     assert "Traceback" not in said
     assert "alpha-0.0000/model.safetensors is not a whole safetensors file" in said

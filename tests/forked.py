@@ -1,0 +1,197 @@
+"""Commands of svdjobs as real processes that start in no time.
+
+A server of each test process imports what commands need (torch, transformers, matplotlib: seconds),
+once, and forks for every command: an own process group, working directory, environment, and exit
+status, but no import again. What a library reads from the environment when it is imported is the
+server's: whoever needs another HF_HOME starts a process of its own.
+
+`python -m tests.forked SOCKET` is the server. It gets one line of JSON and two file descriptors for
+each command, and answers the process id, then its exit status.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import importlib
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+IMPORTED = (
+    "svdjobs.cli.main", "torch", "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
+    "transformers.models.qwen2.tokenization_qwen2", "safetensors.torch", "scipy.stats",
+    "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
+    "boto3", "jinja2",
+)  # fmt: skip
+LOOK_SECONDS = 0.01
+START_SECONDS = 120.0
+ROOT = Path(__file__).parents[1]
+
+
+class Process:
+    """A command that runs; the parts of `subprocess.Popen` that tests use."""
+
+    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], out: int,
+                 err: int) -> None:  # fmt: skip
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._connection.connect(str(_server()))
+        asked = json.dumps({"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)})
+        socket.send_fds(self._connection, [f"{len(asked.encode()):08d}".encode()], [out, err])
+        self._connection.sendall(asked.encode())
+        self._answers = self._connection.makefile("r")
+        self.pid = int(self._answers.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+            self.returncode = int(self._answers.readline())
+            self._answers.close()
+            self._connection.close()
+        return self.returncode
+
+    def wait(self, timeout: float = 600) -> int:
+        """Its exit status, once it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not.
+        """
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("svdjobs", timeout)
+            time.sleep(LOOK_SECONDS)
+        assert self.returncode is not None
+        return self.returncode
+
+
+def run(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`svdjobs ARGUMENTS` to its end, as `subprocess.run` with captured text would."""
+    words = list(map(str, arguments))
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = Process(
+            words, cwd=cwd or Path.cwd(), env=os.environ if env is None else env,
+            out=out.fileno(), err=err.fileno(),
+        )  # fmt: skip
+        code = process.wait()
+        for file in (out, err):
+            file.seek(0)
+        return subprocess.CompletedProcess(words, code, out.read(), err.read())
+
+
+@functools.cache
+def _server() -> Path:
+    """The socket of this process's server, which ends with it."""
+    folder = tempfile.mkdtemp(prefix="svdjobs-")
+    path = Path(folder) / "socket"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.forked", str(path)], cwd=ROOT, stdin=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + START_SECONDS
+    while not path.exists():
+        assert server.poll() is None and time.monotonic() < deadline, "the server did not start"
+        time.sleep(LOOK_SECONDS)
+
+    def stop() -> None:
+        assert server.stdin is not None
+        server.stdin.close()
+        server.wait()
+        shutil.rmtree(folder)
+
+    atexit.register(stop)
+    return path
+
+
+def _serve(path: Path) -> None:
+    """Fork for every request until standard input is closed; then end what still runs."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(f"{path}.new")
+    listening.listen(64)
+    Path(f"{path}.new").rename(path)
+    running: dict[int, socket.socket] = {}
+    while True:
+        ready, _, _ = select.select([listening, sys.stdin], [], [], LOOK_SECONDS)
+        if sys.stdin in ready:
+            for pid in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, 9)
+            return
+        if listening in ready:
+            connection, _ = listening.accept()
+            pid = _forked(connection, listening, running)
+            running[pid] = connection
+            connection.sendall(f"{pid}\n".encode())
+        for pid in list(running):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                with contextlib.suppress(BrokenPipeError), running.pop(pid) as connection:
+                    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _forked(
+    connection: socket.socket, listening: socket.socket, running: Mapping[int, socket.socket]
+) -> int:
+    size, descriptors, _, _ = socket.recv_fds(connection, 8, 2)
+    text = b""
+    while len(text) < int(size):
+        text += connection.recv(int(size) - len(text))
+    pid = os.fork()
+    if pid:
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(pid, pid)  # by both, so that a signal to the group is never too early
+        for descriptor in descriptors:
+            os.close(descriptor)
+    else:
+        for other in (connection, listening, *running.values()):
+            other.close()
+        _become(json.loads(text), descriptors)
+    return pid
+
+
+def _become(asked: dict[str, object], descriptors: Sequence[int]) -> NoReturn:
+    """Be that command, to the end."""
+    os.setpgid(0, 0)
+    for descriptor, standard in zip(descriptors, (1, 2), strict=True):
+        os.dup2(descriptor, standard)
+        os.close(descriptor)
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.chdir(str(asked["cwd"]))
+    os.environ.clear()
+    os.environ.update(asked["env"])  # type: ignore[call-overload]
+    sys.argv = ["svdjobs", *asked["arguments"]]  # type: ignore[misc]
+    from svdjobs.cli.main import main
+
+    code: object = 1
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+if __name__ == "__main__":
+    for module in IMPORTED:
+        importlib.import_module(module)
+    _serve(Path(sys.argv[1]))
