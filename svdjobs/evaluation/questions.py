@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
 from svdjobs.errors import EvaluationError
@@ -69,6 +69,11 @@ class GradeQuestion:
     def _cut_off(self) -> bool:
         return self._completion.finish_reason == "length"
 
+    def subject(self) -> Hashable:
+        """The answer and the golds: what hangs once hangs again."""
+        answer = extract_answer(self._completion.text, cut_off=self._cut_off)
+        return None if answer is None else (answer, tuple(self._golds))
+
     def request(self) -> dict[str, Any]:
         """The completion's text and the golds."""
         return {
@@ -109,6 +114,10 @@ class ClassQuestion:
         self._late: list[int] = []
         self._done = done
         self.attempt = 0
+
+    def subject(self) -> Hashable:
+        """Nothing: its answers are taken one by one, and one that hangs is passed over."""
+        return None
 
     def request(self) -> dict[str, Any]:
         """The answers and what is known of them."""

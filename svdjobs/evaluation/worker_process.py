@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Hashable
 from contextlib import suppress
 from typing import IO, Any, Protocol
 
@@ -23,7 +24,10 @@ class Question(Protocol):
     """What a worker is asked, possibly in several replies, possibly more than once."""
 
     attempt: int
-    """0 at first, 1 when asked again alone after its worker hung or died."""
+    """0 at first, 1 when asked again alone after its worker died."""
+
+    def subject(self) -> Hashable:
+        """What would hang again if it hung; None: nothing to remember."""
 
     def request(self) -> dict[str, Any]:
         """What is still to be asked."""
@@ -32,7 +36,7 @@ class Question(Protocol):
         """Take one reply; whether it was the last."""
 
     def give_up(self, *, hung: bool) -> bool:
-        """Settle without a reply what was tried twice; whether nothing else remains."""
+        """Settle without a reply what hung, or killed two workers; whether nothing else remains."""
 
 
 class WorkerProcess:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -36,8 +36,9 @@ _MAX_WORKERS = 8
 class GradingPool:
     """Worker processes that grade answers; started on entry, killed on exit.
 
-    An answer that overruns its time or kills its worker is tried once more, alone, and is then a
-    `timeout` or a `parse_error`; no other answer is affected.
+    An answer that overruns its time is a `timeout`, and the same answer is not tried again, nor is
+    it compared with others. One whose worker dies is tried once more, alone, since something else
+    may have killed it, and is then a `parse_error`. No other answer is affected.
     """
 
     def __init__(self, timeout_seconds: float, workers: int | None = None) -> None:
@@ -106,7 +107,8 @@ class GradingPool:
     def classify(self, grades: Sequence[Grade]) -> list[Grade]:
         """The grades with `answer_class` set: equal numbers for equivalent answers of one problem.
 
-        Correct answers all equal the gold and make one class; only the others are compared.
+        Correct answers all equal the gold and make one class, those that ran out of time one for
+        each text; only the others are compared.
         """
         problems: dict[int, list[int]] = {}
         for position, grade in enumerate(grades):
@@ -116,8 +118,8 @@ class GradingPool:
         questions: list[Question] = []
         others: list[list[str]] = []
         for number, positions in enumerate(problems.values()):
-            answers = [a for p in positions if (a := _not_correct(grades[p])) is not None]
-            others.append(list(dict.fromkeys(answers)))
+            compared = (_compared(grades[p]) for p in positions)
+            others.append(list(dict.fromkeys(a for a in compared if a is not None)))
             done = partial(submission.put, number)
             if len(others[-1]) > 1:
                 questions.append(ClassQuestion(others[-1], done))
@@ -129,17 +131,19 @@ class GradingPool:
             problems.values(), others, submission.results(), strict=True
         ):
             class_of = dict(zip(distinct, ids, strict=True))
-            renumbered: dict[int, int] = {}
+            renumbered: dict[int | str | None, int] = {}
             for position in positions:
-                answer = _not_correct(grades[position])
-                own = -1 if answer is None else class_of[answer]
-                number = renumbered.setdefault(own, len(renumbered))
+                grade, answer = grades[position], _compared(grades[position])
+                own = class_of[answer] if answer is not None else None
+                late = grade.answer if grade.outcome is Outcome.TIMEOUT else None
+                number = renumbered.setdefault(own if late is None else late, len(renumbered))
                 classified[position] = grades[position].model_copy(update={"answer_class": number})
         return classified
 
 
-def _not_correct(grade: Grade) -> str | None:
-    return None if grade.outcome is Outcome.CORRECT else grade.answer
+def _compared(grade: Grade) -> str | None:
+    """The answer, where its class takes a comparison: it is not the gold's, and did not hang."""
+    return None if grade.outcome in (Outcome.CORRECT, Outcome.TIMEOUT) else grade.answer
 
 
 class _Dispatcher:
@@ -154,6 +158,7 @@ class _Dispatcher:
         self.workers: list[WorkerProcess] = []
         self._pending: deque[Question] = deque()
         self._alone: deque[Question] = deque()
+        self._hung: set[Hashable] = set()
         self._failed_starts = 0
         self._inbox: queue.SimpleQueue[list[Question]] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -264,7 +269,12 @@ class _Dispatcher:
             worker.ask(self._alone.popleft())
             return
         while self._pending and len(worker.questions) < _IN_FLIGHT:
-            worker.ask(self._pending.popleft())
+            question = self._pending.popleft()
+            # Only after a hang are subjects looked at, so that they cost nothing else.
+            if self._hung and question.subject() in self._hung:
+                question.give_up(hung=True)
+            else:
+                worker.ask(question)
 
     def _replace(self, worker: WorkerProcess, *, hung: bool) -> None:
         """Put a new worker in the place of one that hangs or died, and settle its questions.
@@ -288,7 +298,9 @@ class _Dispatcher:
         self.workers[self.workers.index(worker)] = WorkerProcess(self._timeout_seconds)
 
     def _settle(self, suspect: Question, *, hung: bool) -> None:
-        if suspect.attempt == 0:
+        if hung and (subject := suspect.subject()) is not None:
+            self._hung.add(subject)
+        if not hung and suspect.attempt == 0:
             suspect.attempt = 1
             self._alone.append(suspect)
         elif not suspect.give_up(hung=hung):

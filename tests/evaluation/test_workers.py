@@ -302,3 +302,21 @@ def test_a_hostile_answer_is_in_a_class_of_its_own() -> None:
     with GradingPool(timeout_seconds=1.0, workers=1) as pool:
         classified = pool.classify(graded(0, *((answer, "wrong") for answer in answers)))
     assert [g.answer_class for g in classified] == [0, 1, 0, 2, 1, 2]
+
+
+def test_a_hang_costs_its_limit_once() -> None:
+    """One start for one hang, and none for the same answer again, graded or compared."""
+    texts = [TOWER, "x+1", TOWER, TOWER, "2"]
+    with GradingPool(timeout_seconds=1.0, workers=1) as pool:
+        pool.grade(boxes("x+1"), {0: "1+x"})
+        seen = set(pool.worker_pids)
+        grades = []
+        for _ in range(3):  # three samples of a problem
+            grades += pool.grade(boxes(*texts), dict.fromkeys(range(len(texts)), "1+x"))
+            seen |= set(pool.worker_pids)
+        classified = pool.classify([g.model_copy(update={"idx": 0}) for g in grades])
+        seen |= set(pool.worker_pids)
+    outcomes = ["timeout", "correct", "timeout", "timeout", "wrong"]
+    assert [g.outcome.value for g in grades] == outcomes * 3
+    assert [g.answer_class for g in classified] == [0, 1, 0, 0, 2] * 3
+    assert len(seen) == 2
