@@ -102,6 +102,8 @@ def complete(entry: object) -> object:
         return entry
     completed: dict[str, Any] = dict(entry)
     name = completed.get("name")
+    if isinstance(name, (int, float)) and not isinstance(name, bool):
+        name = str(name)  # what YAML takes for a number may be a name
     known = find(name)
     if known is not None:
         completed["name"] = known.name

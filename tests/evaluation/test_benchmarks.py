@@ -111,7 +111,7 @@ def test_a_plain_place_names_itself() -> None:
         ("zzz", "unknown benchmark 'zzz'; Known: aime-2024, aime-2025, amc-2023, demo, math-500"),
         ({"data": "a.jsonl"}, "name: required"),
         (7, "evaluate.benchmarks.0"),
-        ({"name": 7}, "name: Input should be a valid string"),
+        ({"name": 7}, "unknown benchmark '7'"),
     ],
 )
 def test_entries_that_are_no_benchmark(entry: object, words: str) -> None:
