@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from svdjobs.evaluation import algebra
 from svdjobs.evaluation.classes import assign_classes
+from svdjobs.evaluation.confined import confine
 from svdjobs.evaluation.extraction import extract_answer
 from svdjobs.evaluation.grading import grade_any, unanswered
 from svdjobs.parallel import die_with
@@ -36,18 +36,11 @@ def main(parent_pid: int | None = None) -> None:
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     algebra.warm_up()  # before the clock of the first answer starts
-    _limit()
+    confine(MEMORY_BYTES)
     replies.write(f"{json.dumps(READY)}\n")
     for line in sys.stdin:
         for reply in _replies(json.loads(line)):
             replies.write(f"{json.dumps(reply)}\n")
-
-
-def _limit() -> None:
-    """Bound memory; no core dumps, no writing to files, no new processes."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
-        resource.setrlimit(limit, (0, 0))
 
 
 def _replies(question: dict[str, Any]) -> Iterator[dict[str, Any]]:

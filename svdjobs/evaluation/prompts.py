@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from svdjobs.errors import BenchmarkError, CheckpointError, first_line
+from svdjobs.evaluation.chat_template import rendered
 from svdjobs.fingerprint import fingerprint
 from svdjobs.records import Problem
 
@@ -52,9 +53,12 @@ def make_prompts(problems: Sequence[Problem], style: str, tokenizer: Any) -> lis
         CheckpointError: `chat` with a tokenizer whose chat template is missing or fails.
         BenchmarkError: a prompt without a token.
     """
+    if style == "chat":
+        texts = _chats(problems, tokenizer)
+    else:
+        texts = [_fill(style, problem) for problem in problems]
     prompts = []
-    for problem in problems:
-        text = _chat(problem, tokenizer) if style == "chat" else _fill(style, problem)
+    for problem, text in zip(problems, texts, strict=True):
         ids = _token_ids(text, tokenizer)
         if not ids:
             raise BenchmarkError(
@@ -76,25 +80,25 @@ def _fill(style: str, problem: Problem) -> str:
     return template.replace("{problem}", problem.problem)
 
 
-def _chat(problem: Problem, tokenizer: Any) -> str:
+def _chats(problems: Sequence[Problem], tokenizer: Any) -> list[str]:
+    """Each problem as a user's message in the tokenizer's chat template, rendered elsewhere."""
     if not tokenizer.chat_template:
         raise CheckpointError(
             f"evaluate.prompt is `chat`, but the tokenizer {tokenizer.name_or_path} has no chat "
             f"template. Set evaluate.prompt to `plain`, or `tokenizer` to a checkpoint that has "
             f"one."
         )
-    message = {"role": "user", "content": _fill("plain", problem)}
     try:
-        rendered = tokenizer.apply_chat_template(
-            [message], tokenize=False, add_generation_prompt=True
+        return rendered(
+            tokenizer.get_chat_template(),
+            tokenizer.special_tokens_map,
+            [_fill("plain", problem) for problem in problems],
         )
-    except Exception as error:  # a template is code and may raise what it likes
-        said = first_line(error)
+    except ValueError as error:
         raise CheckpointError(
-            f"the chat template of the tokenizer {tokenizer.name_or_path} does not take a single "
-            f"user message: {said}. Set evaluate.prompt to `plain`."
+            f"the chat template of the tokenizer {tokenizer.name_or_path} {error}. Set "
+            f"evaluate.prompt to `plain`."
         ) from None
-    return str(rendered)
 
 
 def _token_ids(text: str, tokenizer: Any) -> tuple[int, ...]:

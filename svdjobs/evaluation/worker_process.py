@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 START_SECONDS = 120.0
 # All a worker sees of the environment: no credentials, no proxies, no tokens, and no HOME, where
 # the clouds' tools look for the rest.
-_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 _READ_BYTES = 1 << 20
 
 
@@ -51,7 +51,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={k: os.environ[k] for k in _KEPT_VARIABLES if k in os.environ},
+            env={k: os.environ[k] for k in KEPT_VARIABLES if k in os.environ},
             bufsize=0,
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from svdjobs.demo import prompt_of
 from svdjobs.errors import BenchmarkError, CheckpointError
+from svdjobs.evaluation import chat_template
 from svdjobs.evaluation.prompts import (
     PLAIN_PROMPT,
     Prompt,
@@ -112,6 +113,45 @@ def test_chat_needs_a_template_that_works() -> None:
         ids("chat", failing)
     with pytest.raises(CheckpointError, match="does not take a single user message"):
         ids("chat", tokenizer(None, "{% for %}"))
+
+
+EVERYTHING = (
+    "{% for m in messages %}\n  {%- if loop.index0 > 0 %}{% break %}{% endif %}\n"
+    "  {% generation %}<{{ m.role | upper }}>{% endgeneration %}{{ m | tojson(indent=2) }}\n"
+    "{% endfor %}{{ strftime_now('%Y') }}{{ tools is none }}{{ documents is none }}\n"
+    "{{ bos_token }}{{ eos_token }}{{ pad_token is defined }}{{ add_generation_prompt }}\n"
+)
+
+
+def test_chat_templates_have_all_that_transformers_gives_them() -> None:
+    tokens = tokenizer(None, EVERYTHING)
+    (prompt,) = make_prompts([problem("é <x>")], "chat", tokens)
+    message = {"role": "user", "content": PLAIN_PROMPT.replace("{problem}", "é <x>")}
+    assert prompt.text == tokens.apply_chat_template(
+        [message], add_generation_prompt=True, tokenize=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "takes more than 1 s",
+        ),
+        ("{{ 'x' * 9999999999 }}", "needs more than 1024 MiB"),
+        ("{{ 'x' * 2000000 }}", "makes a prompt of 2,000,000 characters"),
+        ("{{ ''.__class__.__mro__ }}", "does not take a single user message: access to attribute"),
+        ("{% include '/etc/passwd' %}", "does not take a single user message"),
+    ],
+)
+def test_chat_templates_have_limits(
+    template: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template, "SECONDS", 1)
+    with pytest.raises(CheckpointError, match=r"^the chat template of .* Set evaluate\.") as caught:
+        ids("chat", tokenizer(None, template))
+    assert words in str(caught.value)
 
 
 def test_replacement_is_literal() -> None:
