@@ -12,7 +12,7 @@ from svdjobs.cluster import estimate
 from svdjobs.cluster.api import Cluster, Document
 from svdjobs.cluster.names import is_workflow_name, label_value, workflow_name
 from svdjobs.cluster.plain_yaml import dump
-from svdjobs.cluster.render import refuse_expansions
+from svdjobs.cluster.render import refuse_expanded, refuse_expansions
 from svdjobs.cluster.tree import RUN_LABEL, parameters
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import overridden, read_config, read_text
@@ -124,6 +124,9 @@ def _arguments(
         "config": text,
         "store": _store(submission, config, str((declared or {}).get("store") or ""), where),
     }
+    for key, value in given.items():
+        if key != "config":  # looked at by its lines
+            refuse_expanded(value, "--store" if key == "store" else f"-p {key}")
     if declared is not None and (unknown := sorted(set(given) - set(declared))):
         raise ConfigError(
             f"{where} has no parameter {', '.join(unknown)}; it has "

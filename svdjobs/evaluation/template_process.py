@@ -26,7 +26,7 @@ from svdjobs.evaluation.confined import confine, limit_seconds
 
 
 class Generation(Extension):
-    """`{% generation %}…{% endgeneration %}` marks what a model said; to a prompt it adds nothing."""
+    """`{% generation %}` marks what a model said; to a prompt it adds nothing."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 

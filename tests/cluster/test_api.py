@@ -245,6 +245,8 @@ def test_from_a_template_only_what_is_given_is_set(tmp_path: Path) -> None:
         ({"store": None}, "no store: .* name none"),
         ({"store": "runs/demo"}, "'runs/demo' is a folder, which pods do not share"),
         ({"parameters": {"colour": "red"}}, "has no parameter colour; it has alphas, broken, conf"),
+        ({"store": "s3://bucket/{{workflow.name}}"}, "--store is .*: Argo would replace"),
+        ({"parameters": {"alphas": "{{x}}"}}, "-p alphas is '{{x}}': Argo would replace"),
         ({"name": "No Good"}, "a Workflow's name has at most 63 lower-case"),
         ({"workflow_file": Path("none.yaml")}, "no Workflow at none.yaml.*workflow render"),
         ({"workflow_file": Path("pyproject.toml")}, "cannot read|expected one document of kind"),

@@ -199,6 +199,23 @@ def test_what_would_be_replaced_is_refused(sign: str, who: str) -> None:
     assert repr(sign) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        ({"image": "svdjobs:{{workflow.name}}"}, "image"),
+        ({"store": "s3://{{inputs}}/x"}, "store"),
+        ({"gpu": {"resource": "{{x}}"}}, "gpu.resource"),
+        ({"node_selector": {"zone": "$(ZONE)"}}, "node_selector.zone"),
+        ({"tolerations": [{"key": "a$$b"}]}, "tolerations.0.key"),
+        ({"gpu": {"node_selector": {"{{x}}": "a"}}}, "gpu.node_selector"),
+    ],
+)
+def test_settings_that_would_be_replaced_are_refused(settings: dict[str, Any], where: str) -> None:
+    given = ClusterSettings.model_validate(settings)
+    with pytest.raises(ConfigError, match=rf"cluster settings {where} is .* would replace"):
+        render.render(SWEEPS["demo"], given, where="mine.yaml")
+
+
 def test_deadlines_of_jobs_are_not_tried_again() -> None:
     """A pod's own deadline ends it with SIGTERM, as an eviction does; so the Job has it."""
     files = render.render(SWEEPS["demo"], ClusterSettings(), where="test")
