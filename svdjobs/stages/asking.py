@@ -107,13 +107,14 @@ def opened(config: SweepConfig, store: Store, *, alone: str | None = None) -> It
     """Begin an evaluation: of the whole run, or of one checkpoint `alone`, as a pod does.
 
     Raises:
-        IncompleteError: the config has no `evaluate` section.
+        IncompleteError: the config has no `evaluate` section, or an alpha that the plan lacks.
         ConfigError, BenchmarkError: what it asks for cannot be done.
     """
     if config.evaluate is None:
         raise IncompleteError("this config has no `evaluate` section.")
     fleet.join(config.evaluate)
     check_run(store, config)
+    graph.refuse_unplanned(store, config)
     note_run(store, config)
     benchmarks = [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
     evaluate = engines.settle(config, store, alone=alone)

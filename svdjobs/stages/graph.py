@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
 from svdjobs.records import Plan
-from svdjobs.stages.outputs import check_run, read_finished, require
+from svdjobs.stages.outputs import check_run, find_manifest, read_finished, require
 from svdjobs.storage.store import Store
 
 PLAN_PREFIX = "plan"
@@ -96,6 +96,23 @@ def plan_settings(config: SweepConfig) -> dict[str, Any]:
     """The part of a config that a plan depends on."""
     elsewhere = {"name", "store", "tokenizer", "evaluate", "report", "gate"}
     return config.model_dump(mode="json", exclude=elsewhere)
+
+
+def refuse_unplanned(store: Store, config: SweepConfig) -> None:
+    """Make sure that the plan, where there is one, has every alpha of the config.
+
+    Raises:
+        IncompleteError: it lacks some: what is made of them would be refused hours later.
+    """
+    manifest = find_manifest(store, PLAN_PREFIX) if config.alphas else None
+    if manifest is None:
+        return
+    lacking = [alpha for alpha in config.alphas if alpha not in manifest.config["alphas"]]
+    if lacking:
+        raise IncompleteError(
+            f"the plan in {store.url} lacks alpha {', '.join(map(str, lacking))}. Run `svdjobs "
+            f"plan` with this config first, then `svdjobs blend`; what is still valid is kept."
+        )
 
 
 def load_plan(store: Store, config: SweepConfig, *, stage: str) -> Plan:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from svdjobs.config import SweepConfig
-from svdjobs.errors import BenchmarkError, CheckpointError
+from svdjobs.errors import BenchmarkError, CheckpointError, IncompleteError
 from svdjobs.evaluation.problems import load_benchmark
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts, prompts_sha256
-from svdjobs.stages import evaluate
+from svdjobs.stages import evaluate, plan
 from svdjobs.storage.local import LocalStore
 
 MakeConfig = Callable[..., SweepConfig]
@@ -51,6 +51,23 @@ def test_too_long_a_prompt_is_refused_before_anything_is_generated(
     words = r"benchmark long, problem 1: .*max_tokens 60 .*context of 128"
     with pytest.raises(BenchmarkError, match=words):
         run(config)
+    assert not list(Path(config.store_url).glob("results/*"))
+
+
+def test_an_alpha_that_the_plan_lacks_is_refused_before_anything_is_asked(
+    make_config: MakeConfig,
+) -> None:
+    """Its blend may be there, of an earlier plan, and its weights would be computed by this one."""
+    config = make_config(rotations=None, alphas=[0, 1])
+    store = LocalStore(config.store_url)
+    plan.run(config, store)
+    wider = make_config(rotations=None, alphas=[0, 0.25, 0.5, 1])
+    for begin in (
+        lambda: evaluate.run(wider, store, checkpoint_ids=["after"]),
+        lambda: evaluate.run_share(wider, store, checkpoint_id="after", unit="sums-000"),
+    ):
+        with pytest.raises(IncompleteError, match=r"the plan in .* lacks alpha 0\.25, 0\.5\. Run"):
+            begin()
     assert not list(Path(config.store_url).glob("results/*"))
 
 
