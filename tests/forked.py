@@ -35,19 +35,36 @@ IMPORTED = (
     "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
     "boto3", "jinja2",
 )  # fmt: skip
+# What vLLM needs as well, in a server of its own; it reads its settings when it is imported.
+VLLM = (
+    "vllm", "vllm.entrypoints.llm", "vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.models.qwen2",
+)  # fmt: skip
 LOOK_SECONDS = 0.01
 START_SECONDS = 120.0
 ROOT = Path(__file__).parents[1]
+COMMAND = "svdjobs.cli.main"
 
 
 class Process:
     """A command that runs; the parts of `subprocess.Popen` that tests use."""
 
-    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], out: int,
-                 err: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        out: int,
+        err: int,
+        module: str = COMMAND,
+        vllm: bool = False,
+    ) -> None:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._connection.connect(str(_server()))
-        asked = json.dumps({"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)})
+        self._connection.connect(str(_server(vllm)))
+        asked = json.dumps(
+            {"module": module, "arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
+        )
         socket.send_fds(self._connection, [f"{len(asked.encode()):08d}".encode()], [out, err])
         self._connection.sendall(asked.encode())
         self._answers = self._connection.makefile("r")
@@ -78,14 +95,17 @@ class Process:
 
 
 def run(
-    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    *arguments: object,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    module: str = COMMAND,
 ) -> subprocess.CompletedProcess[str]:
     """`svdjobs ARGUMENTS` to its end, as `subprocess.run` with captured text would."""
     words = list(map(str, arguments))
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = Process(
             words, cwd=cwd or Path.cwd(), env=os.environ if env is None else env,
-            out=out.fileno(), err=err.fileno(),
+            out=out.fileno(), err=err.fileno(), module=module,
         )  # fmt: skip
         code = process.wait()
         for file in (out, err):
@@ -94,12 +114,13 @@ def run(
 
 
 @functools.cache
-def _server() -> Path:
+def _server(vllm: bool) -> Path:
     """The socket of this process's server, which ends with it."""
     folder = tempfile.mkdtemp(prefix="svdjobs-")
     path = Path(folder) / "socket"
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.forked", str(path)], cwd=ROOT, stdin=subprocess.PIPE,
+        [sys.executable, "-m", "tests.forked", str(path), *(["vllm"] * vllm)],
+        cwd=ROOT, stdin=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + START_SECONDS
@@ -175,11 +196,9 @@ def _become(asked: dict[str, object], descriptors: Sequence[int]) -> NoReturn:
     os.environ.clear()
     os.environ.update(asked["env"])  # type: ignore[call-overload]
     sys.argv = ["svdjobs", *asked["arguments"]]  # type: ignore[misc]
-    from svdjobs.cli.main import main
-
     code: object = 1
     try:
-        main()
+        importlib.import_module(str(asked["module"])).main()
         code = 0
     except SystemExit as end:
         code = end.code
@@ -192,6 +211,10 @@ def _become(asked: dict[str, object], descriptors: Sequence[int]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    for module in IMPORTED:
-        importlib.import_module(module)
+    if sys.argv[2:]:
+        from svdjobs.evaluation.engines.vllm import _environment
+
+        _environment()
+    for name in IMPORTED + (VLLM if sys.argv[2:] else ()):
+        importlib.import_module(name)
     _serve(Path(sys.argv[1]))

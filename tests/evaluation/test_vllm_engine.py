@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,6 +27,7 @@ from svdjobs.records import Completion
 from svdjobs.stages import blend, decompose, plan
 from svdjobs.storage.local import LocalStore
 from tests.evaluation import vllm_child
+from tests.forked import COMMAND, Process
 
 ROOT = Path(__file__).parents[2]
 needs_vllm = pytest.mark.skipif(
@@ -36,23 +36,26 @@ needs_vllm = pytest.mark.skipif(
 )
 
 
-def child(folder: Path, *command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=folder, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+def child(folder: Path, module: str, *arguments: str) -> Process:
+    """A process with vLLM in it; what it says goes to the files `output` and `errors`."""
+    with (folder / "output").open("w") as out, (folder / "errors").open("w") as err:
+        return Process(
+            arguments, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            out=out.fileno(), err=err.fileno(), module=module, vllm=True,
+        )  # fmt: skip
 
 
-def finished(process: subprocess.Popen[str]) -> tuple[str, str]:
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+def finished(folder: Path, module: str, *arguments: str) -> tuple[str, str]:
+    code = child(folder, module, *arguments).wait(300)
+    output, errors = ((folder / name).read_text() for name in ("output", "errors"))
+    assert code == 0, errors
     return output, errors
 
 
 @pytest.fixture(scope="module")
 def driven(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `vllm_child` saw."""
-    output, _ = finished(child(tmp_path_factory.mktemp("driven"), "tests.evaluation.vllm_child"))
+    output, _ = finished(tmp_path_factory.mktemp("driven"), "tests.evaluation.vllm_child")
     report: dict[str, Any] = json.loads(output.splitlines()[-1])
     return report
 
@@ -145,17 +148,16 @@ def swept(blended: Path) -> tuple[Path, str, list[str]]:
     """The sweep evaluated by one engine after another was killed in the middle of an alpha: the
     folder, what the second said, and the lines the first had kept."""
     journal = blended / "run/results/alpha-0.0000/demo/completions.journal"
-    process = child(blended, "svdjobs.cli.main", "evaluate", "sweep.yaml")
+    process = child(blended, COMMAND, "evaluate", "sweep.yaml")
     deadline = time.monotonic() + 300
     while not (journal.exists() and journal.read_text().count("\n") >= 3):
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, (blended / "errors").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     kept = journal.read_text().split("\n")[:-1]
-    _, errors = finished(child(blended, "svdjobs.cli.main", "evaluate", "sweep.yaml"))
+    _, errors = finished(blended, COMMAND, "evaluate", "sweep.yaml")
     return blended, errors, kept
 
 
@@ -190,10 +192,8 @@ def test_swapped_weights_answer_as_an_engine_of_their_own(
     shutil.copytree(folder / "run", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "results")
     shutil.copy(folder / "sweep.yaml", tmp_path)
-    finished(
-        child(tmp_path, "svdjobs.cli.main", "evaluate", "sweep.yaml", "--checkpoint", checkpoint,
-              "--set", "evaluate.reuse_engine=false")
-    )  # fmt: skip
+    asked = ("evaluate", "sweep.yaml", "--checkpoint", checkpoint)
+    finished(tmp_path, COMMAND, *asked, "--set", "evaluate.reuse_engine=false")
     assert completions(tmp_path, checkpoint) == completions(folder, checkpoint)
 
 

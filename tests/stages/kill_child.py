@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-import transformers  # noqa: F401  imported once, before forking
 
 from svdjobs import local
 from svdjobs.config import SweepConfig

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from svdjobs.config import SweepConfig
+from tests.forked import run
 
 MakeConfig = Callable[..., SweepConfig]
 ROOT = Path(__file__).parents[2]
@@ -23,12 +22,7 @@ ESTIMATES = ("machine_gflops", "decompose_seconds", "blend_seconds", "disk_free_
 
 def run_child(config: SweepConfig, *kills: str) -> dict[str, object]:
     """Sweeps in forks of one child that has everything imported: one per kill, then one whole."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.stages.kill_child", config.model_dump_json(), *kills],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    done = run(config.model_dump_json(), *kills, cwd=ROOT, module="tests.stages.kill_child")
     assert done.returncode == 0, done.stderr
     report: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return report
