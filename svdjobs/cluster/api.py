@@ -159,7 +159,7 @@ class Cluster:
         try:
             document = json.loads(response.data)
         except ValueError:
-            raise ConfigError(
+            raise ClusterError(
                 f"{self.server} answered {method} {path} with something that is not JSON. Is it "
                 f"the address of a Kubernetes API server?"
             ) from None
@@ -173,7 +173,7 @@ class Cluster:
 
         Raises:
             RefusedError: the server says no.
-            ConfigError: it is not to be trusted.
+            ClusterError: it is not to be trusted.
             UnavailableError: none for `patience_seconds`.
         """
         from kubernetes.client.exceptions import ApiException
@@ -192,7 +192,7 @@ class Cluster:
                 reason = f"HTTP {error.status}"
             except (HTTPError, OSError) as error:
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                    raise ConfigError(
+                    raise ClusterError(
                         f"{self.server} shows a certificate that the kubeconfig does not trust. "
                         f"Get a new kubeconfig of this cluster."
                     ) from None

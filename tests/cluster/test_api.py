@@ -74,7 +74,6 @@ def test_refused_after_an_outage_is_not_believed_at_once() -> None:
         (status(401, "Unauthorized", "Unauthorized"), r"does not know who you are \(401\)"),
         ((404, "404 page not found\n"), r"has no Argo Workflows: it knows no workflows.*Install"),
         (status(422, "Invalid", "spec.x: " + "long " * 200), r"would not get .*\(422\): spec.x.*…"),
-        ((200, "<html>"), r"something that is not JSON"),
     ],
 )  # fmt: skip
 def test_refusals_say_what_to_do(answer: Answer, words: str) -> None:
@@ -89,6 +88,15 @@ def test_what_a_path_asks_for() -> None:
     assert log == ("get", "pods/log", "here", "p")
     assert asked_for("GET", "/api/v1/namespaces/here", {}) == ("get", "namespaces", "", "here")
     assert asked_for("GET", "/api/v1/nodes", {}) == ("list", "nodes", "", "")
+
+
+def test_what_is_no_api_server_is_no_cluster_to_talk_to() -> None:
+    with (
+        answering(lambda *_: (200, "<html>")) as server,
+        pytest.raises(ClusterError, match=r"something that is not JSON") as raised,
+    ):
+        follow.find(server.cluster(), "w")
+    assert exit_code(raised.value) == 4
 
 
 def test_no_kubeconfig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
