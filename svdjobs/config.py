@@ -92,10 +92,10 @@ class EvaluateConfig(Settings):
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """auto: vLLM where it is installed and can run the checkpoint, transformers elsewhere."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Compute dtype of the engine. auto: after's own where that keeps the blends, else float32;
-    on a cluster, where no pod sees all blends, float32."""
+    """Compute dtype of the engine. auto: after's own where its rounding is small beside the blends,
+    else float32; on a cluster, where no pod sees all blends, float32."""
     allow_lossy_dtype: bool = False
-    """Evaluate in a 16-bit dtype although it rounds part of the blends away. On a cluster each
+    """Evaluate in a 16-bit dtype although its rounding drowns the blends. On a cluster each
     alpha's pod looks for itself whether it does, after the baselines."""
     shards: int = Field(default=1, ge=1)
     """Pods that share each benchmark's problems on a cluster."""

@@ -123,11 +123,20 @@ class CastRecord(Record):
     """⟨cast(W(alpha)) − W_after, D⟩."""
     signal: float
     """(1−alpha)·‖D‖²."""
+    error: float
+    """‖[cast(W(alpha)) − cast(W_after)] − (1−alpha)·D‖²."""
+    change: float
+    """‖(1−alpha)·D‖²."""
 
     @property
     def fraction(self) -> float | None:
         """Realised fraction; None where there is no signal."""
         return self.projection / self.signal if self.signal else None
+
+    @property
+    def relative_error(self) -> float | None:
+        """Error of the difference to after as a share of it; None where there is no signal."""
+        return math.sqrt(self.error / self.change) if self.change else None
 
 
 class BlendRecord(Record):

@@ -8,7 +8,7 @@ from typing import Any
 from svdjobs.config import SweepConfig
 from svdjobs.provenance import versions
 from svdjobs.records import BlendRecord, Plan
-from svdjobs.statistics import realised_total
+from svdjobs.statistics import cast_error_total, realised_total
 
 BLEND_META = "svd_blend_meta.json"
 
@@ -33,8 +33,8 @@ tags: [svdjobs, singular-value-blend]
   `U_after · diag(alpha·S_after + (1-alpha)·S_before) · Vh_after`
 - {made_how} by svdjobs {made["svdjobs"]} (commit {made["git"]})
 
-Loading in a 16-bit dtype rounds most of an RL-sized blend away; `svd_blend_meta.json` has the
-realised fraction per dtype and per tensor.
+Loading in a 16-bit dtype drowns an RL-sized blend in rounding; `svd_blend_meta.json` has the
+realised fraction and the error of the difference to after, for each dtype and tensor.
 """
 
 
@@ -63,8 +63,10 @@ def blend_meta(
                 "weight_norm": record.weight_norm,
                 "spectrum_error": record.spectrum_error,
                 "realised_fraction": {n: cast.fraction for n, cast in record.casts.items()},
+                "cast_error": {n: cast.relative_error for n, cast in record.casts.items()},
             }
             for record in records
         },
         "realised_fraction": realised_total(records),
+        "cast_error": cast_error_total(records),
     }

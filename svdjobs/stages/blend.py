@@ -29,7 +29,7 @@ from svdjobs.checkpoint.writer import (
 )
 from svdjobs.config import BlendConfig, SweepConfig
 from svdjobs.parallel import in_order, threads, worker_count
-from svdjobs.progress import Advance, track
+from svdjobs.progress import Advance, say, track
 from svdjobs.records import BlendRecord, CastRecord, FileRecord, Manifest, Plan, TensorPlan
 from svdjobs.stages import cost, graph
 from svdjobs.stages.blended import (
@@ -41,10 +41,11 @@ from svdjobs.stages.blended import (
     stored_dtype,
 )
 from svdjobs.stages.outputs import Output, begin, find_manifest, read_finished
+from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
 from svdjobs.storage.store import Store, write_bytes, write_json
 
 STAGE = "blend"
-VERSION = "1"
+VERSION = "2"
 # Shards of this many alphas are open at a time; the usual limit is 1,024 open files.
 ALPHAS_PER_PASS = 64
 # Pieces that stay in a core's cache through the blend, three casts and the hash: four times faster
@@ -216,7 +217,8 @@ def _write_blend(
     from svdjobs.kernels import cast
     from svdjobs.kernels.blend import blend
 
-    kept = dict.fromkeys(cast.CAST_DTYPES, 0.0)
+    projections = dict.fromkeys(cast.CAST_DTYPES, 0.0)
+    errors = dict.fromkeys(cast.CAST_DTYPES, 0.0)
     pairs = zip(
         blended.w_MN.reshape(-1).split(CHUNK_ELEMENTS),  # type: ignore[no-untyped-call]
         blended.d_MN.reshape(-1).split(CHUNK_ELEMENTS),  # type: ignore[no-untyped-call]
@@ -229,9 +231,17 @@ def _write_blend(
         if job.alpha != 1:
             w32_C = w_C.to(torch.float32)
             for name, dtype in cast.CAST_DTYPES.items():
-                kept[name] += cast.projection(w32_C, d_C, w_alpha_C, dtype)
+                kept = cast.kept(w32_C, d_C, w_alpha_C, job.alpha, dtype)
+                projections[name] += kept.projection
+                errors[name] += kept.error
+    change = (1 - job.alpha) * blended.signal_norm
     signal = cast.signal(blended.signal_norm**2, job.alpha)
-    casts = {name: CastRecord(projection=kept[name], signal=signal) for name in kept}
+    casts = {
+        name: CastRecord(
+            projection=projections[name], signal=signal, error=errors[name], change=change**2
+        )
+        for name in cast.CAST_DTYPES
+    }
     _note(store, tensor, blended, job, casts, svd_logs)
 
 
@@ -322,6 +332,18 @@ def _finish(
     output.write_json(BLEND_META, blend_meta(config, plan, job.alpha, records))
     output.write("README.md", model_card(config, job.alpha, records).encode())
     output.commit()
+    _say_rounding(config, job.alpha, records)
+
+
+def _say_rounding(config: SweepConfig, alpha: float, records: Sequence[BlendRecord]) -> None:
+    """Where blends are stored in a dtype whose rounding drowns them."""
+    dtype = config.blend.storage_dtype
+    error = cast_error_total(records)[dtype]
+    if error is not None and error > LARGEST_CAST_ERROR:
+        say(
+            f"alpha {alpha:g}: rounding noise in blend.storage_dtype {dtype} is {error:.2g} times "
+            f"what the blend differs from after by"
+        )
 
 
 def shard_records(store: Store, alpha: float) -> list[BlendRecord]:

@@ -17,11 +17,9 @@ from svdjobs.progress import say
 from svdjobs.records import BlendRecord
 from svdjobs.stages.blend import shard_records
 from svdjobs.stages.weights import is_written, weights_of
-from svdjobs.statistics import realised_total
+from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
 from svdjobs.storage.store import Store, try_read_json
 
-# Of the blend, what must survive the cast to a 16-bit dtype for it to be evaluated in.
-KEPT_SHARE = 0.9
 # Keys of a config that do not change what its weights compute.
 NAMES_AND_DTYPES = {
     "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "pad_token_id",
@@ -81,45 +79,47 @@ def head_dimension(config: dict[str, Any]) -> int:
 
 
 def _choose_dtype(config: SweepConfig, store: Store, after: Checkpoint, alone: str | None) -> str:
-    """float32 unless the blends survive the cast."""
+    """float32 unless rounding is small beside the blends."""
     assert config.evaluate is not None
     asked = config.evaluate.dtype
     own = str(after.config.get("dtype") or after.config.get("torch_dtype") or "float32")
     wanted = own if asked == "auto" else asked
     if wanted not in ("bfloat16", "float16") or (alone and asked == "auto"):
         return "float32"
-    kept = _kept_share(config, store, wanted, alone)
-    if kept is None or kept >= KEPT_SHARE:
+    error = _cast_error(config, store, wanted, alone)
+    if error is None or error <= LARGEST_CAST_ERROR:
         return wanted
+    noise = f"rounding noise in {wanted} is {error:.2g} times what a blend differs from after by"
     if asked == "auto":
+        say(f"evaluate.dtype auto: float32, since {noise}")
         return "float32"
     if not config.evaluate.allow_lossy_dtype:
         raise ConfigError(
-            f"evaluate.dtype {asked} keeps {100 * kept:.1f} % of the blends (at least "
-            f"{100 * KEPT_SHARE:.0f} % are needed), so differences between alphas would be those "
-            f"of rounding. Use float32, or set evaluate.allow_lossy_dtype to true to do it anyway."
+            f"evaluate.dtype {asked}: {noise} (at most {LARGEST_CAST_ERROR} is allowed), so "
+            f"differences between alphas would be those of rounding. Use float32, or set "
+            f"evaluate.allow_lossy_dtype to true to do it anyway."
         )
-    say(f"evaluate.dtype {asked} keeps only {100 * kept:.1f} % of the blends, as asked")
+    say(f"evaluate.dtype {asked}, as asked, although {noise}")
     return asked
 
 
-def _kept_share(config: SweepConfig, store: Store, dtype: str, alone: str | None) -> float | None:
-    """Least realised fraction over the alphas (or that evaluated `alone`), and of after if that is
-    a blend of ours itself; None where nothing is blended."""
-    shares = []
+def _cast_error(config: SweepConfig, store: Store, dtype: str, alone: str | None) -> float | None:
+    """Largest error of the difference to after over the alphas (or of that evaluated `alone`), and
+    of after if that is a blend of ours itself; None where nothing is blended."""
+    errors = []
     after = open_checkpoint(config.after, allow_pickle=config.allow_pickle)
     meta = try_read_json(after.store, BLEND_META)  # scripts that only share the name write less
-    known = meta.get("realised_fraction") if isinstance(meta, dict) else None
+    known = meta.get("cast_error") if isinstance(meta, dict) else None
     if isinstance(known, dict) and known.get(dtype) is not None:
-        shares.append(known[dtype])
+        errors.append(known[dtype])
     for alpha in config.alphas:
         if alone and alpha_id(alpha) != alone:
             continue
         records: list[BlendRecord] = shard_records(store, alpha)
-        share = realised_total(records)[dtype] if records else None
-        if share is not None:
-            shares.append(share)
-    return min(shares, default=None)
+        error = cast_error_total(records)[dtype] if records else None
+        if error is not None:
+            errors.append(error)
+    return max(errors, default=None)
 
 
 class Engines:

@@ -19,11 +19,18 @@ from svdjobs.statistics.estimators import avg_at_n, maj_at_k, pass_at_k
 from svdjobs.statistics.intervals import mean_interval, paired_difference
 from svdjobs.statistics.margins import below_p, few_changed, passing_margin, problems_needed
 from svdjobs.statistics.p_values import holm, mcnemar_p, sign_flip_p
-from svdjobs.statistics.ratios import mean_per_token, realised_total
+from svdjobs.statistics.ratios import (
+    LARGEST_CAST_ERROR,
+    cast_error_total,
+    mean_per_token,
+    realised_total,
+)
 
 __all__ = [
+    "LARGEST_CAST_ERROR",
     "avg_at_n",
     "below_p",
+    "cast_error_total",
     "compare",
     "few_changed",
     "holm",

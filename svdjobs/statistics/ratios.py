@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from typing import get_args
 
 from svdjobs.config import StorageDtype
-from svdjobs.records import BlendRecord, Interval
+from svdjobs.records import BlendRecord, CastRecord, Interval
 from svdjobs.statistics.intervals import ROUNDING, t_interval
+
+# Rounding noise in the difference to after, as a share of that difference, up to which a 16-bit
+# dtype may be evaluated in. A KL divergence is quadratic in the change of the weights, and noise
+# that is independent of it adds its own square: a KL from after becomes 1 + error² times as large,
+# 9 % at 0.3. Measured on a small model moved at random: 12 % at 0.37, 1.8 times at 0.97, 15 times
+# at 4.0; on the demo, which is more sensitive to its blend than to noise, 5 % at 0.78.
+LARGEST_CAST_ERROR = 0.3
 
 
 def mean_per_token(per_trace: Sequence[Sequence[float]]) -> Interval:
@@ -52,9 +59,24 @@ def realised_total(records: Sequence[BlendRecord]) -> dict[str, float | None]:
 
     None where there is no signal, as at alpha = 1.
     """
-    totals: dict[str, float | None] = {}
-    for dtype in get_args(StorageDtype):
-        projection = math.fsum(record.casts[dtype].projection for record in records)
-        signal = math.fsum(record.casts[dtype].signal for record in records)
-        totals[dtype] = projection / signal if signal else None
-    return totals
+    return {dtype: total.fraction for dtype, total in _cast_totals(records).items()}
+
+
+def cast_error_total(records: Sequence[BlendRecord]) -> dict[str, float | None]:
+    """Error of the difference to after over all tensors by dtype: root of summed squares over root
+    of summed squares. None where there is no signal, as at alpha = 1.
+    """
+    return {dtype: total.relative_error for dtype, total in _cast_totals(records).items()}
+
+
+def _cast_totals(records: Sequence[BlendRecord]) -> dict[str, CastRecord]:
+    """All tensors as one long one, by dtype."""
+    return {
+        dtype: CastRecord(
+            projection=math.fsum(record.casts[dtype].projection for record in records),
+            signal=math.fsum(record.casts[dtype].signal for record in records),
+            error=math.fsum(record.casts[dtype].error for record in records),
+            change=math.fsum(record.casts[dtype].change for record in records),
+        )
+        for dtype in get_args(StorageDtype)
+    }

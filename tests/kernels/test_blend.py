@@ -101,8 +101,8 @@ def test_realised_fraction_is_one_in_float32_and_small_in_bfloat16() -> None:
     fractions = {}
     w_alpha = blend.blend(after, d, 0.2).reshape(-1)  # shared by all dtypes, so it must survive
     for name, dtype in cast.CAST_DTYPES.items():
-        kept = cast.projection(after.reshape(-1), d.reshape(-1), w_alpha, dtype)
-        fractions[name] = kept / cast.signal(float(d.square().sum()), 0.2)
+        kept = cast.kept(after.reshape(-1), d.reshape(-1), w_alpha, 0.2, dtype)
+        fractions[name] = kept.projection / cast.signal(float(d.square().sum()), 0.2)
     assert fractions["float32"] == pytest.approx(1, abs=1e-3)
     assert abs(fractions["bfloat16"]) < 0.3
     assert fractions["bfloat16"] < fractions["float16"] < 1.1
@@ -113,8 +113,43 @@ def test_realised_fraction_against_the_definition() -> None:
     d = computed_signal(before, after)
     alpha = 0.4
     w_alpha = blend.blend(after, d, alpha)
-    kept = cast.projection(after.reshape(-1), d.reshape(-1), w_alpha.reshape(-1), torch.float16)
+    kept = cast.kept(after.reshape(-1), d.reshape(-1), w_alpha.reshape(-1), alpha, torch.float16)
     full = cast.signal(float(d.double().square().sum()), alpha)
     change = w_alpha.half().double() - after.double()
     expected = float((change * d.double()).sum() / ((1 - alpha) * d.double().square().sum()))
-    assert kept / full == pytest.approx(expected, rel=1e-5)
+    assert kept.projection / full == pytest.approx(expected, rel=1e-5)
+    wrong = (w_alpha.half().double() - after.half().double()) - (1 - alpha) * d.double()
+    assert kept.error == pytest.approx(float(wrong.square().sum()), rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "digits"), [("bfloat16", 8), ("float16", 11)])
+def test_an_unbiased_cast_can_still_hide_the_blend(name: str, digits: int) -> None:
+    """Off a dtype's grid the projection is 1 in expectation, and the noise many times D.
+
+    Where a weight lies between two numbers of the grid, ulp apart, is uniform: a small d moves its
+    cast by a whole ulp with probability |d|/ulp, and not at all otherwise. So the expected square
+    of the error is |d|·(ulp − |d|).
+    """
+    generator = torch.Generator().manual_seed(0)
+    after = 0.1 * torch.randn(576, 576, generator=generator)
+    d = torch.randn(576, 576, generator=generator)
+    d *= 2e-5 * after.norm() / d.norm()
+    w_alpha = blend.blend(after, d, 0.0)
+    flat = after.reshape(-1), d.reshape(-1), w_alpha.reshape(-1)
+    kept, exact = (cast.kept(*flat, 0.0, cast.CAST_DTYPES[n]) for n in (name, "float32"))
+    ulp = 2.0 ** (torch.frexp(after.double()).exponent - digits)
+    expected = d.double().abs() * (ulp - d.double().abs())
+    signal = float(d.double().square().sum())
+    assert kept.error == pytest.approx(float(expected.sum()), rel=0.05)
+    assert kept.projection / signal == pytest.approx(1, abs=0.2)
+    assert (kept.error / signal) ** 0.5 > {"bfloat16": 10, "float16": 4}[name]
+    assert (exact.error / signal) ** 0.5 < 0.01
+
+
+def test_a_cast_beyond_the_range_gives_finite_numbers() -> None:
+    after, d = torch.tensor([1e6, 1.0]), torch.tensor([10.0, 0.5])
+    kept = cast.kept(after, d, blend.blend(after, d, 0.0), 0.0, torch.float16)
+    assert kept.error == 100
+    assert kept.projection == pytest.approx((65504 - 1e6) * 10 + 0.25)
+    one = cast.kept(after, d, after, 1.0, torch.float16)
+    assert one.error == 0

@@ -129,9 +129,28 @@ def test_bfloat16_in_float32_out(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_sixteen_bit_storage(make_config: MakeConfig, dtype: str) -> None:
+def test_sixteen_bit_storage(
+    make_config: MakeConfig,
+    chain: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    dtype: str,
+) -> None:
     folders = blended(make_config(blend={"storage_dtype": dtype}))
     wanted = getattr(torch, dtype)
+    meta = json.loads((folders[0.0] / "svd_blend_meta.json").read_text())
+    error = meta["cast_error"][dtype]
+    said = f"alpha 0: rounding noise in blend.storage_dtype {dtype} is {error:.2g} times"
+    assert (said in capsys.readouterr().err) is (error > 0.3)
+    before, after, found = tensors(chain["base"]), tensors(chain["rl2"]), tensors(folders[0.0])
+    wrong = signal = 0.0
+    for name in meta["blended_keys"]:
+        d = truth(before[name], after[name])
+        wrong += float((found[name].double() - after[name].to(wanted).double() - d).square().sum())
+        signal += float(d.square().sum())
+    assert error == pytest.approx((wrong / signal) ** 0.5, rel=1e-3)
+    assert json.loads((folders[1.0] / "svd_blend_meta.json").read_text())["cast_error"] == {
+        "float32": None, "bfloat16": None, "float16": None,
+    }  # fmt: skip
     for folder in folders.values():
         assert all(t.dtype == wanted for t in tensors(folder).values())
         assert json.loads((folder / "config.json").read_text())["dtype"] == dtype

@@ -72,7 +72,8 @@ def test_forced_sixteen_bits_are_refused_with_the_figure_and_the_way_out(
     forced = make_config(**sixteen, rotations=None, evaluate=section(base, dtype="bfloat16"))
     store = blended(forced)
     with pytest.raises(
-        ConfigError, match=r"bfloat16 keeps -?\d+\.\d % of the blends.*allow_lossy_dtype to true"
+        ConfigError,
+        match=r"noise in bfloat16 is \d.* times what .*at most 0\.3.*allow_lossy_dtype to true",
     ):
         evaluate.run(forced, store)
     assert not list(Path(forced.store_url).glob("results/*"))
@@ -104,7 +105,7 @@ def test_a_written_blend_says_itself_what_a_cast_would_lose(
         before=written, after=written, alphas=[1], store=str(tmp_path / "alone"), rotations=None,
         evaluate=section(config, dtype="bfloat16"),
     )  # fmt: skip
-    with pytest.raises(ConfigError, match="bfloat16 keeps"):
+    with pytest.raises(ConfigError, match="rounding noise in bfloat16 is"):
         engines.settle(alone, LocalStore(tmp_path / "alone"))
 
 

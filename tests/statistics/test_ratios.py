@@ -7,7 +7,7 @@ import pytest
 import statsmodels.api as sm
 
 from svdjobs.records import BlendRecord, CastRecord
-from svdjobs.statistics import mean_interval, mean_per_token, realised_total
+from svdjobs.statistics import cast_error_total, mean_interval, mean_per_token, realised_total
 from tests.statistics.draws import excludes_zero, no_interval
 
 
@@ -55,14 +55,23 @@ def test_mean_per_token_edges() -> None:
         mean_per_token([[1.0], [0.0, 1.0, math.inf]])
 
 
-def test_realised_total_weighs_tensors_by_signal() -> None:
-    def record(projection: float, signal: float) -> BlendRecord:
-        cast = CastRecord(projection=projection, signal=signal)
-        casts = dict.fromkeys(("float32", "bfloat16", "float16"), cast)
-        return BlendRecord(
-            name="x", shape=(1, 1), guarded=0, signal_norm=1, weight_norm=1, casts=casts,
-            spectrum_error=None, log_file="",
-        )  # fmt: skip
+def blended(**cast: float) -> BlendRecord:
+    made = CastRecord(**{"projection": 0, "signal": 0, "error": 0, "change": 0, **cast})
+    return BlendRecord(
+        name="x", shape=(1, 1), guarded=0, signal_norm=1, weight_norm=1,
+        casts=dict.fromkeys(("float32", "bfloat16", "float16"), made),
+        spectrum_error=None, log_file="",
+    )  # fmt: skip
 
-    assert realised_total([record(9, 9), record(0, 1)])["float32"] == pytest.approx(0.9)
-    assert realised_total([record(0, 0)])["float32"] is None
+
+def test_realised_total_weighs_tensors_by_signal() -> None:
+    records = [blended(projection=9, signal=9), blended(projection=0, signal=1)]
+    assert realised_total(records)["float32"] == pytest.approx(0.9)
+    assert realised_total([blended()])["float32"] is None
+
+
+def test_cast_error_total_is_a_root_of_summed_squares() -> None:
+    records = [blended(error=4, change=16), blended(error=5, change=9)]
+    assert [r.casts["float32"].relative_error for r in records] == [0.5, pytest.approx(5**0.5 / 3)]
+    assert cast_error_total(records)["bfloat16"] == pytest.approx(0.6)
+    assert cast_error_total([blended()])["float16"] is None
