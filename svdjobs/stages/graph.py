@@ -26,13 +26,16 @@ class Target(NamedTuple):
 
 def targets(config: SweepConfig) -> list[Target]:
     """Checkpoints of the sweep, and what of each would be decomposed: after with vectors, before
-    with values, and the rotation chain with vectors."""
-    chain = rotation_chain(config)
+    with values, and the rotation chain with vectors.
+
+    A base that is before is decomposed once more, as base: values computed beside vectors have
+    other last bits, and what is blended must not depend on what else is measured.
+    """
     found = {
-        "before": Target("before", config.before, "before" in chain),
+        "before": Target("before", config.before, False),
         "after": Target("after", config.after, True),
     }
-    for checkpoint_id, source in chain.items():
+    for checkpoint_id, source in rotation_chain(config).items():
         found.setdefault(checkpoint_id, Target(checkpoint_id, source, True))
     return list(found.values())
 
@@ -47,10 +50,9 @@ def rotation_chain(config: SweepConfig) -> dict[str, str]:
     rotations = config.rotations
     if rotations is None:
         return {}
-    base = rotations.base or config.before
     rl2 = rotations.rl2 or config.after
     return {
-        ("before" if base == config.before else "base"): base,
+        "base": rotations.base or config.before,
         "rl1": rotations.rl1,
         ("after" if rl2 == config.after else "rl2"): rl2,
     }

@@ -43,8 +43,8 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
 
 def hash_checkpoints(config: SweepConfig, store: Store) -> None:
     """Find out which bytes every checkpoint is made of, so that no pod of a fan-out has to."""
-    for target in graph.targets(config):
-        checkpoint = open_checkpoint(target.source, allow_pickle=config.allow_pickle)
+    for source in dict.fromkeys(target.source for target in graph.targets(config)):
+        checkpoint = open_checkpoint(source, allow_pickle=config.allow_pickle)
         identity(checkpoint, store, graph.IDENTITIES)
 
 
@@ -74,7 +74,7 @@ def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Pl
 
 def _notes(opened: dict[str, Checkpoint]) -> list[str]:
     """How each checkpoint is read, where that is not plain."""
-    return [f"{role}: {note}" for role, checkpoint in opened.items() for note in checkpoint.notes]
+    return [f"{role}: {note}" for role, c in _distinct(opened).items() for note in c.notes]
 
 
 def _other_dtypes(before: Checkpoint, after: Checkpoint, chosen: list[TensorPlan]) -> list[str]:
@@ -90,19 +90,31 @@ def _other_dtypes(before: Checkpoint, after: Checkpoint, chosen: list[TensorPlan
 
 
 def _open_all(config: SweepConfig) -> dict[str, Checkpoint]:
-    """Every checkpoint of the run, or one error with all the reasons why some do not open."""
-    opened: dict[str, Checkpoint] = {}
+    """Every checkpoint of the run by its id, one that has two ids opened once; or one error with
+    all the reasons why some do not open."""
+    targets = graph.targets(config)
+    ids: dict[str, str] = {}
+    for target in targets:
+        ids.setdefault(target.source, target.checkpoint_id)
+    by_source: dict[str, Checkpoint] = {}
     reasons: list[str] = []
-    for target in graph.targets(config):
+    for source, checkpoint_id in ids.items():
         try:
-            opened[target.checkpoint_id] = open_headers(
-                target.source, allow_pickle=config.allow_pickle
-            )
+            by_source[source] = open_headers(source, allow_pickle=config.allow_pickle)
         except CheckpointError as error:
-            reasons.append(f"{target.checkpoint_id}: {error}")
+            reasons.append(f"{checkpoint_id}: {error}")
     if reasons:
         raise CheckpointError("\n  ".join(["this sweep cannot run:", *reasons]))
-    return opened
+    return {target.checkpoint_id: by_source[target.source] for target in targets}
+
+
+def _distinct(opened: dict[str, Checkpoint]) -> dict[str, Checkpoint]:
+    """Those of them under their first id."""
+    found: dict[str, Checkpoint] = {}
+    for checkpoint_id, checkpoint in opened.items():
+        if not any(checkpoint is other for other in found.values()):
+            found[checkpoint_id] = checkpoint
+    return found
 
 
 def _output(
@@ -177,7 +189,7 @@ def _refuse(
 ) -> None:
     after = opened["after"]
     reasons = []
-    for checkpoint_id, other in opened.items():
+    for checkpoint_id, other in _distinct(opened).items():
         if checkpoint_id != "after":
             reasons += _mismatches(checkpoint_id, other, after)
     if not chosen:

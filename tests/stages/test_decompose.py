@@ -40,10 +40,22 @@ def test_factors_rebuild_the_matrix(make_config: MakeConfig, chain: dict[str, Pa
             assert torch.allclose((basis * s.square()) @ basis.T, gram, atol=1e-12)
 
 
-def test_before_has_values_only_unless_it_is_rotated(make_config: MakeConfig) -> None:
+def test_before_has_values_only(make_config: MakeConfig) -> None:
     store = run(make_config(rotations=None))
     part = Path(store.url) / "factors" / "before" / "part-00000.safetensors"
     assert all(name.endswith(".s") for name in load_file(part))
+
+
+def test_rotations_change_no_factors_that_are_blended(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """Values that come with vectors have other last bits."""
+    alone = make_config(rotations=None, store=str(tmp_path / "alone"))
+    rotated = make_config(store=str(tmp_path / "rotated"))
+    run(alone), run(rotated)
+    blended, all_of_them = factor_files(alone), factor_files(rotated)
+    assert {name: all_of_them[name] for name in blended} == blended
+    assert {name.split("/")[0] for name in all_of_them} == {"before", "after", "base", "rl1"}
 
 
 def test_several_processes_give_the_same_bytes(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_units_come_to_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> Non
     made = plan.run(config, store)
     fan_outs = units.fan_outs(config, made)
     assert fan_outs == {
-        "decompose": [f"{i}-{n:03d}" for i in ("before", "after", "rl1") for n in (0, 1)],
+        "decompose": [f"{i}-{n:03d}" for i in ("before", "after", "base", "rl1") for n in (0, 1)],
         "alphas": ["alpha-0.0000", "alpha-0.5000", "alpha-1.0000"],
         "baselines": ["before", "after-again"],
         "evaluate": ["sums-000", "sums-001", "sums-002"],
