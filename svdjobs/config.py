@@ -248,6 +248,10 @@ class SweepConfig(Settings):
     alphas: Annotated[tuple[float, ...], BeforeValidator(_alphas)] = (0, 0.2, 0.4, 0.6, 0.8, 1.0)
     """1 is after, 0 has before's singular values; outside [0, 1] is extrapolation. A list, or a
     range {from: 0, to: 1, step: 0.1} with both its ends."""
+    direction: Literal["forward", "reverse"] = "forward"
+    """forward: after's singular vectors with values that go from before's to after's. reverse:
+    before's singular vectors with values that go from after's (alpha = 0) to before's (alpha = 1,
+    which is before bit for bit)."""
     allow_pickle: bool = False
     """Read `.bin` checkpoints (weights only) where there is no safetensors file."""
     selection: SelectionConfig = SelectionConfig()
@@ -295,6 +299,17 @@ class SweepConfig(Settings):
     def store_url(self) -> str:
         """Where this run lives."""
         return self.store or f"runs/{self.name}"
+
+    @property
+    def bases_of(self) -> Literal["before", "after"]:
+        """The checkpoint that a blend is at alpha = 1: it gives the singular vectors, and all that
+        is not blended."""
+        return "after" if self.direction == "forward" else "before"
+
+    @property
+    def values_of(self) -> Literal["before", "after"]:
+        """The checkpoint whose singular values a blend has at alpha = 0."""
+        return "before" if self.direction == "forward" else "after"
 
 
 # After once more with other seeds: what noise alone looks like.

@@ -44,6 +44,7 @@ class Manifest(Record):
 
 SkipReason = Literal[
     "missing_in_before",
+    "missing_in_after",
     "ndim!=2",
     "shape_mismatch",
     "sigma_mismatch",
@@ -54,13 +55,13 @@ SkipReason = Literal[
 
 
 class TensorPlan(Record):
-    """What will happen to one tensor of the after checkpoint."""
+    """What will happen to one tensor of the after checkpoint, or of before in a reversed sweep."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     skip: SkipReason | None = None
-    """None: decomposed and blended. Otherwise copied from after, for this reason."""
+    """None: decomposed and blended. Otherwise copied as it is, for this reason."""
 
     @property
     def elements(self) -> int:

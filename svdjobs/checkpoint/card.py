@@ -19,6 +19,7 @@ def model_card(config: SweepConfig, alpha: float, records: Sequence[BlendRecord]
     made = versions()
     dtype = config.blend.storage_dtype
     written = config.blend.write_checkpoints
+    bases, values = config.bases_of, config.values_of
     made_how = f"written in {dtype}" if written else f"measured as {dtype}, weights not written,"
     return f"""---
 library_name: transformers
@@ -29,12 +30,12 @@ tags: [svdjobs, singular-value-blend]
 
 - before: `{config.before}`
 - after: `{config.after}`
-- {len(records)} matrices blended, everything else is after's:
-  `U_after · diag(alpha·S_after + (1-alpha)·S_before) · Vh_after`
+- {len(records)} matrices blended, everything else is {bases}'s:
+  `U_{bases} · diag(alpha·S_{bases} + (1-alpha)·S_{values}) · Vh_{bases}`
 - {made_how} by svdjobs {made["svdjobs"]} (commit {made["git"]})
 
 Loading in a 16-bit dtype drowns an RL-sized blend in rounding; `svd_blend_meta.json` has the
-realised fraction and the error of the difference to after, for each dtype and tensor.
+realised fraction and the error of the difference to {bases}, for each dtype and tensor.
 """
 
 
@@ -47,6 +48,7 @@ def blend_meta(
         "model_before": config.before,
         "model_after": config.after,
         "alpha": alpha,
+        "direction": config.direction,
         "extrapolation": not 0 <= alpha <= 1,
         "dtype": config.blend.storage_dtype,
         "blended_keys": [record.name for record in records],

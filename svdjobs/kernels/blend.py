@@ -8,7 +8,8 @@
 alpha is defined here and nowhere else: 1 is after, 0 has before's singular values, outside [0, 1]
 extrapolates. Only singular *values* of before are needed. Adding a small D to W instead of
 composing three factors keeps the rounding error of W(alpha) at that of its storage dtype, and
-alpha = 1 exact.
+alpha = 1 exact. A reversed sweep is the same with the two checkpoints exchanged: there, what is
+called after here is before, which gives the bases.
 """
 
 from __future__ import annotations

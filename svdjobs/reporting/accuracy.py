@@ -29,12 +29,13 @@ def headlines(content: Content) -> list[str]:
                 f"{percent(before.avg_at_n.value)}; RL changed accuracy by "
                 f"{points(gain)} points."
             )
-        zero = by_id.get(alpha_id(0.0))
-        if after and zero:
-            change = compare(zero.problem_scores, after.problem_scores, after.n)
+        bases, values = content.config.bases_of, content.config.values_of
+        zero, unblended = by_id.get(alpha_id(0.0)), by_id.get(bases)
+        if unblended and zero:
+            change = compare(zero.problem_scores, unblended.problem_scores, unblended.n)
             lines.append(
-                f"{benchmark}: with before's singular values in after's bases (alpha = 0), "
-                f"accuracy differs from after by {points(change.difference)} points. "
+                f"{benchmark}: with {values}'s singular values in {bases}'s bases (alpha = 0), "
+                f"accuracy differs from {bases} by {points(change.difference)} points. "
                 f"{_verdict(change)}"
             )
         if slope := sweep_slope(content, benchmark):
@@ -77,16 +78,17 @@ def sweep_slope(content: Content, benchmark: str) -> Slope | None:
 
 
 def adjusted_p(content: Content) -> dict[tuple[str, str], float]:
-    """p of every alpha against after on every benchmark, by Holm's method over all of them.
+    """p of every alpha against what it blends (after, unless reversed) on every benchmark, by
+    Holm's method over all of them.
 
-    alpha = 1 is after itself and is not a comparison.
+    alpha = 1 is that itself and is not a comparison.
     """
     raw = {}
     for benchmark, by_id in content.summaries.items():
         for alpha in content.config.alphas:
-            summary, after = by_id.get(alpha_id(alpha)), by_id.get("after")
-            if alpha != 1 and summary and after:
-                made = compare(summary.problem_scores, after.problem_scores, after.n)
+            summary, unblended = by_id.get(alpha_id(alpha)), by_id.get(content.config.bases_of)
+            if alpha != 1 and summary and unblended:
+                made = compare(summary.problem_scores, unblended.problem_scores, unblended.n)
                 raw[benchmark, alpha_id(alpha)] = (
                     made.p if made.mcnemar_p is None else made.mcnemar_p
                 )
@@ -107,18 +109,19 @@ def tables(content: Content) -> list[Table]:
 def accuracy_table(
     content: Content, benchmark: str, adjusted: Mapping[tuple[str, str], float] | None = None
 ) -> Table:
-    """avg@n of every checkpoint with its interval and its paired difference to after.
+    """avg@n of every checkpoint with its interval and its paired difference to what is blended.
 
     `adjusted` is that of all benchmarks together (`adjusted_p`), made here if it is not given.
     """
     by_id = content.summaries[benchmark]
-    after = by_id.get("after")
+    bases = content.config.bases_of
+    unblended = by_id.get(bases)
     adjusted = adjusted_p(content) if adjusted is None else adjusted
     rows = []
     for checkpoint_id, summary in by_id.items():
         versus = "-"
-        if after and checkpoint_id != "after":
-            versus = points(paired_difference(summary.problem_scores, after.problem_scores))
+        if unblended and checkpoint_id != bases:
+            versus = points(paired_difference(summary.problem_scores, unblended.problem_scores))
         p = adjusted.get((benchmark, checkpoint_id))
         rows.append(
             [
@@ -138,12 +141,12 @@ def accuracy_table(
         f"accuracy-{benchmark}",
         f"Accuracy on {benchmark}",
         f"avg@{some.n} over {some.problems} problems, with 95 % t intervals clustered by problem. "
-        f"`minus after` is the mean of per-problem differences, in percentage points: same "
+        f"`minus {bases}` is the mean of per-problem differences, in percentage points: same "
         f"problems, same seeds. `p` is that of a sign-flip test (McNemar's for one completion "
         f"each), by Holm's method over all alphas and benchmarks. `cut off` completions hit "
         f"max_tokens; `no box` had no answer; `unscored` could not be parsed or ran out of time, "
         f"and count as not correct.{lost}",
-        ["checkpoint", f"avg@{some.n}", "95 % interval", "minus after", "p", "cut off", "no box",
+        ["checkpoint", f"avg@{some.n}", "95 % interval", f"minus {bases}", "p", "cut off", "no box",
          "unscored"],
         rows,
     )  # fmt: skip

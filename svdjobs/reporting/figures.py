@@ -58,7 +58,7 @@ def accuracy(content: Content) -> Figure:
         some = next(iter(by_id.values()))
         axes.set(
             title=benchmark,
-            xlabel="alpha   (0: before's singular values, 1: after's)",
+            xlabel=_alpha_axis(content),
             ylabel=f"avg@{some.n}, %",
         )
         axes.legend(loc="best")
@@ -70,8 +70,12 @@ def divergence(content: Content) -> Figure:
     found = {b: kl for b in content.likelihoods if (kl := accuracy_of.divergences(content, b))}
     figure, grid = _new(len(found), width=max(6.5, 5.2 * len(found)), height=4.2)
     for axes, (benchmark, by_id) in zip(grid[0], found.items(), strict=True):
-        # alpha = 1 is after itself: 0 has no place on a log scale.
-        alphas = [a for a in content.config.alphas if alpha_id(a) in by_id and a != 1]
+        # Where alpha = 1 is after itself: 0 has no place on a log scale.
+        alphas = [
+            a
+            for a in content.config.alphas
+            if alpha_id(a) in by_id and not (a == 1 and content.config.bases_of == "after")
+        ]
         points = [by_id[alpha_id(alpha)] for alpha in alphas]
         axes.errorbar(
             alphas, _positive([p.value for p in points]), yerr=_distances(points),
@@ -82,10 +86,16 @@ def divergence(content: Content) -> Figure:
         _span(axes, alphas)
         axes.set(
             title=benchmark, yscale="log", ylabel="KL(after ‖ checkpoint), nats per token",
-            xlabel="alpha   (0: before's singular values, 1: after's)",
+            xlabel=_alpha_axis(content),
         )  # fmt: skip
         axes.legend(loc="best")
     return figure
+
+
+def _alpha_axis(content: Content) -> str:
+    """What the ends of the alpha axis are."""
+    words = f"0: {content.config.values_of}'s singular values, 1: {content.config.bases_of}'s"
+    return f"alpha   ({words})"
 
 
 def _span(axes: Axes, alphas: Sequence[float]) -> tuple[float, float]:

@@ -20,11 +20,11 @@ FIGURE_NAMES = {
 }
 CAPTIONS = {
     "accuracy.png": (
-        "Each point is a checkpoint with after's singular vectors and blended singular values; "
-        "bars and bands are 95 % intervals clustered by problem. A flat line at after's level says "
-        "that the gain sits in the singular vectors; one that falls to before's at alpha = 0, "
-        "that it sits in the singular values. The paired differences in the table below are "
-        "sharper than these bars."
+        "Each point is a checkpoint with {bases}'s singular vectors and blended singular values; "
+        "bars and bands are 95 % intervals clustered by problem. A flat line at {bases}'s level "
+        "says that the gain sits in the singular vectors; one that {moves} to {values}'s at "
+        "alpha = 0, that it sits in the singular values. The paired differences in the table "
+        "below are sharper than these bars."
     ),
     "divergence.png": (
         "How far each checkpoint's next-token distribution is from after's, on answers that after "
@@ -69,9 +69,15 @@ def html_report(content: Content, pictures: dict[str, tuple[bytes, str]]) -> str
     return environment.get_template("report.html.j2").render(
         content=content,
         headlines=headlines(content),
-        figures=[(FIGURE_NAMES[n], CAPTIONS[n], svg) for n, (_, svg) in pictures.items()],
+        figures=[(FIGURE_NAMES[n], _caption(n, content), svg) for n, (_, svg) in pictures.items()],
         tables=tables(content),
     )
+
+
+def _caption(name: str, content: Content) -> str:
+    config = content.config
+    moves = "falls" if config.direction == "forward" else "rises"
+    return CAPTIONS[name].format(bases=config.bases_of, values=config.values_of, moves=moves)
 
 
 def markdown_report(content: Content, pictures: dict[str, tuple[bytes, str]]) -> str:
@@ -85,8 +91,9 @@ def markdown_report(content: Content, pictures: dict[str, tuple[bytes, str]]) ->
     for name in pictures:
         lines += ["", f"![{FIGURE_NAMES[name]}](figures/{name})"]
     versions = ", ".join(f"{name} {value}" for name, value in content.provenance.items())
+    reversed_ = "" if content.config.direction == "forward" else ", direction reverse"
     return "\n".join([*lines, "", f"before `{content.config.before}`, after "
-                      f"`{content.config.after}`; {versions}", ""])  # fmt: skip
+                      f"`{content.config.after}`{reversed_}; {versions}", ""])  # fmt: skip
 
 
 def markdown_rows(table: Table) -> list[str]:

@@ -52,7 +52,8 @@ def coverage_table(content: Content) -> Table:
     return Table(
         "coverage",
         "Coverage",
-        "Tensors that were blended, and the reason for each that was copied from after instead.",
+        "Tensors that were blended, and the reason for each that was copied from "
+        f"{content.config.bases_of} instead.",
         ["tensors", "count", "parameters", "share"],
         rows,
     )
@@ -60,7 +61,7 @@ def coverage_table(content: Content) -> Table:
 
 def realised_table(content: Content) -> Table:
     """Realised fraction by alpha and dtype."""
-    dtypes = get_args(StorageDtype)
+    dtypes, bases = get_args(StorageDtype), content.config.bases_of
     rows = []
     for alpha, records in content.blends.items():
         fractions, errors = realised_total(records), cast_error_total(records)
@@ -79,12 +80,11 @@ def realised_table(content: Content) -> Table:
         "realised",
         "What rounding leaves of the blend",
         "Size of the blend, ‖(1−alpha)·D‖/‖W‖, and what being rounded to each dtype makes of it: "
-        "the share of it that survives (0 means that the checkpoint is after again), and `error`, "
-        "the rounding noise in the difference to after as a share of that difference. An error of "
+        f"the share of it that survives (0 means that the checkpoint is {bases} again), and "
+        f"`error`, the rounding noise in the difference to {bases} as a share of that. An error of "
         f"more than {LARGEST_CAST_ERROR} makes a KL divergence from after more than 9 % too large, "
-        "whatever share survives. This sweep stores "
-        f"{content.config.blend.storage_dtype}. `guarded` directions have no after singular value "
-        "to blend and are left alone.",
+        f"whatever share survives. This sweep stores {content.config.blend.storage_dtype}. "
+        f"`guarded` directions have no singular value of {bases} to blend and are left alone.",
         ["alpha", "blend size", *(x for d in dtypes for x in (d, f"error in {d}")), "guarded"],
         rows,
     )

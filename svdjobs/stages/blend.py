@@ -27,7 +27,7 @@ from svdjobs.checkpoint.writer import (
     open_shard,
     to_storage,
 )
-from svdjobs.config import BlendConfig, SweepConfig
+from svdjobs.config import SweepConfig
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import BlendRecord, CastRecord, FileRecord, Manifest, Plan, TensorPlan
@@ -82,6 +82,7 @@ def run(
         settings = {
             "alpha": alpha,
             "names": [config.before, config.after],
+            **graph.direction_settings(config),
             "skipped": {t.name: t.skip for t in plan.tensors if t.skip},
             **config.blend.model_dump(mode="json"),
         }
@@ -109,7 +110,7 @@ def _one_pass(
     jobs: list[_Job],
 ) -> None:
     """Write the checkpoints of some alphas, shard by shard."""
-    plan, after = sources.plan, sources.after
+    plan, bases = sources.plan, sources.bases
     written = [t for t in plan.tensors if t.skip != "tied"]
     storage = SAFETENSORS_NAMES[config.blend.storage_dtype]
     outputs = [OutputTensor(t.name, stored_dtype(config, t), t.shape) for t in written]
@@ -142,14 +143,14 @@ def _one_pass(
                     undone,
                     tensors,
                     blends,
-                    after,
+                    bases,
                     storage,
                     pool,
-                    settings=config.blend,
+                    config=config,
                     advance=advance,
                 )
     for job in jobs:
-        _finish(config, plan, after, shards, job)
+        _finish(config, plan, bases, shards, job)
 
 
 def _record_name(shard: Shard) -> str:
@@ -162,17 +163,17 @@ def _write_shard(
     jobs: list[_Job],
     tensors: list[TensorPlan],
     blends: Iterator[Blended],
-    after: Checkpoint,
+    bases: Checkpoint,
     storage: str,
     pool: ThreadPoolExecutor,
     *,
-    settings: BlendConfig,
+    config: SweepConfig,
     advance: Advance,
 ) -> None:
     """One shard of several alphas, side by side: each alpha is written by a thread of its own."""
     with ExitStack() as stack:
         for job in jobs:
-            if settings.write_checkpoints:
+            if config.blend.write_checkpoints:
                 key = job.output.key(shard.name)
                 job.writer = stack.enter_context(open_shard(store, key, shard))
             job.records, job.logs = [], []
@@ -180,16 +181,14 @@ def _write_shard(
             if tensor.skip is None:
                 blended = next(blends)
                 written = [
-                    pool.submit(
-                        _write_blend, store, tensor, blended, job, storage, settings.svd_logs
-                    )
+                    pool.submit(_write_blend, store, tensor, blended, job, storage, config)
                     for job in jobs
                 ]
                 wait(written)  # all of them, so that no thread writes to a file closed by a failure
                 for one in written:
                     one.result()
             else:
-                _copy(tensor, after, jobs, stored.dtype)
+                _copy(tensor, bases, jobs, stored.dtype)
             advance(stored.bytes * len(jobs), tensor.name)
         files = [
             job.writer.finish(job.output.key(shard.name)) if job.writer else None for job in jobs
@@ -209,7 +208,7 @@ def _write_blend(
     blended: Blended,
     job: _Job,
     storage: str,
-    svd_logs: bool,
+    config: SweepConfig,
 ) -> None:
     """Write one tensor at one alpha, chunk by chunk, and measure what each cast would keep."""
     import torch
@@ -242,7 +241,7 @@ def _write_blend(
         )
         for name in cast.CAST_DTYPES
     }
-    _note(store, tensor, blended, job, casts, svd_logs)
+    _note(store, tensor, blended, job, casts, config)
 
 
 def _note(
@@ -251,17 +250,19 @@ def _note(
     blended: Blended,
     job: _Job,
     casts: dict[str, CastRecord],
-    svd_logs: bool,
+    config: SweepConfig,
 ) -> None:
     """Record one blended tensor, with its spectra in a log file."""
     from svdjobs.kernels import blend
 
-    target_K = blend.target_spectrum(blended.s_before_K, blended.s_after_K, job.alpha)
+    target_K = blend.target_spectrum(blended.s_values_K, blended.s_bases_K, job.alpha)
+    sigma = {config.values_of: blended.s_values_K, config.bases_of: blended.s_bases_K}
+    svd_logs = config.blend.svd_logs
     log_file = f"svd_logs/alpha_{job.alpha:g}/{log_name(tensor.name)}.pt"
     if svd_logs:
         content = {
-            "sigma_before": blended.s_before_K,
-            "sigma_after": blended.s_after_K,
+            "sigma_before": sigma["before"],
+            "sigma_after": sigma["after"],
             "sigma_blend": target_K,
             "shape": tensor.shape,
             "alpha": job.alpha,
@@ -296,12 +297,12 @@ def pickled(content: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _copy(tensor: TensorPlan, after: Checkpoint, jobs: list[_Job], dtype: str) -> None:
-    """Take a skipped tensor from after, piece by piece."""
+def _copy(tensor: TensorPlan, bases: Checkpoint, jobs: list[_Job], dtype: str) -> None:
+    """Take a skipped tensor as it is at alpha = 1, piece by piece."""
     writers = [job.writer for job in jobs if job.writer]
     if not writers:
         return
-    for piece in after.chunks(tensor.name):
+    for piece in bases.chunks(tensor.name):
         cast = to_storage(piece, dtype, tensor.name)
         for writer in writers:
             writer.write(cast)
@@ -310,7 +311,7 @@ def _copy(tensor: TensorPlan, after: Checkpoint, jobs: list[_Job], dtype: str) -
 def _finish(
     config: SweepConfig,
     plan: Plan,
-    after: Checkpoint,
+    bases: Checkpoint,
     shards: list[Shard],
     job: _Job,
 ) -> None:
@@ -324,11 +325,11 @@ def _finish(
         for log in document["logs"]:
             output.add(FileRecord.model_validate(log))
         records += [BlendRecord.model_validate(item) for item in document["tensors"]]
-    for name in after.companions():
-        output.write(name, bytes(after.store.read(name)))
+    for name in bases.companions():
+        output.write(name, bytes(bases.store.read(name)))
     if config.blend.write_checkpoints and (index := index_bytes(shards)):
         output.write(INDEX, index)
-    output.write_json("config.json", config_dtype_fields(after.config, config.blend.storage_dtype))
+    output.write_json("config.json", config_dtype_fields(bases.config, config.blend.storage_dtype))
     output.write_json(BLEND_META, blend_meta(config, plan, job.alpha, records))
     output.write("README.md", model_card(config, job.alpha, records).encode())
     output.commit()
@@ -342,7 +343,7 @@ def _say_rounding(config: SweepConfig, alpha: float, records: Sequence[BlendReco
     if error is not None and error > LARGEST_CAST_ERROR:
         say(
             f"alpha {alpha:g}: rounding noise in blend.storage_dtype {dtype} is {error:.2g} times "
-            f"what the blend differs from after by"
+            f"what the blend differs from {config.bases_of} by"
         )
 
 

@@ -32,8 +32,10 @@ class Blended:
 
     w_MN: torch.Tensor
     d_MN: torch.Tensor
-    s_before_K: torch.Tensor
-    s_after_K: torch.Tensor
+    s_values_K: torch.Tensor
+    """Singular values at alpha = 0."""
+    s_bases_K: torch.Tensor
+    """Singular values at alpha = 1, those of w."""
     guarded: int
     signal_norm: float
     weight_norm: float
@@ -42,34 +44,35 @@ class Blended:
 
 @dataclass(frozen=True)
 class Sources:
-    """Opened inputs of a blend, which belong together."""
+    """Opened inputs of a blend, which belong together.
+
+    In a sweep's usual direction `bases` is after and `values` are of before.
+    """
 
     plan: Plan
-    after: Checkpoint
+    bases: Checkpoint
     factors: Factors
+    """Of `bases`."""
     values: Factors
     fingerprints: dict[str, str]
 
 
 def open_sources(config: SweepConfig, store: Store, *, stage: str) -> Sources:
-    """Open the plan, the after checkpoint and both factorisations.
+    """Open the plan, the checkpoint that gives the bases and both factorisations.
 
     Raises:
         IncompleteError: one is missing, or was made from another checkpoint.
     """
     plan = graph.load_plan(store, config, stage=stage)
-    after = open_checkpoint(config.after, allow_pickle=config.allow_pickle)
-    before = open_checkpoint(config.before, allow_pickle=config.allow_pickle)
-    factors = Factors(store, "after", stage=stage)
-    values = Factors(store, "before", stage=stage)
-    fingerprints = {
-        "before": identity(before, store, graph.IDENTITIES),
-        "after": identity(after, store, graph.IDENTITIES),
-        "companions": companions_digest(after),
-    }
-    factors.require_origin(after, fingerprints["after"])
-    values.require_origin(before, fingerprints["before"])
-    return Sources(plan, after, factors, values, fingerprints)
+    opened, factors, fingerprints = {}, {}, {}
+    for role in ("before", "after"):
+        checkpoint = open_checkpoint(graph.source(config, role), allow_pickle=config.allow_pickle)
+        opened[role], factors[role] = checkpoint, Factors(store, role, stage=stage)
+        fingerprints[role] = identity(checkpoint, store, graph.IDENTITIES)
+        factors[role].require_origin(checkpoint, fingerprints[role])
+    bases = opened[config.bases_of]
+    fingerprints["companions"] = companions_digest(bases)
+    return Sources(plan, bases, factors[config.bases_of], factors[config.values_of], fingerprints)
 
 
 def stored_dtype(config: SweepConfig, tensor: TensorPlan) -> str:
@@ -88,7 +91,7 @@ def tensors_at(
 
     def made(tensor: TensorPlan) -> torch.Tensor:
         if tensor.skip is not None or alpha == 1:
-            return sources.after.read(tensor.name)
+            return sources.bases.read(tensor.name)
         blended = prepare(tensor, sources, check=tensor.name in checked)
         return blend(blended.w_MN, blended.d_MN, alpha)
 
@@ -117,32 +120,32 @@ def prepare(tensor: TensorPlan, sources: Sources, *, check: bool = False) -> Ble
     """
     from svdjobs.kernels import blend
 
-    w_MN = sources.after.read(tensor.name)
-    s_after_K, s_before_K = sources.factors.s(tensor.name), sources.values.s(tensor.name)
-    ratio = blend.blend_ratio(s_before_K, s_after_K)
-    d_MN = blend.signal(w_MN, s_after_K, sources.factors.basis(tensor.name), ratio.r_K)
+    w_MN = sources.bases.read(tensor.name)
+    s_bases_K, s_values_K = sources.factors.s(tensor.name), sources.values.s(tensor.name)
+    ratio = blend.blend_ratio(s_values_K, s_bases_K)
+    d_MN = blend.signal(w_MN, s_bases_K, sources.factors.basis(tensor.name), ratio.r_K)
     error = None
     if check:
-        target_K = blend.target_spectrum(s_before_K, s_after_K, 0.0)
+        target_K = blend.target_spectrum(s_values_K, s_bases_K, 0.0)
         error = blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K)
         if not error <= SPECTRUM_TOLERANCE:
             say(f"{tensor.name}: blend misses its spectrum by {error:.2g}, taking a direct SVD")
-            d_MN = blend.signal_direct(w_MN, s_before_K)
+            d_MN = blend.signal_direct(w_MN, s_values_K)
             error = blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K)
         if not error <= SPECTRUM_TOLERANCE:
             raise NumericalError(
                 f"tensor {tensor.name!r} {list(tensor.shape)}: the singular values of W(0) miss "
-                f"those of before by {error:.2g} of the largest, allowed is "
+                f"what they should be by {error:.2g} of the largest, allowed is "
                 f"{SPECTRUM_TOLERANCE:.0e}, also after a direct float64 SVD. Leave the tensor out "
                 f"with selection.exclude, and please report it."
             )
     return Blended(
         w_MN,
         d_MN,
-        s_before_K,
-        s_after_K,
+        s_values_K,
+        s_bases_K,
         ratio.guarded,
-        float((s_after_K * ratio.r_K).norm()),
-        float(s_after_K.norm()),
+        float((s_bases_K * ratio.r_K).norm()),
+        float(s_bases_K.norm()),
         error,
     )

@@ -15,6 +15,7 @@ from svdjobs.evaluation.engines.device import refuse_idle_gpus, vllm_uses_gpus
 from svdjobs.evaluation.requests import Engine, Weights
 from svdjobs.progress import say
 from svdjobs.records import BlendRecord
+from svdjobs.stages import graph
 from svdjobs.stages.blend import shard_records
 from svdjobs.stages.weights import is_written, weights_of
 from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
@@ -89,7 +90,10 @@ def _choose_dtype(config: SweepConfig, store: Store, after: Checkpoint, alone: s
     error = _cast_error(config, store, wanted, alone)
     if error is None or error <= LARGEST_CAST_ERROR:
         return wanted
-    noise = f"rounding noise in {wanted} is {error:.2g} times what a blend differs from after by"
+    noise = (
+        f"rounding noise in {wanted} is {error:.2g} times what a blend differs from "
+        f"{config.bases_of} by"
+    )
     if asked == "auto":
         say(f"evaluate.dtype auto: float32, since {noise}")
         return "float32"
@@ -104,11 +108,12 @@ def _choose_dtype(config: SweepConfig, store: Store, after: Checkpoint, alone: s
 
 
 def _cast_error(config: SweepConfig, store: Store, dtype: str, alone: str | None) -> float | None:
-    """Largest error of the difference to after over the alphas (or of that evaluated `alone`), and
-    of after if that is a blend of ours itself; None where nothing is blended."""
+    """Largest error of the difference that blending makes over the alphas (or of that evaluated
+    `alone`), and of what is blended if that is a blend of ours itself; None where nothing is."""
     errors = []
-    after = open_checkpoint(config.after, allow_pickle=config.allow_pickle)
-    meta = try_read_json(after.store, BLEND_META)  # scripts that only share the name write less
+    source = graph.source(config, config.bases_of)
+    bases = open_checkpoint(source, allow_pickle=config.allow_pickle)
+    meta = try_read_json(bases.store, BLEND_META)  # scripts that only share the name write less
     known = meta.get("cast_error") if isinstance(meta, dict) else None
     if isinstance(known, dict) and known.get(dtype) is not None:
         errors.append(known[dtype])
@@ -178,7 +183,8 @@ class Engines:
 
         A longer context set by another RoPE, say, lies in the config, and would not be swapped.
         """
-        if checkpoint_id != "before":
+        is_blend = checkpoint_id not in graph.baseline_ids(self._config)
+        if (self._config.bases_of if is_blend else checkpoint_id) != "before":
             return True
         both = [
             open_checkpoint(source, allow_pickle=self._config.allow_pickle).config
@@ -187,7 +193,10 @@ class Engines:
         keys = sorted({*both[0], *both[1]} - NAMES_AND_DTYPES)
         differ = [key for key in keys if both[0].get(key) != both[1].get(key)]
         if differ:
-            say(f"before differs from after in {', '.join(differ)}: it gets an engine of its own")
+            say(
+                f"before differs from after in {', '.join(differ)}: {checkpoint_id} gets an engine "
+                f"of its own"
+            )
         return not differ
 
     def _start(self, weights: Weights) -> Engine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
@@ -25,15 +25,17 @@ class Target(NamedTuple):
 
 
 def targets(config: SweepConfig) -> list[Target]:
-    """Checkpoints of the sweep, and what of each would be decomposed: after with vectors, before
-    with values, and the rotation chain with vectors.
+    """Checkpoints of the sweep, and what of each would be decomposed: the one that gives a blend's
+    bases (after, unless reversed) with vectors, the other with values, and the rotation chain with
+    vectors.
 
-    A base that is before is decomposed once more, as base: values computed beside vectors have
-    other last bits, and what is blended must not depend on what else is measured.
+    Where the other is an end of the chain it is decomposed once more, as base or rl2: values
+    computed beside vectors have other last bits, and what is blended must not depend on what else
+    is measured.
     """
     found = {
-        "before": Target("before", config.before, False),
-        "after": Target("after", config.after, True),
+        "before": Target("before", config.before, config.bases_of == "before"),
+        "after": Target("after", config.after, config.bases_of == "after"),
     }
     for checkpoint_id, source in rotation_chain(config).items():
         found.setdefault(checkpoint_id, Target(checkpoint_id, source, True))
@@ -50,12 +52,18 @@ def rotation_chain(config: SweepConfig) -> dict[str, str]:
     rotations = config.rotations
     if rotations is None:
         return {}
-    rl2 = rotations.rl2 or config.after
+    bases = source(config, config.bases_of)
+    base, rl2 = rotations.base or config.before, rotations.rl2 or config.after
     return {
-        "base": rotations.base or config.before,
+        ("before" if config.bases_of == "before" and base == bases else "base"): base,
         "rl1": rotations.rl1,
-        ("after" if rl2 == config.after else "rl2"): rl2,
+        ("after" if config.bases_of == "after" and rl2 == bases else "rl2"): rl2,
     }
+
+
+def source(config: SweepConfig, role: Literal["before", "after"]) -> str:
+    """The checkpoint of a role, as the config names it."""
+    return config.before if role == "before" else config.after
 
 
 def baseline_ids(config: SweepConfig) -> list[str]:
@@ -96,8 +104,13 @@ def likelihoods_prefix(checkpoint_id: str, benchmark: str) -> str:
 
 def plan_settings(config: SweepConfig) -> dict[str, Any]:
     """The part of a config that a plan depends on."""
-    elsewhere = {"name", "store", "tokenizer", "evaluate", "report", "gate"}
-    return config.model_dump(mode="json", exclude=elsewhere)
+    elsewhere = {"name", "store", "tokenizer", "evaluate", "report", "gate", "direction"}
+    return {**config.model_dump(mode="json", exclude=elsewhere), **direction_settings(config)}
+
+
+def direction_settings(config: SweepConfig) -> dict[str, str]:
+    """The direction where it is not the usual one, so that it was no part of older outputs."""
+    return {} if config.direction == "forward" else {"direction": config.direction}
 
 
 def refuse_unplanned(store: Store, config: SweepConfig) -> None:

@@ -55,7 +55,10 @@ def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Pl
         CheckpointError: they cannot be swept; every reason is given at once.
     """
     before, after = opened["before"], opened["after"]
-    tensors = select(before, after, config.selection)
+    bases, values = opened[config.bases_of], opened[config.values_of]
+    tensors = select(values, bases, config.selection)
+    if config.direction == "reverse":
+        tensors = [_missing_in_after(tensor) for tensor in tensors]
     chosen = [tensor for tensor in tensors if tensor.skip is None]
     estimate = _estimate(config, store, opened, tensors)
     _refuse(config, store, opened, chosen, estimate)
@@ -66,10 +69,39 @@ def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Pl
         architecture=after.architecture,
         tensors=tensors,
         parts=parts,
-        only_in_before=sorted(set(before.entries) - set(after.entries)),
-        notes=[*_notes(opened), *_other_dtypes(before, after, chosen)],
+        only_in_before=_left_out(before, after) if values is before else [],
+        notes=[
+            *_direction(config, opened),
+            *_notes(opened),
+            *_other_dtypes(before, after, chosen),
+        ],
         estimate=estimate,
     )
+
+
+def _left_out(values: Checkpoint, bases: Checkpoint) -> list[str]:
+    """Tensors that play no part: blends have none of these names."""
+    return sorted(set(values.entries) - set(bases.entries))
+
+
+def _missing_in_after(tensor: TensorPlan) -> TensorPlan:
+    """A tensor of a reversed sweep, whose other checkpoint is after."""
+    if tensor.skip == "missing_in_before":
+        return tensor.model_copy(update={"skip": "missing_in_after"})
+    return tensor
+
+
+def _direction(config: SweepConfig, opened: dict[str, Checkpoint]) -> list[str]:
+    """What blends are made of, where that is not the usual."""
+    if config.direction == "forward":
+        return []
+    notes = [
+        "direction reverse: blends have before's singular vectors; alpha = 1 is before, alpha = 0 "
+        "has after's singular values."
+    ]
+    if names := _left_out(opened["after"], opened["before"]):
+        notes.append(f"{len(names)} tensors are in after only and play no part, e.g. {names[0]}")
+    return notes
 
 
 def _notes(opened: dict[str, Checkpoint]) -> list[str]:
@@ -154,7 +186,8 @@ def _estimate(
     )
     blend = sum(cost.blend_flops(tensor.shape) for tensor in chosen)
     item = STORAGE_ITEM_BYTES[config.blend.storage_dtype]
-    elements = {entry.name: entry.elements for entry in opened["after"].entries.values()}
+    bases = config.bases_of
+    elements = {entry.name: entry.elements for entry in opened[bases].entries.values()}
     checkpoint_bytes = item * sum(elements.values())
     factor_bytes = sum(
         8 * min(t.shape) * (min(t.shape) + 1 if target.vectors else 1)
@@ -169,7 +202,7 @@ def _estimate(
     return Estimate(
         decompose_flops=decompose,
         blend_flops=blend,
-        bytes_read=sum(weights.values()) + weights["after"] + factor_bytes,
+        bytes_read=sum(weights.values()) + weights[bases] + factor_bytes,
         bytes_written=factor_bytes
         + checkpoint_bytes * len(config.alphas) * config.blend.write_checkpoints,
         peak_memory_bytes=cost.PROCESS_BYTES + cost.peak_tensor_bytes(chosen),
