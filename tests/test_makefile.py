@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,8 +23,14 @@ def clone(tmp_path: Path) -> Path:
 
 
 def commands(folder: Path, *words: str) -> str:
+    ours = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "GPU"}  # of the `make test` that runs this
     done = subprocess.run(
-        ["make", "--dry-run", *words], capture_output=True, text=True, cwd=folder, check=True
+        ["make", "--dry-run", *words],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=True,
+        env={name: value for name, value in os.environ.items() if name not in ours},
     )
     return done.stdout
 
