@@ -63,9 +63,10 @@ def balanced_parts(tensors: Sequence[TensorPlan], count: int) -> list[list[str]]
 
 
 def part_count(tensors: Sequence[TensorPlan]) -> int:
-    """Parts of about a teraflop (10 s on two cores): little is lost when a process is killed."""
+    """Parts of about 0.1 teraflop: one or two seconds of decomposing on two cores, ten of rotations
+    with their nulls. That much is lost when a process is killed. At most 256."""
     total = sum(decompose_flops(tensor.shape, vectors=True) for tensor in tensors)
-    return max(1, min(256, round(total / 1e12)))
+    return max(1, min(256, round(total / 1e11)))
 
 
 def share_count(tensors: Sequence[TensorPlan]) -> int:
