@@ -115,6 +115,13 @@ class Checkpoint:
         self._check_finite(entry, tensor)
         return tensor
 
+    def head(self, name: str, elements: int) -> torch.Tensor:
+        """The first elements of one tensor, flat; all of them where it has fewer."""
+        entry = self.entries[name]
+        if name in self.derived:
+            return self.derived[name]().reshape(-1)[:elements]
+        return self._slice(entry, 0, min(elements, entry.elements))
+
     def stored(self, entry: TensorEntry) -> torch.Tensor:
         """The tensor that lies where an entry says; flat bytes where torch lacks its dtype."""
         flat = self._slice(entry, 0, entry.elements)

@@ -25,6 +25,9 @@ ERROR_BESIDE_D = 1e-4
 # A third of what rounding W(alpha) to float32 costs.
 ERROR_BESIDE_W = 1e-8
 
+# Of ‖s‖. What two float64 solvers make of one matrix differs by less, and float32 resolves 6e-8.
+SAME_SPECTRUM = 1e-10
+
 
 class Ratio(NamedTuple):
     """Relative change of each singular value."""
@@ -38,6 +41,8 @@ class Ratio(NamedTuple):
 def blend_ratio(s_before_K: torch.Tensor, s_after_K: torch.Tensor) -> Ratio:
     """r_i = (s_before,i − s_after,i)/s_after,i where s_after,i > RANK_GUARD·s_after,1, else 0.
 
+    All r_i are 0 where ‖s_before − s_after‖ ≤ SAME_SPECTRUM·‖s_after‖: the matrix did not change.
+
     Raises:
         ValueError: spectra of different lengths.
     """
@@ -47,6 +52,8 @@ def blend_ratio(s_before_K: torch.Tensor, s_after_K: torch.Tensor) -> Ratio:
     kept_K = s_after_K > RANK_GUARD * top
     safe_K = torch.where(kept_K, s_after_K, 1.0)
     r_K = torch.where(kept_K, (s_before_K - s_after_K) / safe_K, 0.0)
+    if (s_after_K * r_K).norm() <= SAME_SPECTRUM * s_after_K.norm():
+        r_K = torch.zeros_like(r_K)
     return Ratio(r_K, int((~kept_K).sum()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from svdjobs.checkpoint.identity import identity
+from svdjobs.checkpoint.pairing import what_speaks_against
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import select
 from svdjobs.checkpoint.sources import open_checkpoint, open_headers
@@ -229,6 +230,8 @@ def _refuse(
         reasons.append(
             "no tensor is left to blend: every one is skipped. See `selection` in the config."
         )
+    if not reasons:
+        reasons += what_speaks_against(opened["before"], after, chosen)
     for checkpoint_id in graph.rotation_chain(config):
         lacking = [t.name for t in chosen if _shape(opened[checkpoint_id], t.name) != t.shape]
         if lacking:

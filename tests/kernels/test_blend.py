@@ -89,6 +89,15 @@ def test_guarded_directions_are_counted_and_left_alone() -> None:
     assert torch.allclose(ratio.r_K[:2], s_before[:2] / s_after[:2] - 1)
 
 
+def test_what_two_solvers_make_of_one_matrix_is_no_change() -> None:
+    w_MN = torch.randn(64, 48, generator=torch.Generator().manual_seed(1)) * 0.1
+    s_K = decompose(w_MN).s_K
+    by_another_K = torch.linalg.svdvals(w_MN.double())
+    assert not torch.equal(s_K, by_another_K)
+    assert not blend.blend_ratio(by_another_K, s_K).r_K.any()
+    assert blend.blend_ratio(by_another_K * (1 + 1e-9), s_K).r_K.all()
+
+
 def test_spectra_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="3 singular values before, 2 after"):
         blend.blend_ratio(torch.ones(3), torch.ones(2))

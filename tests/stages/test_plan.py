@@ -23,24 +23,35 @@ def make(config: SweepConfig) -> Plan:
     return plan.run(config, LocalStore(config.store_url))
 
 
-def test_plan_reads_no_weights(
+def test_plan_needs_no_decent_weights(
     make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Weights replaced by a hole of the same length: headers are enough."""
+    """Weights replaced by one value each: only that two checkpoints differ is looked at."""
     hollow = {}
-    for name, folder in chain.items():
+    for number, (name, folder) in enumerate(chain.items()):
         hollow[name] = tmp_path / name
         shutil.copytree(folder, hollow[name])
         weights = hollow[name] / "model.safetensors"
         data = weights.read_bytes()
         end = 8 + int.from_bytes(data[:8], "little")
-        with weights.open("wb") as file:
-            file.write(data[:end])
-            file.truncate(len(data))
+        weights.write_bytes(data[:end] + bytes([number]) * (len(data) - end))
     config = make_config(
         before=str(hollow["base"]), after=str(hollow["rl2"]), rotations={"rl1": str(hollow["rl1"])}
     )
     assert len(make(config).selected) == 14
+
+
+def test_parts_are_sized_by_work_so_that_a_small_model_has_several() -> None:
+    """135 million parameters, as in 30 layers of width 576: a kill loses a few tensors."""
+    shapes = {"q": (576, 576), "k": (192, 576), "gate": (1536, 576), "down": (576, 1536)}
+    tensors = [
+        TensorPlan(name=f"{name}.{layer}", shape=shape, dtype="F32")
+        for layer in range(30)
+        for name, shape in shapes.items()
+    ]
+    parts = cost.balanced_parts(tensors, cost.part_count(tensors))
+    assert len(parts) >= 3
+    assert sum(map(len, parts)) == len(tensors)
 
 
 def test_description_says_coverage_cost_and_shapes(make_config: MakeConfig) -> None:

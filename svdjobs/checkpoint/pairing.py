@@ -1,0 +1,89 @@
+"""Whether two checkpoints can be a pair, from a few of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from svdjobs.checkpoint.reader import Checkpoint
+from svdjobs.checkpoint.selection import layer_and_family
+from svdjobs.errors import CheckpointError, StorageError
+from svdjobs.records import TensorPlan
+
+if TYPE_CHECKING:
+    import torch
+
+# Values of each matrix that are compared first: enough to tell two checkpoints apart.
+_FIRST = 1024
+_BLOCK = 64
+# A pair that was trained from one to the other correlates above 0.99; unrelated weights by chance.
+_ALIKE, _UNLIKE = 0.9, 0.5
+
+
+def what_speaks_against(
+    before: Checkpoint, after: Checkpoint, chosen: Sequence[TensorPlan]
+) -> list[str]:
+    """Reasons why a sweep over these matrices would not mean what it says: no matrix differs, or
+    one is stored transposed. Empty where their values cannot be read yet (headers of a hub)."""
+    try:
+        reasons = _transposed(before, after, chosen)
+        if chosen and _same(before, after, chosen):
+            reasons.append(
+                f"before ({before.label}) and after ({after.label}) hold the same values in all "
+                f"{len(chosen)} matrices, so there is nothing to blend; give two checkpoints"
+            )
+    except (StorageError, CheckpointError):
+        return []
+    return reasons
+
+
+def _same(before: Checkpoint, after: Checkpoint, chosen: Sequence[TensorPlan]) -> bool:
+    """Whether all matrices are equal; whole ones are read only while none is seen to differ."""
+    for elements in (_FIRST, None):
+        if any(_differ(before, after, tensor.name, elements) for tensor in chosen):
+            return False
+    return True
+
+
+def _differ(before: Checkpoint, after: Checkpoint, name: str, elements: int | None) -> bool:
+    import torch
+
+    both = [c.read(name).reshape(-1) if elements is None else c.head(name, elements)
+            for c in (before, after)]  # fmt: skip
+    return not torch.equal(*(values.to(torch.float64) for values in both))
+
+
+def _transposed(before: Checkpoint, after: Checkpoint, chosen: Iterable[TensorPlan]) -> list[str]:
+    """Square matrices, the first of every size and kind, that fit each other only transposed."""
+    seen: dict[tuple[str, tuple[int, ...]], str] = {}
+    for tensor in chosen:
+        if tensor.shape[0] == tensor.shape[1] and tensor.shape[0] >= _BLOCK:
+            _, family = layer_and_family(tensor.name)
+            seen.setdefault((family, tensor.shape), tensor.name)
+    names = [name for name in seen.values() if _is_transposed(before, after, name)]
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)}: before fits after only when one of them is transposed; they were "
+        f"saved in different orientations ([out, in] and [in, out]). Save one of them again"
+    ]
+
+
+def _is_transposed(before: Checkpoint, after: Checkpoint, name: str) -> bool:
+    ours, theirs = (_corner(checkpoint, name) for checkpoint in (before, after))
+    return _correlation(ours, theirs.T) > _ALIKE and _correlation(ours, theirs) < _UNLIKE
+
+
+def _corner(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    """The upper left block of a square matrix, from its first rows."""
+    import torch
+
+    columns = checkpoint.entries[name].shape[1]
+    rows_BN = checkpoint.head(name, _BLOCK * columns).reshape(_BLOCK, columns)
+    return rows_BN[:, :_BLOCK].to(torch.float64)
+
+
+def _correlation(a_BB: torch.Tensor, b_BB: torch.Tensor) -> float:
+    a_BB, b_BB = a_BB - a_BB.mean(), b_BB - b_BB.mean()
+    scale = float(a_BB.norm() * b_BB.norm())
+    return float((a_BB * b_BB).sum()) / scale if scale > 0 else 0.0
