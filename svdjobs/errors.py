@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import errno
 
+from svdjobs import escape
+
 EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_REGRESSION = 3
@@ -35,9 +37,13 @@ EXIT_TERMINATED = 143
 
 
 class SvdjobsError(Exception):
-    """Everything this package raises on purpose; `str(error)` is meant for a person."""
+    """Everything this package raises on purpose; `str(error)` is meant for a person, a terminal
+    and a log: what it quotes forges no line there, and no address in it shows a password."""
 
     exit_code = EXIT_USAGE
+
+    def __str__(self) -> str:
+        return escape.message(super().__str__())
 
 
 class ConfigError(SvdjobsError, ValueError):

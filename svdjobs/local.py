@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from svdjobs import escape
 from svdjobs.checkpoint.selection import coverage_line
 from svdjobs.config import SweepConfig
 from svdjobs.deadline import OutOfTime, deadline
@@ -95,4 +96,4 @@ def describe(made: Plan) -> list[str]:
             f"{len(made.only_in_before)} tensors are in before only and play no part, e.g. "
             f"{made.only_in_before[0]}"
         )
-    return lines + made.notes
+    return [escape.message(line) for line in lines + made.notes]

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from svdjobs import escape
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,7 +46,8 @@ _log: ContextVar[TextIO | None] = ContextVar("log", default=None)
 
 
 def say(message: str) -> None:
-    """One line for a person, and for the log if one is kept."""
+    """One remark for a person, and for the log if one is kept."""
+    message = escape.message(message)
     console().print(message, markup=False)
     _note(message)
 
@@ -104,25 +107,25 @@ def _bar(description: str, total: float) -> Iterator[Advance]:
 
     started = time.monotonic()
     columns = (
-        TextColumn("{task.description:<24}"),
+        TextColumn("{task.description:<24}", markup=False),
         BarColumn(bar_width=30),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console()) as progress:
-        bar = progress.add_task(description, total=total, note="")
+        bar = progress.add_task(escape.line(description), total=total, note="")
 
         def advance(amount: float = 1, note: str | None = None) -> None:
             if note is None:
                 progress.update(bar, advance=amount)
             else:
-                progress.update(bar, advance=amount, note=note[:40])
+                progress.update(bar, advance=amount, note=escape.line(note)[:40])
 
         yield advance
-    _note(f"{description}: done in {duration(time.monotonic() - started)}")
+    _note(escape.message(f"{description}: done in {duration(time.monotonic() - started)}"))
 
 
 @contextmanager

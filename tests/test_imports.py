@@ -16,6 +16,7 @@ HEAVY = ("torch", "transformers", "vllm", "datasets", "matplotlib", "numpy", "sc
 # Lower layers first; a module may import from its own layer and from those before it.
 LAYERS = [
     [
+        "escape",
         "errors",
         "records",
         "fingerprint",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from svdjobs.config import SweepConfig
+from svdjobs.escape import code
 from svdjobs.provenance import versions
 from svdjobs.records import BlendRecord, Plan
 from svdjobs.statistics import cast_error_total, realised_total
@@ -28,8 +29,8 @@ tags: [svdjobs, singular-value-blend]
 
 # Singular-value blend, alpha = {alpha:g}{extrapolation}
 
-- before: `{config.before}`
-- after: `{config.after}`
+- before: {code(config.before)}
+- after: {code(config.after)}
 - {len(records)} matrices blended, everything else is {bases}'s:
   `U_{bases} · diag(alpha·S_{bases} + (1-alpha)·S_{values}) · Vh_{bases}`
 - {made_how} by svdjobs {made["svdjobs"]} (commit {made["git"]})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from svdjobs.cli.options import tell
 from svdjobs.cli.workflow import connect, namespace_option, pairs_of
 from svdjobs.errors import (
     EXIT_INFRASTRUCTURE,
@@ -93,9 +94,7 @@ def run(
             raise ConfigError("--local takes no options of a cluster; leave one of them out.")
         from svdjobs import local
 
-        return _concluded(
-            config.name, into, lambda: local.job(config, into, seconds, write=click.echo)
-        )
+        return _concluded(config.name, into, lambda: local.job(config, into, seconds, write=tell))
     if workflow_file and from_template:
         raise ConfigError("give either --file or --from-template.")
     from svdjobs.cluster import ci as jobs
@@ -117,7 +116,7 @@ def run(
         cluster = connect(namespace, waits=True)
         return jobs.job(
             cluster, wanted, config.name, into,
-            timeout_seconds=seconds, keep_running=keep_running, write=click.echo,
+            timeout_seconds=seconds, keep_running=keep_running, write=tell,
         )  # fmt: skip
 
     return _concluded(config.name, into, on_cluster)
@@ -147,9 +146,9 @@ def _concluded(name: str, into: Path, job: Callable[[], Finding]) -> int:
     except SvdjobsError as error:
         code = EXIT_INFRASTRUCTURE if exit_code(error) == EXIT_TRY_AGAIN else exit_code(error)
         finding = Finding(name, code, words=f"Error: {error}")
-        click.echo(finding.words, err=True)
+        tell(finding.words, err=True)
     publish(page(finding), into)
-    click.echo(f"Summary: {into / SUMMARY}")
+    tell(f"Summary: {into / SUMMARY}")
     return finding.code
 
 

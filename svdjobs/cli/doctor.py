@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from svdjobs import escape
+from svdjobs.cli.options import tell
 from svdjobs.errors import EXIT_INFRASTRUCTURE, EXIT_OK, ConfigError
 
 
@@ -61,14 +63,15 @@ def doctor(
     if as_json:
         import json
 
-        click.echo(json.dumps([check._asdict() for check in checks], indent=2))
+        text = json.dumps([check._asdict() for check in checks], indent=2)
+        click.echo(escape.without_secrets(text))
     elif sys.stdout.isatty():
         report.print_table(checks)
     else:
         for line in report.plain_lines(checks):
-            click.echo(line)
+            tell(line)
     if not as_json:
-        click.echo(report.summary(checks))
+        tell(report.summary(checks))
     return EXIT_OK if report.all_well(checks) else EXIT_INFRASTRUCTURE
 
 

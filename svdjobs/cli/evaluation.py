@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from svdjobs.cli.options import Given, config_options, index_options, whole_or_unit
+from svdjobs.cli.options import Given, config_options, index_options, tell, whole_or_unit
 from svdjobs.errors import ConfigError
 
 # Flags of the field's scripts and the config keys they stand for.
@@ -76,8 +76,8 @@ def evaluate(
         model, data_path, settings, overrides=given.overrides, tokenizer=tokenizer,
         out_json=out_json, force=force, allow_pickle=given.allow_pickle,
     )  # fmt: skip
-    click.echo(words)
-    click.echo(f"Results: {path}")
+    tell(words)
+    tell(f"Results: {path}")
 
 
 def _stage(
@@ -123,10 +123,10 @@ def grade(run_folder: str) -> None:
         raise ConfigError(f"{run_folder} is a run without an evaluation.")
     grading.regrade(config, store)
     if not config.alphas:
-        click.echo(evaluate_alone.publish(config, store))
+        tell(evaluate_alone.publish(config, store))
         return
     report.run(config, store)
-    click.echo(report.closing_words(config, store))
+    tell(report.closing_words(config, store))
 
 
 COMMANDS = (evaluate, grade)

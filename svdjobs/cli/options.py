@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from svdjobs import escape
 from svdjobs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 # Says that a config lies in an environment variable, where a workflow puts it.
 ENVIRONMENT = "env:"
+
+
+def tell(words: str, *, err: bool = False) -> None:
+    """Write lines to standard output, or to standard error; nothing in them acts on a terminal."""
+    click.echo(escape.screen(words), err=err)
 
 
 class Given(NamedTuple):

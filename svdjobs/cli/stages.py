@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from svdjobs.cli.options import Given, config_options, index_options, whole_or_unit
+from svdjobs.cli.options import Given, config_options, index_options, tell, whole_or_unit
 from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
 
 
@@ -24,11 +24,11 @@ def sweep(given: Given, force: bool) -> int:
     from svdjobs.stages import report
 
     local.sweep(config, force=force)
-    click.echo(report.closing_words(config, store))
+    tell(report.closing_words(config, store))
     verdict = local.judge(config, force=force)
     if verdict is None:
         return EXIT_OK
-    click.echo(f"\n{judging.closing_words(store)}")
+    tell(f"\n{judging.closing_words(store)}")
     return EXIT_REGRESSION if verdict.failed else EXIT_OK
 
 
@@ -49,9 +49,9 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
 
     made = stage.run(config, store, force=force)
     for line in local.describe(made):
-        click.echo(line)
+        tell(line)
     if words := judging.foresee(config):
-        click.echo(words)
+        tell(words)
     if units_dir is not None:
         stage.hash_checkpoints(config, store)
         units.write(units.fan_outs(config, made), units_dir)
@@ -102,7 +102,7 @@ def report(given: Given, force: bool, copy_to: Path | None) -> int:
     stage.run(config, store, force=force)
     if copy_to is not None:
         stage.copy(store, copy_to)
-    click.echo(stage.closing_words(config, store))
+    tell(stage.closing_words(config, store))
     return EXIT_USAGE if stage.unfinished(config, store) else EXIT_OK
 
 
@@ -124,7 +124,7 @@ def gate(given: Given, force: bool, copy_to: Path | None) -> int:
     stage.run(config, store, force=force)
     if copy_to is not None:
         outputs.copy(store, stage.PREFIX, copy_to)
-    click.echo(stage.closing_words(store))
+    tell(stage.closing_words(store))
     return EXIT_REGRESSION if stage.load(store).failed else EXIT_OK
 
 

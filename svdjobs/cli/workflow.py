@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from svdjobs.cli.options import tell
 from svdjobs.errors import EXIT_INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def render(sweep: Path, settings_file: Path | None, into: Path) -> None:
 
     text, settings = read_text(sweep), load_settings(settings_file)
     for path in write(render(text, settings, where=str(sweep)), into):
-        click.echo(f"wrote {into / path}")
-    click.echo(summary(text, settings, where=str(sweep)))
+        tell(f"wrote {into / path}")
+    tell(summary(text, settings, where=str(sweep)))
 
 
 @click.command()
@@ -121,12 +122,12 @@ def submit(
         name=name,
     )
     made = submission.submit(cluster, wanted)["metadata"]["name"]
-    click.echo(f"Workflow {made} submitted to namespace {cluster.namespace}.")
+    tell(f"Workflow {made} submitted to namespace {cluster.namespace}.")
     if watched:
         return _watch(cluster, made)
     where = f"{made} --namespace {cluster.namespace}"
     for command in ("watch", "logs", "stop"):
-        click.echo(f"  svdjobs workflow {command} {where}{' --follow' * (command == 'logs')}")
+        tell(f"  svdjobs workflow {command} {where}{' --follow' * (command == 'logs')}")
     return 0
 
 
@@ -157,10 +158,10 @@ def stop(run: str, terminate: bool, namespace: str | None) -> None:
     found = follow.find(cluster, run)
     name = found["metadata"]["name"]
     if follow.has_ended(found):
-        click.echo(f"Workflow {name} has ended already, as {found['status']['phase']}.")
+        tell(f"Workflow {name} has ended already, as {found['status']['phase']}.")
         return
     follow.stop(cluster, name, terminate=terminate)
-    click.echo(
+    tell(
         f"Workflow {name} is being {'terminated' if terminate else 'stopped'}. What is finished "
         f"is kept; see it end with: svdjobs workflow watch {name} --namespace {cluster.namespace}"
     )
@@ -182,8 +183,8 @@ def logs(
     cluster = connect(namespace, waits=followed)
     found = find(cluster, run)
     show = pod_logs.follow if followed else pod_logs.show
-    if words := show(cluster, found, click.echo, step=step, failed=failed):
-        click.echo(words, err=True)
+    if words := show(cluster, found, tell, step=step, failed=failed):
+        tell(words, err=True)
     return 0
 
 
@@ -218,9 +219,9 @@ def _watch(cluster: Cluster, name: str) -> int:
         run: Run = show(cluster, name)
     except KeyboardInterrupt:
         again = f"svdjobs workflow watch {name} --namespace {cluster.namespace}"
-        click.echo(f"\nNot watching any more; {name} goes on. Watch it again: {again}", err=True)
+        tell(f"\nNot watching any more; {name} goes on. Watch it again: {again}", err=True)
         return EXIT_INTERRUPTED
-    click.echo(closing_words(run))
+    tell(closing_words(run))
     return exit_code(run)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from svdjobs import escape
 from svdjobs.errors import SvdjobsError
 
 Status = Literal["ok", "warn", "fail", "not checked"]
@@ -37,7 +38,7 @@ def all_well(checks: Sequence[Check]) -> bool:
 def plain_lines(checks: Sequence[Check]) -> Iterator[str]:
     """One line per check, and one for what to do."""
     for check in checks:
-        yield f"{check.status:<11}  {check.name:<28}  {' '.join(check.found.split())}"
+        yield f"{check.status:<11}  {check.name:<28}  {escape.line(' '.join(check.found.split()))}"
         if check.advice:
             yield f"{'':<43}{' '.join(check.advice.split())}"
 
@@ -56,10 +57,12 @@ def print_table(checks: Sequence[Check]) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("found, and what to do", ratio=7)
     for check in checks:
-        words = Text(check.found)
+        words = Text(escape.message(check.found))
         if check.advice:
             words.append(f"\n{check.advice}", style="bold")
-        table.add_row(check.name, Text(check.status, style=colours[check.status]), words)
+        table.add_row(
+            Text(escape.line(check.name)), Text(check.status, style=colours[check.status]), words
+        )
     console.print(table)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 
+from svdjobs import escape
 from svdjobs.cluster.tree import FAILED, WAITING, Run, Task
 from svdjobs.progress import duration
 
@@ -50,6 +51,7 @@ def to_lines(run: Run, now: datetime | None = None, *, limit: int = LIMIT) -> li
 
 def cut(line: str) -> str:
     """A line no longer than a terminal of a hundred columns."""
+    line = escape.line(line)
     return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
 
 

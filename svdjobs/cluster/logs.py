@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from svdjobs import escape
 from svdjobs.cluster.api import Cluster, Cut, Document
 from svdjobs.cluster.follow import changes
 from svdjobs.cluster.tree import ENDED, FAILED, Run, Task, run_of
@@ -150,7 +151,8 @@ def _wanted(run: Run, step: str | None, failed: bool) -> list[Task]:
 
 def _prefixed(task: Task, number: int, write: Write) -> Write:
     again = f" (attempt {number + 1})" if number else ""
-    return lambda text: write(f"{short_name(task)}{again} | {text}")
+    head = f"{short_name(task)}{again}"
+    return lambda text: write(escape.line(f"{head} | {escape.uncoloured(text)}"))
 
 
 def _copy(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
+from svdjobs import escape
 from svdjobs.cluster.api import Cluster
 from svdjobs.cluster.follow import changes
 from svdjobs.cluster.lines import LIMIT, cut, to_lines
@@ -60,7 +61,7 @@ def closing_words(run: Run) -> str:
         took = f" after {duration((run.finished - run.started).total_seconds())}"
     words = f"Workflow {run.name} ended as {run.phase}{took}."
     if run.message:
-        words += f" {run.message}."
+        words += f" {escape.line(run.message)}."
     if run.store and reported(run):
         words += f"\nReport: {run.store.rstrip('/')}/report/report.html"
     if run.store and judged(run):
@@ -107,7 +108,7 @@ class _Plain:
         self._shown = lines
 
     def say(self, words: str) -> None:
-        print(f"{datetime.now(UTC):%H:%M:%S}  {words}", flush=True)
+        print(f"{datetime.now(UTC):%H:%M:%S}  {escape.message(words)}", flush=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.config import alpha_id
+from svdjobs.escape import label as named
 from svdjobs.records import Interval, RotationRow
 from svdjobs.reporting import accuracy as accuracy_of
 from svdjobs.reporting.content import Content
@@ -57,7 +58,7 @@ def accuracy(content: Content) -> Figure:
             )  # fmt: skip
         some = next(iter(by_id.values()))
         axes.set(
-            title=benchmark,
+            title=named(benchmark),
             xlabel=_alpha_axis(content),
             ylabel=f"avg@{some.n}, %",
         )
@@ -85,7 +86,7 @@ def divergence(content: Content) -> Figure:
             axes.axhline(by_id["before"].value, color=COLOURS[1], linestyle="--", label="before")
         _span(axes, alphas)
         axes.set(
-            title=benchmark, yscale="log", ylabel="KL(after ‖ checkpoint), nats per token",
+            title=named(benchmark), yscale="log", ylabel="KL(after ‖ checkpoint), nats per token",
             xlabel=_alpha_axis(content),
         )  # fmt: skip
         axes.legend(loc="best")
@@ -137,7 +138,7 @@ def rotation_mse(content: Content) -> Figure:
             if trivial:
                 axes.set_title(f"{titles[side]}, {form}\n", fontsize=12)
                 axes.text(
-                    0.5, 1.02, f"not drawn, R1·R2 = R3 by algebra: {_shorter(trivial)}",
+                    0.5, 1.02, f"not drawn, R1·R2 = R3 by algebra: {named(_shorter(trivial))}",
                     transform=axes.transAxes, fontsize=7.5, color="#666666", ha="center",
                     va="bottom",
                 )  # fmt: skip
@@ -175,7 +176,7 @@ def _legend_handles(rows: Sequence[RotationRow]) -> list[Any]:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=colour, marker=marker, markersize=4, label=family)
+        Line2D([], [], color=colour, marker=marker, markersize=4, label=named(family))
         for colour, marker, family, _ in _families(rows)
     ]
     return [
@@ -212,7 +213,7 @@ def spectrum(content: Content) -> Figure:
             abs(b - a) / a if a > 0 else float("nan") for b, a in zip(before, after, strict=True)
         ]
         left.plot(share, _positive(change), color=COLOURS[i % len(COLOURS)], linewidth=1,
-                  label=name)  # fmt: skip
+                  label=named(name))  # fmt: skip
     left.set(
         title="Change of each singular value", xlabel="index / min(m, n), largest first",
         ylabel="|s_before − s_after| / s_after", yscale="log",
@@ -222,7 +223,7 @@ def spectrum(content: Content) -> Figure:
     for colour, marker, family, members in _families(content.rotations):
         layers = [member.layer or 0 for member in members]
         right.plot(layers, _positive([m.metrics.get("nss") for m in members]), color=colour,
-                   marker=marker, markersize=4, linewidth=1.4, label=family)  # fmt: skip
+                   marker=marker, markersize=4, linewidth=1.4, label=named(family))  # fmt: skip
         right.plot(layers, _positive([m.null.get("nss_formula") for m in members]), color=colour,
                    linestyle="--", linewidth=1.0)  # fmt: skip
     right.set(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from svdjobs import escape
 from svdjobs.records import Gate, GateRow
 from svdjobs.reporting import render
 from svdjobs.reporting.content import Table, percent, points
@@ -132,16 +133,15 @@ def _needed(row: GateRow) -> str:
 
 def markdown(gate: Gate) -> str:
     """The verdict as a page, or as a part of one."""
-    lines = [f"## {headline(gate)}", "", *render.markdown_rows(table(gate)), ""]
-    lines += [f"- {line}" for line in sentences(gate)]
-    return "\n".join([*lines, "", table(gate).caption, ""])
+    lines = [f"## {escape.markdown(headline(gate))}", "", *render.markdown_rows(table(gate)), ""]
+    lines += [f"- {escape.markdown(line)}" for line in sentences(gate)]
+    return "\n".join([*lines, "", escape.markdown(table(gate).caption), ""])
 
 
 def plain(gate: Gate) -> str:
     """The verdict for a terminal."""
-    return "\n\n".join(
-        [render.plain_table(table(gate)), "\n".join(sentences(gate)), headline(gate)]
-    )
+    said = "\n".join(escape.line(sentence) for sentence in sentences(gate))
+    return "\n\n".join([render.plain_table(table(gate)), said, escape.line(headline(gate))])
 
 
 def junit(gate: Gate) -> bytes:

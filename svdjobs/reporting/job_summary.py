@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from svdjobs import escape
 from svdjobs.errors import (
     EXIT_INFRASTRUCTURE,
     EXIT_OK,
@@ -50,12 +51,13 @@ def page(finding: Finding) -> str:
         parts = [markdown(finding.gate)]
     else:
         verdict = _VERDICTS.get(finding.code, f"exit code {finding.code}")
-        parts = [f"## {finding.name}: {verdict}\n"]
+        parts = [f"## {escape.markdown(finding.name)}: {verdict}\n"]
     if finding.missing:
-        parts.append("**Not finished:** " + ", ".join(finding.missing) + "\n")
-    parts += [f"{finding.words}\n"] if finding.words else []
-    rows = [f"- {place}" for place in finding.places]
-    rows += [f"- Look further: `{command}`" for command in finding.look]
+        parts.append("**Not finished:** " + escape.markdown(", ".join(finding.missing)) + "\n")
+    if finding.words:
+        parts.append("".join(f"{escape.markdown(line)}\n" for line in finding.words.split("\n")))
+    rows = [f"- {escape.markdown(place)}" for place in finding.places]
+    rows += [f"- Look further: {escape.code(command)}" for command in finding.look]
     parts += ["\n".join([*rows, ""])] if rows else []
     return "\n".join(parts)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from svdjobs.escape import xml
+
 
 def verdict(name: str, wanted: Iterable[str], missing: Iterable[str]) -> dict[str, object]:
     """Whether everything is there that the config asks for, and what is not."""
@@ -51,16 +53,16 @@ def document(name: str, cases: Sequence[Case]) -> bytes:
     if skipped := sum(case.skipped is not None for case in cases):
         counts["skipped"] = skipped
     numbers = {key: str(count) for key, count in counts.items()}
-    suite = ElementTree.Element("testsuite", {"name": name, **numbers})
+    suite = ElementTree.Element("testsuite", {"name": xml(name), **numbers})
     for case in cases:
         element = ElementTree.SubElement(
-            suite, "testcase", classname=case.classname, name=case.name
+            suite, "testcase", classname=xml(case.classname), name=xml(case.name)
         )
         if case.failure is not None:
-            message, more = case.failure
+            message, more = map(xml, case.failure)
             ElementTree.SubElement(element, "failure", message=message).text = more
         if case.skipped is not None:
-            ElementTree.SubElement(element, "skipped", message=case.skipped)
+            ElementTree.SubElement(element, "skipped", message=xml(case.skipped))
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)

@@ -7,6 +7,7 @@ import html
 import io
 import re
 
+from svdjobs import escape
 from svdjobs.reporting import figures
 from svdjobs.reporting.accuracy import divergences
 from svdjobs.reporting.content import Content, Table
@@ -64,7 +65,10 @@ def html_report(content: Content, pictures: dict[str, tuple[bytes, str]]) -> str
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("svdjobs.reporting"), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("svdjobs.reporting"),
+        autoescape=True,
+        finalize=escape.html,
+        undefined=StrictUndefined,
     )
     return environment.get_template("report.html.j2").render(
         content=content,
@@ -82,36 +86,40 @@ def _caption(name: str, content: Content) -> str:
 
 def markdown_report(content: Content, pictures: dict[str, tuple[bytes, str]]) -> str:
     """The same for a terminal or a pull request; figures are links."""
-    lines = [f"# {content.title}", ""]
-    lines += [f"- {line}" for line in headlines(content)]
+    lines = [f"# {escape.markdown(content.title)}", ""]
+    lines += [f"- {escape.markdown(line)}" for line in headlines(content)]
     if content.missing:
-        lines += ["", "**Not finished, so not in this report:** " + ", ".join(content.missing)]
+        missing = escape.markdown(", ".join(content.missing))
+        lines += ["", f"**Not finished, so not in this report:** {missing}"]
     for table in tables(content):
-        lines += ["", f"## {table.title}", "", *markdown_rows(table), "", table.caption]
+        title, caption = escape.markdown(table.title), escape.markdown(table.caption)
+        lines += ["", f"## {title}", "", *markdown_rows(table), "", caption]
     for name in pictures:
         lines += ["", f"![{FIGURE_NAMES[name]}](figures/{name})"]
     versions = ", ".join(f"{name} {value}" for name, value in content.provenance.items())
     reversed_ = "" if content.config.direction == "forward" else ", direction reverse"
-    return "\n".join([*lines, "", f"before `{content.config.before}`, after "
-                      f"`{content.config.after}`{reversed_}; {versions}", ""])  # fmt: skip
+    before, after = escape.code(content.config.before), escape.code(content.config.after)
+    made = f"before {before}, after {after}{reversed_}; {escape.markdown(versions)}"
+    return "\n".join([*lines, "", made, ""])
 
 
 def markdown_rows(table: Table) -> list[str]:
     """A table's lines in Markdown."""
     rows = [table.header, ["---"] * len(table.header), *table.rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return ["| " + " | ".join(escape.markdown(cell) for cell in row) + " |" for row in rows]
 
 
 def csv_table(table: Table) -> bytes:
     """A table as CSV."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([table.header, *table.rows])
+    rows = [[escape.csv_cell(cell) for cell in row] for row in (table.header, *table.rows)]
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue().encode()
 
 
 def plain_table(table: Table) -> str:
     """A table in aligned columns for a terminal."""
-    rows = [table.header, *table.rows]
+    rows = [[escape.line(cell) for cell in row] for row in (table.header, *table.rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(table.header))]
     lines = [
         "  ".join(

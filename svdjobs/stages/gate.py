@@ -31,7 +31,7 @@ from svdjobs.statistics.intervals import differences as paired
 from svdjobs.storage.store import Store, open_store
 
 STAGE = "gate"
-VERSION = "1"
+VERSION = "2"
 PREFIX = "gate"
 LEVEL = 0.05
 """Chance, over all benchmarks, of calling something a regression that is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from svdjobs import escape
 from svdjobs.config import SweepConfig
 from svdjobs.provenance import versions
 from svdjobs.records import BlendRecord, Likelihood, Manifest, Plan, RotationRow, Summary
@@ -20,7 +21,7 @@ from svdjobs.stages.outputs import begin, content_print, readable_manifest
 from svdjobs.storage.store import Store
 
 STAGE = "report"
-VERSION = "3"
+VERSION = "4"
 PREFIX = "report"
 DRAWN_SPECTRA = 7
 
@@ -200,8 +201,8 @@ def closing_words(config: SweepConfig, store: Store) -> str:
         render.plain_table(accuracy_table(content, benchmark, adjusted))
         for benchmark in content.summaries
     ]
-    parts.append("\n".join(headlines(content)))
+    parts.append("\n".join(escape.line(line) for line in headlines(content)))
     if missing:
-        parts.append("Not finished: " + ", ".join(missing))
+        parts.append("Not finished: " + escape.line(", ".join(missing)))
     parts.append(f"Report: {store.url}/{PREFIX}/report.html")
     return "\n\n".join(part for part in parts if part)

@@ -1,0 +1,195 @@
+"""Names that would act on what shows them: each medium shows them as what they are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svdjobs import escape, progress
+from svdjobs.config_file import parse_config
+from svdjobs.errors import ConfigError, StorageError, SvdjobsError
+from svdjobs.records import Interval, Outcome, RotationRow, Summary
+from svdjobs.reporting import figures, render
+from svdjobs.reporting.content import Content, Table
+from svdjobs.reporting.job_summary import Finding, page
+from svdjobs.reporting.junit import Case, document
+
+HOSTILE = [
+    "a\n::error::forged", "::error::forged", "  ::add-mask::x", "x ##[error]y", "##vso[task.x]y",
+    "\x1b]0;title\x07", "\x1b[2J", "\x9b31m", "a\r2026-01-01 done", "a\u202eb", "a\u2028b",
+    "\ud800", "\x00", "<script>alert(1)</script>", "![x](//e.example/i)", "[a](//e)",
+    '"onload="x', "=1+2", "+1+cmd|'/C calc'!A0", "-2+3", "@SUM(1)", "\t=1", "$\\frac{", "$a$",
+    "_hidden", "a|b", "[/red]", "[bold]",
+]  # fmt: skip
+PRINTED = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]*")
+ANY = st.text(st.characters(codec=None)) | st.sampled_from(HOSTILE)
+
+
+@given(ANY)
+def test_a_line_is_one_line_without_anything_that_acts(text: str) -> None:
+    shown = escape.line(text)
+    assert PRINTED.fullmatch(shown)
+    assert not shown.lstrip().startswith("::")
+    assert not re.search(r"##\w*\[", shown)
+    assert escape.line(shown) == shown
+
+
+def test_usual_names_stay_as_they_are() -> None:
+    for name in (
+        "model.layers.0.self_attn.q_proj.weight", "alpha-0.5000", "s3://bucket/run", "‖ΔW‖ – 3 %",
+        "C::D", "a#[1]", "模型", "user@host:path", "[1.2, 3.4]",
+    ):  # fmt: skip
+        assert escape.line(name) == escape.xml(name) == escape.csv_cell(name) == name
+        assert escape.markdown(name) == name
+
+
+def test_a_message_s_further_lines_are_indented_and_no_commands() -> None:
+    text = "name a\n2026-01-01 00:00:00 done\n  ours\n\n::error::x"
+    assert escape.message(text) == (
+        "name a\n  2026-01-01 00:00:00 done\n  ours\n\n  \\x3a:error::x"
+    )
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markdown_has_neither_tags_nor_images_nor_cells_of_a_name(text: str) -> None:
+    shown = escape.markdown(text)
+    assert PRINTED.fullmatch(shown)
+    assert not re.search(r"[<>]|\]\(|(?<!\\)!\[|(?<!\\)\|", shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "span"), [("a", "`a`"), ("a`b", "``a`b``"), ("`", "`` ` ``"), ("a``", "``` a`` ```")]
+)
+def test_a_code_span_is_longer_than_the_backticks_in_it(text: str, span: str) -> None:
+    assert escape.code(text) == span
+
+
+def table(*cells: str) -> Table:
+    return Table("t", "<b>title", "<i>caption", ["<name>", "=x"], [[cell, "1"] for cell in cells])
+
+
+def test_csv_keeps_numbers_and_computes_nothing() -> None:
+    numbers = ["-0.5", "+1.5e-03", "-inf", "1,234", "-", "+1.20 [-0.31, +2.71]", "12.5 %"]
+    rows = list(csv.reader(io.StringIO(render.csv_table(table(*numbers, *HOSTILE)).decode())))
+    assert rows[0] == ["<name>", "'=x"]
+    cells = [row[0] for row in rows[1:]]
+    assert cells[: len(numbers)] == numbers
+    assert [float(cell) for cell in cells[:3]] == [-0.5, 0.0015, -float("inf")]
+    assert not [cell for cell in cells[len(numbers) :] if cell.lstrip()[:1] in ("=", "+", "-", "@")]
+
+
+def test_a_table_on_a_terminal_has_a_line_for_each_row() -> None:
+    lines = render.plain_table(table(*HOSTILE)).split("\n")
+    assert len(lines) == 2 + len(HOSTILE)
+    assert all(PRINTED.fullmatch(line) for line in lines)
+    assert not [line for line in lines if line.lstrip().startswith("::")]
+
+
+def test_junit_is_xml_whatever_names_say() -> None:
+    cases = [Case(name, name, (name, name)) for name in HOSTILE]
+    cases += [Case(name, name, skipped=name) for name in HOSTILE]
+    suite = ElementTree.fromstring(document("a\x1b", cases)).find("testsuite")
+    assert suite is not None
+    assert [case.get("name") for case in suite] == [escape.line(name) for name in HOSTILE] * 2
+
+
+def test_a_step_s_summary_loads_nothing() -> None:
+    for name in HOSTILE:
+        finding = Finding(name, 4, words=f"Error: {name}", missing=[name], places=[name])
+        shown = page(finding)
+        assert not re.search(r"[<>]|\]\(|(?<!\\)!\[", shown)
+    assert "- Look further: ``a`<b>``\n" in page(Finding("x", 4, look=["a`<b>"]))
+
+
+def hostile_content(names: list[str]) -> Content:
+    config = parse_config({"name": "x", "before": "a", "after": "b"}, where="")
+    plan: Any = SimpleNamespace(tensors=[], architecture="<script>")
+    made = Summary(
+        checkpoint="after", benchmark="b", benchmark_sha256="", prompts_sha256="", engine="",
+        dtype="float32", n=1, problems=1, avg_at_n=Interval(value=1), truncated=0,
+        outcomes=dict.fromkeys(Outcome, 0), completion_tokens_mean=1, problem_scores=[1.0],
+    )  # fmt: skip
+    metrics = {"nss": 0.1, "mse_u": 0.1}
+    rows = [
+        RotationRow(name=name, layer=0, family=name, shape=(2, 2), rank=2, metrics=dict(metrics),
+                    null=dict(metrics), trivial_side="u")
+        for name in names
+    ]  # fmt: skip
+    spectra = {name: ([1.0, 0.5], [1.0, 0.4]) for name in names}
+    benchmark = {names[0]: {"after": made}}
+    provenance = {"torch": "<script>\x1b"}
+    return Content(config, plan, benchmark, {}, rows, spectra, list(names), provenance)
+
+
+def test_figures_and_pages_parse_no_name() -> None:
+    """A `$` in a tensor's name was read as mathematics, once everything had been computed."""
+    found = hostile_content(["$\\frac{ and $", "_hidden", "<script>\n![x](//e)\x1b"])
+    drawn = {
+        "accuracy.png": figures.accuracy(found),
+        "rotation_mse_curves.png": figures.rotation_mse(found),
+        "spectrum.png": figures.spectrum(found),
+    }
+    pictures = {name: (b"", figures.svg(figure)) for name, figure in drawn.items()}
+    written = render.html_report(found, pictures)
+    assert "<script" not in written
+    assert "\x1b" not in written
+    assert render.outside_references(written) == []
+    text = render.markdown_report(found, pictures)
+    assert "<script" not in text
+    assert "](//e)" not in text
+
+
+def test_names_in_a_figure_are_all_in_its_legend() -> None:
+    figure = figures.spectrum(hostile_content(["a", "_hidden", "$x$", "y" * 500]))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[:3] == ["a", " _hidden", r"\$x\$"]
+    assert len(labels[3]) == escape.LABEL_LENGTH
+
+
+def test_a_bar_takes_a_name_with_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress._bar("read [/x]", 2) as advance:
+        advance(1, "a[/red]\x1b[2J\n::error::x")
+    assert "\n::error" not in capsys.readouterr().err
+
+
+def test_what_is_said_forges_no_line_of_the_log(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.logged(tmp_path / "log"):
+        progress.say("tensor a\n2026-01-01 00:00:00 all is well\n::error::x\x1b[2J")
+    for text in (capsys.readouterr().err, (tmp_path / "log").read_text()):
+        assert [line[:2] for line in text.splitlines()[1:]] == ["  ", "  "]
+        assert "::error" not in text.replace("\\x3a:error", "")
+        assert "\x1b[2J" not in text
+
+
+SECRET = "https://user:pass%40word@host.example/x?a=1&X-Amz-Signature=abcdef&b=2"
+
+
+@pytest.mark.parametrize("kind", [SvdjobsError, ConfigError, StorageError])
+def test_an_error_shows_no_password_and_forges_no_line(kind: type[SvdjobsError]) -> None:
+    shown = str(kind(f"{SECRET}: no\nError: forged"))
+    assert shown == ("https://***@host.example/x?a=1&X-Amz-Signature=***&b=2: no\n  Error: forged")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://key:secret@bucket/run", "s3://***@bucket/run"),
+        ("http://token@h:80/a@b", "http://***@h:80/a@b"),
+        ("https://a:b@c@host", "https://***@host"),
+        ("https://host/x@v1?y=a@b", "https://host/x@v1?y=a@b"),
+        ("user@host no://", "user@host no://"),
+    ],
+)
+def test_users_and_passwords_of_addresses(text: str, shown: str) -> None:
+    assert escape.without_secrets(text) == shown
+    assert escape.without_secrets(shown) == shown
