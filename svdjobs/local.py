@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from svdjobs import escape
-from svdjobs.checkpoint.selection import coverage_line
+from svdjobs.checkpoint.selection import coverage_line, layer_and_family
 from svdjobs.config import SweepConfig
 from svdjobs.deadline import OutOfTime, deadline
 from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_TIMED_OUT, EXIT_USAGE
@@ -15,6 +16,7 @@ from svdjobs.records import Gate, Manifest, Plan
 from svdjobs.reporting.job_summary import Finding
 from svdjobs.stages import blend, decompose, evaluate, gate, plan, report, rotations
 from svdjobs.stages.bring_back import bring_back
+from svdjobs.statistics import rounding_shift
 from svdjobs.storage.store import open_store
 
 
@@ -73,6 +75,17 @@ def job(
     return Finding(config.name, code, gate=verdict, missing=missing, places=places)
 
 
+def _rounding(made: Plan) -> float:
+    """Over the matrices of a plan, whose norms are guessed from the samples of their families."""
+    matrices = []
+    for tensor in made.selected:
+        family = layer_and_family(tensor.name)[1]
+        about = made.rounding.get(family)
+        rms = about.weight_rms if about else 0.0
+        matrices.append((family, tensor.shape, rms * math.sqrt(tensor.elements)))
+    return rounding_shift(matrices, made.rounding)
+
+
 def describe(made: Plan) -> list[str]:
     """What a person wants to know of a plan before spending an hour on it."""
     shapes: dict[tuple[int, ...], int] = {}
@@ -91,6 +104,11 @@ def describe(made: Plan) -> list[str]:
         f"needs {size(cost.peak_memory_bytes)} of memory per process"
         + (f", {size(cost.disk_free_bytes)} disk free" if cost.disk_free_bytes else ""),
     ]
+    if made.rounding:
+        lines.append(
+            f"storing weights in 16 bits alone is expected to move singular values by "
+            f"{_rounding(made):.2g} of their norm: what training did less than that is lost in it"
+        )
     if made.only_in_before:
         lines.append(
             f"{len(made.only_in_before)} tensors are in before only and play no part, e.g. "

@@ -84,6 +84,15 @@ class Estimate(Record):
     blend_seconds: float
 
 
+class RoundingRecord(Record):
+    """What storing the matrices of one module family in 16 bits alone does, from a sample."""
+
+    noise: float
+    """‖E‖/‖W‖, E what rounding adds to after − before."""
+    weight_rms: float
+    """Root mean square of after's values."""
+
+
 class Plan(Record):
     """The `plan` stage's output: which tensors, in which parts, at what cost."""
 
@@ -96,6 +105,8 @@ class Plan(Record):
     only_in_before: list[str]
     notes: list[str] = []
     """What a person should know of how the checkpoints are read, a sentence each."""
+    rounding: dict[str, RoundingRecord] = {}
+    """By module family; those whose weights lie on no 16-bit grid are not here."""
     estimate: Estimate
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from svdjobs.checkpoint.identity import identity
-from svdjobs.checkpoint.pairing import what_speaks_against
+from svdjobs.checkpoint.pairing import rounding_of, what_speaks_against
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import select
 from svdjobs.checkpoint.sources import open_checkpoint, open_headers
@@ -19,7 +19,7 @@ from svdjobs.stages.outputs import Output, begin, check_run, note_run
 from svdjobs.storage.store import Store
 
 STAGE = "plan"
-VERSION = "2"
+VERSION = "3"
 STORAGE_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -76,6 +76,7 @@ def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Pl
             *_notes(opened),
             *_other_dtypes(before, after, chosen),
         ],
+        rounding=rounding_of(before, after, chosen),
         estimate=estimate,
     )
 

@@ -2,7 +2,7 @@
 
     intervals     means and paired differences with t intervals
     estimators    avg@n, pass@k, maj@k from the completions of each problem
-    ratios        means per token, clustered by trace; the realised fraction of a whole checkpoint
+    ratios        means per token, clustered by trace; what rounding does to a checkpoint
     p_values      sign flips, McNemar, Holm
     margins       loss beyond a margin, shown or refuted
     comparisons   two checkpoints, a sweep over alpha, the smallest effect they could have shown
@@ -24,6 +24,8 @@ from svdjobs.statistics.ratios import (
     cast_error_total,
     mean_per_token,
     realised_total,
+    rounding_shift,
+    spectrum_shift,
 )
 
 __all__ = [
@@ -43,7 +45,9 @@ __all__ = [
     "passing_margin",
     "problems_needed",
     "realised_total",
+    "rounding_shift",
     "sign_flip_p",
     "slope_over_alpha",
     "smallest_detectable",
+    "spectrum_shift",
 ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
 from svdjobs.config import StorageDtype
-from svdjobs.records import BlendRecord, CastRecord, Interval
+from svdjobs.records import BlendRecord, CastRecord, Interval, RoundingRecord
 from svdjobs.statistics.intervals import ROUNDING, t_interval
 
 # Rounding noise in the difference to after, as a share of that difference, up to which a 16-bit
@@ -67,6 +67,26 @@ def cast_error_total(records: Sequence[BlendRecord]) -> dict[str, float | None]:
     of summed squares. None where there is no signal, as at alpha = 1.
     """
     return {dtype: total.relative_error for dtype, total in _cast_totals(records).items()}
+
+
+def spectrum_shift(records: Sequence[BlendRecord]) -> float:
+    """‖Δs‖/‖s‖ over all blended matrices."""
+    weights = math.fsum(record.weight_norm**2 for record in records)
+    signals = math.fsum(record.signal_norm**2 for record in records)
+    return math.sqrt(signals / weights) if weights else 0.0
+
+
+def rounding_shift(
+    matrices: Iterable[tuple[str, tuple[int, ...], float]], rounding: Mapping[str, RoundingRecord]
+) -> float:
+    """The same that storing in 16 bits alone is expected to make, of matrices that are given by
+    family, shape and ‖W‖ (kernels/rounding.py has the formula)."""
+    total = shifted = 0.0
+    for family, shape, norm in matrices:
+        total += norm**2
+        if family in rounding:
+            shifted += (rounding[family].noise * norm) ** 2 / max(shape)
+    return math.sqrt(shifted / total) if total else 0.0
 
 
 def _cast_totals(records: Sequence[BlendRecord]) -> dict[str, CastRecord]:

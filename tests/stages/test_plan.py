@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from svdjobs import local
 from svdjobs.config import SweepConfig
@@ -14,7 +16,7 @@ from svdjobs.errors import CheckpointError, IncompleteError, OutputError
 from svdjobs.records import Plan, TensorPlan
 from svdjobs.stages import blend, cost, decompose, plan
 from svdjobs.storage.local import LocalStore
-from tests.checkpoints import make_checkpoint
+from tests.checkpoints import make_checkpoint, tensors
 
 MakeConfig = Callable[..., SweepConfig]
 
@@ -61,6 +63,33 @@ def test_description_says_coverage_cost_and_shapes(make_config: MakeConfig) -> N
     assert "4 of 80×48" in text
     assert "to decompose" in text
     assert "disk free" in text
+
+
+def test_what_rounding_alone_does_is_foreseen_and_reported(
+    make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
+) -> None:
+    """before = after's weights in bfloat16: the whole shift of the spectrum is rounding."""
+    shutil.copytree(chain["rl2"], tmp_path / "rounded")
+    rounded = {name: w.bfloat16() for name, w in tensors(chain["rl2"]).items()}
+    save_file(rounded, tmp_path / "rounded" / "model.safetensors", {"format": "pt"})
+    config = make_config(
+        before=str(tmp_path / "rounded"), evaluate=None, rotations=None, alphas=[0]
+    )
+    local.sweep(config)
+    plan_text = "\n".join(local.describe(make(config)))
+    (expected,) = re.findall(r"by ([\d.e-]+) of their norm: what training", plan_text)
+    page = Path(config.store_url, "report", "report.md").read_text()
+    ((moved, alone),) = re.findall(
+        r"moved by ([\d.e-]+) of .* by ([\d.e-]+)\. Most of it may be", page
+    )
+    assert float(alone) == pytest.approx(float(expected), rel=0.1)
+    assert float(moved) == pytest.approx(float(alone), rel=0.2)
+
+
+def test_no_rounding_is_spoken_of_where_none_was(make_config: MakeConfig) -> None:
+    made = make(make_config())
+    assert not made.rounding
+    assert "16 bits" not in "\n".join(local.describe(made))
 
 
 def test_estimated_bytes_are_what_is_written(make_config: MakeConfig) -> None:
