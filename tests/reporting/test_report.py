@@ -128,7 +128,7 @@ def summary(checkpoint: str, scores: list[float], **outcomes: int) -> Summary:
 
 def content(**by_id: list[float]) -> Content:
     config = parse_config({"name": "x", "before": "a", "after": "b"}, where="")
-    plan: Any = SimpleNamespace(tensors=[], architecture="Q")
+    plan: Any = SimpleNamespace(tensors=[], rounding={}, architecture="Q")
     ids = {"zero": "alpha-0.0000"}
     summaries = {ids.get(i, i): summary(i, s, timeout=2, no_answer=5) for i, s in by_id.items()}
     return Content(config, plan, {"b": summaries}, {}, [], {}, [])
