@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from svdjobs.errors import ConfigError, StorageError
 from svdjobs.parallel import die_with
+from svdjobs.storage import server_keys
 
 BUCKET = "svdjobs"
 START_SECONDS = 60
@@ -58,7 +59,7 @@ def serving(
     """A server that keeps its data in `folder`, with a bucket, while the block runs.
 
     Port 0 takes a free one; keys that are not given are made up. Only S3 listens on `address`, if
-    that is another than loopback.
+    that is another than loopback; the other ports let in nobody but the server itself.
 
     Raises:
         ConfigError: the server is not installed.
@@ -66,6 +67,7 @@ def serving(
     """
     weed = _binary()
     folder.mkdir(parents=True, exist_ok=True)
+    keys = server_keys.environment(folder / "keys")
     access, secret = access_key or secrets.token_hex(8), secret_key or secrets.token_hex(16)
     identities = folder / "s3.json"
     identities.touch(mode=0o600)
@@ -77,7 +79,7 @@ def serving(
         process = subprocess.Popen(
             [weed, "-logtostderr", *_arguments(folder, identities, ports, address, s3_port)],
             stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            preexec_fn=partial(die_with, os.getpid()),
+            env={**os.environ, **keys}, preexec_fn=partial(die_with, os.getpid()),
         )  # fmt: skip
     host = "127.0.0.1" if address == "0.0.0.0" else address
     server = S3Server(f"http://{host}:{s3_port}", access, secret, process)
@@ -117,7 +119,7 @@ def _arguments(
     """One process with all of SeaweedFS' servers; each names its gRPC port, which would otherwise
     be its own plus 10,000."""
     data = folder / "data"
-    data.mkdir(exist_ok=True)
+    data.mkdir(mode=0o700, exist_ok=True)
     names = (
         "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
         "filer.port", "filer.port.grpc", "s3.port.grpc",

