@@ -112,6 +112,11 @@ class EvaluateConfig(Settings):
     prompt: str = "plain"
     """`plain`: the problem and the instruction to box the answer; `chat`: the same in the
     tokenizer's chat template; or a template of your own that contains {problem}."""
+    tokenizer_of_before: Literal["own", "after"] | None = None
+    """With whose tokenizer and chat template `before` is asked. after: with the tokenizer of all
+    others, so that every checkpoint is given the same token ids. own: with its own; then the
+    questions may be other token ids, and `before` reads none of after's answers. None: after's,
+    refused where the two give the same token other ids."""
     n_samples: int = Field(default=4, ge=1)
     """Completions drawn per problem."""
     temperature: float = Field(default=1.0, ge=0)
@@ -287,6 +292,11 @@ class SweepConfig(Settings):
             raise ValueError(
                 f"gate.checkpoint {self.gate.checkpoint!r} is not in this run; it has "
                 f"{', '.join(known)}"
+            )
+        if self.gate.baseline is None and self.evaluate.tokenizer_of_before == "own":
+            raise ValueError(
+                "evaluate.tokenizer_of_before own asks before other token ids than the checkpoint "
+                "it is compared with: give gate.baseline, or tokenizer_of_before after"
             )
         if self.gate.baseline is None and self.gate.checkpoint == "before":
             raise ValueError(

@@ -14,7 +14,16 @@ from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_TIMED_OUT, EXIT_USAGE
 from svdjobs.progress import duration, say, size
 from svdjobs.records import Gate, Manifest, Plan
 from svdjobs.reporting.job_summary import Finding
-from svdjobs.stages import blend, decompose, evaluate, gate, plan, report, rotations
+from svdjobs.stages import (
+    blend,
+    decompose,
+    evaluate,
+    gate,
+    plan,
+    plan_evaluate,
+    report,
+    rotations,
+)
 from svdjobs.stages.bring_back import bring_back
 from svdjobs.statistics import rounding_shift
 from svdjobs.storage.store import open_store
@@ -29,6 +38,8 @@ def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
         say(line)
     if words := gate.foresee(config):
         say(words)
+    for line in plan_evaluate.foresee(config, store):
+        say(line)
     evaluate.foresee(config, store)
     decompose.run(config, store, force=force)
     blend.run(config, store, force=force)

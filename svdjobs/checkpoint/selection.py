@@ -16,6 +16,7 @@ EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|embed_positions|wte|wpe|word_embeddings|position_embeddings|embed_in"
     r"|embed_out|lm_head|output_embeddings)\.weight$"
 )
+TOKEN_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 LM_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_embeddings)\.weight$")
 ATTENTION_OR_MLP = re.compile(
     r"\.(self_attn|self_attention|attention|attn|mlp|feed_forward|ffn|block_sparse_moe)\..*weight$"
@@ -85,6 +86,12 @@ def _reason(
         else ATTENTION_OR_MLP.search(name) is not None
     )
     return None if wanted else "excluded"
+
+
+def embedding_rows(checkpoint: Checkpoint) -> int | None:
+    """How many tokens a checkpoint embeds; None where no tensor has a name that says so."""
+    found = [e.shape for name, e in checkpoint.entries.items() if TOKEN_EMBEDDING.search(name)]
+    return max((shape[0] for shape in found if len(shape) == 2), default=None)
 
 
 def layer_and_family(name: str) -> tuple[int | None, str]:

@@ -40,18 +40,23 @@ def sweep(given: Given, force: bool) -> int:
 )
 @config_options
 def plan(given: Given, force: bool, units_dir: Path | None) -> None:
-    """Say what a sweep will do and cost, from headers alone."""
+    """Say what a sweep will do and cost, from headers; and ask, on paper, all that it will ask.
+
+    With an `evaluate` section, benchmarks are loaded and every prompt is tokenised.
+    """
     config, store = given.opened()
     from svdjobs import local
     from svdjobs.stages import gate as judging
     from svdjobs.stages import plan as stage
-    from svdjobs.stages import units
+    from svdjobs.stages import plan_evaluate, units
 
     made = stage.run(config, store, force=force)
     for line in local.describe(made):
         tell(line)
     if words := judging.foresee(config):
         tell(words)
+    for line in plan_evaluate.foresee(config, store):
+        tell(line)
     if units_dir is not None:
         stage.hash_checkpoints(config, store)
         units.write(units.fan_outs(config, made), units_dir)

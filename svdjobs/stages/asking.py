@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from svdjobs.checkpoint.identity import companions_digest, identity
 from svdjobs.checkpoint.on_disk import on_disk
-from svdjobs.checkpoint.sources import open_checkpoint
+from svdjobs.checkpoint.reader import Checkpoint
+from svdjobs.checkpoint.selection import embedding_rows
+from svdjobs.checkpoint.sources import open_checkpoint, open_headers
 from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig
-from svdjobs.errors import IncompleteError
+from svdjobs.errors import CheckpointError, IncompleteError
 from svdjobs.evaluation.problems import Benchmark, load_benchmark
 from svdjobs.evaluation.prompts import Prompt, check_room, load_tokenizer, make_prompts
 from svdjobs.evaluation.requests import Engine
@@ -31,6 +33,7 @@ OPERATIONAL = {
     "benchmarks", "devices", "reuse_engine", "gpu_memory_utilization", "tensor_parallel_size",
     "enforce_eager", "teacher_forced", "repeat_after", "allow_lossy_dtype",
     "grade_timeout_seconds", "shards",
+    "tokenizer_of_before",  # the tokenizer itself is an input
 }  # fmt: skip
 
 
@@ -45,16 +48,17 @@ class Work:
     stack: ExitStack
     alone: str | None = None
     """The one checkpoint that is evaluated, if it is only one: no engine is worth sharing."""
-    _asking: Asking | None = field(default=None, repr=False)
+    _asking: dict[str, Asking] = field(default_factory=dict, repr=False)
     _engines: engines.Engines | None = field(default=None, repr=False)
     _pool: GradingPool | None = field(default=None, repr=False)
     _gold_errors: dict[str, set[int]] = field(default_factory=dict, repr=False)
 
-    @property
-    def asking(self) -> Asking:
-        """The prompts, tokenised when first asked for."""
-        self._asking = self._asking or _ask(self.config, self.evaluate, self.benchmarks)
-        return self._asking
+    def asking(self, checkpoint_id: str) -> Asking:
+        """The prompts of a checkpoint, tokenised when first asked for; most share them."""
+        source = tokenizer_source(self.config, checkpoint_id)
+        if source not in self._asking:
+            self._asking[source] = ask(self.config, checkpoint_id, self.benchmarks)
+        return self._asking[source]
 
     @property
     def pool(self) -> GradingPool:
@@ -78,10 +82,14 @@ class Work:
     def engine(self, checkpoint_id: str) -> Engine:
         """The engine with that checkpoint in it; all prompts fit it."""
         if self._engines is None:
-            asking = self.asking
-            longest = max(len(p.ids) for prompts in asking.prompts.values() for p in prompts)
+            ways = ["after", "before"] if _asks_otherwise(self.config) else ["after"]
             self._engines = engines.Engines(
-                self.config, self.evaluate, self.store, asking.tokenizer, longest, self.alone
+                self.config,
+                self.evaluate,
+                self.store,
+                lambda way: self.asking(way).tokenizer,
+                max(self.asking(way).longest for way in ways),
+                self.alone,
             )
             self.stack.callback(self._engines.close)
         return self._engines.holding(checkpoint_id)
@@ -89,14 +97,19 @@ class Work:
     def take_likelihoods(
         self, checkpoint_id: str, benchmark: Benchmark, results: Manifest, *, force: bool
     ) -> None:
-        """How likely the checkpoint finds after's answers, while the engine holds it."""
+        """How likely the checkpoint finds after's answers, while the engine holds it.
+
+        A `before` with a tokenizer of its own reads none: they are other token ids to it.
+        """
+        if checkpoint_id == "before" and _asks_otherwise(self.config):
+            return
         likelihoods.make(
             self.store,
             benchmark,
             checkpoint_id,
             results,
             self.evaluate.teacher_forced,
-            lambda: self.asking.prompts[benchmark.name],
+            lambda: self.asking(checkpoint_id).prompts[benchmark.name],
             lambda: self.engine(checkpoint_id),
             force=force,
         )
@@ -126,13 +139,20 @@ def identities(work: Work, checkpoint_ids: Sequence[str]) -> dict[tuple[str, str
     """By checkpoint and benchmark, what makes an evaluation this one: the arguments of `begin` and
     `is_current`."""
     config = work.config
-    tokenizer = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
-    tokens = companions_digest(tokenizer)
+    tokens: dict[str, str] = {}
     found = {}
     for checkpoint_id in checkpoint_ids:
+        source = tokenizer_source(config, checkpoint_id)
+        if source not in tokens:
+            opened = open_checkpoint(source, allow_pickle=config.allow_pickle)
+            tokens[source] = companions_digest(opened)
         origin = _origin(config, work.store, checkpoint_id)
         for benchmark in work.benchmarks:
-            inputs = {"checkpoint": origin, "benchmark": benchmark.sha256, "tokenizer": tokens}
+            inputs = {
+                "checkpoint": origin,
+                "benchmark": benchmark.sha256,
+                "tokenizer": tokens[source],
+            }
             found[checkpoint_id, benchmark.name] = {
                 "stage": STAGE,
                 "version": VERSION,
@@ -162,31 +182,76 @@ def _origin(config: SweepConfig, store: Store, checkpoint_id: str) -> str:
     )
 
 
-def _tokenizer(config: SweepConfig) -> str:
+def tokenizer_source(config: SweepConfig, checkpoint_id: str) -> str:
+    """The checkpoint whose tokenizer a checkpoint is asked with."""
+    if checkpoint_id == "before" and _asks_otherwise(config):
+        return config.before
     return config.tokenizer or config.after
 
 
+def _asks_otherwise(config: SweepConfig) -> bool:
+    """Whether before is asked with a tokenizer of its own."""
+    return config.evaluate is not None and config.evaluate.tokenizer_of_before == "own"
+
+
 class Asking(NamedTuple):
-    """What all checkpoints share: the tokenizer, and the prompts of each benchmark by its name."""
+    """What checkpoints share: the tokenizer, and the prompts of each benchmark by its name."""
 
     tokenizer: Any
     prompts: dict[str, list[Prompt]]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(prompt.ids) for prompts in self.prompts.values() for prompt in prompts)
 
-def _ask(config: SweepConfig, evaluate: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> Asking:
-    """Tokenise every benchmark, once for all checkpoints, and make sure that all prompts fit."""
-    source = open_checkpoint(_tokenizer(config), allow_pickle=config.allow_pickle)
-    with on_disk(source, weights=False) as folder:
-        tokenizer = load_tokenizer(str(folder))
-    after = open_checkpoint(config.after, allow_pickle=config.allow_pickle).config
-    context = (after.get("text_config") or after).get("max_position_embeddings")
+
+def tokenizer_in(config: SweepConfig, source: str) -> Any:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be loaded.
+    """
+    checkpoint = open_headers(source, allow_pickle=config.allow_pickle)
+    with on_disk(checkpoint, weights=False) as folder:
+        return load_tokenizer(str(folder))
+
+
+def ask(config: SweepConfig, checkpoint_id: str, benchmarks: Sequence[Benchmark]) -> Asking:
+    """Tokenise every benchmark, once for all checkpoints that are asked as this one is, and make
+    sure that all prompts fit. Headers and tokenizer are enough.
+
+    Raises:
+        CheckpointError: no tokenizer, or a prompt that contains a token which is not embedded.
+        BenchmarkError: a prompt that does not fit the context.
+    """
+    assert config.evaluate is not None
+    tokenizer = tokenizer_in(config, tokenizer_source(config, checkpoint_id))
+    otherwise = checkpoint_id == "before" and _asks_otherwise(config)
+    whose = config.before if otherwise else config.after
+    checkpoint = open_headers(whose, allow_pickle=config.allow_pickle)
+    text = checkpoint.config.get("text_config") or checkpoint.config
     asked: dict[str, list[Prompt]] = {}
     for benchmark in benchmarks:
-        prompts = make_prompts(benchmark.problems, evaluate.prompt, tokenizer)
+        prompts = make_prompts(benchmark.problems, config.evaluate.prompt, tokenizer)
         lengths = {prompt.idx: len(prompt.ids) for prompt in prompts}
-        check_room(lengths, context, evaluate.max_tokens, benchmark=benchmark.name)
+        context = text.get("max_position_embeddings")
+        check_room(lengths, context, config.evaluate.max_tokens, benchmark=benchmark.name)
+        _refuse_strangers(prompts, checkpoint, benchmark.name)
         asked[benchmark.name] = prompts
     return Asking(tokenizer, asked)
+
+
+def _refuse_strangers(prompts: Sequence[Prompt], checkpoint: Checkpoint, benchmark: str) -> None:
+    """Make sure that a checkpoint embeds every token of the prompts."""
+    rows = embedding_rows(checkpoint)
+    largest = max(prompts, key=lambda prompt: max(prompt.ids), default=None)
+    if rows is not None and largest is not None and max(largest.ids) >= rows:
+        raise CheckpointError(
+            f"benchmark {benchmark}, problem {largest.idx}: its prompt has token "
+            f"{max(largest.ids)}, but {checkpoint.label} embeds {rows:,} tokens only. Set "
+            f"`tokenizer` to the checkpoint that this one was trained from."
+        )
 
 
 def seed_of(evaluate: EvaluateConfig, checkpoint_id: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import Any
@@ -136,14 +137,14 @@ class Engines:
         config: SweepConfig,
         evaluate: EvaluateConfig,
         store: Store,
-        tokenizer: Any,
+        tokenizer_of: Callable[[str], Any],
         longest_prompt: int,
         alone: str | None = None,
     ) -> None:
         self._config = config
         self._evaluate = evaluate
         self._store = store
-        self._tokenizer = tokenizer
+        self._tokenizer_of = tokenizer_of
         self._longest_prompt = longest_prompt
         self._engine: Engine | None = None
         self._holds: str | None = None
@@ -162,7 +163,8 @@ class Engines:
         if self._engine is None:
             own = checkpoint_id == self._alone and is_written(self._store, checkpoint_id)
             first = "after" if reuse and not own else checkpoint_id
-            self._engine = self._start(self._weights(first, whole=True))
+            tokenizer = self._tokenizer_of(first)
+            self._engine = self._start(self._weights(first, whole=True), tokenizer)
             self._holds, self._shared = first, reuse and first == "after"
         if self._holds != checkpoint_id:
             self._holds = None  # whatever happens now, it is no longer the last one
@@ -186,6 +188,9 @@ class Engines:
         is_blend = checkpoint_id not in graph.baseline_ids(self._config)
         if (self._config.bases_of if is_blend else checkpoint_id) != "before":
             return True
+        if self._evaluate.tokenizer_of_before == "own":
+            say("before has a tokenizer of its own: it gets an engine of its own")
+            return False
         both = [
             open_checkpoint(source, allow_pickle=self._config.allow_pickle).config
             for source in (self._config.before, self._config.after)
@@ -199,17 +204,17 @@ class Engines:
             )
         return not differ
 
-    def _start(self, weights: Weights) -> Engine:
+    def _start(self, weights: Weights, tokenizer: Any) -> Engine:
         # The libraries' own complaints about a cut-off file name neither it nor what to do.
         open_checkpoint(weights.folder, allow_pickle=self._config.allow_pickle)
         if self._evaluate.engine == "vllm":
             from svdjobs.evaluation.engines.vllm import VllmEngine, log_path
 
             say(f"starting vLLM with {weights.label} (its own messages: {log_path(weights)})")
-            return VllmEngine(weights, self._tokenizer, self._evaluate, self._longest_prompt)
+            return VllmEngine(weights, tokenizer, self._evaluate, self._longest_prompt)
         from svdjobs.evaluation.engines.transformers import TransformersEngine
 
-        return TransformersEngine(weights, self._tokenizer, self._evaluate)
+        return TransformersEngine(weights, tokenizer, self._evaluate)
 
     def close(self) -> None:
         """Stop the engine, if there is one."""

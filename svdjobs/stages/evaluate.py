@@ -53,7 +53,7 @@ def run(
         places = {key: graph.results_prefix(*key) for key in what}
         if force or not all(is_current(store, places[key], **what[key]) for key in what):
             engines.require(evaluate)
-            assert work.asking.prompts
+            assert all(work.asking(checkpoint_id).prompts for checkpoint_id in wanted)
         outputs = {key: begin(store, places[key], **what[key], force=force) for key in what}
         unfinished = [
             i for i in wanted if any(outputs[i, b.name].finished is None for b in benchmarks)
@@ -107,7 +107,7 @@ def run_share(
         place = graph.results_prefix(checkpoint_id, benchmark.name)
         if not is_current(store, place, **what):
             engines.require(work.evaluate)
-            assert work.asking.prompts
+            assert work.asking(checkpoint_id).prompts
             of_benchmark = [s for s in shares if s.name == share.name]
             if share.of > 1 and not _draw_share(work, checkpoint_id, benchmark, share, what):
                 return None
@@ -144,7 +144,7 @@ def _draw_share(
     output = begin(work.store, prefix, **identity)
     if output.finished is None:
         problems = share.pick(benchmark.problems)
-        prompts = share.pick(work.asking.prompts[benchmark.name])
+        prompts = share.pick(work.asking(checkpoint_id).prompts[benchmark.name])
         seed = seed_of(work.evaluate, checkpoint_id)
         requests = make_requests(problems, prompts, work.evaluate.n_samples, seed)
         label = f"evaluate {checkpoint_id} on {share.id}"
@@ -180,7 +180,7 @@ def in_order_of_work(checkpoint_ids: Sequence[str]) -> list[str]:
 
 def _evaluate(work: Work, checkpoint_id: str, benchmark: Benchmark, output: Output) -> None:
     """Draw what is missing, grade, summarise, commit."""
-    evaluate, prompts = work.evaluate, work.asking.prompts[benchmark.name]
+    evaluate, prompts = work.evaluate, work.asking(checkpoint_id).prompts[benchmark.name]
     seed = seed_of(evaluate, checkpoint_id)
     requests = make_requests(benchmark.problems, prompts, evaluate.n_samples, seed)
     label = f"evaluate {checkpoint_id} on {benchmark.name}"

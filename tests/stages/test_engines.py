@@ -261,7 +261,7 @@ def test_likelihoods_are_those_of_the_drawn_tokens(make_config: MakeConfig) -> N
     rows = {r.idx: r.log_probabilities for r in likelihoods.load(store, "before", "sums")}
     model = AutoModelForCausalLM.from_pretrained(config.before, dtype=torch.float32)
     path = Path(store.url) / "results/after/sums/completions.jsonl"
-    prompts = asking._ask(config, engines.settle(config, store), _benchmarks(config)).prompts
+    prompts = asking.ask(config, "after", _benchmarks(config)).prompts
     asked = {prompt.idx: prompt.ids for prompt in prompts["sums"]}
     for line in path.read_text().splitlines():
         drawn = json.loads(line)
