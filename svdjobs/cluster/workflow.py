@@ -33,6 +33,9 @@ ARTIFACTS = {
     "gate": ("gate.md", "junit.xml"),
 }
 CONFIG_VARIABLE = "SVDJOBS_CONFIG"
+# Where Argo's executor, as any client within a pod, looks for its account's token.
+TOKEN = "executor-token"
+TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 # A pod that was deleted or evicted has no exit code of its own; Argo says -1 then, and for one that
 # could not be created. A deadline would be missed again, too little memory or disk be too little
 # again, and what the API server forbids (a Pod Security level, no such account) forbidden again.
@@ -68,7 +71,7 @@ def sweep(settings: ClusterSettings, config: str) -> Workflow:
         or None,
         security_context=m.PodSecurityContext.model_validate(pods.security(settings)),
         pod_metadata=m.Metadata(labels=pods.LABELS),
-        pod_spec_patch=_restrained(),
+        pod_spec_patch=_executor(),
         pod_gc=m.PodGC(strategy="OnPodSuccess", delete_delay_duration="60s"),
         ttl_strategy=m.TTLStrategy(
             seconds_after_success=limits.keep_success_seconds,
@@ -214,16 +217,35 @@ def _patch(settings: ClusterSettings, evaluates: bool) -> str:
     return dump(spec)  # as JSON it would end in braces that are no parameter's
 
 
-def _restrained() -> str:
-    """Argo's own containers as restricted as ours, or a namespace with the restricted Pod Security
-    level refuses the pod."""
-    own = {"securityContext": pods.RESTRICTED}
+def _executor() -> str:
+    """Argo's own containers, and nobody else, talk to the API server: they alone get the token of
+    the account that a pod runs as, one that ends with the pod. (Argo's own field for that wants an
+    account for its executor with a token that never ends, in a Secret.) And they are as restricted
+    as ours, or a namespace with the restricted Pod Security level refuses the pod."""
+    token = {"name": TOKEN, "mountPath": TOKEN_PATH, "readOnly": True}
+    own = {"securityContext": pods.RESTRICTED, "volumeMounts": [token]}
     return dump(
         {
+            "automountServiceAccountToken": False,
+            "volumes": [{"name": TOKEN, "projected": {"sources": _account()}}],
             "initContainers": [{"name": "init", **own}],
             "containers": [{"name": "wait", **own}],
         }
     )
+
+
+def _account() -> list[dict[str, Any]]:
+    """What Kubernetes itself puts where an account's token is looked for.
+
+    https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/
+    """
+    namespace = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
+    authority = {"key": "ca.crt", "path": "ca.crt"}
+    return [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [authority]}},
+        {"downwardAPI": {"items": [namespace]}},
+    ]
 
 
 def _bounded(settings: ClusterSettings) -> m.Synchronization | None:

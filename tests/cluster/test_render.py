@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,27 @@ def test_argo_s_own_containers_are_restricted_too() -> None:
     """Else a namespace with the restricted Pod Security level refuses every pod, as was seen."""
     whole = workflow.sweep(ClusterSettings(), SWEEPS["demo"]).to_dict()
     restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    assert yaml.safe_load(whole["spec"]["podSpecPatch"]) == {
-        "initContainers": [{"name": "init", "securityContext": restricted}],
-        "containers": [{"name": "wait", "securityContext": restricted}],
-    }
+    patch = yaml.safe_load(whole["spec"]["podSpecPatch"])
+    own = [*patch["initContainers"], *patch["containers"]]
+    assert [one["name"] for one in own] == ["init", "wait"]
+    assert [one["securityContext"] for one in own] == [restricted] * 2
+
+
+def test_only_argo_s_own_containers_get_the_account_s_token() -> None:
+    whole = workflow.sweep(ClusterSettings(), SWEEPS["demo"]).to_dict()
+    patch = yaml.safe_load(whole["spec"]["podSpecPatch"])
+    assert patch["automountServiceAccountToken"] is False
+    (volume,) = patch["volumes"]
+    sources = {kind for source in volume["projected"]["sources"] for kind in source}
+    assert sources == {"serviceAccountToken", "configMap", "downwardAPI"}
+    mount = {"name": volume["name"], "mountPath": workflow.TOKEN_PATH, "readOnly": True}
+    assert all(
+        one["volumeMounts"] == [mount] for one in (*patch["initContainers"], *patch["containers"])
+    )
+    for template in whole["spec"]["templates"]:
+        text = json.dumps([template, yaml.safe_load(template.get("podSpecPatch", "{}"))])
+        assert volume["name"] not in text
+        assert "automountServiceAccountToken" not in text
 
 
 def test_only_verdicts_travel_as_artifacts() -> None:

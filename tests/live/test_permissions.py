@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from svdjobs.cluster.workflow import TOKEN_PATH
 from svdjobs.storage.server import S3Server
 from tests.helm.chart import documents
 from tests.live.faults import STAGE, sweep
@@ -64,6 +65,13 @@ def test_the_secret_key_is_in_the_secret_only(
     space.wait("secrets")
     secret = live_server.secret_key
     pods = space.objects("pods")
+    with_token = {
+        container["name"]
+        for pod in pods
+        for container in (*pod["spec"]["containers"], *pod["spec"]["initContainers"])
+        if any(mount["mountPath"] == TOKEN_PATH for mount in container["volumeMounts"])
+    }
+    assert with_token == {"init", "wait"}
     assert {pod["metadata"]["labels"][STAGE] for pod in pods} == {
         "plan", "decompose", "blend", "report", "notify",
     }  # fmt: skip
