@@ -96,6 +96,7 @@ def test_nothing_optional_is_there_by_default() -> None:
     kinds = sorted(document["kind"] for document in documents())
     assert kinds == [
         "ConfigMap",
+        "NetworkPolicy",
         "Pod",
         "Role",
         "RoleBinding",

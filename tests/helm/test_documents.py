@@ -162,6 +162,33 @@ def test_policies_select_sweeps_and_name_whom_they_reach() -> None:
         assert "container" not in template or "svdjobs.io/stage" in template["metadata"]["labels"]
 
 
+@pytest.mark.parametrize("name", sorted(examples()))
+def test_nobody_reaches_a_sweep_s_pods_and_only_they_the_development_store(name: str) -> None:
+    """By default too; whom pods reach is restricted only where the store's addresses are given."""
+    found = documents(examples()[name])
+    policies = [one for one in found if one["kind"] == "NetworkPolicy"]
+    sweeps, *stores = (one["spec"] for one in policies)
+    assert "Ingress" in sweeps["policyTypes"]
+    assert "ingress" not in sweeps
+    given = bool(examples()[name].get("networkPolicy", {}).get("store", {}).get("cidrs"))
+    assert ("Egress" in sweeps["policyTypes"], "egress" in sweeps) == (given, given)
+    assert len(stores) == (name == "dev-store")
+    for store in stores:
+        assert store["ingress"] == [
+            {
+                "from": [{"podSelector": {"matchLabels": sweeps["podSelector"]["matchLabels"]}}],
+                "ports": [{"protocol": "TCP", "port": 8333}],
+            }
+        ]
+
+
+def test_no_policy_where_none_is_wanted() -> None:
+    assert not [
+        one for one in documents({"networkPolicy": {"enabled": False}})
+        if one["kind"] == "NetworkPolicy"
+    ]  # fmt: skip
+
+
 def test_no_document_holds_a_credential_but_the_development_stores_secret() -> None:
     for name, values in examples().items():
         found = documents(values)

@@ -140,7 +140,7 @@ def test_from_install_to_uninstall_with_sweeps_in_between(
 ) -> None:
     """`helm test`; the WorkflowTemplate by svdjobs and by argo; the CronWorkflow, once."""
     every_minute = {"enabled": True, "schedules": ["* * * * *"], "store": space.url("nightly")}
-    network = {"enabled": True, "store": {"cidrs": ["0.0.0.0/0"], "ports": [443]}}
+    network = {"store": {"cidrs": ["0.0.0.0/0"], "ports": [443]}}
     values = small(space, image, networkPolicy=network)
     helm.install(CHART, RELEASE, values, namespace=space.name)
     said = helm.test(RELEASE, logs=True, timeout=180)["logs"]
@@ -196,7 +196,6 @@ def test_helm_test_tries_out_the_development_store(
     values = {
         "image": image,
         "devStore": {"enabled": True, "image": store_image, "clusterIP": ADDRESS},
-        "networkPolicy": {"enabled": True},
     }
     helm.install(CHART, RELEASE, values, namespace=space.name, wait="legacy", timeout=120)
     said = helm.test(RELEASE, logs=True, timeout=180)["logs"]

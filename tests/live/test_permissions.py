@@ -25,6 +25,9 @@ decompose: {parts: 1, shards: 1}
 """
 
 
+NETWORK = {"networkPolicy": {"store": {"cidrs": ["10.20.0.0/16"]}}}
+
+
 def allowed(space: Namespace, account: str) -> set[tuple[str, ...]]:
     """Rules of an account in its namespace, as the API server lists them."""
     who = f"system:serviceaccount:{space.name}:{account}"
@@ -38,7 +41,7 @@ def test_the_account_may_report_outputs_and_no_more(
     """Beyond what an account without any binding may. The NetworkPolicy is accepted."""
     space = make_namespace("svdjobs-rights", account=False)
     wanted = ("ServiceAccount", "Role", "RoleBinding", "NetworkPolicy")
-    made = [one for one in documents({"networkPolicy": {"enabled": True}}) if one["kind"] in wanted]
+    made = [one for one in documents(NETWORK) if one["kind"] in wanted]
     assert {one["kind"] for one in made} == set(wanted)
     space.apply(*json.loads(json.dumps(made).replace('"sweeps"', f'"{space.name}"')))
     (policy,) = space.objects("networkpolicies")
