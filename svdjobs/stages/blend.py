@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from svdjobs.checkpoint.card import BLEND_META, blend_meta, model_card
+from svdjobs.checkpoint.classic_pt import log_name
 from svdjobs.checkpoint.reader import INDEX, Checkpoint, config_dtype_fields
 from svdjobs.checkpoint.safetensors_format import SAFETENSORS_NAMES, OutputTensor
 from svdjobs.checkpoint.writer import (
@@ -45,7 +46,7 @@ from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
 from svdjobs.storage.store import Store, write_bytes, write_json
 
 STAGE = "blend"
-VERSION = "2"
+VERSION = "3"
 # Shards of this many alphas are open at a time; the usual limit is 1,024 open files.
 ALPHAS_PER_PASS = 64
 # Pieces that stay in a core's cache through the blend, three casts and the hash: four times faster
@@ -281,11 +282,6 @@ def _note(
             log_file=log_file if svd_logs else "",
         )
     )
-
-
-def log_name(tensor_name: str) -> str:
-    """File name of a tensor's log, as the field's scripts spell it."""
-    return tensor_name.replace(".", "__").replace("/", "_slash_")
 
 
 def pickled(content: dict[str, Any]) -> bytes:

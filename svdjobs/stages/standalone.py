@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from svdjobs.checkpoint.classic_pt import log_name
 from svdjobs.checkpoint.selection import coverage_line, select
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import SelectionConfig
@@ -13,7 +14,7 @@ from svdjobs.errors import ConfigError
 from svdjobs.progress import say, track
 from svdjobs.records import TensorPlan
 from svdjobs.stages import cost, graph
-from svdjobs.stages.blend import log_name, pickled
+from svdjobs.stages.blend import pickled
 from svdjobs.stages.decompose import Factors, decompose_checkpoint
 from svdjobs.stages.outputs import find_manifest
 from svdjobs.storage.store import Store, open_store, write_bytes
