@@ -1,4 +1,4 @@
-r"""Grade one completion: extract, compare as text, as numbers, then as algebra.
+r"""Grade one completion: extract, compare as text, as numbers, then as mathematics.
 
 Pure and single-threaded, but not bounded in time: model output is hostile input, so the stage calls
 this from worker processes it can kill (`workers.py`).
@@ -10,24 +10,26 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from svdjobs.evaluation import algebra
+from svdjobs.evaluation import algebra, answers, equality
 from svdjobs.evaluation.extraction import extract_answer
 from svdjobs.evaluation.normal_form import (
     MAX_CHARACTERS,
     canonical_integer,
     exact_rational,
-    minerva,
     normalise,
 )
+from svdjobs.evaluation.tokens import Node, UnreadableError
+from svdjobs.evaluation.values import HugeError
 from svdjobs.records import Outcome
 
 _BASE_WORDS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
                "eight": "8", "nine": "9", "ten": "10", "twelve": "12", "sixteen": "16"}  # fmt: skip
 _BASED = re.compile(
-    r"(?<![A-Za-z0-9_])(\d[\dA-F]*)_"
+    r"(?<![A-Za-z0-9_])\(?(\d[\dA-F]*)\)?_"
     rf"(?:\{{?(\d+)\}}?|\{{?\\text\{{({'|'.join(_BASE_WORDS)})\}}\}}?)"
 )
 _FONT = re.compile(r"\\(?:text|mathrm|mathbf)(?:bf|rm|it|normal)?\{(\([A-J]\)[^{}]*)\}")
+_WRAPPED = re.compile(r"\\(?:text|mathrm)\{([^{}]*)\}")
 _CHOICE = re.compile(r"\(([A-J])\)[\s:.]*(.*)", re.DOTALL)
 
 
@@ -60,8 +62,8 @@ def grade_any(answer: str, gold: str | Sequence[str]) -> Outcome:
 def grade_answer(answer: str, gold: str) -> Outcome:
     """Outcome of an extracted answer against one gold.
 
-    Each step decides only what it can decide with certainty; the algebra is the last. Where it
-    cannot read an answer, equality under Minerva's normal form is all that can be said.
+    Each step decides only what it can decide with certainty; the mathematics is the last. Where an
+    answer cannot be read, it is right only if it is spelled like the gold.
     """
     if not gold.strip():
         return Outcome.GOLD_ERROR
@@ -86,7 +88,7 @@ def _grade_normal(found: str, expected: str) -> Outcome:
         outcome = decide(found, expected)
         if outcome is not None:
             return outcome
-    return _as_algebra(found, expected)
+    return _as_mathematics(found, expected)
 
 
 def _correct_if(equal: bool) -> Outcome:
@@ -94,15 +96,14 @@ def _correct_if(equal: bool) -> Outcome:
 
 
 def _as_rationals(answer: str, gold: str) -> Outcome | None:
-    """Integers, fractions and decimals; a decimal close to the gold may be its rounding."""
+    """Integers, fractions and decimals; a decimal may be a rounding, which is decided elsewhere."""
     found, expected = exact_rational(answer), exact_rational(gold)
     if found is None or expected is None:
         return None
     (a, a_rounded), (b, b_rounded) = found, expected
     if a == b:
         return Outcome.CORRECT
-    far = algebra.DISTINCT_PART * abs(a - b) > max(abs(a), abs(b))
-    return Outcome.WRONG if far or not (a_rounded or b_rounded) else None
+    return None if a_rounded or b_rounded else Outcome.WRONG
 
 
 def _as_based_numerals(answer: str, gold: str) -> Outcome | None:
@@ -132,8 +133,8 @@ def _as_choices(answer: str, gold: str) -> Outcome | None:
     (letter, rest), (gold_letter, gold_rest) = _choice(answer), _choice(gold)
     if not letter and not gold_letter:
         return None
-    letter = letter or (answer if re.fullmatch("[A-J]", answer) else "")
-    gold_letter = gold_letter or (gold if re.fullmatch("[A-J]", gold) else "")
+    letter = letter or _bare_letter(answer)
+    gold_letter = gold_letter or _bare_letter(gold)
     if letter and gold_letter:
         return _correct_if(letter == gold_letter)
     if letter and rest:
@@ -143,17 +144,48 @@ def _as_choices(answer: str, gold: str) -> Outcome | None:
     return None
 
 
+def _bare_letter(text: str) -> str:
+    found = answers.spelled(text)
+    return found if re.fullmatch("[A-J]", found) else ""
+
+
 def _choice(text: str) -> tuple[str, str]:
     """Letter and value of an option; the letter is empty where the text is none."""
     match = _CHOICE.fullmatch(_FONT.sub(r"\1", text, count=1))
     return (match[1], match[2].strip()) if match else ("", text)
 
 
-def _as_algebra(answer: str, gold: str) -> Outcome:
-    if not algebra.read(gold):
-        unreadable = Outcome.GOLD_ERROR
-    elif not algebra.read(answer):
-        unreadable = Outcome.PARSE_ERROR
-    else:
+def is_readable(gold: str) -> bool:
+    """Whether the grader understands a gold, so that answers to its problem can be graded."""
+    normal = normalise(gold)
+    if not normal or len(gold) > MAX_CHARACTERS:
+        return False
+    known = exact_rational(normal) or _BASED.fullmatch(normal) or _choice(normal)[0]
+    return bool(known) or _read(normal) is not None or _needs_library(normal)
+
+
+def _needs_library(normal: str) -> bool:
+    return algebra.is_needed(normal) and algebra.read(normal) is not None
+
+
+def _as_mathematics(answer: str, gold: str) -> Outcome:
+    """By structure and value; by the library where it alone can read one of them."""
+    expected, found = _read(gold), _read(answer)
+    if expected is not None and found is not None:
+        try:
+            return _correct_if(equality.matches(expected, found))
+        except HugeError:  # what can be computed is not what cannot
+            return Outcome.WRONG if equality.computable(expected) else Outcome.PARSE_ERROR
+    needed = algebra.is_needed(gold) or algebra.is_needed(answer)
+    if needed and algebra.read(gold) is not None and algebra.read(answer) is not None:
         return _correct_if(algebra.equal(gold, answer))
-    return Outcome.CORRECT if minerva(answer) == minerva(gold) != "" else unreadable
+    if _WRAPPED.sub(r"\1", answer).split() == _WRAPPED.sub(r"\1", gold).split():
+        return Outcome.CORRECT
+    return Outcome.PARSE_ERROR if is_readable(gold) else Outcome.GOLD_ERROR
+
+
+def _read(normal: str) -> Node | None:
+    try:
+        return answers.read(normal)
+    except UnreadableError:
+        return None

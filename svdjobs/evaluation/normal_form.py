@@ -11,26 +11,18 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from svdjobs.evaluation.notation import latex, undressed, unwrapped
+
 # The longest gold of the four benchmarks has 53 characters. Longer answers are compared as text and
 # as integers only, so that a page of braces costs nothing.
 MAX_CHARACTERS = 4000
-_UNICODE = str.maketrans(
-    {
-        "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "°": r"^\circ ",
-        "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ",
-        "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "θ": r"\theta ", "½": r"\frac{1}{2}",
-        "²": "^2", "³": "^3", "\u00a0": " ", "，": ",",
-    }
-)  # fmt: skip
-# (pattern, replacement) in order; spaces and sizes first, so that later patterns see bare text.
+# Thousands: 10,\\!080 and 58{,}500.
+_GROUPED = re.compile(r"(?<=\d)(?:,\\!|\{,\}|\\,|\\!)\s*(?=\d{3}(?!\d))")
+# (pattern, replacement) in order, on text without dressing.
 _MEANINGLESS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"(?<=\d)(?:,\\!|\{,\}|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),  # thousands: 10,\!080
-        (r"(?<!\\)\\[,!;: ]|~|(?<!\\)\\q?quad(?![A-Za-z])", " "),
-        (r"\\(?:left|right|displaystyle|limits)(?![A-Za-z])", ""),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\mbox(?![A-Za-z])", r"\\text"),
+        (r"\\[dtc](frac|binom)(?![A-Za-z])", r"\\\1"),
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
         (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
         (r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\\degree(?![A-Za-z])|\^\s*\\circ\s*", r"^\\circ "),
@@ -43,7 +35,7 @@ _MEANINGLESS = [
 _SQRT = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(")
 # All spaces but those between letters or digits, and one that makes `58, 500` a list.
 _SPACE = re.compile(r"(?<![A-Za-z0-9])(?:(?<!\d,)\s+|\s+(?!\d{3}(?!\d)))|\s+(?![A-Za-z0-9])")
-_NUMBER = re.compile(r"([+-]?)(\d+(?:,\d{3})*|\d*)(\.\d+)?(?:[eE]([+-]?\d{1,3}))?")
+_NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d*)(\.\d+)?(?:[eE]([+-]?\d{1,3}))?")
 _RATIO = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?)([+-]?\d+)/(\d+)")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -68,14 +60,12 @@ def normalise(answer: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _normalise(text: str) -> str:
-    while len(text) > 1 and text[0] == text[-1] == "$":
-        text = text[1:-1].strip()
+    text = unwrapped(undressed(_GROUPED.sub("", latex(text))))
     if "$" in text:
         text = re.sub(r"(?<!\\)\$", "", text)
-    text = text.translate(_UNICODE)
     for pattern, replacement in _MEANINGLESS:
         text = pattern.sub(replacement, text)
-    return _SPACE.sub("", " ".join(_plain_roots(text).split())).removesuffix(".")
+    return _SPACE.sub("", " ".join(_plain_roots(text).split()))
 
 
 def _plain_roots(text: str) -> str:

@@ -27,7 +27,7 @@ from svdjobs.stages.outputs import check_run, note_run, require
 from svdjobs.storage.store import Store
 
 STAGE = "evaluate"
-VERSION = "3"
+VERSION = "4"
 # Where and how fast, not what: results are the same whatever these are.
 OPERATIONAL = {
     "benchmarks", "devices", "reuse_engine", "gpu_memory_utilization", "tensor_parallel_size",

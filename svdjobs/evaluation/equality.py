@@ -1,0 +1,295 @@
+"""Whether an answer is the gold, structure by structure; numbers are compared in `values.py`.
+
+Bare lists and sets are the same in any order, with what occurs twice counted twice; groups keep
+their order and their brackets. A name may be left out by either side, but not be another. A chain
+`x = a = b` is worth its last exact side, and is nothing if its sides contradict each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from svdjobs.evaluation import ranges, values
+from svdjobs.evaluation.answers import EQUAL, NEAR
+from svdjobs.evaluation.tokens import Node, UnreadableError
+from svdjobs.evaluation.units import PERCENT, same_unit
+
+_RANGE_KINDS = ("group", "union", "meet", "without", "known")
+# An approximation may be this far from what it approximates.
+_NEAR_PART = 20
+_HUNDREDTH = Node("number", Fraction(1, 100))
+
+
+def matches(gold: Node, answer: Node) -> bool:
+    """Whether an answer is right.
+
+    Raises:
+        HugeError: numbers in it are too large to be compared.
+    """
+    if gold == answer:
+        return True
+    gold, answer = _spread(gold), _spread(answer)
+    if ranges.is_inequality(gold) or ranges.is_inequality(answer):
+        return _as_ranges(gold, answer) or _inequalities(gold, answer)
+    if "relation" in (gold.kind, answer.kind):
+        return _related(gold, answer)
+    if "list" in (gold.kind, answer.kind):
+        return _listed(gold, answer)
+    if gold.kind == answer.kind and gold.kind in _SAME:
+        if _SAME[gold.kind](gold, answer):
+            return True
+    elif _single(gold) != gold or _single(answer) != answer:
+        return matches(_single(gold), _single(answer))
+    return _as_ranges(gold, answer)
+
+
+def computable(node: Node) -> bool:
+    """Whether all numbers in an answer are small enough to be computed."""
+    if node.kind != "quantity":
+        return all(computable(arg) for arg in node.args)
+    try:
+        values.value(node.args[0])
+    except values.HugeError:
+        return False
+    except values.UndefinedError:
+        return True
+    return True
+
+
+def _quantities(gold: Node, answer: Node) -> bool:
+    if not same_unit(str(gold.value), str(answer.value)):
+        return False
+    a, b = gold.args[0], answer.args[0]
+    if values.equal(a, b):
+        return True
+    # 40 % is 40 of a hundred and 0.4 of one; a bare number leaves open which was asked for.
+    if gold.value == PERCENT and not answer.value:
+        return values.equal(Node("mul", args=(a, _HUNDREDTH)), b)
+    if answer.value == PERCENT and not gold.value:
+        return values.equal(a, Node("mul", args=(b, _HUNDREDTH)))
+    return False
+
+
+def _groups(gold: Node, answer: Node) -> bool:
+    if gold.value != answer.value:
+        return False
+    if gold.value == "{}":
+        return _in_any_order(gold.args, answer.args)
+    return _in_order(gold, answer)
+
+
+def _in_order(gold: Node, answer: Node) -> bool:
+    return len(gold.args) == len(answer.args) and all(
+        matches(a, b) for a, b in zip(gold.args, answer.args, strict=True)
+    )
+
+
+def _in_any_order(golds: Sequence[Node], answers: Sequence[Node]) -> bool:
+    left = list(answers)
+    if len(golds) != len(left):
+        return False
+    for gold in golds:
+        found = next((one for one in left if matches(gold, one)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True
+
+
+def _matrices(gold: Node, answer: Node) -> bool:
+    return gold.value == answer.value and _in_order(gold, answer)
+
+
+_SAME: dict[str, Callable[[Node, Node], bool]] = {
+    "quantity": _quantities,
+    "group": _groups,
+    "matrix": _matrices,
+    "row": _in_order,
+    "words": lambda gold, answer: gold.value == answer.value,
+    "known": lambda gold, answer: gold.value == answer.value,
+}
+
+
+def _listed(gold: Node, answer: Node) -> bool:
+    """Bare lists and sets; a list of named values of one name is the list of these values."""
+    a, b = _members(gold), _members(answer)
+    if a is None or b is None:
+        return False
+    names, gold_names = _names(b), _names(a)
+    if len(names) > 1 and not gold_names:
+        return False
+    return _in_any_order(a, b)
+
+
+def _members(node: Node) -> tuple[Node, ...] | None:
+    if node.kind == "list" or (node.kind == "group" and node.value == "{}"):
+        return node.args
+    return None
+
+
+def _names(items: Sequence[Node]) -> set[Node]:
+    return {item.args[0] for item in items if item.kind == "relation"}
+
+
+def _single(node: Node) -> Node:
+    """The only member of a set."""
+    alone = node.kind == "group" and node.value == "{}" and len(node.args) == 1
+    return node.args[0] if alone else node
+
+
+def _spread(node: Node) -> Node:
+    """`x = ±3` as a list of two relations."""
+    if node.kind != "relation" or node.args[-1].kind != "list":
+        return node
+    parts = (node._replace(args=(*node.args[:-1], last)) for last in node.args[-1].args)
+    return Node("list", "or", tuple(parts))
+
+
+def _as_ranges(gold: Node, answer: Node) -> bool:
+    """Sets of real numbers, said in one way or another."""
+    gold, answer = _unnamed_set(gold), _unnamed_set(answer)
+    names = {ranges.name_of(gold), ranges.name_of(answer)} - {None}
+    sets = gold.kind in _RANGE_KINDS or answer.kind in _RANGE_KINDS
+    if len(names) > 1 or not (sets or names):
+        return False
+    if gold.kind == answer.kind == "group" and gold.value != "{}" != answer.value:
+        return False
+    try:
+        return ranges.same(ranges.ranges_of(gold), ranges.ranges_of(answer))
+    except UnreadableError:
+        return False
+
+
+def _unnamed_set(node: Node) -> Node:
+    r"""The set of `x \in (2,5)`."""
+    named = node.kind == "relation" and node.value == EQUAL and len(node.args) == 2
+    return node.args[1] if named and node.args[1].kind in _RANGE_KINDS else node
+
+
+def _related(gold: Node, answer: Node) -> bool:
+    """Where one side is an equation, or a chain of them."""
+    if gold.kind == answer.kind == "relation":
+        if gold.args[0] == answer.args[0] and _named(gold) and _named(answer):
+            return _chains(gold, answer)
+        return _equations(gold, answer)
+    if gold.kind == "relation":
+        if answer.kind == "list" or not _named(gold) or not _is_plain_name(gold.args[0]):
+            return False
+        return any(matches(value, answer) for value in _worth(gold))
+    if gold.kind == "list" or not _named(answer):
+        return False
+    return any(matches(gold, value) for value in _worth(answer))
+
+
+def _chains(gold: Node, answer: Node) -> bool:
+    return any(matches(a, b) for a in _worth(gold) for b in _worth(answer))
+
+
+def _named(node: Node) -> bool:
+    """Whether a chain of equations says what its first side is worth.
+
+    `x^2 = 9` and `2x = 10` leave that to be solved; `4 + 5 = 9` has to be true.
+    """
+    if set(str(node.value).split()) - {EQUAL, NEAR}:
+        return False
+    first = node.args[0]
+    if _is_plain_name(first) or first.kind == "words":
+        return True
+    if first.kind != "quantity":
+        return False
+    return len(values.symbols(first.args[0])) != 1
+
+
+def _is_plain_name(node: Node) -> bool:
+    """A symbol, a function of something, a product of letters, a tuple of symbols, words."""
+    if node.kind == "words":
+        return True
+    if node.kind == "group":
+        return all(_is_plain_name(item) for item in node.args)
+    if node.kind != "quantity" or node.value:
+        return False
+    scalar = node.args[0]
+    if scalar.kind == "mul":
+        return all(part.kind == "symbol" for part in scalar.args)
+    if scalar.kind == "call":
+        known = not str(scalar.value).endswith("()")
+        return not known or (scalar.value not in ("factorial", "root")
+                             and all(arg.kind == "symbol" for arg in scalar.args))  # fmt: skip
+    return scalar.kind == "symbol"
+
+
+def _worth(chain: Node) -> list[Node]:
+    """What a chain is worth: its last exact side, and its last approximation; nothing where its
+    sides contradict each other."""
+    signs = str(chain.value).split()
+    exact, near, first = None, None, chain.args[0]
+    known = [] if _is_plain_name(first) else [first]
+    for sign, side in zip(signs, chain.args[1:], strict=True):
+        if not all(_agree(earlier, side, sign) for earlier in known[-1:]):
+            return []
+        known.append(side)
+        if sign == EQUAL and near is None:
+            exact = side
+        else:
+            near = side
+    return [side for side in (exact, near) if side is not None]
+
+
+def _agree(first: Node, second: Node, sign: str) -> bool:
+    """Whether two sides of a chain may both be true; formulas of symbols are not judged."""
+    if first.kind != "quantity" or second.kind != "quantity":
+        return True
+    a, b = first.args[0], second.args[0]
+    if values.symbols(a) | values.symbols(b):
+        return True
+    if sign == EQUAL and values.equal(a, b):
+        return True
+    try:
+        gap, size = abs(values.real(a) - values.real(b)), abs(values.real(a))
+    except ArithmeticError:
+        return False
+    return bool(_NEAR_PART * gap <= size) and sign == NEAR
+
+
+def _equations(gold: Node, answer: Node) -> bool:
+    """Whether two equations differ by a constant factor: `y = 2x` and `2y - 4x = 0`."""
+    if not gold.value == answer.value == EQUAL:
+        return False
+    a, b = _difference(gold), _difference(answer)
+    return a is not None and b is not None and values.proportional(a, b) is not None
+
+
+def _inequalities(gold: Node, answer: Node) -> bool:
+    """Whether two inequalities of several symbols differ by a positive factor."""
+    if gold.kind != "relation" or answer.kind != "relation":
+        return False
+    if " " in str(gold.value) or " " in str(answer.value) or "=" in (gold.value, answer.value):
+        return _written_alike(gold, answer)
+    a, b = _difference(gold), _difference(answer)
+    if a is None or b is None:
+        return False
+    factor = values.proportional(a, b)
+    if factor is None:
+        return False
+    turned = ranges.flipped(str(answer.value)) if factor < 0 else answer.value
+    return bool(turned == gold.value)
+
+
+def _written_alike(gold: Node, answer: Node) -> bool:
+    """Chains with the same sides in the same order, or turned round."""
+    if len(gold.args) != len(answer.args):
+        return False
+    turned = " ".join(ranges.flipped(sign) for sign in reversed(str(answer.value).split()))
+    return any(
+        gold.value == signs and _in_order(gold, answer._replace(args=sides))
+        for signs, sides in ((answer.value, answer.args), (turned, answer.args[::-1]))
+    )
+
+
+def _difference(node: Node) -> Node | None:
+    """Left side minus right side, where both are scalars."""
+    if len(node.args) != 2 or any(side.kind != "quantity" for side in node.args):
+        return None
+    left, right = (side.args[0] for side in node.args)
+    return Node("add", args=(left, Node("neg", args=(right,))))
