@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from svdjobs import yaml_core
 from svdjobs.config import SweepConfig
 from svdjobs.errors import ConfigError
+from svdjobs.escape import without_secrets
 from svdjobs.settings import Settings, keys
 
 Section = TypeVar("Section", bound=Settings)
@@ -152,11 +153,42 @@ def validated(section: type[Section], document: object, *, where: str) -> Sectio
     Raises:
         ConfigError: with every complaint at once.
     """
+    _refuse_secrets(document, where)
     try:
         return section.model_validate(document)
     except ValidationError as error:
         lines = [_complaint(section, item) for item in error.errors()]
         raise ConfigError("\n  ".join([f"{where}:", *lines])) from None
+
+
+def _refuse_secrets(document: object, where: str) -> None:
+    """Refuse addresses with a user, a password or a signature: a config is kept with its run, in
+    every manifest, and in a Workflow that everybody sees who sees Workflows."""
+    found = [
+        f"{place}: an address with a user, password or signature (found {_shown(text)})"
+        for place, text in _texts(document)
+        if without_secrets(text) != text
+    ]
+    if found:
+        advice = (
+            "A config is kept and shown. Let the environment hold what is secret: "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, HF_TOKEN."
+        )
+        raise ConfigError("\n  ".join([f"{where}:", *found, advice]))
+
+
+def _texts(document: object) -> Iterator[tuple[str, str]]:
+    """Every text of a document with the key it stands under; what YAML refers to twice comes once,
+    so that a section may contain itself."""
+    left, seen = [("", document)], set[int]()
+    while left:
+        place, value = left.pop()
+        if isinstance(value, str):
+            yield place, value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            left += [(f"{place}.{key}".lstrip("."), item) for key, item in items][::-1]
 
 
 def _complaint(section: type[Settings], item: Any) -> str:
@@ -190,7 +222,7 @@ def _hint(section: type[Settings], location: tuple[Any, ...]) -> str:
 def _shown(value: object) -> str:
     """A value as a file spells it, cut where it is long."""
     try:
-        text = json.dumps(value, ensure_ascii=False, default=str)
+        text = without_secrets(json.dumps(value, ensure_ascii=False, default=str))
     except ValueError:
         text = "a value that contains itself"
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -30,8 +30,9 @@ _ACTS = re.compile(f"[{_UNSEEN}]")
 # GitHub takes commands from lines that begin with `::`, spaces or not, and, as Azure does, from
 # `##[…]` and `##vso[…]` anywhere; TeamCity from `##teamcity[…]`.
 _COMMAND = re.compile(r"(?m)^(?P<indent>[ \t]*):(?=:)|#(?=#\w*\[)")
-# RFC 3986: user information ends at the last @ before a path, a query or a fragment.
-_USERINFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
+# RFC 3986: user information ends at the last @ before a path, a query or a fragment. Of an address
+# that was taken for a path one slash is left.
+_USERINFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@|(?<=[a-zA-Z0-9]:/)[^\s/?#\"'<>:]*:[^\s/?#\"'<>]*@")
 # What signed addresses carry: S3's and Azure's signatures, tokens in a query.
 _SIGNED = re.compile(
     r"(?i)(?P<key>[?&][\w.-]*(?:signature|credential|token|password|secret|accesskeyid|sig)=)[^&\s\"'<>]+"
@@ -52,7 +53,7 @@ LABEL_LENGTH = 80
 
 def without_secrets(text: str) -> str:
     """Text whose addresses name no user, password or signature: `https://***@host/…`."""
-    if "://" not in text:
+    if ":/" not in text:
         return text
     return _SIGNED.sub(rf"\g<key>{HIDDEN}", _USERINFO.sub(f"{HIDDEN}@", text))
 

@@ -325,3 +325,35 @@ def test_config_survives_its_own_json() -> None:
 def test_derived_seeds_differ() -> None:
     assert len({derived_seed(0, i, j) for i in range(50) for j in range(20)}) == 1000
     assert derived_seed("a", 1) == derived_seed("a", 1) < 2**63
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("before", "https://user:hush@host.example/owner/name"),
+        ("store", "s3://user:hush@bucket/run"),
+        ("gate", {"baseline": "https://user:hush@host.example"}),
+        ("after", "https://host.example/x?X-Amz-Signature=hush"),
+        ("before", f"https://{'long-' * 20}hush@host.example"),
+        ("alphas", "http://user:hush@host"),
+    ],
+)
+def test_an_address_with_a_password_is_refused_and_not_quoted(key: str, text: object) -> None:
+    """It would be kept in every manifest, and in a Workflow that others see."""
+    document = {"name": "x", "before": "a", "after": "b", key: text}
+    with pytest.raises(ConfigError, match=r"\*\*\*") as caught:
+        parse_config(document, where="test")
+    assert (
+        f"{key}.baseline" in str(caught.value) if key == "gate" else f"{key}: " in str(caught.value)
+    )
+    assert "hush" not in f"{caught.value} {caught.value.args}"
+
+
+def test_settings_of_a_cluster_hold_no_password_either() -> None:
+    with pytest.raises(ConfigError, match=r"s3://\*\*\*@bucket"):
+        validated(ClusterSettings, {"store": "s3://user:hush@bucket/run"}, where="test")
+
+
+def test_a_config_that_contains_itself_is_an_error() -> None:
+    with pytest.raises(ConfigError):
+        read_config("name: x\nbefore: a\nafter: b\nalphas: &a [*a]\n", where="test")

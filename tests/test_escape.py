@@ -186,6 +186,11 @@ def test_an_error_shows_no_password_and_forges_no_line(kind: type[SvdjobsError])
         ("s3://key:secret@bucket/run", "s3://***@bucket/run"),
         ("http://token@h:80/a@b", "http://***@h:80/a@b"),
         ("https://a:b@c@host", "https://***@host"),
+        (
+            "no config file at https:/user:hush@host/c.yaml",
+            "no config file at https:/***@host/c.yaml",
+        ),
+        ("D:/x@y", "D:/x@y"),
         ("https://host/x@v1?y=a@b", "https://host/x@v1?y=a@b"),
         ("user@host no://", "user@host no://"),
     ],
