@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Record(BaseModel):
@@ -15,10 +15,25 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def checked_key(key: str) -> str:
+    """A key that names one object below a prefix, on every kind of store and on a disk.
+
+    Raises:
+        ValueError: it would lead elsewhere, or cannot be printed.
+    """
+    parts = key.split("/")
+    if not key.isprintable() or "\\" in key or not {"", ".", ".."}.isdisjoint(parts):
+        raise ValueError(
+            f"{key!r:.200} is no key; expected is a relative path without empty parts, '.', '..', "
+            f"backslashes and control characters"
+        )
+    return key
+
+
 class FileRecord(Record):
     """One object a stage wrote."""
 
-    key: str
+    key: Annotated[str, AfterValidator(checked_key)]
     """Key below the manifest's own prefix."""
     bytes: int
     sha256: str

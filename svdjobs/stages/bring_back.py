@@ -23,7 +23,9 @@ def clear(into: Path) -> None:
     A folder of that name that holds no verdict for CI is somebody else's, and stays.
     """
     for prefix in (report.PREFIX, gate.PREFIX):
-        if (into / prefix / JUNIT).is_file():
+        if (into / prefix).is_symlink():
+            (into / prefix).unlink()
+        elif (into / prefix / JUNIT).is_file():
             shutil.rmtree(into / prefix)
 
 

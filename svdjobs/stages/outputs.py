@@ -13,17 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from svdjobs.config import SweepConfig
-from svdjobs.errors import DamagedError, IncompleteError, OutputError, UnavailableError
+from svdjobs.errors import (
+    DamagedError,
+    IncompleteError,
+    MissingKeyError,
+    OutputError,
+    UnavailableError,
+)
 from svdjobs.fingerprint import fingerprint
 from svdjobs.progress import say
 from svdjobs.provenance import versions
 from svdjobs.records import FileRecord, Manifest
 from svdjobs.storage.fetch import read_checked
+from svdjobs.storage.local import LocalStore
 from svdjobs.storage.store import (
     Store,
     clear,
     json_bytes,
     read_json,
+    record_in,
     record_of,
     try_read_json,
     write_bytes,
@@ -80,7 +88,10 @@ class Output:
         of what lies in the store."""
         if self.key(name) not in sizes:
             return False
-        files = _files_in(read_json(self.store, self.key(name)))
+        try:
+            files = list(_files_in(read_json(self.store, self.key(name))))
+        except (MissingKeyError, DamagedError):
+            return False
         return all(sizes.get(file.key) == file.bytes for file in files)
 
     def commit(self) -> Manifest:
@@ -130,7 +141,7 @@ def _files_in(document: Any) -> Iterator[FileRecord]:
     """The file records of a part's record, which may be those of a file or of several."""
     for found in (document["file"], *document.get("logs", ())):
         if found is not None:
-            yield FileRecord.model_validate(found)
+            yield record_in(FileRecord, found, "a part's record")
 
 
 def begin(
@@ -196,13 +207,7 @@ def find_manifest(store: Store, prefix: str) -> Manifest | None:
     document = try_read_json(store, f"{prefix}/{MANIFEST}")
     if document is None:
         return None
-    try:
-        return Manifest.model_validate(document)
-    except ValueError:
-        raise DamagedError(
-            f"{store.url}/{prefix}/{MANIFEST} is not a manifest. Delete the folder {prefix} and "
-            f"run again."
-        ) from None
+    return record_in(Manifest, document, f"{store.url}/{prefix}/{MANIFEST}")
 
 
 def readable_manifest(store: Store, prefix: str) -> Manifest | None:
@@ -255,10 +260,9 @@ def copy(store: Store, prefix: str, folder: Path) -> None:
         IncompleteError: it is not finished.
     """
     (manifest,) = require(store, [prefix], stage=f"copying the {prefix}")
+    here = LocalStore(folder)
     for file in manifest.files:
-        path = folder / file.key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(read_finished(store, prefix, file.key, manifest))
+        write_bytes(here, file.key, read_finished(store, prefix, file.key, manifest))
 
 
 def made_by(manifest: Manifest, version: str) -> bool:

@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from svdjobs.errors import StorageError, UnavailableError, from_os_error
 from svdjobs.parallel import in_order
 from svdjobs.progress import Advance, size, track
 from svdjobs.records import FileRecord, Manifest
 from svdjobs.storage.local import LocalStore
+from svdjobs.storage.paths import joined
 from svdjobs.storage.store import Hashing, Readable, try_read_json
 
 PIECE_BYTES = 8 << 20
@@ -97,8 +98,7 @@ def pieces(store: Readable, key: str) -> Iterator[bytearray]:
 def _download(
     store: Readable, key: str, folder: Path, name: str, record: FileRecord | None, advance: Advance
 ) -> None:
-    assert not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts, name
-    path = folder / name
+    path = joined(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     version, hashing = store.version(key), Hashing()
     try:

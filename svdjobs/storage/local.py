@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from typing import BinaryIO
 
 from svdjobs.errors import MissingKeyError, StorageError, from_os_error
 from svdjobs.records import FileRecord
+from svdjobs.storage.paths import joined, writable
 from svdjobs.storage.store import Hashing
 
 PARTIAL = ".partial"
@@ -37,15 +39,16 @@ class LocalStore:
         return str(self.root)
 
     def path(self, key: str) -> Path:
-        """Path of a key."""
-        return self.root / key
+        """Path of a key.
+
+        Raises:
+            DamagedError: it is none.
+        """
+        return joined(self.root, key)
 
     def size(self, key: str) -> int:
         """Bytes of an object."""
-        try:
-            return self.path(key).stat().st_size
-        except FileNotFoundError:
-            raise self._missing(key) from None
+        return _status(self.path(key)).st_size
 
     def version(self, key: str) -> str:
         """What the file system knows of a file: size, times of its content and of its inode, inode;
@@ -57,11 +60,7 @@ class LocalStore:
         A hub cache names what it downloads by content and links to it, so equal files have one
         version wherever they were downloaded, and other files never have it.
         """
-        path = self.path(key)
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            raise self._missing(key) from None
+        path, status = self.path(key), _status(self.path(key))
         real = path.resolve()
         if path.is_symlink() and real.parent.name == _BLOBS and _BLOB.fullmatch(real.name):
             return f"{BLOB_VERSION}{real.name}:{status.st_size}"
@@ -72,32 +71,39 @@ class LocalStore:
         try:
             with self.path(key).open("rb", buffering=0) as file:
                 return _read_exactly(file, start, end, self.path(key))
-        except FileNotFoundError:
-            raise self._missing(key) from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise _missing(self.path(key)) from None
         except OSError as error:
             raise from_os_error(error, doing=f"reading {self.path(key)}") from None
 
     def exists(self, key: str) -> bool:
         """Whether an object is there."""
-        return self.path(key).is_file()
+        try:
+            return stat.S_ISREG(_status(self.path(key)).st_mode)
+        except MissingKeyError:
+            return False
 
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix, sorted."""
         return sorted(self.sizes(prefix))
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Bytes of every file below a prefix, by key; half-written files do not count."""
-        found = (path for path in self.path(prefix).rglob("*") if path.is_file())
-        return {
-            str(path.relative_to(self.root)): path.stat().st_size
-            for path in found
-            if not path.name.endswith(PARTIAL)
-        }
+        """Bytes of every file below a prefix, by key; half-written files do not count, nor what
+        vanishes meanwhile."""
+        found: dict[str, int] = {}
+        for folder, _, names in os.walk(self.path(prefix), onerror=_unlisted):
+            for path in (Path(folder, name) for name in names if not name.endswith(PARTIAL)):
+                with suppress(MissingKeyError):
+                    key = path.relative_to(self.root).as_posix()
+                    status = _status(path)
+                    if stat.S_ISREG(status.st_mode):
+                        found[key] = status.st_size
+        return found
 
     @contextmanager
     def sink(self, key: str) -> Iterator[LocalSink]:
         """Write an object piece by piece."""
-        path = self.path(key)
+        path = writable(self.root, key)
         partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +123,7 @@ class LocalStore:
     def put_new(self, key: str, data: bytes) -> bool:
         """Write a file unless there is one: a link to a whole file, which fails if the name is
         taken."""
-        path = self.path(key)
+        path = writable(self.root, key)
         unique = f"{uuid.uuid4().hex}.{os.getpid()}"
         partial = path.with_name(f".{path.name}.{unique}{PARTIAL}")
         try:
@@ -145,7 +151,7 @@ class LocalStore:
         Raises:
             StorageError: another process has it open.
         """
-        path = self.path(key)
+        path = writable(self.root, key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a+b", buffering=0) as file:
@@ -162,7 +168,13 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         """Remove an object; fine if there is none."""
-        self.path(key).unlink(missing_ok=True)
+        path = writable(self.root, key)
+        try:
+            path.unlink(missing_ok=True)
+        except NotADirectoryError:
+            return
+        except OSError as error:
+            raise from_os_error(error, doing=f"deleting {path}") from None
 
     def free_bytes(self) -> int | None:
         """Space left on the folder's disk."""
@@ -171,8 +183,25 @@ class LocalStore:
         )
         return shutil.disk_usage(existing).free
 
-    def _missing(self, key: str) -> MissingKeyError:
-        return MissingKeyError(f"{self.path(key)} does not exist.")
+
+def _status(path: Path) -> os.stat_result:
+    """What the file system knows of a file, or of the one that it links to."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(path) from None
+    except OSError as error:
+        raise from_os_error(error, doing=f"looking for {path}") from None
+
+
+def _missing(path: Path) -> MissingKeyError:
+    return MissingKeyError(f"{path} does not exist.")
+
+
+def _unlisted(error: OSError) -> None:
+    """A folder that cannot be listed is not an empty one, unless it is gone."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise from_os_error(error, doing=f"listing {error.filename}") from None
 
 
 class LocalSink:

@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+from pydantic import ValidationError
 
 from svdjobs.errors import ConfigError, DamagedError, MissingKeyError
-from svdjobs.records import FileRecord
+from svdjobs.records import FileRecord, Record
 
 S3 = "s3://"
+Kept = TypeVar("Kept", bound=Record)
 
 
 class Sink(Protocol):
@@ -205,6 +208,25 @@ def parsed_json(
     except (ValueError, RecursionError) as error:
         words = "it is nested too deep" if isinstance(error, RecursionError) else error
         raise DamagedError(f"{where} is not valid JSON ({words}). {advice}") from None
+
+
+def record_in(kind: type[Kept], value: Any, where: str) -> Kept:
+    """A record from JSON: text of it, or the value in it.
+
+    Raises:
+        DamagedError: it is none.
+    """
+    try:
+        if isinstance(value, (str, bytes, bytearray)):
+            return kind.model_validate_json(value)
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DamagedError(
+            f"{where} is not what svdjobs writes there ({kind.__name__}"
+            f"{f', {place}' if place else ''}: {first['msg']}). Delete it and run again."
+        ) from None
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

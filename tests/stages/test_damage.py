@@ -13,9 +13,10 @@ import pytest
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import IncompleteError, StorageError
-from svdjobs.stages import blend, evaluate, grading, report
+from svdjobs.stages import blend, evaluate, grading, outputs, report
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import clear
+from svdjobs.storage.store import clear, write_json
+from tests.forked import run
 
 MakeConfig = Callable[..., SweepConfig]
 TWO_DIGESTS = r"[0-9a-f]{64}[^0-9a-f].*[0-9a-f]{64}"
@@ -127,3 +128,31 @@ def store_again(path: Path, document: object) -> dict[str, object]:
     data = json.dumps(document).encode()
     path.write_bytes(data)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def test_report_is_copied_over_no_link(swept: SweepConfig, tmp_path: Path) -> None:
+    (tmp_path / "bashrc").write_text("mine")
+    into = tmp_path / "into"
+    into.mkdir()
+    (into / "report.html").symlink_to(tmp_path / "bashrc")
+    outputs.copy(LocalStore(swept.store_url), "report", into)
+    assert (tmp_path / "bashrc").read_text() == "mine"
+    assert not (into / "report.html").is_symlink()
+
+
+def test_report_with_a_hostile_manifest_says_so(swept: SweepConfig, tmp_path: Path) -> None:
+    store = LocalStore(swept.store_url)
+    path = store.path("report/manifest.json")
+    document = json.loads(path.read_text())
+    (tmp_path / "bashrc").write_bytes(b"mine")
+    document["files"].append(
+        {"key": "../../bashrc", "bytes": 4, "sha256": hashlib.sha256(b"mine").hexdigest()}
+    )
+    write_json(store, "report/manifest.json", document)
+    config = tmp_path / "config.json"
+    config.write_text(swept.model_dump_json())
+    done = run("report", config, "--copy-to", tmp_path / "a" / "b")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "report/manifest.json is not what svdjobs writes there" in done.stderr
+    assert "'../../bashrc' is no key" in done.stderr
+    assert "Traceback" not in done.stderr
