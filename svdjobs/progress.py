@@ -39,7 +39,7 @@ def console() -> Console:
     """The console all messages for people go to: standard error, results go to standard output."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
 
 _log: ContextVar[TextIO | None] = ContextVar("log", default=None)

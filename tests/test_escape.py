@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import svdjobs
 from svdjobs import escape, progress
 from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError, StorageError, SvdjobsError
@@ -22,6 +24,7 @@ from svdjobs.reporting.content import Content, Table
 from svdjobs.reporting.job_summary import Finding, page
 from svdjobs.reporting.junit import Case, document
 
+ROOT = Path(svdjobs.__file__).parent
 HOSTILE = [
     "a\n::error::forged", "::error::forged", "  ::add-mask::x", "x ##[error]y", "##vso[task.x]y",
     "\x1b]0;title\x07", "\x1b[2J", "\x9b31m", "a\r2026-01-01 done", "a\u202eb", "a\u2028b",
@@ -111,7 +114,7 @@ def test_a_step_s_summary_loads_nothing() -> None:
 
 def hostile_content(names: list[str]) -> Content:
     config = parse_config({"name": "x", "before": "a", "after": "b"}, where="")
-    plan: Any = SimpleNamespace(tensors=[], architecture="<script>")
+    plan: Any = SimpleNamespace(tensors=[], architecture="<script>", rounding={})
     made = Summary(
         checkpoint="after", benchmark="b", benchmark_sha256="", prompts_sha256="", engine="",
         dtype="float32", n=1, problems=1, avg_at_n=Interval(value=1), truncated=0,
@@ -198,3 +201,25 @@ def test_an_error_shows_no_password_and_forges_no_line(kind: type[SvdjobsError])
 def test_users_and_passwords_of_addresses(text: str, shown: str) -> None:
     assert escape.without_secrets(text) == shown
     assert escape.without_secrets(shown) == shown
+
+
+def test_what_is_printed_goes_through_what_escapes_it() -> None:
+    """Results by `tell`, remarks by `say`; the others print what they have made themselves."""
+    known = {
+        "progress.py", "cli/options.py", "cli/main.py", "cli/store.py", "cli/keys.py",
+        "cli/doctor.py", "cluster/doctor.py", "cluster/watch.py", "demo/train.py",
+    }  # fmt: skip
+    prints = re.compile(
+        r"(?<![\w.])print\(|\b(click|typer)\.s?echo\b|\.print\(|std(out|err)\.write"
+    )
+    found = {
+        str(path.relative_to(ROOT))
+        for path in ROOT.rglob("*.py")
+        if prints.search(path.read_text())
+    }
+    assert found == known
+
+
+def test_remarks_keep_names_that_look_like_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.say("tensor a:b:c [bold]x[/bold]")
+    assert capsys.readouterr().err == "tensor a:b:c [bold]x[/bold]\n"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from svdjobs import escape
 from svdjobs.cluster import follow, logs
 from svdjobs.cluster.api import Cluster
 from svdjobs.cluster.lines import logs_command
@@ -89,8 +90,8 @@ def brought(known: Finding, ended: Run, into: Path, write: Write) -> Finding:
         found = bring_back(open_store(ended.store), into, wanted)
     except (SvdjobsError, OSError) as error:
         words = (
-            f"The store {ended.store} cannot be read from here, so report and verdict stay there; "
-            f"the exit code is the Workflow's. {error}"
+            f"The store {escape.line(ended.store)} cannot be read from here, so report and verdict "
+            f"stay there; the exit code is the Workflow's. {error}"
         )
         write(words)
         return known._replace(words=f"{known.words}\n{words}", places=places)

@@ -116,7 +116,7 @@ def follow(
 
 def gone_words(run: Run, gone: int, of: int) -> str:
     """What to say of pods that are no more."""
-    store = f" {run.store}" if run.store else ""
+    store = f" {escape.line(run.store)}" if run.store else ""
     return (
         f"{gone} of {of} pods are gone, and their logs with them: finished pods are deleted after "
         f"a while. What they made, and from what, is in the store{store} (the manifest.json of "

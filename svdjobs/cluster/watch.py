@@ -62,10 +62,11 @@ def closing_words(run: Run) -> str:
     words = f"Workflow {run.name} ended as {run.phase}{took}."
     if run.message:
         words += f" {escape.line(run.message)}."
-    if run.store and reported(run):
-        words += f"\nReport: {run.store.rstrip('/')}/report/report.html"
-    if run.store and judged(run):
-        words += f"\nVerdict: {run.store.rstrip('/')}/gate/gate.md"
+    store = escape.line(run.store.rstrip("/"))
+    if store and reported(run):
+        words += f"\nReport: {store}/report/report.html"
+    if store and judged(run):
+        words += f"\nVerdict: {store}/gate/gate.md"
     if run.phase != "Succeeded":
         words += (
             "\nFinished outputs are kept: submitting the same sweep with the same store goes on "

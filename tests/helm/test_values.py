@@ -103,6 +103,7 @@ def test_defaults_are_those_of_settings() -> None:
         ({"image": "{{workflow.name}}:1"}, "at '/image'"),
         ({"evaluateImage": "$(NAME):1"}, "at '/evaluateImage'"),
         ({"store": {"url": "s3://bucket/{{workflow.name}}"}}, "at '/store/url'"),
+        ({"store": {"url": "s3://key:secret@bucket/run"}}, "at '/store/url'"),
         ({"image": {"repository": "svdjobs", "tag": "1"}}, "at '/image'"),
         ({"decompose": {"memory": "32GB"}}, "at '/decompose/memory'"),
         ({"decompose": {"memory": 32}}, "at '/decompose/memory'"),

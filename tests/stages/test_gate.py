@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,31 @@ def test_another_engine_version_is_remarked(
     (note,) = judged(config).notes
     assert note.startswith("torch: ")
     assert "1.0 in the baseline" in note
+
+
+def test_a_baseline_s_records_are_shown_and_act_on_nothing(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its provenance reached standard output with its newlines, and gate.md with its tags."""
+    from svdjobs.provenance import versions
+    from svdjobs.stages import outputs
+
+    hostile = "1.0\n::error::forged\n\x1b[2J<script>alert(1)</script>![x](https://e.example/i.png)"
+    earlier = make("earlier")
+    with monkeypatch.context() as patched:
+        patched.setattr(outputs, "versions", lambda: {**versions(), "torch": hostile})
+        answer(earlier, "after", GOOD)
+    config = make(baseline=str(tmp_path / "earlier"))
+    answer(config, "after", GOOD)
+    judged(config)
+    store = LocalStore(Path(config.store_url))
+    shown = gate.closing_words(store)
+    (line,) = [line for line in shown.split("\n") if line.startswith("torch: ")]
+    assert "1.0\\n::error::forged\\n\\x1b[2J<script>" in line
+    assert not [line for line in shown.split("\n") if line.lstrip().startswith("::")]
+    text = bytes(store.read("gate/gate.md")).decode()
+    assert "&lt;script&gt;" in text
+    assert not re.search(r"<script|(?<!\\)!\[|\]\(https|\x1b|^::", text, re.MULTILINE)
 
 
 def test_what_is_missing_is_named_on_both_sides(make: Make, tmp_path: Path) -> None:
