@@ -47,7 +47,7 @@ _FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
 _NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:e[-+]?\d+)?|inf|nan)"
 # A number, with its interval: `-0.31`, `+1.20 [-0.31, +2.71]`; a dash for none.
 _FIGURES = re.compile(rf"-|{_NUMBER}(?: \[{_NUMBER}, {_NUMBER}\])?", re.IGNORECASE)
-LABEL_LENGTH = 80
+LABEL_LENGTH = 40
 """Longest name in a figure: a longer one would leave no room to draw in."""
 
 

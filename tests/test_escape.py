@@ -134,7 +134,7 @@ def hostile_content(names: list[str]) -> Content:
 
 def test_figures_and_pages_parse_no_name() -> None:
     """A `$` in a tensor's name was read as mathematics, once everything had been computed."""
-    found = hostile_content(["$\\frac{ and $", "_hidden", "<script>\n![x](//e)\x1b"])
+    found = hostile_content(["$\\frac{ and $", "_hidden", "<script>\n![x](//e)\x1b", "y" * 300])
     drawn = {
         "accuracy.png": figures.accuracy(found),
         "rotation_mse_curves.png": figures.rotation_mse(found),

@@ -79,7 +79,7 @@ def serving(
         process = subprocess.Popen(
             [weed, "-logtostderr", *_arguments(folder, identities, ports, address, s3_port)],
             stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env={**os.environ, **keys}, preexec_fn=partial(die_with, os.getpid()),
+            env={**os.environ, **keys}, umask=0o077, preexec_fn=partial(die_with, os.getpid()),
         )  # fmt: skip
     host = "127.0.0.1" if address == "0.0.0.0" else address
     server = S3Server(f"http://{host}:{s3_port}", access, secret, process)

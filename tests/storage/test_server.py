@@ -125,7 +125,12 @@ def test_every_port_asks_for_a_key(s3_server: server.S3Server, tmp_path: Path) -
     with_key = {name: _answer(int(ports[name]), keys) for name in answered}
     assert all(with_key.values()), with_key
     assert {path.stat().st_mode & 0o77 for path in (keys, keys / "key.pem")} == {0}
-    assert (folder.parent / "data").stat().st_mode & 0o77 == 0
+    sockets = [
+        path for port in ports.values() for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")
+    ]
+    assert sockets
+    private = [folder.parent / "data", *sockets]
+    assert {path.lstat().st_mode & 0o77 for path in private} == {0}
 
 
 def _answer(port: int, keys: Path | None) -> bytes:
