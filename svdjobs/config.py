@@ -131,6 +131,9 @@ class EvaluateConfig(Settings):
     """Completions generated together by the transformers engine."""
     grade_timeout_seconds: float = Field(default=5.0, gt=0)
     """Longest time for the grading of one answer, which is then counted as `timeout`."""
+    second_grader: Literal["math-verify", "off"] = "math-verify"
+    """Grades every completion once more, after the first grades are kept: the report says where the
+    two disagree. No score is made from it."""
     teacher_forced: int = Field(default=1, ge=0)
     """Of after's completions per problem, how many every checkpoint's likelihood is taken of."""
     repeat_after: bool = False

@@ -226,9 +226,51 @@ class Grade(Record):
     outcome: Outcome
     answer: str | None
     """What the completion gave as its answer (the last box, if any), None where nothing."""
+    boxed: bool | None = None
+    """Whether that was in a complete box, as asked; None without an answer."""
     answer_class: int | None = None
     """Equal for equivalent answers of one problem, from 0 in order of appearance; None without an
     answer, or where classes were not asked for."""
+
+
+class SecondGrade(Record):
+    """What the second grader says of one completion."""
+
+    idx: int
+    sample_index: int
+    correct: bool | None
+    """None where it took too long or broke down."""
+
+
+class Disagreement(Record):
+    """A completion of which two graders say different things."""
+
+    checkpoint: str
+    idx: int
+    sample_index: int
+    gold: str
+    answer: str | None
+    outcome: Outcome
+    """What the first grader, which scores are made from, says."""
+    second_correct: bool
+
+
+class Agreement(Record):
+    """How far two graders agree on the completions of one checkpoint."""
+
+    both_correct: int
+    neither: int
+    only_first: int
+    only_second: int
+    undecided: int
+    """The second grader took too long or broke down."""
+    disagreements: list[Disagreement]
+
+    @property
+    def share(self) -> float:
+        """Disagreements as a share of what both graded."""
+        apart = self.only_first + self.only_second
+        return apart / max(1, apart + self.both_correct + self.neither)
 
 
 class Likelihood(Record):
@@ -355,6 +397,10 @@ class Summary(Record):
     problems: int
     avg_at_n: Interval
     """Mean of the problems' mean scores; standard error clustered by problem."""
+    avg_at_n_boxed: Interval | None = None
+    """The same where only answers in a box count as correct; earlier versions did not tell."""
+    not_boxed: int = 0
+    """Completions whose answer was read elsewhere than in a box, right or wrong."""
     pass_at: dict[int, Interval] = Field(default_factory=dict)
     """Unbiased pass@k for k = 1, 2, 4 … n."""
     maj_at_n: Interval | None = None

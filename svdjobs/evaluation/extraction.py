@@ -1,23 +1,35 @@
 r"""Which part of a completion is its answer. The one extractor of the project.
 
-In this order: the last complete `\boxed{…}`; the last `Answer: …` line (Minerva, Lewkowycz et al.
-2022, appendix D); a last line that says `the answer is …`; a completion that is nothing but one
-line of mathematics. The whole text is searched, not its last 300 characters as in DAPO's script:
-one of MATH-500's own solutions draws 1,900 characters of figure after its box.
+In this order: the last complete `\boxed{…}`; the last `<answer>…</answer>`; the last `#### …` line
+(GSM8K); the last `Answer: …` line (Minerva, Lewkowycz et al. 2022, appendix D); `\boxed 4` without
+braces; a last line that says `the answer is …`; a completion that is nothing but one line of
+mathematics. All but the first are answers that are not boxed: they count, and are counted. The
+whole text is searched, not its last 300 characters as in DAPO's script: one of MATH-500's own
+solutions draws 1,900 characters of figure after its box.
 """
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 # \boxed, \fbox, and a garbled \beginboxed: any command whose name ends in "boxed".
 _BOX = re.compile(r"\\(?:[A-Za-z]*boxed|fbox|framebox)\s*\{")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+# The one sign, number or letter that LaTeX would box.
+_BARE_BOX = re.compile(
+    r"\\(?:boxed|fbox)(?![A-Za-z])\s*([+-]?\d[\d,]*(?:\.\d+)?|[A-Za-z])(?![\w{])"
+)
+_TAG = re.compile(r"<answer>([^<]{1,1000})</answer>", re.IGNORECASE)
+_HASHES = re.compile(r"^[ \t]*####[ \t]+(\S[^\n]{0,999})$", re.MULTILINE)
 _ANSWER = re.compile(r"\banswer[*_\s]{0,4}:[*_\s]{0,4}", re.IGNORECASE)
 _ANSWER_IS = re.compile(r"\banswer[*_\s]{1,4}is\b[*_\s:]{0,4}", re.IGNORECASE)
 _HOPE = re.compile(r"\.?\s*I hope (?:it|this) is correct.*$", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"\.\s+(?=[A-Z])")
-_MATH = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+# `4. Thus`; a full stop within mathematics is followed by none of these.
+_SENTENCE_END = re.compile(r"[.!?]\s+(?=[A-Z])")
+_STOP = re.compile(r"[.!?](?:\s|$)|\n\s*\n")
+_MATH = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_JOINT = re.compile(r"\s*(?:,|;|and|or|&)?\s*(?:and|or)?\s*")
 _NOT_PROSE = re.compile(r"\$[^$]*\$|\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _MATH_SIGN = re.compile(r"[\d\\$=<>+*/^]")
@@ -28,31 +40,47 @@ _BARE_WORDS = 3
 _STATED_CHARACTERS = 1000
 
 
-def extract_answer(text: str, *, cut_off: bool = False) -> str | None:
+class Found(NamedTuple):
+    """What a completion gives as its answer."""
+
+    answer: str
+    boxed: bool
+    boxes: tuple[str, ...] = ()
+    """All boxes of the sentence with the last one, where these are several."""
+
+
+def find_answer(text: str, *, cut_off: bool = False) -> Found | None:
     """The answer a completion gives, or None.
 
-    A completion that was cut off (`cut_off`) has no last line to trust: only a closed box or a
-    finished `Answer: …` line counts there. Linear in the length of the text.
+    A completion that was cut off (`cut_off`) has no last line to trust: only what is closed counts
+    there: a box, a tag, a line that has ended. Linear in the length of the text.
     """
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return boxed
-    if cut_off:
-        return _stated(_ANSWER, text[: text.rfind("\n") + 1])
-    last_line = text.rstrip()[-_STATED_CHARACTERS:].rpartition("\n")[2]
-    return _stated(_ANSWER, text) or _stated(_ANSWER_IS, last_line) or _bare(text)
+    if boxes := _last_boxes(text):
+        return Found(boxes[-1], True, boxes if len(boxes) > 1 else ())
+    whole = text[: text.rfind("\n") + 1] if cut_off else text
+    answer = _last(_TAG, text) or _last(_HASHES, whole) or _stated(_ANSWER, whole)
+    if answer is None and not cut_off:
+        last_line = text.rstrip()[-_STATED_CHARACTERS:].rpartition("\n")[2]
+        answer = _last(_BARE_BOX, text) or _stated(_ANSWER_IS, last_line) or _bare(text)
+    return None if answer is None else Found(answer, False)
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last complete `\boxed{…}` (balanced braces) that is not empty, or None.
+    r"""Content of the last complete `\boxed{…}` (balanced braces) that is not empty, or None."""
+    boxes = _last_boxes(text)
+    return boxes[-1] if boxes else None
 
-    The last one, because models correct themselves; math-verify alone reads two boxes on one line
-    as a set. An empty box repeats the instruction. A box that never closes is no answer. Linear in
-    the length of the text, also for a flood of unclosed boxes.
+
+def _last_boxes(text: str) -> tuple[str, ...]:
+    r"""Contents of the complete `\boxed{…}` of the last sentence that has one, empty ones left out.
+
+    The last decides, because models correct themselves; a list may be given in several. An empty
+    box repeats the instruction. A box that never closes is no answer. Linear in the length of the
+    text, also for a flood of unclosed boxes.
     """
-    opening = {match.end() - 1 for match in _BOX.finditer(text)}
+    opening = {match.end() - 1: match.start() for match in _BOX.finditer(text)}
     stack: list[int] = []
-    best: tuple[int, int] | None = None
+    found: list[tuple[int, int, int]] = []
     for match in _BRACES.finditer(text, min(opening, default=len(text))):
         position = match.start()
         if text[position] == "{":
@@ -61,8 +89,20 @@ def last_boxed(text: str) -> str | None:
             start = stack.pop()
             # Whatever closes last wins: of nested boxes the outermost, of several the last.
             if start in opening and not text[start + 1 : start + 100].lstrip().startswith("}"):
-                best = (start + 1, position)
-    return text[best[0] : best[1]].strip() if best else None
+                begin = opening[start]
+                while found and found[-1][0] > begin:
+                    found.pop()
+                if found and _STOP.search(text, found[-1][2], begin):
+                    found.clear()
+                found.append((begin, start + 1, position))
+    return tuple(text[start:end].strip() for _, start, end in found)
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str | None:
+    found = None
+    for match in pattern.finditer(text):
+        found = match[1].strip()
+    return found or None
 
 
 def _stated(marker: re.Pattern[str], text: str) -> str | None:
@@ -72,14 +112,27 @@ def _stated(marker: re.Pattern[str], text: str) -> str | None:
         end = match.end()
     if end is None:
         return None
-    line = text[end : end + _STATED_CHARACTERS].partition("\n")[0]
+    stated = text[end : end + _STATED_CHARACTERS]
+    line = stated.lstrip().partition("\n")[0]
+    if (display := _MATH.match(stated.lstrip())) and "\n" in display.group():
+        line = display.group()
     # "Final Answer: The final answer is 5. I hope it is correct." is Minerva's own form.
     line = _ANSWER_IS.split(_HOPE.sub("", line))[-1].strip()
-    mathematics = _MATH.match(line)
-    if mathematics:
-        return next(group for group in mathematics.groups() if group).strip()
+    if mathematics := _mathematics(line):
+        return mathematics
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
     return sentence.strip(" \t*_").removesuffix(".").strip(" \t*_") or None
+
+
+def _mathematics(line: str) -> str | None:
+    """The mathematics that a line starts with, one piece or several joined by commas and words."""
+    pieces: list[str] = []
+    end = 0
+    while match := _MATH.match(line, end):
+        pieces.append(next(group for group in match.groups() if group).strip())
+        joint = _JOINT.match(line, match.end())
+        end = joint.end() if joint else match.end()
+    return ", ".join(pieces) or None
 
 
 def _bare(text: str) -> str | None:

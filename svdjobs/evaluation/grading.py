@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from svdjobs.evaluation import algebra, answers, equality
-from svdjobs.evaluation.extraction import extract_answer
+from svdjobs.evaluation.extraction import Found, find_answer
 from svdjobs.evaluation.normal_form import (
     MAX_CHARACTERS,
     canonical_integer,
@@ -35,10 +35,25 @@ _CHOICE = re.compile(r"\(([A-J])\)[\s:.]*(.*)", re.DOTALL)
 
 def grade_completion(text: str, gold: str | Sequence[str], *, cut_off: bool = False) -> Outcome:
     """Outcome of a completion against its gold, or against several golds any of which will do."""
-    answer = extract_answer(text, cut_off=cut_off)
-    if answer is None:
+    found = answer_in(text, gold, cut_off=cut_off)
+    if found is None:
         return unanswered(cut_off=cut_off)
-    return grade_any(answer, gold)
+    return grade_any(found.answer, gold)
+
+
+def answer_in(text: str, gold: str | Sequence[str], *, cut_off: bool = False) -> Found | None:
+    """The answer of a completion; all boxes of its last sentence where a gold is a list."""
+    found = find_answer(text, cut_off=cut_off)
+    if found is None or not found.boxes:
+        return found
+    golds = [gold] if isinstance(gold, str) else gold
+    joined = any(map(_is_list, golds)) and not any(map(_is_list, found.boxes))
+    return found._replace(answer=", ".join(found.boxes)) if joined else found
+
+
+def _is_list(text: str) -> bool:
+    node = _read(normalise(text))
+    return node is not None and (node.kind == "list" or (node.kind, node.value) == ("group", "{}"))
 
 
 def unanswered(*, cut_off: bool) -> Outcome:

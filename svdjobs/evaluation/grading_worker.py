@@ -1,7 +1,8 @@
 """One grading process: JSON questions in, JSON replies out, in order. Run by `WorkerProcess`.
 
-A question is {"kind": "grade", "text", "gold", "cut_off"}, replied to once, or {"kind": "classes",
-"answers", "known", "late"}, replied to once per answer that is not known.
+A question is {"kind": "grade", "text", "gold", "cut_off"} or {"kind": "second", "text", "gold"},
+replied to once, or {"kind": "classes", "answers", "known", "late"}, replied to once per answer that
+is not known.
 
 Started with a clean environment and limits on memory, files and processes, and killed by its parent
 when it is late, since neither threads nor SIGALRM can stop a runaway simplification.
@@ -18,8 +19,8 @@ from typing import Any
 from svdjobs.evaluation import algebra
 from svdjobs.evaluation.classes import assign_classes
 from svdjobs.evaluation.confined import confine
-from svdjobs.evaluation.extraction import extract_answer
-from svdjobs.evaluation.grading import grade_any, unanswered
+from svdjobs.evaluation.grading import answer_in, grade_any, unanswered
+from svdjobs.evaluation.second_grader import second_opinion
 from svdjobs.parallel import die_with
 from svdjobs.records import Outcome
 
@@ -46,19 +47,21 @@ def main(parent_pid: int | None = None) -> None:
 def _replies(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if question["kind"] == "grade":
         yield _grade(question["text"], question["gold"], question["cut_off"])
+    elif question["kind"] == "second":
+        yield {"correct": second_opinion(question["text"], question["gold"])}
     else:
         yield from _classes(question["answers"], question["known"], question["late"])
 
 
 def _grade(text: str, gold: list[str], cut_off: bool) -> dict[str, Any]:
-    answer = extract_answer(text, cut_off=cut_off)
-    if answer is None:
-        return {"outcome": unanswered(cut_off=cut_off), "answer": None}
+    found = answer_in(text, gold, cut_off=cut_off)
+    if found is None:
+        return {"outcome": unanswered(cut_off=cut_off), "answer": None, "boxed": None}
     try:
-        outcome = grade_any(answer, gold)
+        outcome = grade_any(found.answer, gold)
     except (Exception, MemoryError):  # hostile input can raise anything at all
         outcome = Outcome.PARSE_ERROR
-    return {"outcome": outcome, "answer": answer}
+    return {"outcome": outcome, "answer": found.answer, "boxed": found.boxed}
 
 
 def _classes(answers: list[str], known: list[int], late: list[int]) -> Iterator[dict[str, Any]]:

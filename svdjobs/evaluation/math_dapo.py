@@ -1,8 +1,8 @@
-r"""The field's `compute_score`: 1.0 correct, 0.0 wrong, negative for a broken chain of thought.
+r"""verl's `compute_score` with the rule of the evaluate stage: same name, arguments and result as
+`verl/utils/reward_score/math_dapo.py` (https://github.com/volcengine/verl), another grader.
 
-Same name and arguments as the DAPO/verl reward scripts, same rule as the evaluate stage
-(`grading.py`): there is one extractor and one comparison. Unlike those scripts it looks at the
-whole text, not at its last 300 characters.
+Unlike verl's it looks at the whole text, not at its last 300 characters, and an answer is right
+where it is equivalent to the gold, not only where the two are spelled alike.
 """
 
 from __future__ import annotations
@@ -11,59 +11,60 @@ import atexit
 import os
 from collections.abc import Sequence
 from functools import cache
+from typing import TypedDict
 
-from svdjobs.evaluation.extraction import extract_answer
-from svdjobs.evaluation.normal_form import minerva
 from svdjobs.evaluation.workers import GradingPool
-from svdjobs.records import Completion, Outcome
+from svdjobs.records import Completion, Grade, Outcome
 
 CORRECT = 1.0
-WRONG = 0.0
-NO_THINK_END = -0.5
-NO_THINK_START = -2.0
+WRONG = -1.0
 TIMEOUT_SECONDS = 5.0
+# verl looks for a strict box this many characters before the last pause token.
+_BEFORE_PAUSE = 100
+
+
+class Score(TypedDict):
+    """What verl's reward managers read."""
+
+    score: float
+    """1.0 or -1.0."""
+    acc: bool
+    pred: str | None
+    """The answer that was found, None where there is none."""
 
 
 def compute_score(
     solution_str: str,
-    ground_truth: str | Sequence[str],
-    is_longcot: bool = False,
-    is_use_math_verify: bool = True,
-) -> float:
+    ground_truth: str | float | Sequence[str],
+    strict_box_verify: bool = False,
+    pause_tokens_index: Sequence[int] | None = None,
+) -> Score:
     r"""Score of a solution against its gold, or against several any of which will do.
 
-    A long chain of thought (`is_longcot`) must have `<think>` (else -2.0) and `</think>` (else
-    -0.5), and only what follows the last `</think>` is looked at. With `is_use_math_verify` the
-    answer may be equivalent to the gold; that is decided in a worker process, since the answer may
-    be hostile, within 5 seconds (twice). Without, their Minerva forms must be equal.
+    With `strict_box_verify` only an answer in a complete `\boxed{}` counts, and if
+    `pause_tokens_index` is given only one from 100 characters before the last of these positions.
 
-    0.0 is everything that is not correct, a gold that cannot be read included; `GradingPool` tells
-    these apart and is the way to grade many.
+    Whatever is not correct scores -1.0, a gold that cannot be read included; `GradingPool` tells
+    these apart and is the way to grade many. The answer may be hostile: it is graded in a worker
+    process, within 5 seconds.
     """
-    text = solution_str
-    if is_longcot:
-        if "</think>" not in text:
-            return NO_THINK_END
-        if "<think>" not in text:
-            return NO_THINK_START
-        text = text.rpartition("</think>")[2]
-    golds = [ground_truth] if isinstance(ground_truth, str) else [str(g) for g in ground_truth]
-    answer = extract_answer(text)
-    if answer is None:
-        return WRONG
-    if any(answer.strip() == gold.strip() != "" for gold in golds):
-        return CORRECT
-    if is_use_math_verify:
-        return CORRECT if _outcome(text, golds) is Outcome.CORRECT else WRONG
-    return CORRECT if any(minerva(answer) == minerva(gold) != "" for gold in golds) else WRONG
+    if strict_box_verify and pause_tokens_index:
+        solution_str = solution_str[max(0, pause_tokens_index[-1] - _BEFORE_PAUSE) :]
+    golds = [ground_truth] if isinstance(ground_truth, str | int | float) else ground_truth
+    grade = _grade(solution_str, [str(gold) for gold in golds])
+    counts = grade.boxed is True or not strict_box_verify
+    correct = counts and grade.outcome is Outcome.CORRECT
+    return Score(
+        score=CORRECT if correct else WRONG, acc=correct, pred=grade.answer if counts else None
+    )
 
 
-def _outcome(text: str, golds: Sequence[str]) -> Outcome:
+def _grade(text: str, golds: Sequence[str]) -> Grade:
     completion = Completion(
         idx=0, sample_index=0, seed=0, text=text, finish_reason="stop", completion_tokens=0
     )
     (grade,) = _pool(os.getpid()).grade([completion], {0: golds})
-    return grade.outcome
+    return grade
 
 
 @cache

@@ -1,9 +1,4 @@
-r"""Normal forms of answers as text, for equality of strings and as input to the algebra.
-
-`normalise` only changes what never changes the meaning. `minerva` is the lossy normalisation of
-Lewkowycz et al. 2022, appendix D.1 (units, articles and left-hand sides dropped), used by the
-string mode of `math_dapo` and where the algebra cannot read an answer.
-"""
+"""Normal forms of answers as text, for equality of strings and as input to the reader."""
 
 from __future__ import annotations
 
@@ -37,15 +32,7 @@ _SQRT = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(")
 _SPACE = re.compile(r"(?<![A-Za-z0-9])(?:(?<!\d,)\s+|\s+(?!\d{3}(?!\d)))|\s+(?![A-Za-z0-9])")
 _NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d*)(\.\d+)?(?:[eE]([+-]?\d{1,3}))?")
 _RATIO = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?)([+-]?\d+)/(\d+)")
-_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-# Minerva's units and fillers. Longer ones first where one contains another.
-_FILLERS = re.compile(
-    r"square|ways|integers|dollars|mph|inches|hours|km|units|\\ldots|sue|points|feet|minutes|"
-    r"digits|cents|degrees|cm|gm|pounds|meters|meals|edges|students|childrentickets|multiples|"
-    r"\\text\{(?:s|\.|m)?\}(?:\^[23])?|\\mathrm\{th\}|\^\{?\\circ\}?|\{,\}|\"|\\dots"
-)
-_WRAPPED = re.compile(r"\\(?:text|textbf|overline|boxed)\{([^{}]*)\}")
 
 
 def normalise(answer: str) -> str:
@@ -111,19 +98,3 @@ def exact_rational(normal: str) -> tuple[Fraction, bool] | None:
             return None
         return Fraction(int(top), int(bottom)) * (-1 if sign == "-" else 1), False
     return None
-
-
-def minerva(answer: str) -> str:
-    """Minerva's normal form of an answer; two answers with equal forms count as equal there."""
-    text = normalise(answer)
-    if len(text) > MAX_CHARACTERS:
-        return text
-    text = text.rpartition("=")[2]
-    text = re.sub(r"\b(?:an?|the) ", "", text).replace(r"\$", "").replace(" ", "")
-    text = re.sub(r",?\\text\{and\}", ",", text)
-    text = _FILLERS.sub("", _FILLERS.sub("", text))  # `\text{cm}^2` is a unit in a wrapper
-    for _ in range(3):  # wrappers nest, rarely
-        text = _WRAPPED.sub(r"\1", text)
-    text = re.sub(r"(?<=frac)([^{])(.)", r"{\1}{\2}", text)
-    text = re.sub(r"(?<=sqrt)([^{\[])", r"{\1}", text)
-    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text

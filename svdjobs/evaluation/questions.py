@@ -1,4 +1,4 @@
-"""The two kinds of questions the grading workers answer, and what a whole request adds up to."""
+"""The kinds of questions that grading workers answer, and what a whole request adds up to."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
 from svdjobs.errors import EvaluationError
-from svdjobs.evaluation.extraction import extract_answer
-from svdjobs.records import Completion, Grade, Outcome
+from svdjobs.evaluation.extraction import Found
+from svdjobs.evaluation.grading import answer_in
+from svdjobs.records import Completion, Grade, Outcome, SecondGrade
 
 T = TypeVar("T")
 
@@ -71,8 +72,11 @@ class GradeQuestion:
 
     def subject(self) -> Hashable:
         """The answer and the golds: what hangs once hangs again."""
-        answer = extract_answer(self._completion.text, cut_off=self._cut_off)
-        return None if answer is None else (answer, tuple(self._golds))
+        found = self._found()
+        return None if found is None else (found.answer, tuple(self._golds))
+
+    def _found(self) -> Found | None:
+        return answer_in(self._completion.text, self._golds, cut_off=self._cut_off)
 
     def request(self) -> dict[str, Any]:
         """The completion's text and the golds."""
@@ -85,24 +89,58 @@ class GradeQuestion:
 
     def reply(self, message: dict[str, Any]) -> bool:
         """The outcome and the answer that was extracted."""
-        self._finish(Outcome(message["outcome"]), message["answer"])
+        self._finish(Outcome(message["outcome"]), message["answer"], message["boxed"])
         return True
 
     def give_up(self, *, hung: bool) -> bool:
         """`timeout`, or `parse_error` for an answer that kills its worker."""
-        answer = extract_answer(self._completion.text, cut_off=self._cut_off)
-        self._finish(Outcome.TIMEOUT if hung else Outcome.PARSE_ERROR, answer)
+        answer, boxed = (found.answer, found.boxed) if (found := self._found()) else (None, None)
+        self._finish(Outcome.TIMEOUT if hung else Outcome.PARSE_ERROR, answer, boxed)
         return True
 
-    def _finish(self, outcome: Outcome, answer: str | None) -> None:
+    def _finish(self, outcome: Outcome, answer: str | None, boxed: bool | None) -> None:
         self._done(
             Grade(
                 idx=self._completion.idx,
                 sample_index=self._completion.sample_index,
                 outcome=outcome,
                 answer=answer,
+                boxed=boxed,
             )
         )
+
+
+class SecondQuestion:
+    """One completion against its golds by the second grader: one reply."""
+
+    def __init__(
+        self, completion: Completion, golds: Sequence[str], done: Callable[[SecondGrade], None]
+    ) -> None:
+        self._completion = completion
+        self._golds = golds
+        self._done = done
+        self.attempt = 0
+
+    def subject(self) -> Hashable:
+        """The text and the golds."""
+        return ("second", self._completion.text, tuple(self._golds))
+
+    def request(self) -> dict[str, Any]:
+        """The completion's text and the golds."""
+        return {"kind": "second", "text": self._completion.text, "gold": list(self._golds)}
+
+    def reply(self, message: dict[str, Any]) -> bool:
+        """Whether it is correct."""
+        return self._finish(message["correct"])
+
+    def give_up(self, *, hung: bool) -> bool:
+        """No verdict."""
+        return self._finish(None)
+
+    def _finish(self, correct: bool | None) -> bool:
+        idx, sample_index = self._completion.idx, self._completion.sample_index
+        self._done(SecondGrade(idx=idx, sample_index=sample_index, correct=correct))
+        return True
 
 
 class ClassQuestion:

@@ -31,7 +31,9 @@ def summarise(
     """
     counts = Counter(grade.outcome for grade in grades)
     scored = [grade for grade in grades if grade.idx not in gold_errors]
-    correct = [[grade.outcome is Outcome.CORRECT for grade in group] for group in _grouped(scored)]
+    groups = _grouped(scored)
+    correct = [[grade.outcome is Outcome.CORRECT for grade in group] for group in groups]
+    boxed = [[g.outcome is Outcome.CORRECT and g.boxed is True for g in group] for group in groups]
     n = config.n_samples
     return Summary(
         checkpoint=checkpoint_id,
@@ -45,6 +47,8 @@ def summarise(
         n=n,
         problems=len(benchmark.problems),
         avg_at_n=avg_at_n(correct, n),
+        avg_at_n_boxed=avg_at_n(boxed, n),
+        not_boxed=sum(grade.boxed is False for grade in grades),
         pass_at={k: pass_at_k(correct, n, k) for k in _sizes(n)},
         maj_at_n=_majority(scored, n),
         outcomes={outcome: counts[outcome] for outcome in Outcome},

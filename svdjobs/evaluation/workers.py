@@ -14,17 +14,17 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from svdjobs.errors import BenchmarkError, EvaluationError
-from svdjobs.evaluation.questions import ClassQuestion, GradeQuestion, Submission
+from svdjobs.evaluation.questions import ClassQuestion, GradeQuestion, SecondQuestion, Submission
 from svdjobs.evaluation.worker_process import Question, WorkerProcess
 from svdjobs.provenance import cores
-from svdjobs.records import Completion, Grade, Outcome
+from svdjobs.records import Completion, Grade, Outcome, SecondGrade
 
 # Enough to hide the way to a worker and back; all but the first wait when one hangs.
 _IN_FLIGHT = 16
@@ -103,6 +103,27 @@ class GradingPool:
             questions.append(GradeQuestion(completion, several, partial(submission.put, position)))
         self._dispatcher.take(submission, questions)
         return submission
+
+    def second_opinions(
+        self,
+        completions: Sequence[Completion],
+        golds: Mapping[int, str | Sequence[str]],
+        advance: Callable[[], None],
+    ) -> list[SecondGrade]:
+        """What the second grader says of them; `advance` is called for each, in any order."""
+        submission: Submission[SecondGrade] = Submission(len(completions))
+        questions: list[Question] = []
+        for position, completion in enumerate(completions):
+            gold = golds[completion.idx]
+            several = [gold] if isinstance(gold, str) else gold
+
+            def done(grade: SecondGrade, position: int = position) -> None:
+                submission.put(position, grade)
+                advance()
+
+            questions.append(SecondQuestion(completion, several, done))
+        self._dispatcher.take(submission, questions)
+        return submission.results()
 
     def classify(self, grades: Sequence[Grade]) -> list[Grade]:
         """The grades with `answer_class` set: equal numbers for equivalent answers of one problem.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from svdjobs.config import REPEAT_ID, alpha_id
 from svdjobs.records import Comparison, Interval, Likelihood, Outcome, Slope, Summary
+from svdjobs.reporting import graders
 from svdjobs.reporting.content import Content, Table, interval_text, percent, points
 from svdjobs.statistics import (
     compare,
@@ -100,7 +101,10 @@ def tables(content: Content) -> list[Table]:
     found, adjusted = [], adjusted_p(content)
     for benchmark in content.summaries:
         found.append(accuracy_table(content, benchmark, adjusted))
+        found.append(outcomes_table(content, benchmark))
         found.append(estimates_table(content, benchmark))
+        if content.agreements.get(benchmark):
+            found += graders.tables(content, benchmark)
         if content.likelihoods.get(benchmark):
             found.append(likelihood_table(content, benchmark))
     return found
@@ -122,7 +126,7 @@ def accuracy_table(
         versus = "-"
         if unblended and checkpoint_id != bases:
             versus = points(paired_difference(summary.problem_scores, unblended.problem_scores))
-        p = adjusted.get((benchmark, checkpoint_id))
+        p, boxed = adjusted.get((benchmark, checkpoint_id)), summary.avg_at_n_boxed
         rows.append(
             [
                 checkpoint_id,
@@ -130,9 +134,7 @@ def accuracy_table(
                 interval_text(summary.avg_at_n),
                 versus,
                 "-" if p is None else f"{p:.2g}",
-                str(summary.truncated),
-                str(summary.outcomes[Outcome.NO_ANSWER] + summary.outcomes[Outcome.TRUNCATED]),
-                str(unscored(summary)),
+                "-" if boxed is None else percent(boxed.value),
             ]
         )
     some = next(iter(by_id.values()))
@@ -143,13 +145,30 @@ def accuracy_table(
         f"avg@{some.n} over {some.problems} problems, with 95 % t intervals clustered by problem. "
         f"`minus {bases}` is the mean of per-problem differences, in percentage points: same "
         f"problems, same seeds. `p` is that of a sign-flip test (McNemar's for one completion "
-        f"each), by Holm's method over all alphas and benchmarks. `cut off` completions hit "
-        f"max_tokens; `no box` had no answer; `unscored` could not be parsed or ran out of time, "
-        f"and count as not correct.{lost}",
-        ["checkpoint", f"avg@{some.n}", "95 % interval", f"minus {bases}", "p", "cut off", "no box",
-         "unscored"],
+        f"each), by Holm's method over all alphas and benchmarks. `in a box` is avg@{some.n} where "
+        f"only boxed answers count: what it lacks is format.{lost}",
+        ["checkpoint", f"avg@{some.n}", "95 % interval", f"minus {bases}", "p", "in a box"],
         rows,
     )  # fmt: skip
+
+
+def outcomes_table(content: Content, benchmark: str) -> Table:
+    """What became of every checkpoint's completions; each is counted once in the last five."""
+    rows = []
+    for checkpoint_id, summary in content.summaries[benchmark].items():
+        counts = [summary.outcomes[kind] for kind in (Outcome.CORRECT, Outcome.WRONG,
+                  Outcome.TRUNCATED, Outcome.NO_ANSWER)]  # fmt: skip
+        cells = [sum(summary.outcomes.values()), summary.not_boxed, *counts, unscored(summary)]
+        rows.append([checkpoint_id, *map(str, cells)])
+    return Table(
+        f"outcomes-{benchmark}",
+        f"What became of the completions on {benchmark}",
+        "`not boxed` gave an answer, right or wrong, elsewhere than in a box. Of the rest every "
+        "completion is counted once: `cut off` hit max_tokens before it gave an answer, `none` "
+        "gave none, `unscored` gave one that could not be read or took too long.",
+        ["checkpoint", "drawn", "not boxed", "correct", "wrong", "cut off", "none", "unscored"],
+        rows,
+    )
 
 
 def unscored(summary: Summary) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from svdjobs.config import SweepConfig
-from svdjobs.records import BlendRecord, Interval, Likelihood, Plan, RotationRow, Summary
+from svdjobs.records import Agreement, BlendRecord, Interval, Likelihood, Plan, RotationRow, Summary
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Content:
     provenance: dict[str, str] = field(default_factory=dict)
     likelihoods: dict[str, dict[str, list[Likelihood]]] = field(default_factory=dict)
     """Benchmark → checkpoint id → how likely it finds after's answers."""
+    agreements: dict[str, dict[str, Agreement]] = field(default_factory=dict)
+    """Benchmark → checkpoint id → how far the second grader agrees."""
 
     @property
     def title(self) -> str:

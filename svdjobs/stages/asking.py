@@ -20,7 +20,7 @@ from svdjobs.evaluation.requests import Engine
 from svdjobs.evaluation.workers import GradingPool
 from svdjobs.fingerprint import derived_seed
 from svdjobs.records import Manifest
-from svdjobs.stages import engines, fleet, graph, likelihoods
+from svdjobs.stages import engines, fleet, graph, likelihoods, second_grading
 from svdjobs.stages.drawing import Submit
 from svdjobs.stages.grading import unreadable_golds
 from svdjobs.stages.outputs import check_run, note_run, require
@@ -32,7 +32,7 @@ VERSION = "4"
 OPERATIONAL = {
     "benchmarks", "devices", "reuse_engine", "gpu_memory_utilization", "tensor_parallel_size",
     "enforce_eager", "teacher_forced", "repeat_after", "allow_lossy_dtype",
-    "grade_timeout_seconds", "shards",
+    "grade_timeout_seconds", "second_grader", "shards",
     "tokenizer_of_before",  # the tokenizer itself is an input
 }  # fmt: skip
 
@@ -113,6 +113,15 @@ class Work:
             lambda: self.engine(checkpoint_id),
             force=force,
         )
+
+    def grade_again(
+        self, checkpoint_id: str, benchmark: Benchmark, results: Manifest, *, force: bool
+    ) -> None:
+        """Let the second grader look at the checkpoint's completions, unless it is off."""
+        if self.evaluate.second_grader != "off":
+            second_grading.make(
+                self.store, benchmark, checkpoint_id, results, lambda: self.pool, force=force
+            )
 
 
 @contextmanager

@@ -70,6 +70,11 @@ def run(
                 manifests.append(output.finished)
                 if evaluate.teacher_forced:
                     work.take_likelihoods(checkpoint_id, benchmark, output.finished, force=force)
+        for checkpoint_id in wanted:
+            for benchmark in benchmarks:
+                finished = outputs[checkpoint_id, benchmark.name].finished
+                assert finished is not None
+                work.grade_again(checkpoint_id, benchmark, finished, force=force)
     return manifests
 
 
@@ -125,8 +130,10 @@ def run_share(
             for one in of_benchmark if share.of > 1 else ():
                 clear(store, graph.share_prefix(checkpoint_id, one.id))
         manifest = find_manifest(store, place)
-        if work.evaluate.teacher_forced and manifest is not None:
-            work.take_likelihoods(checkpoint_id, benchmark, manifest, force=False)
+        if manifest is not None:
+            if work.evaluate.teacher_forced:
+                work.take_likelihoods(checkpoint_id, benchmark, manifest, force=False)
+            work.grade_again(checkpoint_id, benchmark, manifest, force=False)
         return manifest
 
 

@@ -97,6 +97,11 @@ def share_prefix(checkpoint_id: str, share_id: str) -> str:
     return f"shares/{checkpoint_id}/{share_id}"
 
 
+def second_grades_prefix(checkpoint_id: str, benchmark: str) -> str:
+    """Where the second grader's verdicts on a checkpoint's completions lie."""
+    return f"second_grades/{checkpoint_id}/{benchmark}"
+
+
 def likelihoods_prefix(checkpoint_id: str, benchmark: str) -> str:
     """Where a checkpoint's likelihoods of after's answers lie."""
     return f"likelihoods/{checkpoint_id}/{benchmark}"

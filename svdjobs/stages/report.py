@@ -6,19 +6,28 @@ from pathlib import Path
 
 from svdjobs import escape
 from svdjobs.config import SweepConfig
+from svdjobs.evaluation.problems import load_benchmark
 from svdjobs.provenance import versions
-from svdjobs.records import BlendRecord, Likelihood, Manifest, Plan, RotationRow, Summary
+from svdjobs.records import (
+    Agreement,
+    BlendRecord,
+    Likelihood,
+    Manifest,
+    Plan,
+    RotationRow,
+    Summary,
+)
 from svdjobs.reporting import junit, render
 from svdjobs.reporting.accuracy import accuracy_table, adjusted_p
 from svdjobs.reporting.content import Content
 from svdjobs.reporting.tables import headlines, tables
-from svdjobs.stages import graph, likelihoods, outputs, rotations
+from svdjobs.stages import graph, likelihoods, outputs, rotations, second_grading
 from svdjobs.stages.blend import shard_records
 from svdjobs.stages.decompose import Factors
 from svdjobs.stages.evaluate import current_results
 from svdjobs.stages.grading import load_summary
 from svdjobs.stages.outputs import begin, content_print, readable_manifest
-from svdjobs.storage.store import Store
+from svdjobs.storage.store import Store, write_lines
 
 STAGE = "report"
 VERSION = "4"
@@ -56,6 +65,11 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
         output.write(f"figures/{name}", png)
     for table in tables(content):
         output.write(f"tables/{table.name}.csv", render.csv_table(table))
+    apart = [one for by_id in content.agreements.values() for seen in by_id.values()
+             for one in seen.disagreements]  # fmt: skip
+    if apart:
+        output.add(write_lines(store, output.key("disagreements.jsonl"),
+                               [one.model_dump_json() for one in apart]))  # fmt: skip
     output.write_json("verdict.json", junit.verdict(config.name, manifests, missing))
     output.write("junit.xml", junit.junit(config.name, manifests, missing))
     output.write("report.md", render.markdown_report(content, pictures).encode())
@@ -93,7 +107,7 @@ def _answers(
 ) -> dict[str, str]:
     """Answers by what they are, since the same work may be graded again or drawn otherwise.
 
-    Likelihoods are extra: what is there is read, what is not is not missed.
+    Likelihoods and second grades are extra: what is there is read, what is not is not missed.
     """
     found = {}
     for benchmark in config.evaluate.benchmarks if config.evaluate else ():
@@ -103,6 +117,9 @@ def _answers(
                 found[results] = content_print(answered)
             if manifest := likelihoods.current(store, checkpoint_id, benchmark.name):
                 prefix = graph.likelihoods_prefix(checkpoint_id, benchmark.name)
+                found[prefix] = content_print(manifest)
+            if manifest := second_grading.current(store, checkpoint_id, benchmark.name):
+                prefix = graph.second_grades_prefix(checkpoint_id, benchmark.name)
                 found[prefix] = content_print(manifest)
     return found
 
@@ -114,6 +131,7 @@ def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) ->
         plan=plan,
         summaries=_summaries(config, store, missing),
         likelihoods=_likelihoods(config, store, missing),
+        agreements=_agreements(config, store, missing),
         blends={
             alpha: shard_records(store, alpha)
             for alpha in config.alphas
@@ -148,6 +166,20 @@ def _likelihoods(
                 continue
             if rows := likelihoods.load(store, checkpoint_id, benchmark.name):
                 found.setdefault(benchmark.name, {})[checkpoint_id] = rows
+    return found
+
+
+def _agreements(
+    config: SweepConfig, store: Store, missing: list[str]
+) -> dict[str, dict[str, Agreement]]:
+    found: dict[str, dict[str, Agreement]] = {}
+    for section in config.evaluate.benchmarks if config.evaluate else ():
+        benchmark = load_benchmark(section)
+        for checkpoint_id in graph.evaluated_ids(config):
+            if graph.results_prefix(checkpoint_id, section.name) in missing:
+                continue
+            if seen := second_grading.agreement(store, benchmark, checkpoint_id):
+                found.setdefault(section.name, {})[checkpoint_id] = seen
     return found
 
 

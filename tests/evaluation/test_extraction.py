@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from svdjobs.evaluation.extraction import extract_answer, last_boxed
+from svdjobs.evaluation.extraction import find_answer, last_boxed
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,20 @@ def test_last_box(text: str, expected: str | None) -> None:
         ("Answer: 3.5 apples", "3.5 apples"),
         (r"Answer: \(\frac{1}{2}\) of it", r"\frac{1}{2}"),
         ("We add.\nSo the answer is 42.", "42"),
+        ("Answer: $1$, $2$", "1, 2"),
+        (r"Answer: $1$ and \(2\)", "1, 2"),
+        ("Answer: $x=5$ where $x$ counts", "x=5"),
+        ("Answer:\n$$\n4\n$$\n", "4"),
+        ("**Answer**:\n\\[\n\\frac{1}{2}\n\\]\nDone.", r"\frac{1}{2}"),
+        ("We get Answer: 4. Thus we are done.", "4"),
+        (r"so \boxed 4", "4"),
+        (r"so \boxed4.", "4"),
+        (r"so $\boxed x$", "x"),
+        ("so\n#### 1,234", "1,234"),
+        ("<answer> 4 </answer>", "4"),
+        ("<answer>3</answer> no <answer>4</answer>", "4"),
+        (r"Answer: 5, then \boxed{6}", "6"),
+        (r"so \boxed{4", None),
         ("The answer is 42. That was easy.", "42"),
         ("The answer is 42, I thought.\nBut it cannot be.", None),
         ("-1 + sqrt(3)", "-1 + sqrt(3)"),
@@ -61,7 +75,8 @@ def test_last_box(text: str, expected: str | None) -> None:
     ],
 )
 def test_answer(text: str, expected: str | None) -> None:
-    assert extract_answer(text) == expected
+    found = find_answer(text)
+    assert (found and found.answer) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,15 +88,62 @@ def test_answer(text: str, expected: str | None) -> None:
         ("Answer: 5", None),  # perhaps 50
         ("the answer is 5", None),
         ("x = 5", None),
+        ("<answer>5</answer> and", "5"),
+        ("<answer>5", None),
+        ("#### 5\nso", "5"),
+        ("#### 5", None),
+        (r"\boxed 5", None),
     ],
 )
 def test_answer_of_a_text_that_was_cut_off(text: str, expected: str | None) -> None:
-    assert extract_answer(text, cut_off=True) == expected
+    found = find_answer(text, cut_off=True)
+    assert (found and found.answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "boxed"),
+    [
+        (r"\boxed{5}", True),
+        (r"\fbox{5}", True),
+        (r"\boxed 5", False),
+        ("#### 5", False),
+        ("<answer>5</answer>", False),
+        ("Answer: 5", False),
+        ("The answer is 5.", False),
+        ("5", False),
+    ],
+)
+def test_an_answer_that_is_not_in_a_box_is_of_a_class_of_its_own(text: str, boxed: bool) -> None:
+    found = find_answer(text)
+    assert found is not None
+    assert (found.answer, found.boxed) == ("5", boxed)
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        (r"so $x=\boxed{4}$ or $x=\boxed{9}$.", ("4", "9")),
+        (r"\boxed{4}, \boxed{9}", ("4", "9")),
+        (r"First \boxed{3}. So \boxed{4} and \boxed{9}", ("4", "9")),
+        ("\\boxed{3}\n\nno: \\boxed{4}", ()),
+        (r"It is \boxed{3}. No, \boxed{4}.", ()),
+        (r"\boxed{\boxed{4}}", ()),
+    ],
+)
+def test_boxes_of_the_last_sentence(text: str, boxes: tuple[str, ...]) -> None:
+    found = find_answer(text)
+    assert found is not None
+    assert found.boxes == boxes
 
 
 @pytest.mark.parametrize(
     "text",
     [
+        "<answer>" * 100_000,
+        "#### " * 100_000,
+        "\n####" * 100_000,
+        r"\boxed{1}. " * 50_000,
+        r"\boxed " * 100_000,
         r"\boxed{" * 200_000,
         "{" * 500_000,
         r"\boxed{1}" * 50_000,
@@ -99,5 +161,5 @@ def test_answer_of_a_text_that_was_cut_off(text: str, expected: str | None) -> N
 )
 def test_extraction_is_linear(text: str) -> None:
     started = time.monotonic()
-    extract_answer(text)
+    find_answer(text)
     assert time.monotonic() - started < 5

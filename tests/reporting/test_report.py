@@ -15,7 +15,7 @@ from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
 from svdjobs.records import Interval, Outcome, Summary
 from svdjobs.reporting import render
-from svdjobs.reporting.accuracy import accuracy_table
+from svdjobs.reporting.accuracy import accuracy_table, outcomes_table
 from svdjobs.reporting.content import Content, interval_text, points
 from svdjobs.reporting.tables import headlines
 from svdjobs.stages import report
@@ -57,7 +57,8 @@ def test_all_files_are_there(run: Path) -> None:
         "figures/accuracy.png",
         "figures/divergence.png",
         "figures/rotation_mse_curves.png", "figures/spectrum.png", "tables/accuracy-sums.csv",
-        "tables/estimates-sums.csv", "tables/likelihood-sums.csv",
+        "tables/estimates-sums.csv", "tables/likelihood-sums.csv", "tables/outcomes-sums.csv",
+        "tables/graders-sums.csv",
         "tables/coverage.csv", "tables/realised.csv", "tables/rotations.csv",
     }  # fmt: skip
     manifest = json.loads((run / "report" / "manifest.json").read_text())
@@ -145,9 +146,9 @@ def test_headlines_say_how_sure_they_are() -> None:
 
 
 def test_unscored_and_truncated_are_shown() -> None:
-    table = accuracy_table(content(before=[0.0, 1.0], after=[1.0, 1.0]), "b")
-    assert table.rows[0][-3:] == ["3", "5", "2"]
-    assert table.rows[1][2] == "-"  # no spread, no interval
+    shown = content(before=[0.0, 1.0], after=[1.0, 1.0])
+    assert outcomes_table(shown, "b").rows[0] == ["before", "7", "0", "0", "0", "0", "5", "2"]
+    assert accuracy_table(shown, "b").rows[1][2] == "-"  # no spread, no interval
 
 
 def test_numbers_as_text() -> None:

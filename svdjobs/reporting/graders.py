@@ -1,0 +1,59 @@
+"""How far the second grader agrees with the first, and where it does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from svdjobs.reporting.content import Content, Table, percent
+
+MOST_DISAGREEMENTS = 20
+_CELL = 32
+
+
+def tables(content: Content, benchmark: str) -> list[Table]:
+    """The counts, and the answers in question if there are any."""
+    apart = any(seen.disagreements for seen in content.agreements[benchmark].values())
+    found = [agreement_table(content, benchmark)]
+    return [*found, disagreements_table(content, benchmark)] if apart else found
+
+
+def agreement_table(content: Content, benchmark: str) -> Table:
+    """How far two graders agree on every checkpoint's completions."""
+    rows = []
+    for checkpoint_id, seen in content.agreements[benchmark].items():
+        counts = (seen.both_correct, seen.neither, seen.only_first, seen.only_second)
+        rows.append([checkpoint_id, *map(str, counts), str(seen.undecided), percent(seen.share)])
+    return Table(
+        f"graders-{benchmark}",
+        f"Two graders on {benchmark}",
+        "Completions that svdjobs' grader and math-verify, called as verl does, find correct. "
+        "Where they disagree one of them is wrong: that bounds what grading adds to the errors "
+        "above. Scores are made from the first alone. `undecided`: math-verify took too long or "
+        "broke down.",
+        ["checkpoint", "both", "neither", "svdjobs only", "math-verify only", "undecided",
+         "disagree"],
+        rows,
+    )  # fmt: skip
+
+
+def disagreements_table(content: Content, benchmark: str) -> Table:
+    """Answers of which two graders say different things, the most frequent first."""
+    seen: Counter[tuple[str, str, str, str]] = Counter()
+    for found in content.agreements[benchmark].values():
+        for one in found.disagreements:
+            second = "correct" if one.second_correct else "wrong"
+            seen[_short(one.gold), _short(one.answer or "-"), one.outcome.value, second] += 1
+    rows = [[*key, str(count)] for key, count in seen.most_common(MOST_DISAGREEMENTS)]
+    return Table(
+        f"disagreements-{benchmark}",
+        f"Answers that two graders judge differently on {benchmark}",
+        f"{len(seen)} in all, over all checkpoints; at most {MOST_DISAGREEMENTS} are shown, the "
+        f"most frequent first. Every completion is a line of report/disagreements.jsonl.",
+        ["gold", "answer", "svdjobs", "math-verify", "completions"],
+        rows,
+    )
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _CELL else f"{line[: _CELL - 1]}…"

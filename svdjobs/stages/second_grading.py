@@ -1,0 +1,105 @@
+"""The second grader over every completion of an evaluation whose first grades are kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from svdjobs.evaluation.problems import Benchmark
+from svdjobs.evaluation.workers import GradingPool
+from svdjobs.progress import track
+from svdjobs.provenance import versions
+from svdjobs.records import Agreement, Disagreement, Grade, Manifest, Outcome, SecondGrade
+from svdjobs.stages import graph
+from svdjobs.stages.drawing import COMPLETIONS, completions_in
+from svdjobs.stages.outputs import begin, read_finished, readable_manifest
+from svdjobs.storage.store import Store, write_lines
+
+STAGE = "second_grader"
+VERSION = "1"
+ROWS = "second_grades.jsonl"
+
+
+def make(
+    store: Store,
+    benchmark: Benchmark,
+    checkpoint_id: str,
+    results: Manifest,
+    pool: Callable[[], GradingPool],
+    *,
+    force: bool = False,
+) -> Manifest:
+    """Grade the completions of an evaluation once more, or find that done. `results` is the
+    evaluation's manifest; its grades may change, its completions decide."""
+    output = begin(
+        store,
+        graph.second_grades_prefix(checkpoint_id, benchmark.name),
+        stage=STAGE,
+        version=VERSION,
+        config={"math-verify": versions().get("math-verify", "unknown")},
+        inputs={"completions": _completions(results), "benchmark": benchmark.sha256},
+        force=force,
+    )
+    if output.finished:
+        return output.finished
+    place = graph.results_prefix(checkpoint_id, benchmark.name)
+    completions = completions_in(read_finished(store, place, COMPLETIONS, results))
+    golds = {problem.idx: problem.gold for problem in benchmark.problems}
+    with track(f"second grader {checkpoint_id} on {benchmark.name}", len(completions)) as advance:
+        found = pool().second_opinions(completions, golds, lambda: advance())
+    lines = [grade.model_dump_json() for grade in found]
+    output.add(write_lines(store, output.key(ROWS), lines))
+    return output.commit()
+
+
+def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None:
+    """Manifest of a checkpoint's second grades, None where there are none of its completions."""
+    results = readable_manifest(store, graph.results_prefix(checkpoint_id, benchmark))
+    found = readable_manifest(store, graph.second_grades_prefix(checkpoint_id, benchmark))
+    if results is None or found is None or found.inputs["completions"] != _completions(results):
+        return None
+    return found
+
+
+def agreement(store: Store, benchmark: Benchmark, checkpoint_id: str) -> Agreement | None:
+    """How far the two graders agree; None where there are no second grades."""
+    manifest = current(store, checkpoint_id, benchmark.name)
+    if manifest is None:
+        return None
+    prefix = graph.second_grades_prefix(checkpoint_id, benchmark.name)
+    lines = read_finished(store, prefix, ROWS, manifest).splitlines()
+    seconds = {(g.idx, g.sample_index): g for g in map(SecondGrade.model_validate_json, lines)}
+    place = graph.results_prefix(checkpoint_id, benchmark.name)
+    golds = {problem.idx: problem.gold for problem in benchmark.problems}
+    counts: Counter[tuple[bool, bool | None]] = Counter()
+    apart = []
+    for line in read_finished(store, place, "grades.jsonl").splitlines():
+        grade = Grade.model_validate_json(line)
+        correct = grade.outcome is Outcome.CORRECT
+        second = seconds[grade.idx, grade.sample_index].correct
+        counts[correct, second] += 1
+        if second is not None and second != correct:
+            gold = golds[grade.idx]
+            apart.append(
+                Disagreement(
+                    checkpoint=checkpoint_id,
+                    idx=grade.idx,
+                    sample_index=grade.sample_index,
+                    gold=gold if isinstance(gold, str) else " | ".join(gold),
+                    answer=grade.answer,
+                    outcome=grade.outcome,
+                    second_correct=second,
+                )
+            )
+    return Agreement(
+        both_correct=counts[True, True],
+        neither=counts[False, False],
+        only_first=counts[True, False],
+        only_second=counts[False, True],
+        undecided=counts[True, None] + counts[False, None],
+        disagreements=apart,
+    )
+
+
+def _completions(results: Manifest) -> str:
+    return next(file.sha256 for file in results.files if file.key == COMPLETIONS)
