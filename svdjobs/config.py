@@ -29,6 +29,9 @@ class SelectionConfig(Settings):
     """Regular expressions; a tensor one of them matches is copied from after."""
     embeddings: bool = False
     """Also blend the embedding and lm_head matrices (tied ones once)."""
+    minimum_coverage: float = Field(default=0.8, ge=0, le=1)
+    """Least share of attention and MLP parameters that has to be blended; a sweep that would
+    measure less is refused. What `include` and `exclude` leave out is not counted."""
 
 
 class DecomposeConfig(Settings):
@@ -239,6 +242,11 @@ def _range(given: Mapping[str, Any]) -> list[float]:
     return [float(start + i * step) for i in range(steps + 1)]
 
 
+def _selection(value: Any) -> Any:
+    """`all`: every 2-D tensor, as scripts of the field blend them."""
+    return {"include": ["."], "embeddings": True} if value == "all" else value
+
+
 class SweepConfig(Settings):
     """A whole sweep: two checkpoints in, a report out."""
 
@@ -262,7 +270,7 @@ class SweepConfig(Settings):
     which is before bit for bit)."""
     allow_pickle: bool = False
     """Read `.bin` checkpoints (weights only) where there is no safetensors file."""
-    selection: SelectionConfig = SelectionConfig()
+    selection: Annotated[SelectionConfig, BeforeValidator(_selection)] = SelectionConfig()
     decompose: DecomposeConfig = DecomposeConfig()
     blend: BlendConfig = BlendConfig()
     evaluate: EvaluateConfig | None = None

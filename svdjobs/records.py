@@ -66,6 +66,11 @@ SkipReason = Literal[
     "embedding",
     "excluded",
     "tied",
+    "router",
+    "linear_attention",
+    "state_space",
+    "convolution",
+    "fused",
 ]
 
 

@@ -117,10 +117,13 @@ class Checkpoint:
 
     def head(self, name: str, elements: int) -> torch.Tensor:
         """The first elements of one tensor, flat; all of them where it has fewer."""
-        entry = self.entries[name]
+        return self.run(name, 0, min(elements, self.entries[name].elements))
+
+    def run(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Elements [start, stop) of one tensor, flat."""
         if name in self.derived:
-            return self.derived[name]().reshape(-1)[:elements]
-        return self._slice(entry, 0, min(elements, entry.elements))
+            return self.derived[name]().reshape(-1)[start:stop]
+        return self._slice(self.entries[name], start, stop)
 
     def stored(self, entry: TensorEntry) -> torch.Tensor:
         """The tensor that lies where an entry says; flat bytes where torch lacks its dtype."""

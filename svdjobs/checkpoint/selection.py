@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from svdjobs.checkpoint.matrices import FUSED, TOWER
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.safetensors_format import FLOATS
 from svdjobs.config import SelectionConfig
@@ -19,9 +20,20 @@ EMBEDDING = re.compile(
 TOKEN_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 LM_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_embeddings)\.weight$")
 ATTENTION_OR_MLP = re.compile(
-    r"\.(self_attn|self_attention|attention|attn|mlp|feed_forward|ffn|block_sparse_moe)\..*weight$"
+    r"\.(self_attn|self_attention|attention|attn|mlp|feed_forward|ffn|block_sparse_moe)\."
+)
+ROUTER = re.compile(
+    r"\.(mlp|block_sparse_moe|feed_forward|ffn)\.(gate|router|router\.\w+|shared_expert_gate)"
+    r"(\.(weight|wg\.weight))?$|\.(router|gate)\.(weight|proj\.weight|layer\.weight|scorer\.weight)$"
+)
+# What layers have in attention's place: matrices that mix several maps, which have no name alone.
+HYBRID: tuple[tuple[re.Pattern[str], SkipReason], ...] = (
+    (re.compile(r"\.(linear_attn|lightning_attn|linear_attention)\."), "linear_attention"),
+    (re.compile(r"\.(mixer|mamba|ssm|mamba_\w+)\."), "state_space"),
+    (re.compile(r"\.(conv|short_conv|conv1d)\."), "convolution"),
 )
 LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d+)\.(.+?)(?:\.weight)?$")
+EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 def select(before: Checkpoint, after: Checkpoint, rules: SelectionConfig) -> list[TensorPlan]:
@@ -68,24 +80,32 @@ def _reason(
     """Why a tensor is not blended; None if it is."""
     entry = after.entries[name]
     embedding = EMBEDDING.search(name) is not None
+    named = any(pattern.search(name) for pattern in include)
     if after.tied and LM_HEAD.search(name):
         return "tied"
     if any(pattern.search(name) for pattern in exclude):
         return "excluded"
     if name not in before.entries:
         return "missing_in_before"
+    if FUSED.search(name) and len(entry.shape) > 1 and not named:
+        return "fused"
     if len(entry.shape) != 2 or not entry.elements or entry.dtype not in FLOATS:
         return "ndim!=2"
     if before.entries[name].shape != entry.shape:
         return "shape_mismatch"
     if embedding:
         return None if embeddings else "embedding"
-    wanted = (
-        any(pattern.search(name) for pattern in include)
-        if include
-        else ATTENTION_OR_MLP.search(name) is not None
-    )
-    return None if wanted else "excluded"
+    return None if named else _left_out(name, any_named=bool(include))
+
+
+def _left_out(name: str, *, any_named: bool) -> SkipReason | None:
+    """Why a matrix that no pattern names is not blended; None if it is, by default."""
+    if any_named or not name.endswith(".weight"):
+        return "excluded"
+    for pattern, reason in ((ROUTER, "router"), *HYBRID):
+        if pattern.search(name):
+            return reason
+    return None if ATTENTION_OR_MLP.search(name) else "excluded"
 
 
 def embedding_rows(checkpoint: Checkpoint) -> int | None:
@@ -95,9 +115,14 @@ def embedding_rows(checkpoint: Checkpoint) -> int | None:
 
 
 def layer_and_family(name: str) -> tuple[int | None, str]:
-    """`model.layers.3.mlp.up_proj.weight` → (3, "mlp.up_proj"); no layer index → (None, name)."""
+    """`model.layers.3.mlp.up_proj.weight` → (3, "mlp.up_proj"); no layer index → (None, name).
+
+    All experts are one family (`mlp.experts.up_proj`); a tower's is called by it
+    (`visual: attn.proj`).
+    """
+    tower = f"{found[1]}: " if (found := TOWER.search(name)) else ""
     if match := LAYER.search(name):
-        return int(match[1]), match[2]
+        return int(match[1]), tower + EXPERT.sub(".experts.", f".{match[2]}")[1:]
     return None, name.removesuffix(".weight")
 
 
@@ -107,6 +132,23 @@ def coverage(tensors: list[TensorPlan]) -> dict[str, int]:
     for tensor in tensors:
         counts[tensor.skip or "blended"] += tensor.elements
     return dict(counts)
+
+
+def core_coverage(tensors: list[TensorPlan]) -> tuple[float, dict[str, int]]:
+    """What share of the parameters of attention, of what stands in its place, and of MLPs is
+    blended, and the parameters of the others by reason; tensors that the user excludes left out."""
+    counts: Counter[str] = Counter()
+    for tensor in tensors:
+        matrix = len(tensor.shape) > 1 and not EMBEDDING.search(tensor.name)
+        if matrix and tensor.skip not in ("excluded", "router") and _is_core(tensor.name):
+            counts[tensor.skip or ""] += tensor.elements
+    blended = counts.pop("", 0)
+    total = blended + sum(counts.values())
+    return (blended / total if total else 1.0), dict(counts)
+
+
+def _is_core(name: str) -> bool:
+    return bool(ATTENTION_OR_MLP.search(name) or any(pattern.search(name) for pattern, _ in HYBRID))
 
 
 def coverage_line(tensors: list[TensorPlan]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from svdjobs.checkpoint.card import BLEND_META, blend_meta, model_card
 from svdjobs.checkpoint.classic_pt import log_name
@@ -32,18 +32,27 @@ from svdjobs.config import SweepConfig
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import BlendRecord, CastRecord, FileRecord, Manifest, Plan, TensorPlan
-from svdjobs.stages import cost, graph
+from svdjobs.stages import graph
 from svdjobs.stages.blended import (
     Blended,
     Sources,
+    Stored,
+    Whole,
     open_sources,
-    prepare,
+    peak_bytes,
+    prepare_whole,
     sampled,
     stored_dtype,
+    written,
 )
 from svdjobs.stages.outputs import Output, begin, find_manifest, read_finished
 from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
 from svdjobs.storage.store import Store, write_bytes, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from svdjobs.kernels.cast import Kept
 
 STAGE = "blend"
 VERSION = "3"
@@ -112,11 +121,11 @@ def _one_pass(
 ) -> None:
     """Write the checkpoints of some alphas, shard by shard."""
     plan, bases = sources.plan, sources.bases
-    written = [t for t in plan.tensors if t.skip != "tied"]
+    tensors = written(sources)
     storage = SAFETENSORS_NAMES[config.blend.storage_dtype]
-    outputs = [OutputTensor(t.name, stored_dtype(config, t), t.shape) for t in written]
+    outputs = [OutputTensor(t.name, stored_dtype(config, t), t.shape) for t in tensors]
     shards = layout(outputs, config.blend.max_shard_bytes)
-    by_name = {tensor.name: tensor for tensor in written}
+    by_name = {tensor.name: tensor for tensor in tensors}
     checked = sampled(plan.selected)
     total = sum(shard.bytes for shard in shards) * len(jobs)
     held = {job.alpha: store.sizes(job.output.prefix) for job in jobs}
@@ -126,23 +135,22 @@ def _one_pass(
     }
     ahead = [by_name[t.name] for shard in shards if missing[shard.name] for t in shard.tensors]
 
-    def prepared(tensor: TensorPlan) -> Blended:
-        return prepare(tensor, sources, check=tensor.name in checked)
+    def prepared(tensor: Stored) -> Whole:
+        return prepare_whole(tensor, sources, checked)
 
-    workers = worker_count(cost.peak_tensor_bytes(plan.selected))
+    workers = worker_count(peak_bytes(sources))
     with track(f"blend {len(jobs)} alphas", total) as advance, threads(workers) as pool:
-        chosen = [tensor for tensor in ahead if tensor.skip is None]
+        chosen = [tensor for tensor in ahead if tensor.chosen]
         blends = in_order(pool, prepared, chosen, ahead=2 * workers)
         for shard in shards:
             undone = missing[shard.name]
             advance(shard.bytes * (len(jobs) - len(undone)))
             if undone:
-                tensors = [by_name[tensor.name] for tensor in shard.tensors]
                 _write_shard(
                     store,
                     shard,
                     undone,
-                    tensors,
+                    [by_name[tensor.name] for tensor in shard.tensors],
                     blends,
                     bases,
                     storage,
@@ -162,8 +170,8 @@ def _write_shard(
     store: Store,
     shard: Shard,
     jobs: list[_Job],
-    tensors: list[TensorPlan],
-    blends: Iterator[Blended],
+    tensors: list[Stored],
+    blends: Iterator[Whole],
     bases: Checkpoint,
     storage: str,
     pool: ThreadPoolExecutor,
@@ -179,14 +187,14 @@ def _write_shard(
                 job.writer = stack.enter_context(open_shard(store, key, shard))
             job.records, job.logs = [], []
         for tensor, stored in zip(tensors, shard.tensors, strict=True):
-            if tensor.skip is None:
-                blended = next(blends)
-                written = [
-                    pool.submit(_write_blend, store, tensor, blended, job, storage, config)
+            if tensor.chosen:
+                whole = next(blends)
+                running = [
+                    pool.submit(_write_blend, store, tensor.name, whole, job, storage, config)
                     for job in jobs
                 ]
-                wait(written)  # all of them, so that no thread writes to a file closed by a failure
-                for one in written:
+                wait(running)  # all of them, so that no thread writes to a file closed by a failure
+                for one in running:
                     one.result()
             else:
                 _copy(tensor, bases, jobs, stored.dtype)
@@ -205,13 +213,37 @@ def _write_shard(
 
 def _write_blend(
     store: Store,
-    tensor: TensorPlan,
-    blended: Blended,
+    name: str,
+    whole: Whole,
     job: _Job,
     storage: str,
     config: SweepConfig,
 ) -> None:
-    """Write one tensor at one alpha, chunk by chunk, and measure what each cast would keep."""
+    """Write one tensor at one alpha, and measure what each cast would keep of its matrices."""
+    if whole.alone:
+        ((tensor, blended),) = whole.parts
+        casts = _pass(name, whole.w, whole.d, job, storage, write=True)
+        _note(store, tensor, blended, job, _records(casts, blended, job), config)
+        return
+    if job.writer:
+        _pass(name, whole.w, whole.d, job, storage, write=True, measure=False)
+    for tensor, blended in whole.parts:
+        w, d = blended.w_MN.reshape(-1), blended.d_MN.reshape(-1)
+        casts = _pass(tensor.name, w, d, job, storage, write=False)
+        _note(store, tensor, blended, job, _records(casts, blended, job), config)
+
+
+def _pass(
+    name: str,
+    w: torch.Tensor,
+    d: torch.Tensor,
+    job: _Job,
+    storage: str,
+    *,
+    write: bool,
+    measure: bool = True,
+) -> dict[str, Kept]:
+    """Go once through a flat tensor, chunk by chunk; what each cast keeps of it in all."""
     import torch
 
     from svdjobs.kernels import cast
@@ -220,29 +252,34 @@ def _write_blend(
     projections = dict.fromkeys(cast.CAST_DTYPES, 0.0)
     errors = dict.fromkeys(cast.CAST_DTYPES, 0.0)
     pairs = zip(
-        blended.w_MN.reshape(-1).split(CHUNK_ELEMENTS),  # type: ignore[no-untyped-call]
-        blended.d_MN.reshape(-1).split(CHUNK_ELEMENTS),  # type: ignore[no-untyped-call]
+        w.split(CHUNK_ELEMENTS),  # type: ignore[no-untyped-call]
+        d.split(CHUNK_ELEMENTS),  # type: ignore[no-untyped-call]
         strict=True,
     )
     for w_C, d_C in pairs:
         w_alpha_C = blend(w_C, d_C, job.alpha)
-        if job.writer:
-            job.writer.write(to_storage(w_alpha_C, storage, tensor.name))
-        if job.alpha != 1:
+        if write and job.writer:
+            job.writer.write(to_storage(w_alpha_C, storage, name))
+        if measure and job.alpha != 1:
             w32_C = w_C.to(torch.float32)
-            for name, dtype in cast.CAST_DTYPES.items():
+            for dtype_name, dtype in cast.CAST_DTYPES.items():
                 kept = cast.kept(w32_C, d_C, w_alpha_C, job.alpha, dtype)
-                projections[name] += kept.projection
-                errors[name] += kept.error
+                projections[dtype_name] += kept.projection
+                errors[dtype_name] += kept.error
+    return {n: cast.Kept(projections[n], errors[n]) for n in cast.CAST_DTYPES}
+
+
+def _records(casts: dict[str, Kept], blended: Blended, job: _Job) -> dict[str, CastRecord]:
+    from svdjobs.kernels import cast
+
     change = (1 - job.alpha) * blended.signal_norm
     signal = cast.signal(blended.signal_norm**2, job.alpha)
-    casts = {
+    return {
         name: CastRecord(
-            projection=projections[name], signal=signal, error=errors[name], change=change**2
+            projection=kept.projection, signal=signal, error=kept.error, change=change**2
         )
-        for name in cast.CAST_DTYPES
+        for name, kept in casts.items()
     }
-    _note(store, tensor, blended, job, casts, config)
 
 
 def _note(
@@ -293,7 +330,7 @@ def pickled(content: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _copy(tensor: TensorPlan, bases: Checkpoint, jobs: list[_Job], dtype: str) -> None:
+def _copy(tensor: Stored, bases: Checkpoint, jobs: list[_Job], dtype: str) -> None:
     """Take a skipped tensor as it is at alpha = 1, piece by piece."""
     writers = [job.writer for job in jobs if job.writer]
     if not writers:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from svdjobs.checkpoint.identity import companions_digest, identity
+from svdjobs.checkpoint.matrices import Matrices, matrices
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.safetensors_format import FLOATS, SAFETENSORS_NAMES
 from svdjobs.checkpoint.sources import open_checkpoint
@@ -51,6 +53,9 @@ class Sources:
 
     plan: Plan
     bases: Checkpoint
+    """As it is stored."""
+    matrices: Matrices
+    """The same as its matrices."""
     factors: Factors
     """Of `bases`."""
     values: Factors
@@ -72,12 +77,69 @@ def open_sources(config: SweepConfig, store: Store, *, stage: str) -> Sources:
         factors[role].require_origin(checkpoint, fingerprints[role])
     bases = opened[config.bases_of]
     fingerprints["companions"] = companions_digest(bases)
-    return Sources(plan, bases, factors[config.bases_of], factors[config.values_of], fingerprints)
+    return Sources(
+        plan,
+        bases,
+        matrices(bases),
+        factors[config.bases_of],
+        factors[config.values_of],
+        fingerprints,
+    )
 
 
-def stored_dtype(config: SweepConfig, tensor: TensorPlan) -> str:
+class Stored(NamedTuple):
+    """One tensor as the checkpoint stores it, and what it holds."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    holds: tuple[TensorPlan, ...]
+
+    @property
+    def chosen(self) -> list[TensorPlan]:
+        """The matrices in it that are blended."""
+        return [tensor for tensor in self.holds if tensor.skip is None]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One stored tensor and its D, both flat, and the blended matrices in it."""
+
+    w: torch.Tensor
+    d: torch.Tensor
+    parts: list[tuple[TensorPlan, Blended]]
+    alone: bool
+    """Whether it is one matrix and nothing else."""
+
+
+def written(sources: Sources) -> list[Stored]:
+    """Every tensor that a blend stores, sorted by name; of a tied pair, the embedding only."""
+    plans = {tensor.name: tensor for tensor in sources.plan.tensors}
+    found = []
+    for name, held in sorted(sources.matrices.names_in().items()):
+        entry = sources.bases.entries[name]
+        holds = tuple(plans[one] for one in held)
+        if not any(tensor.skip == "tied" for tensor in holds):
+            found.append(Stored(name, entry.shape, entry.dtype, holds))
+    return found
+
+
+def stored_dtype(config: SweepConfig, tensor: Stored) -> str:
     """safetensors dtype a tensor is written in: floats in the storage dtype, others as they are."""
     return SAFETENSORS_NAMES[config.blend.storage_dtype] if tensor.dtype in FLOATS else tensor.dtype
+
+
+def peak_bytes(sources: Sources) -> int:
+    """Memory that one tensor needs at most while it is blended."""
+    held = max(
+        (
+            math.prod(stored.shape) * 8
+            for stored in written(sources)
+            if stored.chosen and len(stored.holds) > 1
+        ),
+        default=0,
+    )
+    return held + cost.peak_tensor_bytes(sources.plan.selected)
 
 
 def tensors_at(
@@ -86,20 +148,43 @@ def tensors_at(
     """Every tensor of the checkpoint at alpha, to the bit as `blend` would have written it."""
     from svdjobs.kernels.blend import blend
 
-    written = [tensor for tensor in sources.plan.tensors if tensor.skip != "tied"]
+    stored = written(sources)
     checked = sampled(sources.plan.selected)
 
-    def made(tensor: TensorPlan) -> torch.Tensor:
-        if tensor.skip is not None or alpha == 1:
+    def made(tensor: Stored) -> torch.Tensor:
+        if not tensor.chosen or alpha == 1:
             return sources.bases.read(tensor.name)
-        blended = prepare(tensor, sources, check=tensor.name in checked)
-        return blend(blended.w_MN, blended.d_MN, alpha)
+        whole = prepare_whole(tensor, sources, checked)
+        return blend(whole.w, whole.d, alpha).reshape(tensor.shape)
 
-    workers = worker_count(cost.peak_tensor_bytes(sources.plan.selected))
+    workers = worker_count(peak_bytes(sources))
     with threads(workers) as pool:
-        found = in_order(pool, made, written, ahead=2 * workers)
-        for tensor, values in zip(written, found, strict=True):
+        found = in_order(pool, made, stored, ahead=2 * workers)
+        for tensor, values in zip(stored, found, strict=True):
             yield tensor.name, to_storage(values, stored_dtype(config, tensor), tensor.name)
+
+
+def prepare_whole(stored: Stored, sources: Sources, checked: set[str]) -> Whole:
+    """Everything about one stored tensor that does not depend on alpha; where it holds several
+    matrices, D is put together of theirs, and 0 elsewhere."""
+    import torch
+
+    pieces = sources.matrices.pieces
+    if len(stored.holds) == 1 and stored.name not in {p.stored for p in pieces.values()}:
+        (tensor,) = stored.holds
+        blended = prepare(tensor, sources, check=tensor.name in checked)
+        return Whole(
+            blended.w_MN.reshape(-1), blended.d_MN.reshape(-1), [(tensor, blended)], alone=True
+        )
+    w = sources.bases.read(stored.name).reshape(-1)
+    d = torch.zeros(w.shape, dtype=torch.float32)
+    parts = []
+    for tensor in stored.chosen:
+        piece = pieces[tensor.name]
+        blended = prepare(tensor, sources, check=tensor.name in checked, w_MN=piece.of(w))
+        piece.put(d, blended.d_MN)
+        parts.append((tensor, replace(blended, w_MN=piece.of(w), d_MN=piece.of(d))))
+    return Whole(w, d, parts, alone=False)
 
 
 def sampled(selected: list[TensorPlan]) -> set[str]:
@@ -110,8 +195,14 @@ def sampled(selected: list[TensorPlan]) -> set[str]:
     return set(first.values())
 
 
-def prepare(tensor: TensorPlan, sources: Sources, *, check: bool = False) -> Blended:
-    """Everything about one tensor that does not depend on alpha.
+def prepare(
+    tensor: TensorPlan,
+    sources: Sources,
+    *,
+    check: bool = False,
+    w_MN: torch.Tensor | None = None,
+) -> Blended:
+    """Everything about one matrix that does not depend on alpha; `w_MN` is its values if known.
 
     A `check`ed tensor whose W(0) misses its target spectrum is done again by a direct SVD.
 
@@ -120,7 +211,7 @@ def prepare(tensor: TensorPlan, sources: Sources, *, check: bool = False) -> Ble
     """
     from svdjobs.kernels import blend
 
-    w_MN = sources.bases.read(tensor.name)
+    w_MN = sources.matrices.view.read(tensor.name) if w_MN is None else w_MN.contiguous()
     s_bases_K, s_values_K = sources.factors.s(tensor.name), sources.values.s(tensor.name)
     ratio = blend.blend_ratio(s_values_K, s_bases_K)
     d_MN = blend.signal(w_MN, s_bases_K, sources.factors.basis(tensor.name), ratio.r_K)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.checkpoint.identity import identity
+from svdjobs.checkpoint.matrices import matrices
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.safetensors_format import OutputTensor, read_header
 from svdjobs.checkpoint.sources import open_checkpoint
@@ -115,7 +116,8 @@ def decompose_checkpoint(
     ]
     count = workers or worker_count(cost.peak_tensor_bytes(tensors))
     mine = work if share is None else share.pick(work)
-    _make_parts(store, _undone(output, mine), count, target.checkpoint_id, checkpoint)
+    view = matrices(checkpoint).view
+    _make_parts(store, _undone(output, mine), count, target.checkpoint_id, view)
     if share is not None and _undone(output, work):
         return None
     fallbacks = []

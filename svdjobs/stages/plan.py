@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
+from svdjobs.checkpoint.heads import missing_head, other_head
 from svdjobs.checkpoint.identity import identity
+from svdjobs.checkpoint.matrices import matrices
 from svdjobs.checkpoint.pairing import rounding_of, what_speaks_against
 from svdjobs.checkpoint.reader import Checkpoint
-from svdjobs.checkpoint.selection import select
+from svdjobs.checkpoint.selection import core_coverage, select
 from svdjobs.checkpoint.sources import open_checkpoint, open_headers
 from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError
@@ -19,7 +22,7 @@ from svdjobs.stages.outputs import Output, begin, check_run, note_run
 from svdjobs.storage.store import Store
 
 STAGE = "plan"
-VERSION = "3"
+VERSION = "4"
 STORAGE_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -62,7 +65,7 @@ def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Pl
         tensors = [_missing_in_after(tensor) for tensor in tensors]
     chosen = [tensor for tensor in tensors if tensor.skip is None]
     estimate = _estimate(config, store, opened, tensors)
-    _refuse(config, store, opened, chosen, estimate)
+    _refuse(config, store, opened, tensors, estimate)
     parts = cost.balanced_parts(chosen, config.decompose.parts or cost.part_count(chosen))
     return Plan(
         before=config.before,
@@ -108,7 +111,12 @@ def _direction(config: SweepConfig, opened: dict[str, Checkpoint]) -> list[str]:
 
 def _notes(opened: dict[str, Checkpoint]) -> list[str]:
     """How each checkpoint is read, where that is not plain."""
-    return [f"{role}: {note}" for role, c in _distinct(opened).items() for note in c.notes]
+    return [
+        f"{role}: {note}"
+        for role, checkpoint in _distinct(opened).items()
+        for note in (*checkpoint.notes, other_head(checkpoint))
+        if note
+    ]
 
 
 def _other_dtypes(before: Checkpoint, after: Checkpoint, chosen: list[TensorPlan]) -> list[str]:
@@ -134,7 +142,8 @@ def _open_all(config: SweepConfig) -> dict[str, Checkpoint]:
     reasons: list[str] = []
     for source, checkpoint_id in ids.items():
         try:
-            by_source[source] = open_headers(source, allow_pickle=config.allow_pickle)
+            stored = open_headers(source, allow_pickle=config.allow_pickle)
+            by_source[source] = matrices(stored).view
         except CheckpointError as error:
             reasons.append(f"{checkpoint_id}: {error}")
     if reasons:
@@ -219,11 +228,11 @@ def _refuse(
     config: SweepConfig,
     store: Store,
     opened: dict[str, Checkpoint],
-    chosen: list[TensorPlan],
+    tensors: list[TensorPlan],
     estimate: Estimate,
 ) -> None:
-    after = opened["after"]
-    reasons = []
+    after, chosen = opened["after"], [tensor for tensor in tensors if tensor.skip is None]
+    reasons = [why for c in _distinct(opened).values() if (why := missing_head(c))]
     for checkpoint_id, other in _distinct(opened).items():
         if checkpoint_id != "after":
             reasons += _mismatches(checkpoint_id, other, after)
@@ -231,6 +240,8 @@ def _refuse(
         reasons.append(
             "no tensor is left to blend: every one is skipped. See `selection` in the config."
         )
+    elif thin := _too_little(config, tensors):
+        reasons.append(thin)
     if not reasons:
         reasons += what_speaks_against(opened["before"], after, chosen)
     for checkpoint_id in graph.rotation_chain(config):
@@ -249,6 +260,22 @@ def _refuse(
         )
     if reasons:
         raise CheckpointError("\n  ".join(["this sweep cannot run:", *reasons]))
+
+
+def _too_little(config: SweepConfig, tensors: list[TensorPlan]) -> str | None:
+    """Why a sweep would say little of the model: most of its attention and MLPs is not blended."""
+    share, others = core_coverage(tensors)
+    if share >= config.selection.minimum_coverage:
+        return None
+    by_size = sorted(others.items(), key=lambda item: -item[1])
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in by_size)
+    largest = max((t for t in tensors if t.skip in others), key=lambda t: t.elements)
+    return (
+        f"{100 * share:.1f} % of the attention and MLP parameters would be blended, expected are "
+        f"at least {100 * config.selection.minimum_coverage:.0f} %. The others, by reason: "
+        f"{reasons} (the largest is {largest.name} {list(largest.shape)}: {largest.skip}). Set "
+        f"selection.minimum_coverage to {math.floor(100 * share) / 100:g} to go on."
+    )
 
 
 def _mismatches(checkpoint_id: str, other: Checkpoint, after: Checkpoint) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from svdjobs.checkpoint.identity import identity
+from svdjobs.checkpoint.matrices import matrices
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.checkpoint.sources import open_checkpoint
@@ -62,11 +63,12 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     )
     if output.finished:
         return output.finished
+    views = [matrices(checkpoint).view for checkpoint in checkpoints]
     shapes = {tensor.name: tensor.shape for tensor in plan.selected}
     flops = {name: _flops(shape, rotations.null_draws) for name, shape in shapes.items()}
 
     def row(tensor: str) -> str:
-        triple = [_bases(c, f, tensor) for c, f in zip(checkpoints, factors, strict=True)]
+        triple = [_bases(c, f, tensor) for c, f in zip(views, factors, strict=True)]
         return measure(tensor, triple, rotations).model_dump_json()
 
     parts = {f"rows-{number:05d}.jsonl": names for number, names in enumerate(plan.parts)}

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from svdjobs.checkpoint.classic_pt import log_name
+from svdjobs.checkpoint.matrices import matrices
 from svdjobs.checkpoint.selection import coverage_line, select
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import SelectionConfig
@@ -43,7 +44,7 @@ def run(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two checkpoints are called {', '.join(twice)}; decompose them apart.")
     for source, name in zip(model_ids, names, strict=True):
-        checkpoint = open_checkpoint(source, allow_pickle=allow_pickle)
+        checkpoint = matrices(open_checkpoint(source, allow_pickle=allow_pickle)).view
         tensors = select(checkpoint, checkpoint, selection or SelectionConfig())
         say(f"{name}: {coverage_line(tensors)}")
         chosen = [tensor for tensor in tensors if tensor.skip is None]
@@ -93,7 +94,7 @@ def export_pt(
 
     Files that are there are kept unless `force`; each is written atomically.
     """
-    checkpoint = open_checkpoint(source, allow_pickle=allow_pickle)
+    checkpoint = matrices(open_checkpoint(source, allow_pickle=allow_pickle)).view
     factors = Factors(store, name, stage="export")
     with track(f"export {name}", len(tensors)) as advance:
         for tensor in tensors:

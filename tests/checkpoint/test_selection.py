@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from svdjobs.checkpoint.selection import coverage, coverage_line, layer_and_family, select
+from svdjobs.checkpoint.heads import missing_head, other_head
+from svdjobs.checkpoint.selection import (
+    core_coverage,
+    coverage,
+    coverage_line,
+    layer_and_family,
+    select,
+)
 from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import SelectionConfig
+from svdjobs.config import SelectionConfig, SweepConfig
 from svdjobs.errors import ConfigError
+from svdjobs.records import SkipReason, TensorPlan
 from tests.checkpoints import make_checkpoint
 
 
@@ -55,8 +66,6 @@ def test_missing_and_misshapen(chain: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_lm_head_stored_beside_a_tied_embedding(chain: dict[str, Path], tmp_path: Path) -> None:
-    import json
-
     untied = make_checkpoint(tmp_path / "untied", tied=False)
     config = json.loads((untied / "config.json").read_text())
     (untied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
@@ -93,9 +102,88 @@ def test_coverage_counts_every_parameter(chain: dict[str, Path]) -> None:
     [
         ("model.layers.12.self_attn.q_proj.weight", (12, "self_attn.q_proj")),
         ("transformer.h.3.attn.c_attn.weight", (3, "attn.c_attn")),
-        ("model.layers.0.mlp.experts.7.up_proj.weight", (0, "mlp.experts.7.up_proj")),
+        ("model.layers.0.mlp.experts.7.up_proj.weight", (0, "mlp.experts.up_proj")),
         ("lm_head.weight", (None, "lm_head")),
     ],
 )
 def test_layer_and_family(name: str, expected: tuple[int | None, str]) -> None:
     assert layer_and_family(name) == expected
+
+
+def named(tmp_path: Path, *names: str, shape: tuple[int, ...] = (6, 4)) -> Path:
+    """A checkpoint of these tensors."""
+    tmp_path.mkdir()
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["A"]}))
+    save_file({name: torch.ones(shape) for name in names}, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("model.layers.0.mlp.gate.weight", "router"),
+        ("model.layers.0.block_sparse_moe.gate.weight", "router"),
+        ("model.layers.0.mlp.router.weight", "router"),
+        ("model.layers.0.feed_forward.router.weight", "router"),
+        ("model.layers.0.mlp.shared_expert_gate.weight", "router"),
+        ("model.layers.0.mlp.gate_proj.weight", None),
+        ("model.layers.0.linear_attn.out_proj.weight", "linear_attention"),
+        ("model.layers.0.linear_attn.in_proj_qkvz.weight", "fused"),
+        ("backbone.layers.0.mixer.in_proj.weight", "state_space"),
+        ("model.layers.0.mamba.out_proj.weight", "state_space"),
+        ("model.layers.0.conv.in_proj.weight", "convolution"),
+        ("model.visual.blocks.0.mlp.fc1.weight", None),
+        ("model.layers.0.self_attn.qkv_proj.weight", "fused"),
+        ("model.layers.0.something.weight", "excluded"),
+    ],
+)
+def test_why_a_matrix_is_not_blended(name: str, reason: str | None, tmp_path: Path) -> None:
+    folder = named(tmp_path / "a", name)
+    assert reasons(folder, folder) == {name: reason}
+    assert reasons(folder, folder, include=["."]) == {name: None}
+
+
+def test_all_is_every_matrix_as_scripts_of_the_field_take_them(tmp_path: Path) -> None:
+    untied = make_checkpoint(tmp_path / "untied", tied=False)
+    rules = SweepConfig.model_validate(
+        {"name": "x", "before": "a", "after": "b", "selection": "all"}
+    ).selection
+    found = reasons(untied, untied, **rules.model_dump())
+    shapes = {n: e.shape for n, e in open_checkpoint(str(untied)).entries.items()}
+    assert {n for n, skip in found.items() if skip is None} == {
+        name for name, shape in shapes.items() if len(shape) == 2
+    }
+
+
+def test_what_counts_for_coverage() -> None:
+    def planned(name: str, skip: SkipReason | None, rows: int) -> TensorPlan:
+        return TensorPlan(name=name, shape=(rows, 10), dtype="F32", skip=skip)
+
+    share, others = core_coverage([
+        planned("model.layers.0.self_attn.q_proj.weight", None, 60),
+        planned("model.layers.0.mlp.up_proj.weight", "shape_mismatch", 10),
+        planned("model.layers.0.mixer.in_proj.weight", "state_space", 30),
+        planned("model.layers.0.mlp.down_proj.weight", "excluded", 500),
+        planned("model.layers.0.mlp.gate.weight", "router", 500),
+        planned("model.embed_tokens.weight", "embedding", 500),
+    ])  # fmt: skip
+    assert share == 0.6
+    assert others == {"shape_mismatch": 100, "state_space": 300}
+
+
+def test_heads_that_are_not_what_the_config_says(tmp_path: Path) -> None:
+    untied = make_checkpoint(tmp_path / "untied", tied=False)
+    tied = make_checkpoint(tmp_path / "tied", tied=True)
+    for folder in (untied, tied):
+        opened = open_checkpoint(str(folder))
+        assert missing_head(opened) is None
+        assert other_head(opened) is None
+        config = json.loads((folder / "config.json").read_text())
+        config["tie_word_embeddings"] = not config["tie_word_embeddings"]
+        (folder / "config.json").write_text(json.dumps(config))
+    words = other_head(open_checkpoint(str(untied)))
+    assert words is not None
+    assert "lm_head.weight differs from model.embed_tokens.weight" in words
+    words = missing_head(open_checkpoint(str(tied)))
+    assert words is not None
+    assert "an engine would fill it with random numbers" in words
