@@ -286,9 +286,9 @@ def test_two_hundred_alphas_on_sixteen_units_fit() -> None:
     )
     # Of an alpha: its DAG, blend twice (attempts and pod), a group of 16 pairs, a skipped task.
     assert (
-        size.nodes == 200 * (1 + 2 + 1 + 32 + 1) + (1 + 1 + 32) + 33 + (1 + 2 * 48) + 1 + 1 + 8 + 2
+        size.nodes == 200 * (1 + 2 + 1 + 32 + 1) + (1 + 1 + 32) + 33 + (1 + 2 * 64) + 1 + 1 + 8 + 2
     )
-    assert size.pods == 200 * (1 + 16) + 3 * 16 + 2 * 16 + 4
+    assert size.pods == 200 * (1 + 16) + 4 * 16 + 2 * 16 + 4
     assert size.stored_bytes < estimate.LIMIT_BYTES
     # As a real controller stored it: tests/live/test_scale.py with 200 alphas.
     assert abs(size.status_bytes - 638_796) < 0.2 * 638_796
