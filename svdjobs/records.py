@@ -419,6 +419,7 @@ class Summary(Record):
     truncated: int
     """Completions that hit max_tokens, whatever their outcome."""
     completion_tokens_mean: float
+    completion_tokens_median: float | None = None
     problem_scores: list[float]
     """Mean score of each problem with a readable gold, in benchmark order (what paired differences
     are made of)."""

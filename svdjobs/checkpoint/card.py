@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from svdjobs.config import SweepConfig
+from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.escape import code
 from svdjobs.provenance import versions
 from svdjobs.records import BlendRecord, Plan
@@ -44,6 +44,8 @@ def blend_meta(
     config: SweepConfig, plan: Plan, alpha: float, records: list[BlendRecord]
 ) -> dict[str, Any]:
     """What was blended, in the field's own names, with what we know beyond them."""
+    # In the run, whose own place a field of the bytes would tie them to.
+    folder = f"checkpoints/{alpha_id(alpha)}"
     skipped = [[tensor.name, tensor.skip] for tensor in plan.tensors if tensor.skip]
     return {
         "model_before": config.before,
@@ -52,6 +54,10 @@ def blend_meta(
         "direction": config.direction,
         "extrapolation": not 0 <= alpha <= 1,
         "dtype": config.blend.storage_dtype,
+        "output_dir": folder,
+        "log_dir": f"{folder}/svd_logs/alpha_{alpha:g}",
+        "cpu_only": True,
+        "svd_device": "cpu",
         "blended_keys": [record.name for record in records],
         "blended_keys_count": len(records),
         "skipped_keys": skipped,

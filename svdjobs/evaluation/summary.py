@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from statistics import median
 from typing import Any
 
 from svdjobs.config import EvaluateConfig
@@ -55,6 +56,7 @@ def summarise(
         gold_errors=sorted(gold_errors),
         truncated=sum(completion.finish_reason == "length" for completion in completions),
         completion_tokens_mean=sum(c.completion_tokens for c in completions) / len(completions),
+        completion_tokens_median=median(c.completion_tokens for c in completions),
         problem_scores=list(problem_scores(scored).values()),
     )
 
@@ -100,7 +102,8 @@ def details(
     completions: Sequence[Completion],
     grades: Sequence[Grade],
 ) -> dict[str, Any]:
-    """The results file of the field's scripts: `summary` and `details`, with their field names."""
+    """The results file of the field's scripts: a list of summaries, one for each model, and
+    `results`, each with its details; their field names."""
     scored = [grade for grade in grades if grade.idx not in summary.gold_errors]
     by_problem = problem_scores(scored)
     texts: dict[int, list[str]] = defaultdict(list)
@@ -108,22 +111,21 @@ def details(
     for completion, grade in zip(completions, grades, strict=True):
         texts[completion.idx].append(completion.text)
         scores[grade.idx].append(float(grade.outcome is Outcome.CORRECT))
-    return {
-        "summary": {
-            "model": summary.checkpoint,
-            "avg_accuracy": summary.avg_at_n.value,
-            "n_samples_per_problem": summary.n,
-            "num_items": summary.problems,
-        },
-        "details": [
-            {
-                "idx": problem.idx,
-                "problem": problem.problem,
-                "gold": problem.gold,
-                "generations": texts[problem.idx],
-                "sample_scores": scores[problem.idx],
-                "per_problem_score": by_problem.get(problem.idx),
-            }
-            for problem in benchmark.problems
-        ],
+    model = {
+        "model": summary.checkpoint,
+        "avg_accuracy": summary.avg_at_n.value,
+        "n_samples_per_problem": summary.n,
+        "num_items": summary.problems,
     }
+    rows = [
+        {
+            "idx": problem.idx,
+            "problem": problem.problem,
+            "gold": problem.gold,
+            "generations": texts[problem.idx],
+            "sample_scores": scores[problem.idx],
+            "per_problem_score": by_problem.get(problem.idx),
+        }
+        for problem in benchmark.problems
+    ]
+    return {"summary": [model], "results": [{**model, "details": rows}]}

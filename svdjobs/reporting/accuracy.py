@@ -17,6 +17,9 @@ from svdjobs.statistics import (
     slope_over_alpha,
 )
 
+# Log-probabilities in float32 are off by about 1e-5, half of whose square is this.
+_ROUNDING_KL = 1e-9
+
 
 def headlines(content: Content) -> list[str]:
     """What the evaluation says about the question, in sentences."""
@@ -37,7 +40,7 @@ def headlines(content: Content) -> list[str]:
             lines.append(
                 f"{benchmark}: with {values}'s singular values in {bases}'s bases (alpha = 0), "
                 f"accuracy differs from {bases} by {points(change.difference)} points. "
-                f"{_verdict(change)}"
+                f"{_verdict(change, _likelihood_effect(content, benchmark))}"
             )
         if slope := sweep_slope(content, benchmark):
             lines.append(
@@ -53,18 +56,34 @@ def headlines(content: Content) -> list[str]:
     return lines
 
 
-def _verdict(change: Comparison) -> str:
+def _verdict(change: Comparison, elsewhere: str) -> str:
+    """What a difference of accuracies says; `elsewhere` is what the likelihood adds, or empty."""
     interval = change.difference
     if interval.low is None or interval.high is None:
-        return "Every problem scored the same." if interval.value == 0 else ""
-    if interval.low <= 0 <= interval.high:
-        seen = (
-            f" It would have found one of {100 * change.detectable:.1f} points in 4 of 5 tries."
-            if change.detectable
-            else ""
-        )
-        return f"The interval contains 0: this sweep sees no effect of the singular values.{seen}"
-    return "The interval excludes 0: the singular values matter here."
+        if interval.value != 0:
+            return ""
+        found = "Every problem scored the same."
+    elif interval.low <= 0 <= interval.high:
+        found = "The interval contains 0: accuracy shows no effect of the singular values."
+    else:
+        return "The interval excludes 0: the singular values matter here."
+    if change.detectable:
+        one = f"one of {100 * change.detectable:.1f} points"
+        found += f" It would have found {one} in 4 of 5 tries."
+    return f"{found}{elsewhere}"
+
+
+def _likelihood_effect(content: Content, benchmark: str) -> str:
+    """A sentence where the likelihood of after's answers tells alpha = 0 from what is blended."""
+    if content.config.bases_of != "after":
+        return ""
+    kl = divergences(content, benchmark).get(alpha_id(0.0))
+    if kl is None or kl.low is None or kl.low <= _ROUNDING_KL:
+        return ""
+    return (
+        f" The likelihood of after's answers, which is far finer, does show one: KL "
+        f"{_plain(kl)} nats per token."
+    )
 
 
 def sweep_slope(content: Content, benchmark: str) -> Slope | None:
@@ -205,10 +224,10 @@ def likelihood_table(content: Content, benchmark: str) -> Table:
     for checkpoint_id, found in by_id.items():
         nll = mean_per_token(_by_problem(found, None, lambda own, _: -own))
         change = "-"
-        if after and checkpoint_id != "after":
-            change = _signed(mean_per_token(_by_problem(found, after, lambda own, ref: ref - own)))
+        if checkpoint_id != "after" and (both := _by_problem(found, after or [], _nll_change)):
+            change = _signed(mean_per_token(both))
         divergence = _plain(kl[checkpoint_id]) if checkpoint_id in kl else "-"
-        rows.append([checkpoint_id, _plain(nll), change, divergence])
+        rows.append([checkpoint_id, str(len(found)), _plain(nll), change, divergence])
     return Table(
         f"likelihood-{benchmark}",
         f"How likely after's answers are, on {benchmark}",
@@ -216,10 +235,23 @@ def likelihood_table(content: Content, benchmark: str) -> Table:
         "nothing here is sampling noise of the checkpoint. NLL in nats per token; `minus after` is "
         "the difference token by token; KL(after ‖ checkpoint) is estimated without bias from the "
         "same tokens (only where they were drawn at temperature 1 and top_p 1). 95 % intervals "
-        "clustered by problem.",
-        ["checkpoint", "NLL", "minus after", "KL"],
+        "clustered by problem. Differences are of the answers that both have read."
+        + _unread(by_id),
+        ["checkpoint", "answers", "NLL", "minus after", "KL"],
         rows,
     )
+
+
+def _nll_change(own: float, after: float) -> float:
+    return after - own
+
+
+def _unread(by_id: Mapping[str, list[Likelihood]]) -> str:
+    """A sentence where a checkpoint has not read all answers that another has."""
+    counts = {checkpoint_id: len(found) for checkpoint_id, found in by_id.items()}
+    most = max(counts.values(), default=0)
+    short = [f"{i} {most - n}" for i, n in counts.items() if n < most]
+    return f" Answers that are missing: {', '.join(short)}." if short else ""
 
 
 def divergences(content: Content, benchmark: str) -> dict[str, Interval]:
@@ -232,9 +264,9 @@ def divergences(content: Content, benchmark: str) -> dict[str, Interval]:
     if after is None or sampler is None or (sampler.temperature, sampler.top_p) != (1, 1):
         return {}
     return {
-        checkpoint_id: mean_per_token(_by_problem(found, after, _divergence))
+        checkpoint_id: mean_per_token(terms)
         for checkpoint_id, found in by_id.items()
-        if checkpoint_id != "after"
+        if checkpoint_id != "after" and (terms := _by_problem(found, after, _divergence))
     }
 
 
@@ -255,10 +287,13 @@ def _by_problem(
     term: Callable[[float, float], float],
 ) -> list[list[float]]:
     """A term per token, the traces of one problem joined."""
-    known = {(r.idx, r.sample_index): r.log_probabilities for r in reference or []}
+    others = found if reference is None else reference
+    known = {(r.idx, r.sample_index): r.log_probabilities for r in others}
     terms: dict[int, list[float]] = {}
     for row in found:
-        other = known.get((row.idx, row.sample_index), row.log_probabilities)
+        # An answer that one of the two has not read is none of their comparison.
+        if (other := known.get((row.idx, row.sample_index))) is None:
+            continue
         pairs = zip(row.log_probabilities, other, strict=True)
         terms.setdefault(row.idx, []).extend(term(own, ref) for own, ref in pairs)
     return [terms[idx] for idx in sorted(terms)]
@@ -272,5 +307,5 @@ def _plain(interval: Interval) -> str:
 
 def _signed(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
-        return "0 (identical)" if interval.value == 0 else f"{interval.value:+.2e}"
+        return "0 (to the bit)" if interval.value == 0 else f"{interval.value:+.2e}"
     return f"{interval.value:+.2e} [{interval.low:+.2e}, {interval.high:+.2e}]"

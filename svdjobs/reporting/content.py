@@ -58,8 +58,8 @@ def interval_text(interval: Interval) -> str:
 
 
 def points(difference: Interval) -> str:
-    """`+1.20 [-0.31, +2.71]` percentage points; a difference of exactly 0 everywhere says so."""
+    """`+1.20 [-0.31, +2.71]` percentage points; where every problem scored the same, that."""
     value = 100 * difference.value
     if difference.low is None or difference.high is None:
-        return "0 (identical)" if difference.value == 0 else f"{value:+.2f}"
+        return "0 (same scores)" if difference.value == 0 else f"{value:+.2f}"
     return f"{value:+.2f} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"

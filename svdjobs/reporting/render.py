@@ -72,6 +72,7 @@ def html_report(content: Content, pictures: dict[str, tuple[bytes, str]]) -> str
     )
     return environment.get_template("report.html.j2").render(
         content=content,
+        answered_by=engines_line(content),
         headlines=headlines(content),
         figures=[(FIGURE_NAMES[n], _caption(n, content), svg) for n, (_, svg) in pictures.items()],
         tables=tables(content),
@@ -95,12 +96,29 @@ def markdown_report(content: Content, pictures: dict[str, tuple[bytes, str]]) ->
         title, caption = escape.markdown(table.title), escape.markdown(table.caption)
         lines += ["", f"## {title}", "", *markdown_rows(table), "", caption]
     for name in pictures:
-        lines += ["", f"![{FIGURE_NAMES[name]}](figures/{name})"]
+        caption = escape.markdown(_caption(name, content))
+        lines += [
+            "",
+            f"![{FIGURE_NAMES[name]}](figures/{name})",
+            "",
+            f"*{FIGURE_NAMES[name]}.* {caption}",
+        ]
     versions = ", ".join(f"{name} {value}" for name, value in content.provenance.items())
     reversed_ = "" if content.config.direction == "forward" else ", direction reverse"
     before, after = escape.code(content.config.before), escape.code(content.config.after)
-    made = f"before {before}, after {after}{reversed_}; {escape.markdown(versions)}"
+    ran = f"; answers by {escape.markdown(found)}" if (found := engines_line(content)) else ""
+    made = f"before {before}, after {after}{reversed_}{ran}; {escape.markdown(versions)}"
     return "\n".join([*lines, "", made, ""])
+
+
+def engines_line(content: Content) -> str:
+    """Engines and dtypes that answered, whatever the config leaves to `auto`; empty for none."""
+    found = {
+        f"{summary.engine} in {summary.dtype}"
+        for by_id in content.summaries.values()
+        for summary in by_id.values()
+    }
+    return ", ".join(sorted(found))
 
 
 def markdown_rows(table: Table) -> list[str]:

@@ -26,7 +26,7 @@ def headlines(content: Content) -> list[str]:
     if content.plan.rounding and any(content.blends.values()):
         lines.append(_rounding_headline(content))
     if content.rotations:
-        lines.append(_rotation_headline(content.rotations))
+        lines += [_rotation_headline(content.rotations), *_turn_headline(content.rotations)]
     return lines
 
 
@@ -52,6 +52,26 @@ def _rotation_headline(rows: list[RotationRow]) -> str:
         f"random update of the same size: {null:.2g}), and {100 * share:.2g} % of its update lies "
         f"along directions a singular-value blend can touch."
     )
+
+
+def _turn_headline(rows: list[RotationRow]) -> list[str]:
+    """How far the bases turned, beside random updates of the same size."""
+    found = []
+    for side in ("u", "vh"):
+        key = f"angle_rms_{side}"
+        turned = _median([row.metrics.get(key) for row in rows])
+        null = _median([row.null.get(key) for row in rows])
+        if turned is not None and null is not None:
+            found.append(f"{turned:.2g} rad on the {_SIDES[side]} ({null:.2g})")
+    if not found:
+        return []
+    return [
+        f"Rotation: the leading singular bases of the median matrix turned by "
+        f"{' and '.join(found)}; in brackets what random updates of the same size turn them by."
+    ]
+
+
+_SIDES = {"u": "left", "vh": "right"}
 
 
 def _median(values: Sequence[float | None]) -> float | None:

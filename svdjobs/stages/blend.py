@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from svdjobs.kernels.cast import Kept
 
 STAGE = "blend"
-VERSION = "3"
+VERSION = "4"
 # Shards of this many alphas are open at a time; the usual limit is 1,024 open files.
 ALPHAS_PER_PASS = 64
 # Pieces that stay in a core's cache through the blend, three casts and the hash: four times faster
@@ -291,6 +291,8 @@ def _note(
     config: SweepConfig,
 ) -> None:
     """Record one blended tensor, with its spectra in a log file."""
+    import torch
+
     from svdjobs.kernels import blend
 
     target_K = blend.target_spectrum(blended.s_values_K, blended.s_bases_K, job.alpha)
@@ -302,8 +304,8 @@ def _note(
             "sigma_before": sigma["before"],
             "sigma_after": sigma["after"],
             "sigma_blend": target_K,
-            "shape": tensor.shape,
-            "alpha": job.alpha,
+            "shape": torch.tensor(tensor.shape),
+            "alpha": torch.tensor(job.alpha, dtype=torch.float64),
         }
         key = job.output.key(log_file)
         job.logs.append(write_bytes(store, key, pickled(content)))

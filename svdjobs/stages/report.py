@@ -20,6 +20,7 @@ from svdjobs.records import (
 from svdjobs.reporting import junit, render
 from svdjobs.reporting.accuracy import accuracy_table, adjusted_p
 from svdjobs.reporting.content import Content
+from svdjobs.reporting.numbers import numbers_csv
 from svdjobs.reporting.tables import headlines, tables
 from svdjobs.stages import graph, likelihoods, outputs, rotations, second_grading
 from svdjobs.stages.blend import shard_records
@@ -30,7 +31,7 @@ from svdjobs.stages.outputs import begin, content_print, readable_manifest
 from svdjobs.storage.store import Store, write_lines
 
 STAGE = "report"
-VERSION = "4"
+VERSION = "5"
 PREFIX = "report"
 DRAWN_SPECTRA = 7
 
@@ -70,6 +71,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     if apart:
         output.add(write_lines(store, output.key("disagreements.jsonl"),
                                [one.model_dump_json() for one in apart]))  # fmt: skip
+    output.write("tables/numbers.csv", numbers_csv(content))
     output.write_json("verdict.json", junit.verdict(config.name, manifests, missing))
     output.write("junit.xml", junit.junit(config.name, manifests, missing))
     output.write("report.md", render.markdown_report(content, pictures).encode())

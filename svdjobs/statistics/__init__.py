@@ -1,6 +1,6 @@
 """Estimates, their uncertainty, and tests between checkpoints. Plain floats in, plain floats out.
 
-    intervals     means and paired differences with t intervals
+    intervals     means, shares and paired differences with intervals
     estimators    avg@n, pass@k, maj@k from the completions of each problem
     ratios        means per token, clustered by trace; what rounding does to a checkpoint
     p_values      sign flips, McNemar, Holm
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from svdjobs.statistics.comparisons import compare, slope_over_alpha, smallest_detectable
 from svdjobs.statistics.estimators import avg_at_n, maj_at_k, pass_at_k
-from svdjobs.statistics.intervals import mean_interval, paired_difference
+from svdjobs.statistics.intervals import mean_interval, paired_difference, share_interval
 from svdjobs.statistics.margins import below_p, few_changed, passing_margin, problems_needed
 from svdjobs.statistics.p_values import holm, mcnemar_p, sign_flip_p
 from svdjobs.statistics.ratios import (
@@ -46,6 +46,7 @@ __all__ = [
     "problems_needed",
     "realised_total",
     "rounding_shift",
+    "share_interval",
     "sign_flip_p",
     "slope_over_alpha",
     "smallest_detectable",

@@ -40,11 +40,14 @@ def compare(
             if not set(pair) <= {0, 1}:
                 raise ValueError(f"problem {problem} scores {pair}; one completion scores 0 or 1")
         mcnemar = mcnemar_p([s == 1 for s in scores], [r == 1 for r in reference])
+    detectable = _detectable(difference, len(changes))
+    if not any(changes) and len(changes) > 1:
+        detectable = smallest_seen_share(len(changes))
     return Comparison(
         difference=difference,
         p=sign_flip_p(changes, seed),
         mcnemar_p=mcnemar,
-        detectable=_detectable(difference, len(changes)),
+        detectable=detectable,
         problems=len(changes),
         changed=sum(change != 0 for change in changes),
     )
@@ -98,6 +101,15 @@ def _slope(offsets: Sequence[float], problem_scores: Sequence[float]) -> float:
     if abs(total) <= ROUNDING * max(map(abs, offsets)) * max(map(abs, changes)):
         return 0.0
     return total / math.fsum(offset**2 for offset in offsets)
+
+
+def smallest_seen_share(problems: int) -> float:
+    """Share of problems that a change has to reach to be seen in one of these at least 80 % of the
+    time: 1 − 0.2^(1/P).
+
+    Where no problem changed there is no spread to reckon with; this is what not one change says.
+    """
+    return float(1 - (1 - POWER) ** (1 / problems))
 
 
 def smallest_detectable(standard_deviation: float, problems: int) -> float | None:

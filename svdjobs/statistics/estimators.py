@@ -1,7 +1,7 @@
 """avg@n, pass@k and maj@k: from n completions per problem to one number over problems.
 
-Each is the mean over problems of a value that is exact given the completions, with a t interval
-clustered by problem. A problem is named in errors by its place, counted from 0.
+Each is the mean over problems of a value that is exact given the completions, with an interval
+clustered by problem that stays in [0, 1]. Errors name a problem by its place, counted from 0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from svdjobs.records import Interval
-from svdjobs.statistics.intervals import mean_interval
+from svdjobs.statistics.intervals import share_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ def avg_at_n(correct: Sequence[Sequence[bool]], n: int) -> Interval:
         ValueError: a problem has not n outcomes (the first is named), or there are no problems.
     """
     _check_counts(correct, n)
-    return mean_interval([sum(outcomes) / n for outcomes in correct])
+    return share_interval([sum(outcomes) / n for outcomes in correct])
 
 
 def pass_at_k(correct: Sequence[Sequence[bool]], n: int, k: int) -> Interval:
@@ -40,7 +40,7 @@ def pass_at_k(correct: Sequence[Sequence[bool]], n: int, k: int) -> Interval:
     """
     _check_counts(correct, n, k)
     subsets = math.comb(n, k)
-    return mean_interval(
+    return share_interval(
         [(subsets - math.comb(n - sum(outcomes), k)) / subsets for outcomes in correct]
     )
 
@@ -66,7 +66,7 @@ def maj_at_k(
     _check_counts(classes, n, k)
     if len(classes) != len(correct):
         raise ValueError(f"{len(classes)} problems, but correct classes for {len(correct)}")
-    return mean_interval(
+    return share_interval(
         [_vote(votes, right, k) for votes, right in zip(classes, correct, strict=True)]
     )
 

@@ -38,6 +38,41 @@ def mean_interval(problem_scores: Sequence[float]) -> Interval:
     return t_interval(mean, math.sqrt(variance / count), count)
 
 
+def share_interval(problem_shares: Sequence[float]) -> Interval:
+    """Mean of shares of problems, each in [0, 1], with an interval that stays in [0, 1].
+
+    Wilson's (1927, doi:10.1080/01621459.1927.10502953) with the effective number of independent
+    draws p(1 − p)/se² in place of n, se the standard error clustered by problem, and t in place of
+    z: the modification for clustered samples of Korn & Graubard 1998, in the form that Franco et
+    al. 2019 (doi:10.1093/jssam/smy019) recommend. Where no problem differs from the others the
+    draws are as many as problems, so that 0 of 200 and 200 of 200 have an interval too.
+
+    No interval for fewer than two problems.
+
+    Raises:
+        ValueError: no shares, or one that is not in [0, 1].
+    """
+    from scipy.special import stdtrit
+
+    mean = mean_interval(problem_shares)
+    if not all(-ROUNDING <= share <= 1 + ROUNDING for share in problem_shares):
+        raise ValueError("a share is not in [0, 1]")
+    problems, p = len(problem_shares), min(1.0, max(0.0, mean.value))
+    if problems < 2:
+        return mean
+    error = mean.standard_error
+    draws = p * (1 - p) / error**2 if error else float(problems)
+    t2 = float(stdtrit(problems - 1, (1 + CONFIDENCE) / 2)) ** 2 / draws
+    middle = (p + t2 / 2) / (1 + t2)
+    half = math.sqrt(t2 * (p * (1 - p) + t2 / 4)) / (1 + t2)
+    return Interval(
+        value=mean.value,
+        low=max(0.0, middle - half),
+        high=min(1.0, middle + half),
+        standard_error=error,
+    )
+
+
 def paired_difference(scores: Sequence[float], reference: Sequence[float]) -> Interval:
     """Mean difference of problem means, scores − reference, with its paired t interval.
 

@@ -44,7 +44,7 @@ def test_on_this_machine(config_file: Path, tmp_path: Path) -> None:
     assert {"summary.md", "report/report.html", "report/junit.xml", "gate/junit.xml"} <= there
     summary = (folder / "summary.md").read_text()
     assert summary.startswith("## Gate: inconclusive, which passes")
-    assert "| sums | 0.0 % | 0.0 % | 0 (identical) | inconclusive | " in summary
+    assert "| sums | 0.0 % | 0.0 % | 0 (same scores) | inconclusive | " in summary
     assert f"Report: {tmp_path}/ci/mini/report/report.html" in summary
     assert (tmp_path / "step.md").read_text() == f"{summary}\n"
     assert "Gate: inconclusive" in done.stdout

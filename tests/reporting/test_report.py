@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import random
+import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +15,16 @@ from typing import Any
 import pytest
 
 from svdjobs import local
-from svdjobs.config import SweepConfig
+from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.config_file import parse_config
-from svdjobs.records import Interval, Outcome, Summary
+from svdjobs.records import Interval, Likelihood, Outcome, Summary
 from svdjobs.reporting import render
-from svdjobs.reporting.accuracy import accuracy_table, outcomes_table
+from svdjobs.reporting.accuracy import (
+    accuracy_table,
+    divergences,
+    likelihood_table,
+    outcomes_table,
+)
 from svdjobs.reporting.content import Content, interval_text, points
 from svdjobs.reporting.tables import headlines
 from svdjobs.stages import report
@@ -59,7 +68,7 @@ def test_all_files_are_there(run: Path) -> None:
         "figures/rotation_mse_curves.png", "figures/spectrum.png", "tables/accuracy-sums.csv",
         "tables/estimates-sums.csv", "tables/likelihood-sums.csv", "tables/outcomes-sums.csv",
         "tables/graders-sums.csv",
-        "tables/coverage.csv", "tables/realised.csv", "tables/rotations.csv",
+        "tables/coverage.csv", "tables/numbers.csv", "tables/realised.csv", "tables/rotations.csv",
     }  # fmt: skip
     manifest = json.loads((run / "report" / "manifest.json").read_text())
     assert {item["key"] for item in manifest["files"]} == names - {"manifest.json"}
@@ -92,16 +101,42 @@ def test_csv_holds_what_the_summaries_say(run: Path) -> None:
 
 
 def test_results_have_the_fields_names(run: Path) -> None:
+    """Read as a script of the field would."""
     document = json.loads((run / "results" / "after" / "sums" / "results.json").read_text())
-    assert set(document["summary"]) == {
-        "model", "avg_accuracy", "n_samples_per_problem", "num_items"
-    }  # fmt: skip
-    assert document["summary"]["num_items"] == len(document["details"]) == 5
-    for item in document["details"]:
-        assert set(item) == {
-            "idx", "problem", "gold", "generations", "sample_scores", "per_problem_score"
-        }  # fmt: skip
-        assert len(item["generations"]) == len(item["sample_scores"]) == 2
+    for row in document["summary"]:
+        assert isinstance(row["model"], str)
+        assert 0 <= row["avg_accuracy"] <= 1
+        assert row["n_samples_per_problem"] == 2
+    for model, row in zip(document["results"], document["summary"], strict=True):
+        assert model["model"] == row["model"]
+        assert row["num_items"] == len(model["details"]) == 5
+        for item in model["details"]:
+            assert {"idx", "problem", "gold"} <= set(item)
+            assert len(item["generations"]) == len(item["sample_scores"]) == 2
+        scores = [item["per_problem_score"] for item in model["details"]]
+        assert sum(scores) / len(scores) == pytest.approx(row["avg_accuracy"])
+
+
+def test_numbers_are_floats_and_those_of_the_tables(run: Path) -> None:
+    with (run / "report" / "tables" / "numbers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        for column in ("value", "low", "high", "standard_error"):
+            float(row[column])
+    by_key = {(row["checkpoint"], row["quantity"]): row for row in rows}
+    summary = json.loads((run / "results" / "after" / "sums" / "summary.json").read_text())
+    assert float(by_key["after", "avg"]["value"]) == summary["avg_at_n"]["value"]
+    assert float(by_key["after", "pass@2"]["high"]) == summary["pass_at"]["2"]["high"]
+    assert ("before", "kl_from_after") in by_key
+    assert ("alpha-0.5000", "realised_in_bfloat16") in by_key
+
+
+def test_a_report_says_what_answered_and_what_figures_show(run: Path) -> None:
+    page = (run / "report" / "report.md").read_text()
+    assert re.search(r"answers by transformers [^;]* in float32", page)
+    for name in ("accuracy", "rotation_mse_curves", "spectrum"):
+        assert re.search(rf"!\[[^]]*\]\(figures/{name}\.png\)\n\n\*[^*]+\*", page)
+    assert "auto" not in page
 
 
 def test_alpha_one_answers_exactly_as_after(run: Path) -> None:
@@ -140,9 +175,56 @@ def test_headlines_say_how_sure_they_are() -> None:
     flat = headlines(content(before=before, after=after, zero=after))
     assert "after scores 75.0 %, before 25.0 %; RL changed accuracy by +50.00 [" in flat[0]
     assert "Every problem scored the same" in flat[1]
+    assert "It would have found one of 3.9 points in 4 of 5 tries." in flat[1]
     noisy = [0.5, 1.0, 0.5, 1.0] * 10
     assert "interval contains 0" in headlines(content(before=before, after=after, zero=noisy))[1]
     assert "interval excludes 0" in headlines(content(before=before, after=after, zero=before))[1]
+
+
+def likelihood(idx: int, log_probabilities: list[float]) -> Likelihood:
+    return Likelihood(idx=idx, sample_index=0, log_probabilities=log_probabilities)
+
+
+def test_an_effect_that_the_likelihood_shows_is_not_denied() -> None:
+    rng = random.Random(0)
+    same = [0.5, 1.0, 0.5, 1.0]
+    shown = content(before=same, after=same, zero=same)
+    tokens = [[rng.gauss(-1, 0.5) for _ in range(50)] for _ in range(4)]
+
+    def read(shift: float) -> list[Likelihood]:
+        return [
+            Likelihood(
+                idx=i, sample_index=0, log_probabilities=[t + rng.gauss(0, shift) for t in own]
+            )
+            for i, own in enumerate(tokens)
+        ]
+
+    sampled = shown.config.model_copy(update={"evaluate": EvaluateConfig.model_validate(
+        {"benchmarks": [{"name": "b", "data": "b.jsonl"}]})})  # fmt: skip
+    for shift, seen in ((1e-2, True), (1e-6, False)):
+        found = {"b": {"after": read(0), "alpha-0.0000": read(shift)}}
+        line = headlines(replace(shown, config=sampled, likelihoods=found))[1]
+        assert ("does show one: KL" in line) == seen
+
+
+def test_an_answer_that_was_not_read_is_said_and_averaged_over_by_nobody() -> None:
+    """before has read one of two answers: its KL is that of the one."""
+    same = [0.5, 1.0]
+    shown = content(before=same, after=same)
+    sampled = shown.config.model_copy(update={"evaluate": EvaluateConfig.model_validate(
+        {"benchmarks": [{"name": "b", "data": "b.jsonl"}]})})  # fmt: skip
+    first, second = ([-1.0, -2.0], [-1.5, -2.5]), ([-3.0, -1.0], [-3.0, -1.0])
+
+    def rows(*tokens: list[float]) -> list[Likelihood]:
+        return [
+            Likelihood(idx=i, sample_index=0, log_probabilities=t) for i, t in enumerate(tokens)
+        ]
+
+    by_id = {"after": rows(first[0]), "before": rows(first[1], second[1])}
+    found = replace(shown, config=sampled, likelihoods={"b": by_id})
+    kl = divergences(found, "b")["before"].value
+    assert kl == pytest.approx(math.expm1(-0.5) + 0.5)
+    assert "missing: after 1." in likelihood_table(found, "b").caption
 
 
 def test_unscored_and_truncated_are_shown() -> None:
@@ -154,7 +236,7 @@ def test_unscored_and_truncated_are_shown() -> None:
 def test_numbers_as_text() -> None:
     known = Interval(value=0.01, low=-0.02, high=0.04)
     assert points(known) == "+1.00 [-2.00, +4.00]"
-    assert points(Interval(value=0)) == "0 (identical)"
+    assert points(Interval(value=0)) == "0 (same scores)"
     assert interval_text(known) == "[-2.0, 4.0]"
     assert interval_text(Interval(value=0.5)) == "-"
 

@@ -218,7 +218,10 @@ def test_meta_and_logs_have_the_fields_names(make_config: MakeConfig) -> None:
     assert layer["log_file"] == "svd_logs/alpha_0.5/model__layers__0__mlp__up_proj__weight.pt"
     log = torch.load(folder / layer["log_file"], weights_only=True)
     assert log["alpha"] == 0.5
-    assert tuple(log["shape"]) == (80, 48)
+    assert log["shape"].tolist() == [80, 48]
+    assert log["alpha"].item() == 0.5
+    assert meta["log_dir"] == f"{meta['output_dir']}/svd_logs/alpha_0.5"
+    assert (meta["cpu_only"], meta["svd_device"]) == (True, "cpu")
     middle = 0.5 * (log["sigma_before"] + log["sigma_after"])
     assert torch.allclose(log["sigma_blend"], middle.sort(descending=True).values, rtol=1e-12)
 

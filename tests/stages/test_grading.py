@@ -106,7 +106,7 @@ def test_unreadable_golds_are_named_and_left_out(
     assert summary["gold_errors"] == [1]
     assert summary["problems"] == 3
     assert len(summary["problem_scores"]) == 2
-    results = json.loads((folder / "results.json").read_text())["details"]
+    results = json.loads((folder / "results.json").read_text())["results"][0]["details"]
     assert [row["per_problem_score"] is None for row in results] == [False, True, False]
     assert "1 golds cannot be read" in capfd.readouterr().err
 

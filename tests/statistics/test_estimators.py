@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svdjobs.statistics import avg_at_n, maj_at_k, mean_interval, pass_at_k
+from svdjobs.statistics import avg_at_n, maj_at_k, pass_at_k, share_interval
 from tests.statistics.draws import draws, no_interval
 
 OUTCOMES = st.lists(st.booleans(), min_size=1, max_size=8)
@@ -82,7 +82,7 @@ def test_majority_of_all_completions_is_the_vote_itself() -> None:
 
 def test_one_of_k_is_avg_at_n_and_intervals_are_clustered_by_problem() -> None:
     correct = draws(4).tolist()
-    expected = mean_interval([float(np.mean(row)) for row in correct])
+    expected = share_interval([float(np.mean(row)) for row in correct])
     answers = [[int(hit) for hit in row] for row in correct]
     for found in (
         avg_at_n(correct, 8),
@@ -93,10 +93,45 @@ def test_one_of_k_is_avg_at_n_and_intervals_are_clustered_by_problem() -> None:
             assert getattr(found, key) == pytest.approx(getattr(expected, key), rel=1e-9)
 
 
-def test_problems_without_spread_or_company_have_no_interval() -> None:
+def test_one_problem_has_no_interval_and_problems_that_agree_have_one() -> None:
     assert no_interval(avg_at_n([[True, False]], 2))
-    assert no_interval(pass_at_k([[True, True]] * 3, 2, 2))
-    assert no_interval(maj_at_k([[None, None]] * 3, [{0}] * 3, 2, 1))
+    for found in (
+        pass_at_k([[True, True]] * 30, 2, 2),
+        maj_at_k([[None, None]] * 30, [{0}] * 30, 2, 1),
+    ):
+        assert found.low is not None
+        assert found.high is not None
+        assert 0 <= found.low < found.high <= 1
+        assert found.low <= found.value <= found.high
+
+
+@pytest.mark.parametrize("right", [0, 1, 2, 25, 49, 50])
+def test_shares_of_single_answers_are_wilsons(right: int) -> None:
+    """Against statsmodels, with the clustered draws and Student's quantile."""
+    from scipy.stats import norm, t
+    from statsmodels.stats.proportion import proportion_confint
+
+    found = share_interval([1.0] * right + [0.0] * (50 - right))
+    draws = 49 if 0 < right < 50 else 50
+    alpha = 2 * norm.sf(t.ppf(0.975, 49))
+    low, high = proportion_confint(right / 50 * draws, draws, alpha=alpha, method="wilson")
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
+
+
+@pytest.mark.parametrize("difficulty", [(0.5, 0.5), (0.02, 8.0), (8.0, 0.02)])
+def test_shares_cover_the_truth(difficulty: tuple[float, float]) -> None:
+    """40 problems of random difficulty, four completions each."""
+    rng = np.random.default_rng(0)
+    truth = difficulty[0] / sum(difficulty)
+    covered = 0
+    for _ in range(1000):
+        shares = rng.binomial(4, rng.beta(*difficulty, size=40)) / 4
+        found = share_interval(shares.tolist())
+        assert found.low is not None
+        assert found.high is not None
+        assert 0 <= found.low <= found.high <= 1
+        covered += found.low <= truth <= found.high
+    assert covered >= 930
 
 
 def test_counts_that_disagree_are_refused() -> None:
