@@ -115,8 +115,10 @@ class EvaluationError(SvdjobsError, RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says first; its type where it says nothing."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """What an error of a library says first, fit for a line of a log; its type where it says
+    nothing."""
+    said = (escape.line(text.strip()) for text in str(error).splitlines())
+    return next((text for text in said if text), type(error).__name__)
 
 
 def exit_code(error: BaseException) -> int:

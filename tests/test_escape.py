@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import svdjobs
 from svdjobs import escape, progress
 from svdjobs.config_file import parse_config
-from svdjobs.errors import ConfigError, StorageError, SvdjobsError
+from svdjobs.errors import ConfigError, StorageError, SvdjobsError, first_line
 from svdjobs.records import Interval, Outcome, RotationRow, Summary
 from svdjobs.reporting import figures, render
 from svdjobs.reporting.content import Content, Table
@@ -223,3 +223,16 @@ def test_what_is_printed_goes_through_what_escapes_it() -> None:
 def test_remarks_keep_names_that_look_like_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     progress.say("tensor a:b:c [bold]x[/bold]")
     assert capsys.readouterr().err == "tensor a:b:c [bold]x[/bold]\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("\n\n  what\x1b[2Jit\r\nmore", r"what\x1b[2Jit"),
+        ("", "ValueError"),
+        (" \n", "ValueError"),
+        ("::error::x", r"\x3a:error::x"),
+    ],
+)
+def test_the_first_line_of_a_library_s_error_acts_on_nothing(said: str, shown: str) -> None:
+    assert first_line(ValueError(said)) == shown

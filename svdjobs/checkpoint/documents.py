@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from svdjobs.checkpoint.foreign import what_it_is
-from svdjobs.errors import CheckpointError, MissingKeyError, StorageError, UnavailableError
+from svdjobs.errors import CheckpointError, DamagedError, MissingKeyError
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.store import Readable, parsed_json
 
@@ -123,9 +123,7 @@ def read_document(
             )
         document = parsed_json(data, where, unique=True, advice="Fetch the checkpoint again.")
         json.dumps(document, ensure_ascii=False).encode()
-    except (MissingKeyError, UnavailableError):
-        raise
-    except StorageError as error:
+    except DamagedError as error:
         raise CheckpointError(f"{label}: {error}") from None
     except (UnicodeEncodeError, RecursionError):
         raise CheckpointError(

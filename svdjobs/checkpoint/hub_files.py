@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from svdjobs.errors import MissingKeyError, StorageError
+from svdjobs.errors import MissingKeyError, StorageError, UnavailableError
 
 
 class HubFiles:
@@ -82,9 +82,9 @@ class HubFiles:
                 if len(data) >= stop - start:
                     break
         if len(data) < stop - start:
-            raise StorageError(
+            raise UnavailableError(
                 f"{self.url}/{key}: {stop - start:,} bytes were asked for, the hub gave "
-                f"{len(data):,}."
+                f"{len(data):,}. Run the same command again."
             )
         return data[: stop - start]
 

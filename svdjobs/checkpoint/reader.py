@@ -32,9 +32,8 @@ from svdjobs.checkpoint.safetensors_format import (
 )
 from svdjobs.errors import (
     CheckpointError,
-    StorageError,
+    DamagedError,
     TensorError,
-    UnavailableError,
     first_line,
 )
 from svdjobs.storage.local import LocalStore
@@ -158,9 +157,7 @@ class Checkpoint:
             data = self.store.read(
                 entry.key, entry.start + start * bits // 8, entry.start + stop * bits // 8
             )
-        except UnavailableError:
-            raise
-        except StorageError as error:
+        except DamagedError as error:
             raise TensorError(f"{self.label}: tensor {entry.name!r}: {error}") from None
         dtype: torch.dtype = getattr(torch, TORCH_NAMES.get(entry.dtype, "uint8"))
         return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,13 @@ from svdjobs.checkpoint.safetensors_format import OutputTensor, read_header
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.checkpoint.writer import Shard, open_shard
 from svdjobs.config import SweepConfig
-from svdjobs.errors import IncompleteError, NumericalError, StorageError
+from svdjobs.errors import (
+    CheckpointError,
+    DamagedError,
+    IncompleteError,
+    NumericalError,
+    StorageError,
+)
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
@@ -219,6 +226,15 @@ def _sha256(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.detach().contiguous().numpy().data).hexdigest()
 
 
+@contextmanager
+def _our_own() -> Iterator[None]:
+    """What is wrong with files that we wrote is damage to the store, and no wrong checkpoint."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise DamagedError(f"{error} Run `svdjobs decompose --force`.") from None
+
+
 class Factors:
     """The finished factors of one checkpoint, read tensor by tensor.
 
@@ -228,12 +244,13 @@ class Factors:
     def __init__(self, store: Store, checkpoint_id: str, *, stage: str) -> None:
         prefix = graph.factors_prefix(checkpoint_id)
         (self.manifest,) = require(store, [prefix], stage=stage)
-        entries = {
-            entry.name: entry
-            for file in self.manifest.files
-            if file.key.endswith(".safetensors")
-            for entry in read_header(store, f"{prefix}/{file.key}")
-        }
+        with _our_own():
+            entries = {
+                entry.name: entry
+                for file in self.manifest.files
+                if file.key.endswith(".safetensors")
+                for entry in read_header(store, f"{prefix}/{file.key}")
+            }
         self._store = store
         self._tensors = Checkpoint(f"factors of {checkpoint_id}", store, {}, entries)
         self._sha256 = {
@@ -284,7 +301,8 @@ class Factors:
         return self._checked(f"{name}.{BASIS}")
 
     def _checked(self, name: str) -> torch.Tensor:
-        values = self._tensors.read(name)
+        with _our_own():
+            values = self._tensors.read(name)
         found, expected = _sha256(values), self._sha256[name]
         if found != expected:
             raise StorageError(

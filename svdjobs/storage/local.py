@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from svdjobs.errors import MissingKeyError, StorageError, from_os_error
+from svdjobs.errors import DamagedError, MissingKeyError, StorageError, from_os_error
 from svdjobs.records import FileRecord
 from svdjobs.storage.paths import joined, writable
 from svdjobs.storage.store import Hashing
@@ -71,6 +71,8 @@ class LocalStore:
         try:
             with self.path(key).open("rb", buffering=0) as file:
                 return _read_exactly(file, start, end, self.path(key))
+        except DamagedError:
+            raise
         except (FileNotFoundError, NotADirectoryError):
             raise _missing(self.path(key)) from None
         except OSError as error:
@@ -271,7 +273,7 @@ def _read_exactly(file: BinaryIO, start: int, end: int | None, path: Path) -> by
     while view:
         count = file.readinto(view)  # type: ignore[attr-defined]
         if not count:
-            raise StorageError(
+            raise DamagedError(
                 f"{path}: ends {len(view)} bytes before byte {stop} that was asked for."
             )
         view = view[count:]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
-from svdjobs.errors import MissingKeyError, StorageError
+from svdjobs.errors import DamagedError, MissingKeyError
 from svdjobs.records import FileRecord
 from svdjobs.storage.store import Hashing
 
@@ -40,7 +40,7 @@ class MemoryStore:
         stop = len(data) if end is None else end
         if stop > len(data):
             missing = stop - len(data)
-            raise StorageError(
+            raise DamagedError(
                 f"{self.url}/{key}: ends {missing} bytes before byte {stop} that was asked for."
             )
         return bytearray(data[start:stop])

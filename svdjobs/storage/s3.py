@@ -19,6 +19,7 @@ from svdjobs.storage.s3_client import (
     code_of,
     failures,
     is_taken,
+    no_store,
     persistently,
 )
 from svdjobs.storage.s3_place import Place
@@ -183,4 +184,9 @@ def _listed(place: Place) -> list[tuple[str, int]]:
     pages = place.client.get_paginator("list_objects_v2").paginate(
         Bucket=place.bucket, Prefix=place.name
     )
-    return [(item["Key"], int(item["Size"])) for page in pages for item in page.get("Contents", [])]
+    found: list[tuple[str, int]] = []
+    for page in pages:
+        if page.get("Name") is None:  # every list says of which bucket it is; a web page does not
+            raise no_store(place.url, "listing")
+        found += [(item["Key"], int(item["Size"])) for item in page.get("Contents", [])]
+    return found

@@ -36,11 +36,13 @@ _GONE = {"NoSuchKey", "404", "NotFound", "NoSuchVersion"}
 _WRONG_REGION = {
     "AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException",
 }  # fmt: skip
-_REFUSED = {
-    "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
-    "TokenRefreshRequired",
-}  # fmt: skip
+_REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_SKEWED = {"RequestTimeTooSkewed"}
+# A HEAD has no body that could name the error: then there is its status only.
+UNNAMED = {"400", "403", "405", "409"}
 _PASSING = {
+    "400", "BadRequest", "TemporaryRedirect",
     "SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling",
     "ThrottlingException", "RequestLimitExceeded", "OperationAborted",
     "ConditionalRequestConflict", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch",
@@ -76,12 +78,21 @@ def _client(_pid: int, _environment: tuple[tuple[str, str], ...]) -> Any:
         if not style and not _is_aws(made.meta.endpoint_url):
             made = session.client("s3", region_name=region, config=_config("path"))
     except ValueError:
-        raise ConfigError(
-            "the S3 endpoint is not a URL. Set AWS_ENDPOINT_URL to one such as https://host:port."
-        ) from None
+        raise _no_endpoint() from None
     except BotoCoreError as error:
         raise as_ours(error, doing="preparing to use S3", url="s3") from None
+    endpoint = urlsplit(made.meta.endpoint_url)
+    if endpoint.scheme not in ("http", "https") or not endpoint.hostname:
+        raise _no_endpoint()
     return made
+
+
+def _no_endpoint() -> ConfigError:
+    """The endpoint is not quoted, since it may hold a password."""
+    return ConfigError(
+        "the S3 endpoint (AWS_ENDPOINT_URL or the profile's endpoint_url) is not a URL that begins "
+        "with http:// or https:// and names a host. Set it to one such as https://host:port."
+    )
 
 
 def _config(style: str) -> Any:
@@ -118,6 +129,7 @@ def failures() -> tuple[type[Exception], ...]:
         HTTPError,
         ConnectionError,
         TimeoutError,
+        RecursionError,  # botocore follows redirects in a circle until then
     )
 
 
@@ -184,11 +196,23 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
             f"{doing} {url}: bucket {bucket!r} is in another region than "
             f"{client().meta.region_name} ({code or status}). Set AWS_REGION to the bucket's."
         )
+    if code in _SKEWED:
+        return StorageError(
+            f"{doing} {url}: {_endpoint()} refuses requests of another time than its own ({code}): "
+            f"the clock of this machine, or the store's, is wrong. Set it (NTP); `svdjobs doctor` "
+            f"says by how much they differ."
+        )
+    if code in _EXPIRED:
+        return StorageError(
+            f"{doing} {url}: the credentials have expired ({code}). Get new ones (log in again, or "
+            f"set AWS_SESSION_TOKEN with its keys), then run the same command again: finished "
+            f"outputs are kept and skipped."
+        )
     if code in _REFUSED or status == 401:
         return StorageError(
             f"{doing} {url}: {_endpoint()} does not accept the credentials ({code or status}). "
             f"Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile or role they come "
-            f"from; temporary ones may have expired."
+            f"from."
         )
     if status == 403:
         return StorageError(
@@ -196,7 +220,7 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
             f"one of GetObject, PutObject, DeleteObject and AbortMultipartUpload below the prefix "
             f"in bucket {bucket!r}, or ListBucket on the bucket."
         )
-    if code in _PASSING or status == 429 or (status >= 500 and status != 501):
+    if code in _PASSING or status in (307, 408, 429) or (status >= 500 and status != 501):
         return UnavailableError(
             f"{doing} {url}: {_endpoint()} answered {code or status} to every attempt. Run the "
             f"same command again when the store is well: finished outputs are kept and skipped."
@@ -204,6 +228,14 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
     if code:
         return StorageError(f"{doing} {url}: {_endpoint()} refused it with {code} (HTTP {status}).")
     return _unanswered(error, theirs, doing=doing, url=url)
+
+
+def no_store(url: str, doing: str) -> StorageError:
+    """What answers is no S3 store."""
+    return StorageError(
+        f"{doing} {url}: {_endpoint()} answers, but not as S3 does: a proxy, a login page or "
+        f"another service answered. Check AWS_ENDPOINT_URL and the proxy settings."
+    )
 
 
 def no_bucket(url: str, doing: str) -> StorageError:
@@ -234,6 +266,11 @@ def _unanswered(error: Exception, theirs: Any, *, doing: str, url: str) -> Stora
         return StorageError(f"{doing} {url}: AWS_PROFILE names a profile that does not exist.")
     if isinstance(error, theirs.ParamValidationError):
         return StorageError(f"{doing} {url}: not a valid bucket name or key.")
+    if isinstance(error, RecursionError):
+        return UnavailableError(
+            f"{doing} {url}: {_endpoint()} redirects requests in a circle. Run the same command "
+            f"again when the store is well; if it stays so, check AWS_ENDPOINT_URL and AWS_REGION."
+        )
     if isinstance(error, theirs.SSLError):
         return StorageError(
             f"{doing} {url}: no trusted connection to {_endpoint()}. Set AWS_CA_BUNDLE to its "

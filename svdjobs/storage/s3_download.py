@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from svdjobs.errors import StorageError, UnavailableError
+from svdjobs.errors import DamagedError, StorageError, UnavailableError
 from svdjobs.storage.s3_client import code_of, failures, pause
 from svdjobs.storage.s3_place import Place, threads
 
@@ -103,5 +103,5 @@ def _nothing(place: Place, start: int, end: int | None) -> bytearray:
     raise _short(place, stop - size, stop)
 
 
-def _short(place: Place, missing: int, stop: int) -> StorageError:
-    return StorageError(f"{place.url}: ends {missing} bytes before byte {stop} that was asked for.")
+def _short(place: Place, missing: int, stop: int) -> DamagedError:
+    return DamagedError(f"{place.url}: ends {missing} bytes before byte {stop} that was asked for.")

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 from svdjobs.errors import StorageError
-from svdjobs.storage.s3_client import as_ours, failures, is_gone, no_bucket, persistently
+from svdjobs.storage.s3_client import (
+    UNNAMED,
+    as_ours,
+    code_of,
+    failures,
+    is_gone,
+    no_bucket,
+    no_store,
+    persistently,
+)
 
 THREADS = 8
+# Operations whose answer has the object's tag, and what they do.
+_TAGGED = {
+    "head_object": "looking for", "get_object": "reading",
+    "put_object": "writing", "upload_part": "writing",
+}  # fmt: skip
 
 
 def threads(purpose: Literal["up", "down"]) -> ThreadPoolExecutor:
@@ -48,9 +63,19 @@ class Place:
     def head(self, doing: str) -> Any:
         """What is known of the object."""
         try:
-            return self.attempt("head_object")
+            return persistently(self._looked_at)
         except failures() as error:
             raise self.failure(error, doing) from None
+
+    def _looked_at(self) -> Any:
+        """One HEAD; where it fails without a name, with what a GET of the first byte says."""
+        try:
+            return self.once("head_object")
+        except failures() as error:
+            if code_of(error) in UNNAMED:
+                with suppress(StorageError):  # what answers is no store: then the first error
+                    self.once("get_object", Range="bytes=0-0")["Body"].close()
+            raise
 
     def failure(self, error: Exception, doing: str) -> StorageError:
         """A failed look at the object as ours. That it is missing may mean that the bucket is: the
@@ -64,5 +89,12 @@ class Place:
         return as_ours(error, doing=doing, url=self.url)
 
     def once(self, operation: str, **arguments: Any) -> Any:
-        """One request, as it comes."""
-        return getattr(self.client, operation)(Bucket=self.bucket, Key=self.name, **arguments)
+        """One request, as it comes.
+
+        Raises:
+            StorageError: what answers is no S3 store, which gives every object a tag.
+        """
+        answer = getattr(self.client, operation)(Bucket=self.bucket, Key=self.name, **arguments)
+        if operation in _TAGGED and "ETag" not in answer:
+            raise no_store(self.url, _TAGGED[operation])
+        return answer

@@ -58,7 +58,7 @@ class Readable(Protocol):
         """Changes when the object does; the same for all who look. Raises MissingKeyError."""
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
-        """The bytes [start, end) of an object. Raises MissingKeyError; StorageError if short."""
+        """The bytes [start, end) of an object. Raises MissingKeyError; DamagedError if short."""
 
     def exists(self, key: str) -> bool:
         """Whether an object is there."""

@@ -12,11 +12,16 @@ import pytest
 
 from svdjobs import local
 from svdjobs.config import SweepConfig
-from svdjobs.errors import IncompleteError, StorageError
+from svdjobs.errors import DamagedError, IncompleteError, StorageError, exit_code
 from svdjobs.stages import blend, evaluate, grading, outputs, report
+from svdjobs.stages.decompose import Factors
+from svdjobs.storage import s3_client, s3_download
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import clear, write_json
+from svdjobs.storage.s3 import S3Store
+from svdjobs.storage.server import BUCKET, S3Server
+from svdjobs.storage.store import clear, write_bytes, write_json
 from tests.forked import run
+from tests.storage.proxy import FOREVER, Fault, Kind, Proxy, harming
 
 MakeConfig = Callable[..., SweepConfig]
 TWO_DIGESTS = r"[0-9a-f]{64}[^0-9a-f].*[0-9a-f]{64}"
@@ -156,3 +161,49 @@ def test_report_with_a_hostile_manifest_says_so(swept: SweepConfig, tmp_path: Pa
     assert "report/manifest.json is not what svdjobs writes there" in done.stderr
     assert "'../../bashrc' is no key" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("expired", 4), ("skewed", 4), ("403", 4), ("no key", 4), ("no bucket", 4), ("503", 75)],
+)
+def test_what_a_store_refuses_while_factors_are_read_is_no_wrong_use(
+    swept: SweepConfig, s3_prefix: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch,
+    kind: Kind, code: int,
+) -> None:  # fmt: skip
+    for name in ("ROUNDS", "BODY_ATTEMPTS"):
+        monkeypatch.setattr(s3_client if name == "ROUNDS" else s3_download, name, 1)
+    here, there = LocalStore(swept.store_url), S3Store(BUCKET, s3_prefix)
+    for key in here.keys("factors/after"):
+        write_bytes(there, key, bytes(here.read(key)))
+    with harming(s3_server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        factors = Factors(S3Store(BUCKET, s3_prefix), "after", stage="blend")
+        name = next(iter(factors._sha256)).rpartition(".")[0]
+        proxy.traffic.faults = [Fault(kind, "GET", "factors", FOREVER)]
+        for read in (factors.s, lambda _: Factors(there_by(proxy, s3_prefix), "after", stage="x")):
+            with pytest.raises(StorageError) as caught:
+                read(name)
+            assert exit_code(caught.value) == code
+
+
+def there_by(proxy: Proxy, prefix: str) -> S3Store:
+    """A store whose requests for factors' files, and not for their manifest, are harmed."""
+    for fault in proxy.traffic.faults:
+        fault.needle = "part-"
+    return S3Store(BUCKET, prefix)
+
+
+def test_damaged_factors_are_damage_to_the_store(swept: SweepConfig) -> None:
+    store = LocalStore(swept.store_url)
+    path = store.path("factors/after/part-00000.safetensors")
+    factors = Factors(store, "after", stage="blend")
+    whole = path.read_bytes()
+    for damage, words in ((whole[:-1], "ends .* bytes before"), (None, "does not exist")):
+        path.write_bytes(damage) if damage else path.unlink()
+        names = [name.rpartition(".")[0] for name in factors._sha256]
+        with pytest.raises(StorageError, match=words):
+            for name in names:
+                factors.basis(name), factors.s(name)
+        with pytest.raises(DamagedError, match=r"Run `svdjobs decompose --force`"):
+            Factors(store, "after", stage="blend")

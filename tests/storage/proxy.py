@@ -16,11 +16,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["500", "503", "501", "403", "slow", "cut up", "cut down", "lost answer"]
+Kind = Literal[
+    "500", "503", "501", "403", "400", "307", "expired", "skewed", "no key", "no bucket", "page",
+    "slow", "cut up", "cut down", "lost answer",
+]  # fmt: skip
 FOREVER = 10**9
 SLOW_SECONDS = 0.3
-_CODES = {
-    "500": "InternalError", "503": "SlowDown", "501": "NotImplemented", "403": "AccessDenied",
+_ANSWERS = {
+    "500": (500, "InternalError"), "503": (503, "SlowDown"), "501": (501, "NotImplemented"),
+    "403": (403, "AccessDenied"), "400": (400, "BadRequest"), "307": (307, "TemporaryRedirect"),
+    "expired": (400, "ExpiredToken"), "skewed": (403, "RequestTimeTooSkewed"),
+    "no key": (404, "NoSuchKey"), "no bucket": (404, "NoSuchBucket"), "page": (200, ""),
 }  # fmt: skip
 
 
@@ -28,9 +34,9 @@ _CODES = {
 class Fault:
     """Harm done to the next `times` requests of a method whose line or headers hold `needle`.
 
-    `500`, `503`, `501`, `403` are answers; `slow` is passed on late; `cut up` hangs up in the
-    middle of the request, `cut down` in the middle of the answer; `lost answer` is passed on, done
-    by the server, and never answered.
+    `500` to `page` are answers, the last one a login page with 200; `slow` is passed on late; `cut
+    up` hangs up in the middle of the request, `cut down` in the middle of the answer; `lost answer`
+    is passed on, done by the server, and never answered.
     """
 
     kind: Kind
@@ -92,8 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
             return
         body = self.rfile.read(length)
-        if kind in _CODES:
-            self._refuse(int(kind), _CODES[kind])
+        if kind in _ANSWERS:
+            self._refuse(*_ANSWERS[kind])
             return
         if kind == "slow":
             time.sleep(SLOW_SECONDS)
@@ -127,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int, code: str) -> None:
         text = f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
+        if status == 200:
+            text = b"<html><body>Log in.</body></html>"
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(text)))

@@ -29,7 +29,7 @@ from svdjobs.errors import (
 from svdjobs.storage import s3, s3_client, s3_download, s3_upload
 from svdjobs.storage.s3 import S3Store
 from svdjobs.storage.server import BUCKET, S3Server
-from svdjobs.storage.store import open_store, write_bytes
+from svdjobs.storage.store import open_store, read_json, try_read_json, write_bytes
 from tests.storage.proxy import FOREVER, Fault, Kind, Proxy, harming
 from tests.storage.s3_server import client_of, delete_bucket, open_uploads, uploaded_parts
 from tests.waiting import until
@@ -90,7 +90,7 @@ def test_download_survives_what_passes(store: S3Store, proxy: Proxy, kind: Kind)
         assert store.read("large") == DATA
 
 
-@pytest.mark.parametrize("kind", ["500", "cut up", "lost answer"])
+@pytest.mark.parametrize("kind", ["500", "cut up", "lost answer", "400", "307"])
 def test_small_requests_survive_what_passes(store: S3Store, proxy: Proxy, kind: Kind) -> None:
     methods = (("PUT", ""), ("GET", "list-type"), ("HEAD", ""), ("DELETE", ""))
     with harm(proxy, *(Fault(kind, method, needle) for method, needle in methods)):
@@ -232,6 +232,10 @@ def test_wrong_credentials_are_refused_and_not_shown(
     [
         ({"AWS_ENDPOINT_URL": "http://no-such-host.invalid"}, StorageError, "no host of the name"),
         ({"AWS_ENDPOINT_URL": "no-url"}, ConfigError, "is not a URL"),
+        ({"AWS_ENDPOINT_URL": "127.0.0.1:9000"}, ConfigError, "begins with http:// or https://"),
+        ({"AWS_ENDPOINT_URL": "minio:9000"}, ConfigError, "begins with http:// or https://"),
+        ({"AWS_ENDPOINT_URL": "ftp://minio"}, ConfigError, "begins with http:// or https://"),
+        ({"AWS_ENDPOINT_URL": "//minio"}, ConfigError, "begins with http:// or https://"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, UnavailableError, "Check that the store runs"),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, StorageError, "no usable S3 cred"),
         ({"AWS_PROFILE": "none-such"}, StorageError, "a profile that does not exist"),
@@ -278,6 +282,47 @@ def test_client_settings(
     assert config.max_pool_connections == 50
     assert made.meta.region_name == "us-east-1"
     assert s3_client.client() is made
+
+
+CAUSES: list[tuple[Kind, type[StorageError], str]] = [
+    ("expired", StorageError, r"credentials have expired \(ExpiredToken\)\. Get new ones"),
+    ("skewed", StorageError, r"clock of this machine, or the store's, is wrong"),
+    ("403", StorageError, r"access denied \(AccessDenied\)"),
+    ("no bucket", StorageError, r"there is no bucket"),
+    ("page", StorageError, r"not as S3 does: a proxy, a login page or another service"),
+    ("400", UnavailableError, r"answered BadRequest to every attempt"),
+    (
+        "307",
+        UnavailableError,
+        "redirects requests in a circle|answered TemporaryRedirect|no whole answer",
+    ),
+]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("kind", "error", "words"), CAUSES)
+def test_the_cause_of_a_refusal_is_named(
+    store: S3Store, proxy: Proxy, kind: Kind, error: type[StorageError], words: str
+) -> None:
+    """Also where a HEAD was refused, whose answer cannot say why."""
+    assert store.put_new("first", b"1")
+    proxy.traffic.faults = [Fault(kind, times=FOREVER)]
+    reading = (store.size, store.version, store.read, store.exists, store.keys)
+    writing = (partial(write_bytes, store, data=b"1"), partial(store.put_new, data=b"1"))
+    for call in (*reading, *writing):
+        with pytest.raises(error, match=words) as caught:
+            call("first")
+        assert exit_code(caught.value) == (75 if error is UnavailableError else 4)
+        assert ("wrong, or lack" in str(caught.value)) == (kind == "403")
+
+
+def test_an_endpoint_without_a_scheme_is_not_a_damaged_object(
+    store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    for read in (read_json, try_read_json):
+        with pytest.raises(ConfigError, match="begins with http"):
+            read(S3Store(BUCKET, store.prefix), "plan/manifest.json")
 
 
 def test_urls() -> None:
