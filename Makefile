@@ -39,7 +39,7 @@ $(STAMP): $(LOCK) images/locks/tools.lock pyproject.toml
 	sed -n '/^uv==/,/^    #/p' images/locks/tools.lock | $(BIN)/python -m pip install --quiet \
 	  --disable-pip-version-check --no-deps --require-hashes -r /dev/stdin
 	@rm -f $(VENV)/.installed*
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCK)
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(LOCK)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
