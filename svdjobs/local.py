@@ -25,6 +25,7 @@ from svdjobs.stages import (
     rotations,
 )
 from svdjobs.stages.bring_back import bring_back
+from svdjobs.stages.cost import on_this_machine
 from svdjobs.statistics import rounding_shift
 from svdjobs.storage.store import open_store
 
@@ -34,13 +35,13 @@ def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
     report's manifest; the verdict on it is `judge`'s."""
     store = open_store(config.store_url)
     made = plan.run(config, store, force=force)
-    for line in describe(made):
+    for line in describe(made, store.free_bytes()):
         say(line)
     if words := gate.foresee(config):
         say(words)
+    evaluate.foresee(config, store)
     for line in plan_evaluate.foresee(config, store):
         say(line)
-    evaluate.foresee(config, store)
     decompose.run(config, store, force=force)
     blend.run(config, store, force=force)
     if config.rotations:
@@ -97,23 +98,24 @@ def _rounding(made: Plan) -> float:
     return rounding_shift(matrices, made.rounding)
 
 
-def describe(made: Plan) -> list[str]:
-    """What a person wants to know of a plan before spending an hour on it."""
+def describe(made: Plan, free: int | None = None) -> list[str]:
+    """What a person wants to know of a plan before spending an hour on it; `free` is how many bytes
+    the store has left, where that is known."""
     shapes: dict[tuple[int, ...], int] = {}
     for tensor in made.selected:
         shapes[tensor.shape] = shapes.get(tensor.shape, 0) + 1
     largest = sorted(shapes.items(), key=lambda item: -item[0][0] * item[0][1])
     matrices = ", ".join(f"{count} of {m}×{n}" for (m, n), count in largest[:8])
-    cost = made.estimate
+    cost, here = made.estimate, on_this_machine(made.estimate)
     lines = [
         f"{made.architecture}: {coverage_line(made.tensors)}",
         f"matrices: {matrices}{' …' if len(largest) > 8 else ''}",
-        f"about {duration(cost.decompose_seconds)} to decompose and "
-        f"{duration(cost.blend_seconds)} to blend on this machine "
-        f"({cost.machine_gflops:.0f} float64 Gflop/s); evaluation comes on top",
+        f"about {duration(here.decompose_seconds)} to decompose and "
+        f"{duration(here.blend_seconds)} to blend on this machine "
+        f"({here.gflops:.0f} float64 Gflop/s); evaluation comes on top",
         f"reads {size(cost.bytes_read)}, writes {size(cost.bytes_written)}, "
         f"needs {size(cost.peak_memory_bytes)} of memory per process"
-        + (f", {size(cost.disk_free_bytes)} disk free" if cost.disk_free_bytes else ""),
+        + (f", {size(free)} disk free" if free is not None else ""),
     ]
     if made.rounding:
         lines.append(

@@ -90,18 +90,15 @@ class TensorPlan(Record):
 
 
 class Estimate(Record):
-    """What a sweep will cost, from headers alone."""
+    """What a sweep will cost, from headers alone; the same on every machine."""
 
     decompose_flops: float
     blend_flops: float
+    blended_elements: int
+    """Of all blended matrices, times the number of alphas."""
     bytes_read: int
     bytes_written: int
     peak_memory_bytes: int
-    disk_free_bytes: int | None
-    machine_gflops: float
-    """float64 matrix-product rate measured on this machine when the plan was made."""
-    decompose_seconds: float
-    blend_seconds: float
 
 
 class RoundingRecord(Record):

@@ -51,7 +51,7 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
     from svdjobs.stages import plan_evaluate, units
 
     made = stage.run(config, store, force=force)
-    for line in local.describe(made):
+    for line in local.describe(made, store.free_bytes()):
         tell(line)
     if words := judging.foresee(config):
         tell(words)

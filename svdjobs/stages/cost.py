@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from svdjobs.checkpoint.safetensors_format import ITEM_BITS
-from svdjobs.records import TensorPlan
+from svdjobs.records import Estimate, TensorPlan
 
 # Work of LAPACK's divide-and-conquer eigensolvers in units of K³ float64 operations at the speed of
 # a matrix product: 9 and 4 by count (Golub & Van Loan, table 8.3), about half again as much in time
@@ -74,6 +75,25 @@ def share_count(tensors: Sequence[TensorPlan]) -> int:
     minute to start."""
     total = sum(decompose_flops(tensor.shape, vectors=True) for tensor in tensors)
     return max(1, round(total / 5e13))
+
+
+class OnThisMachine(NamedTuple):
+    """What a plan takes here and now."""
+
+    gflops: float
+    """float64 matrix-product rate."""
+    decompose_seconds: float
+    blend_seconds: float
+
+
+def on_this_machine(estimate: Estimate) -> OnThisMachine:
+    """How long a plan's work takes on this machine."""
+    rate = measured_flops_per_second()
+    return OnThisMachine(
+        rate / 1e9,
+        estimate.decompose_flops / rate,
+        estimate.blend_flops / rate + ELEMENT_SECONDS * estimate.blended_elements,
+    )
 
 
 def measured_flops_per_second(size: int = 768) -> float:

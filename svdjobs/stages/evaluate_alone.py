@@ -67,7 +67,8 @@ def publish(config: SweepConfig, store: Store) -> str:
     prefix = graph.results_prefix("after", config.evaluate.benchmarks[0].name)
     summary = load_summary(store, prefix)
     results = json.loads(read_finished(store, prefix, "results.json"))
-    results["summary"]["model"] = config.after
+    for one in (*results["summary"], *results["results"]):
+        one["model"] = config.after
     path = Path(config.store_url).with_suffix(".json")
     write_json(open_store(str(path.parent)), path.name, results)
     return (

@@ -98,11 +98,11 @@ class Output:
         """Write the manifest; from now on the output exists.
 
         Where another process has just finished the same work, its manifest stays if it lists the
-        same bytes; else ours replaces it, since our files have replaced the other's.
+        same bytes; else the files that lie there decide, which one of us wrote last.
 
         Raises:
-            UnavailableError: a file is gone, or not as long as it was: another process has begun
-                the output anew meanwhile.
+            UnavailableError: a file is gone, or not as long as it was, or lies there as neither of
+                us has written it: another process has begun the output anew meanwhile.
         """
         self._check_files()
         manifest = Manifest(
@@ -116,14 +116,30 @@ class Output:
         key, document = self.key(MANIFEST), json_bytes(manifest.model_dump(mode="json"))
         if not self.store.put_new(key, document):
             other = find_manifest(self.store, self.prefix)
-            if other is None or (other.fingerprint, other.files) != (
-                manifest.fingerprint,
-                manifest.files,
-            ):
+            if other is None or other.fingerprint != manifest.fingerprint:
                 write_bytes(self.store, key, document)
+            elif other.files != manifest.files:
+                if self._lie_there(manifest):
+                    write_bytes(self.store, key, document)
+                elif not self._lie_there(other):
+                    raise UnavailableError(
+                        f"{self.store.url}/{self.prefix}: two processes are making this output at "
+                        f"once. Run the same command again when one has ended."
+                    )
+                else:
+                    manifest = other
         self.store.delete(self.key(IN_PROGRESS))
         self.finished = manifest
         return manifest
+
+    def _lie_there(self, manifest: Manifest) -> bool:
+        """Whether the files that a manifest lists are those in the store, by all their bytes."""
+        try:
+            for record in manifest.files:
+                read_checked(self.store, self.key(record.key), record)
+        except (DamagedError, MissingKeyError):
+            return False
+        return True
 
     def _check_files(self) -> None:
         """Make sure that everything counted is there in its length."""

@@ -13,16 +13,16 @@ from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import core_coverage, select
 from svdjobs.checkpoint.sources import open_checkpoint, open_headers
 from svdjobs.config import SweepConfig
-from svdjobs.errors import CheckpointError
+from svdjobs.errors import CheckpointError, DamagedError
 from svdjobs.fingerprint import fingerprint
-from svdjobs.progress import size
+from svdjobs.progress import say, size
 from svdjobs.records import Estimate, Plan, TensorPlan
 from svdjobs.stages import cost, graph
 from svdjobs.stages.outputs import Output, begin, check_run, note_run
 from svdjobs.storage.store import Store
 
 STAGE = "plan"
-VERSION = "4"
+VERSION = "5"
 STORAGE_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -37,7 +37,11 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
     output = _output(config, store, opened, force=force)
     if output.finished:
         note_run(store, config)
-        return graph.load_plan(store, config, stage=STAGE)
+        try:
+            return graph.load_plan(store, config, stage=STAGE)
+        except DamagedError as error:  # it costs little to make it again
+            say(f"{error} It is made again.")
+            output = _output(config, store, opened, force=True)
     plan = make(config, store, opened)
     note_run(store, config)
     output.write_json("plan.json", plan.model_dump(mode="json"))
@@ -64,7 +68,7 @@ def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Pl
     if config.direction == "reverse":
         tensors = [_missing_in_after(tensor) for tensor in tensors]
     chosen = [tensor for tensor in tensors if tensor.skip is None]
-    estimate = _estimate(config, store, opened, tensors)
+    estimate = _estimate(config, opened, tensors)
     _refuse(config, store, opened, tensors, estimate)
     parts = cost.balanced_parts(chosen, config.decompose.parts or cost.part_count(chosen))
     return Plan(
@@ -185,11 +189,10 @@ def _output(
 
 
 def _estimate(
-    config: SweepConfig, store: Store, opened: dict[str, Checkpoint], tensors: list[TensorPlan]
+    config: SweepConfig, opened: dict[str, Checkpoint], tensors: list[TensorPlan]
 ) -> Estimate:
     chosen = [tensor for tensor in tensors if tensor.skip is None]
     targets = graph.decomposed(config)
-    rate = cost.measured_flops_per_second()
     decompose = sum(
         cost.decompose_flops(tensor.shape, vectors=target.vectors)
         for target in targets
@@ -213,14 +216,11 @@ def _estimate(
     return Estimate(
         decompose_flops=decompose,
         blend_flops=blend,
+        blended_elements=blended * len(config.alphas),
         bytes_read=sum(weights.values()) + weights[bases] + factor_bytes,
         bytes_written=factor_bytes
         + checkpoint_bytes * len(config.alphas) * config.blend.write_checkpoints,
         peak_memory_bytes=cost.PROCESS_BYTES + cost.peak_tensor_bytes(chosen),
-        disk_free_bytes=store.free_bytes(),
-        machine_gflops=rate / 1e9,
-        decompose_seconds=decompose / rate,
-        blend_seconds=blend / rate + cost.ELEMENT_SECONDS * blended * len(config.alphas),
     )
 
 
@@ -251,7 +251,7 @@ def _refuse(
                 f"{checkpoint_id} lacks {len(lacking)} of the {len(chosen)} matrices, or has them "
                 f"in another shape, e.g. {lacking[0]}"
             )
-    free = estimate.disk_free_bytes
+    free = store.free_bytes()
     held = sum(store.sizes("").values())
     if free is not None and estimate.bytes_written > free + held:
         reasons.append(

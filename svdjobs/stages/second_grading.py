@@ -15,7 +15,6 @@ from svdjobs.stages.drawing import COMPLETIONS, completions_in
 from svdjobs.stages.outputs import begin, read_finished, readable_manifest
 from svdjobs.storage.store import Store, write_lines
 
-STAGE = "second_grader"
 VERSION = "1"
 ROWS = "second_grades.jsonl"
 
@@ -34,7 +33,7 @@ def make(
     output = begin(
         store,
         graph.second_grades_prefix(checkpoint_id, benchmark.name),
-        stage=STAGE,
+        stage="second_grader",
         version=VERSION,
         config={"math-verify": versions().get("math-verify", "unknown")},
         inputs={"completions": _completions(results), "benchmark": benchmark.sha256},

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from svdjobs.errors import StorageError, UnavailableError, from_os_error
+from svdjobs.errors import DamagedError, StorageError, UnavailableError, from_os_error
 from svdjobs.parallel import in_order
 from svdjobs.progress import Advance, size, track
 from svdjobs.records import FileRecord, Manifest
@@ -72,7 +72,7 @@ def read_checked(store: Readable, key: str, record: FileRecord) -> bytearray:
 
     Raises:
         MissingKeyError: it is not there.
-        StorageError: it has others.
+        DamagedError: it has others.
     """
     data = store.read(key)
     hashing = Hashing()
@@ -122,7 +122,7 @@ def _download(
 
 def _compare(store: Readable, key: str, found: FileRecord, expected: FileRecord) -> None:
     if (found.bytes, found.sha256) != (expected.bytes, expected.sha256):
-        raise StorageError(
+        raise DamagedError(
             f"{store.url}/{key} is not what its manifest lists: its sha256 is {found.sha256} "
             f"({found.bytes:,} bytes), listed is {expected.sha256} ({expected.bytes:,} bytes). It "
             f"was damaged or replaced after it was written. Run its stage again with --force; for "

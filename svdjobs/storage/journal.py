@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from svdjobs.errors import UnavailableError
+from svdjobs.errors import MissingKeyError, UnavailableError
 from svdjobs.storage.store import Store, write_bytes
 
 FLUSH_SECONDS = 5.0
@@ -66,8 +66,17 @@ class GatheringJournal:
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         with ThreadPoolExecutor(8) as pool:
-            read = pool.map(store.read, parts(store, key))
+            read = pool.map(self._read, parts(store, key))
             self.lines = [line for data in read for line in data.decode().split("\n")[:-1]]
+
+    def _read(self, part: str) -> bytearray:
+        try:
+            return self._store.read(part)
+        except MissingKeyError as error:
+            raise UnavailableError(
+                f"{error} It was listed a moment ago: another process has finished this work, or "
+                f"began it anew. Run the same command again."
+            ) from None
 
     def append(self, line: str) -> None:
         """Add a line.

@@ -22,15 +22,17 @@ def test_one_checkpoint_with_the_flags_of_the_fields_scripts(
     assert done.stdout.startswith("rl1 on problems: avg@2 ")
     assert "Results: gen_results/rl1_results.json" in done.stdout
     results = json.loads((tmp_path / "gen_results" / "rl1_results.json").read_text())
-    assert results["summary"].keys() == {
+    (summary,) = results["summary"]
+    assert summary.keys() == {
         "model", "avg_accuracy", "n_samples_per_problem", "num_items",
     }  # fmt: skip
-    assert results["summary"]["model"] == str(chain["rl1"])
-    assert (results["summary"]["n_samples_per_problem"], results["summary"]["num_items"]) == (2, 5)
-    assert results["details"][0].keys() == {
+    assert summary["model"] == results["results"][0]["model"] == str(chain["rl1"])
+    assert (summary["n_samples_per_problem"], summary["num_items"]) == (2, 5)
+    details = results["results"][0]["details"]
+    assert details[0].keys() == {
         "idx", "problem", "gold", "generations", "sample_scores", "per_problem_score",
     }  # fmt: skip
-    assert [len(row["generations"]) for row in results["details"]] == [2] * 5
+    assert [len(row["generations"]) for row in details] == [2] * 5
     assert "evaluate after on problems: done" in (tmp_path / "logs" / "rl1.log").read_text()
     again = svdjobs(*asked, cwd=tmp_path)
     assert again.stdout == done.stdout
@@ -45,7 +47,9 @@ def test_results_go_where_they_are_asked_to(
                    "--data_path", benchmark_file, "--out_json", path, "--temperature", 0, *FEW,
                    cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    generations = [row["generations"] for row in json.loads(path.read_text())["details"]]
+    generations = [
+        row["generations"] for row in json.loads(path.read_text())["results"][0]["details"]
+    ]
     assert all(first == second for first, second in generations)  # greedy
 
 

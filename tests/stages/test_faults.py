@@ -16,7 +16,6 @@ from tests.forked import run
 MakeConfig = Callable[..., SweepConfig]
 ROOT = Path(__file__).parents[2]
 STAGES = ("plan", "factors", "checkpoints", "rotations", "results", "likelihoods", "report")
-# What may differ between two runs: the machine's speed when the plan was made, and where files lie.
 ESTIMATES = ("machine_gflops", "decompose_seconds", "blend_seconds", "disk_free_bytes")
 
 
@@ -29,20 +28,13 @@ def run_child(config: SweepConfig, *kills: str) -> dict[str, object]:
 
 
 def digests(config: SweepConfig) -> dict[str, str]:
-    """sha256 of every file of a run; the plan without what depends on the moment."""
+    """sha256 of every file of a run."""
     root = Path(config.store_url)
     found = {}
     for path in sorted(root.rglob("*")):
         if path.is_file():
-            data = path.read_bytes()
-            if path.name == "plan.json":
-                document = json.loads(data)
-                for key in ESTIMATES:
-                    del document["estimate"][key]
-                data = json.dumps(document).encode()
-            found[str(path.relative_to(root))] = hashlib.sha256(data).hexdigest()
-    for volatile in ("config.json", "identities.json", "plan/manifest.json"):
-        # They name the store, or hash the plan's estimates.
+            found[str(path.relative_to(root))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for volatile in ("config.json", "identities.json"):  # they name the store
         assert found.pop(volatile)
     return found
 

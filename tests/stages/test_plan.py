@@ -57,7 +57,7 @@ def test_parts_are_sized_by_work_so_that_a_small_model_has_several() -> None:
 
 
 def test_description_says_coverage_cost_and_shapes(make_config: MakeConfig) -> None:
-    text = "\n".join(local.describe(make(make_config())))
+    text = "\n".join(local.describe(make(make_config()), free=1 << 30))
     assert "blended 14 of 26 tensors" in text
     assert "embedding" in text
     assert "4 of 80×48" in text

@@ -1,0 +1,128 @@
+"""Two processes at one output: whatever the order of their writes, what is listed lies there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from svdjobs.config import SweepConfig
+from svdjobs.errors import UnavailableError, exit_code
+from svdjobs.stages import graph, plan
+from svdjobs.stages.outputs import Output, begin, find_manifest, read_finished
+from svdjobs.storage.journal import appending
+from svdjobs.storage.local import LocalStore
+from svdjobs.storage.memory import MemoryStore
+from svdjobs.storage.store import write_bytes
+
+MakeConfig = Callable[..., SweepConfig]
+ORDERS = [
+    ("begin A", "begin B", "write A", "write B", "commit A", "commit B"),
+    ("begin A", "begin B", "write A", "write B", "commit B", "commit A"),
+    ("begin A", "begin B", "write B", "write A", "commit A", "commit B"),
+    ("begin A", "write A", "begin B", "write B", "commit A", "commit B"),
+    ("begin A", "write A", "begin B", "commit A", "write B", "commit B"),
+    ("begin A", "begin B", "write A", "commit A", "write B", "commit B"),
+]
+
+
+def begun(store: MemoryStore) -> Output:
+    return begin(store, "out", stage="s", version="1", config={}, inputs={})
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=" ".join)
+def test_what_is_listed_lies_there(order: tuple[str, ...]) -> None:
+    """Two makers of the same work, whose bytes differ as a measured time would."""
+    store, made = MemoryStore(), dict[str, Output]()
+    for step in order:
+        what, who = step.split()
+        if what == "begin":
+            made[who] = begun(store)
+        elif what == "write":
+            made[who].write("file", f"made by {who}".encode())
+        else:
+            try:
+                made[who].commit()
+            except UnavailableError:
+                made[who] = begun(store)
+    manifest = find_manifest(store, "out")
+    assert manifest is not None
+    assert read_finished(store, "out", "file", manifest).startswith(b"made by ")
+    assert begun(store).finished == manifest
+
+
+def test_a_third_at_the_same_output_is_something_to_try_again() -> None:
+    store = MemoryStore()
+    first, second = begun(store), begun(store)
+    first.write("file", b"made by 1")
+    second.write("file", b"made by 2")
+    first.commit()
+    write_bytes(store, "out/file", b"made by 3")
+    with pytest.raises(UnavailableError, match="two processes are making this output") as caught:
+        second.commit()
+    assert exit_code(caught.value) == 75
+
+
+def test_a_damaged_plan_is_made_again(make_config: MakeConfig) -> None:
+    """Once the end of two plans at once, and stuck until --force."""
+    config = make_config()
+    store = LocalStore(config.store_url)
+    made = plan.run(config, store)
+    path = Path(config.store_url, "plan", "plan.json")
+    path.write_bytes(path.read_bytes().replace(b"Qwen2", b"Qwen3"))
+    assert plan.run(config, store) == made
+    assert graph.load_plan(store, config, stage="test") == made
+
+
+def test_plans_of_many_processes_are_one_plan(make_config: MakeConfig) -> None:
+    """Processes that begin at once: each ends well, or with 75 for what a caller tries again."""
+    config = make_config()
+    fork = multiprocessing.get_context("fork")
+    start = fork.Barrier(5)
+
+    def make() -> None:
+        start.wait()
+        try:
+            plan.run(config, LocalStore(config.store_url))
+        except BaseException as error:
+            os._exit(exit_code(error))
+        os._exit(0)
+
+    made = [fork.Process(target=make) for _ in range(5)]
+    for process in made:
+        process.start()
+    for process in made:
+        process.join(60)
+    codes = [process.exitcode for process in made]
+    assert set(codes) <= {0, 75}
+    assert 0 in codes
+    store = LocalStore(config.store_url)
+    manifest = find_manifest(store, "plan")
+    assert manifest is not None
+    assert plan.run(config, store) == graph.load_plan(store, config, stage="test")
+    assert find_manifest(store, "plan") == manifest
+
+
+def test_a_part_of_a_journal_that_vanished_is_something_to_try_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another process finished the work between the list of parts and their reading."""
+    store = MemoryStore()
+    with appending(store, "out/lines.journal") as journal:
+        journal.append("one")
+    read = store.read
+
+    def vanished(key: str, start: int = 0, end: int | None = None) -> bytearray:
+        store.delete(key)
+        return read(key, start, end)
+
+    monkeypatch.setattr(store, "read", vanished)
+    with (
+        pytest.raises(UnavailableError, match="listed a moment ago") as caught,
+        appending(store, "out/lines.journal"),
+    ):
+        pass
+    assert exit_code(caught.value) == 75
