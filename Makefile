@@ -25,7 +25,7 @@ PROGRAMS := buildah podman runc chromium
 MISSING   = $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo train-demo test test-cluster fuzz lint format typecheck render verify bench docs-figures lock images clean
+.PHONY: help setup programs demo train-demo test test-cluster fuzz faults lint format typecheck render verify bench docs-figures lock images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ test-cluster: $(STAMP) ## run the tests that need a cluster: KUBECONFIG's, or th
 
 fuzz: $(STAMP) ## read 10,000 mutated checkpoints beside the safetensors library (SEED=1 COUNT=10000)
 	$(BIN)/python -m tests.fuzz.headers --seed $(or $(SEED),0) --count $(or $(COUNT),10000)
+
+faults: $(STAMP) ## kill, race and cut off small sweeps, and compare their bytes (SEED=1 COUNT=5)
+	$(BIN)/python -m tests.fuzz.faults --seed $(or $(SEED),0) --count $(or $(COUNT),5)
 
 lint: $(STAMP) ## check style and import rules
 	$(BIN)/ruff check .

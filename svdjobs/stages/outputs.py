@@ -78,8 +78,18 @@ class Output:
         self.add(write_bytes(self.store, self.key(name), data))
 
     def adopt(self, name: str) -> bytes:
-        """Count a file that an earlier, interrupted run may have written; returns its bytes."""
-        data = bytes(self.store.read(self.key(name)))
+        """Count a file that an earlier, interrupted run may have written; returns its bytes.
+
+        Raises:
+            UnavailableError: it is gone: another process has begun the output anew.
+        """
+        try:
+            data = bytes(self.store.read(self.key(name)))
+        except MissingKeyError as error:
+            raise UnavailableError(
+                f"{error} Another process has begun this output anew, or cleared it. Run the same "
+                f"command again."
+            ) from None
         self.add(record_of(self.key(name), data))
         return data
 

@@ -229,6 +229,7 @@ def closing_words(config: SweepConfig, store: Store) -> str:
         _rotations(config, store, missing),
         {},
         missing,
+        likelihoods=_likelihoods(config, store, missing),
     )
     adjusted = adjusted_p(content)
     parts = [
