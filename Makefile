@@ -54,7 +54,7 @@ train-demo: $(STAMP) ## train the shipped demo checkpoints again (minutes)
 	$(BIN)/python -m svdjobs.demo.train
 
 test: $(STAMP) ## run all tests but those that need a cluster
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not cluster' $(TESTS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m 'not cluster' $(TESTS)
 
 test-cluster: $(STAMP) ## run the tests that need a cluster: KUBECONFIG's, or that of SVDJOBS_CLUSTER's script
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m cluster --durations=15 tests/live

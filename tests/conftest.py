@@ -36,6 +36,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cluster-down", action="store_true", help=words)
 
 
+# Files of few, long tests, which would end a parallel run alone if they came last.
+_FIRST = (
+    "stages/test_fleet.py", "cluster/test_contract.py", "evaluation/test_vllm_engine.py",
+    "stages/test_faults.py", "cli/test_cli.py", "stages/test_units.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((i for i, name in enumerate(_FIRST) if path.endswith(name)), len(_FIRST))
+
+    items.sort(key=rank)
+
+
 @pytest.fixture
 def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Takes a line of numbers that the run shows at its end, whether or not a test failed."""

@@ -47,7 +47,7 @@ from svdjobs.stages.blended import (
 )
 from svdjobs.stages.outputs import Output, begin, find_manifest, read_finished
 from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
-from svdjobs.storage.store import Store, write_bytes, write_json
+from svdjobs.storage.store import Store, record_in, write_bytes, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -356,10 +356,12 @@ def _finish(
     for shard in shards:
         document = json.loads(output.adopt(_record_name(shard)))
         if document["file"]:
-            output.add(FileRecord.model_validate(document["file"]))
+            output.add(record_in(FileRecord, document["file"], "a shard's record"))
         for log in document["logs"]:
-            output.add(FileRecord.model_validate(log))
-        records += [BlendRecord.model_validate(item) for item in document["tensors"]]
+            output.add(record_in(FileRecord, log, "a shard's record"))
+        records += [
+            record_in(BlendRecord, item, "a shard's record") for item in document["tensors"]
+        ]
     for name in bases.companions():
         output.write(name, bytes(bases.store.read(name)))
     if config.blend.write_checkpoints and (index := index_bytes(shards)):
@@ -388,7 +390,7 @@ def shard_records(store: Store, alpha: float) -> list[BlendRecord]:
     manifest = find_manifest(store, prefix)
     names = [file.key for file in manifest.files] if manifest else []
     return [
-        BlendRecord.model_validate(item)
+        record_in(BlendRecord, item, f"{prefix}/{name}")
         for name in names
         if name.startswith("svd_logs/") and name.endswith(".safetensors.json")
         for item in json.loads(read_finished(store, prefix, name, manifest))["tensors"]

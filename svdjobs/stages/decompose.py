@@ -32,7 +32,7 @@ from svdjobs.progress import Advance, say, track
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
 from svdjobs.stages import cost, graph, units
 from svdjobs.stages.outputs import Output, begin, read_finished, require
-from svdjobs.storage.store import Store, write_json
+from svdjobs.storage.store import Store, record_in, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -130,8 +130,8 @@ def decompose_checkpoint(
     fallbacks = []
     for part in work:
         document = json.loads(output.adopt(_record_name(part)))
-        output.add(FileRecord.model_validate(document["file"]))
-        records = [FactorRecord.model_validate(item) for item in document["tensors"]]
+        output.add(record_in(FileRecord, document["file"], "a part's record"))
+        records = [record_in(FactorRecord, item, "a part's record") for item in document["tensors"]]
         fallbacks += [record.name for record in records if record.method == "svd"]
     if fallbacks:
         say(f"{target.checkpoint_id}: direct SVD taken for {', '.join(fallbacks)}")

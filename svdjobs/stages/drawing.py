@@ -9,7 +9,7 @@ from svdjobs.evaluation.requests import Engine, Request
 from svdjobs.progress import track
 from svdjobs.records import Completion
 from svdjobs.stages.outputs import Output
-from svdjobs.storage.store import try_read_json, write_lines
+from svdjobs.storage.store import record_in, try_read_json, write_lines
 
 COMPLETIONS = "completions.jsonl"
 JOURNAL = "completions.journal"
@@ -31,7 +31,9 @@ def drawn(
     store, key = output.store, output.key(COMPLETIONS)
     if not store.exists(key):
         with store.journal(output.key(JOURNAL)) as journal:
-            kept = (Completion.model_validate_json(line) for line in journal.lines)
+            kept = (
+                record_in(Completion, line, "a completion of a journal") for line in journal.lines
+            )
             done = {(c.idx, c.sample_index): c for c in kept}
             found = list(done.values())
             submit(found)
@@ -53,7 +55,7 @@ def drawn(
 
 def completions_in(data: bytes) -> list[Completion]:
     """The completions of a file."""
-    return [Completion.model_validate_json(line) for line in data.splitlines()]
+    return [record_in(Completion, line, f"a line of {COMPLETIONS}") for line in data.splitlines()]
 
 
 def _collected(

@@ -28,7 +28,7 @@ from svdjobs.stages.outputs import (
 from svdjobs.statistics import below_p, compare, holm, passing_margin, problems_needed
 from svdjobs.statistics.intervals import ROUNDING
 from svdjobs.statistics.intervals import differences as paired
-from svdjobs.storage.store import Store, open_store
+from svdjobs.storage.store import Store, open_store, record_in
 
 STAGE = "gate"
 VERSION = "2"
@@ -110,7 +110,7 @@ def load(store: Store) -> Gate:
     Raises:
         IncompleteError: there is none.
     """
-    return Gate.model_validate_json(read_finished(store, PREFIX, "gate.json"))
+    return record_in(Gate, read_finished(store, PREFIX, "gate.json"), f"{PREFIX}/gate.json")
 
 
 def closing_words(store: Store) -> str:
@@ -155,7 +155,7 @@ def _pairs(
 
 def _answers(store: Store, prefix: str, manifest: Manifest) -> Answers:
     text = read_finished(store, prefix, "summary.json", manifest)
-    return Answers(manifest, Summary.model_validate_json(text))
+    return Answers(manifest, record_in(Summary, text, "a summary.json"))
 
 
 def _refuse_missing(

@@ -12,7 +12,7 @@ from svdjobs.records import Completion, Manifest, Outcome, Summary
 from svdjobs.stages import graph
 from svdjobs.stages.drawing import COMPLETIONS, ENGINE, completions_in
 from svdjobs.stages.outputs import Output, find_manifest, read_finished
-from svdjobs.storage.store import Store, read_json, write_lines
+from svdjobs.storage.store import Store, read_json, record_in, write_lines
 
 # An answer that equals no gold as text, number or choice, so that both have to be read.
 PROBE = r"\boxed{x_{7}+98765}"
@@ -114,7 +114,9 @@ def _regraded(
     )
     drawn = {key: manifest.config[key] for key in ("n_samples", "dtype", "engine")}
     # Unchecked: a grading that was interrupted has left it new beside the old manifest.
-    known = Summary.model_validate(read_json(store, output.key("summary.json")))
+    known = record_in(
+        Summary, read_json(store, output.key("summary.json")), output.key("summary.json")
+    )
     completions = completions_in(read_finished(store, prefix, COMPLETIONS, manifest))
     pool.submit(completions, {problem.idx: problem.gold for problem in benchmark.problems})
     output.adopt(COMPLETIONS)
@@ -126,4 +128,6 @@ def _regraded(
 
 def load_summary(store: Store, prefix: str) -> Summary:
     """The summary of a finished evaluation."""
-    return Summary.model_validate_json(read_finished(store, prefix, "summary.json"))
+    return record_in(
+        Summary, read_finished(store, prefix, "summary.json"), f"{prefix}/summary.json"
+    )

@@ -8,7 +8,7 @@ from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
 from svdjobs.records import Plan
 from svdjobs.stages.outputs import check_run, find_manifest, read_finished, require
-from svdjobs.storage.store import Store
+from svdjobs.storage.store import Store, record_in
 
 PLAN_PREFIX = "plan"
 CHECKPOINTS = "checkpoints"
@@ -150,4 +150,6 @@ def load_plan(store: Store, config: SweepConfig, *, stage: str) -> Plan:
             f"the plan in {store.url} was made with other {', '.join(changed)}. Run `svdjobs plan` "
             f"with this config first; what is still valid is kept."
         )
-    return Plan.model_validate_json(read_finished(store, PLAN_PREFIX, "plan.json", manifest))
+    return record_in(
+        Plan, read_finished(store, PLAN_PREFIX, "plan.json", manifest), "plan/plan.json"
+    )

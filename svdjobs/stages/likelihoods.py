@@ -14,7 +14,7 @@ from svdjobs.records import Likelihood, Manifest
 from svdjobs.stages import graph
 from svdjobs.stages.drawing import COMPLETIONS, completions_in
 from svdjobs.stages.outputs import begin, find_manifest, read_finished, readable_manifest
-from svdjobs.storage.store import Store, write_lines
+from svdjobs.storage.store import Store, record_in, write_lines
 
 VERSION = "1"
 ROWS = "likelihoods.jsonl"
@@ -91,4 +91,4 @@ def load(store: Store, checkpoint_id: str, benchmark: str) -> list[Likelihood]:
     if (manifest := current(store, checkpoint_id, benchmark)) is None:
         return []
     lines = read_finished(store, prefix, ROWS, manifest).splitlines()
-    return [Likelihood.model_validate_json(line) for line in lines]
+    return [record_in(Likelihood, line, f"a row of {prefix}") for line in lines]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from svdjobs.records import Manifest, RotationRow
 from svdjobs.stages import cost, graph
 from svdjobs.stages.decompose import Factors
 from svdjobs.stages.outputs import begin, read_finished, require
-from svdjobs.storage.store import Store, write_lines
+from svdjobs.storage.store import Store, record_in, write_lines
 
 if TYPE_CHECKING:
     from svdjobs.kernels.rotation import Bases
@@ -219,6 +218,6 @@ def load_rows(store: Store) -> list[RotationRow]:
         for file in manifest.files:
             if file.key.endswith(".jsonl"):
                 for line in read_finished(store, PREFIX, file.key, manifest).splitlines():
-                    yield RotationRow.model_validate(json.loads(line))
+                    yield record_in(RotationRow, line, f"a row of {PREFIX}")
 
     return sorted(rows(), key=lambda row: (row.family, row.layer or 0, row.name))

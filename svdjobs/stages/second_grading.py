@@ -13,7 +13,7 @@ from svdjobs.records import Agreement, Disagreement, Grade, Manifest, Outcome, S
 from svdjobs.stages import graph
 from svdjobs.stages.drawing import COMPLETIONS, completions_in
 from svdjobs.stages.outputs import begin, read_finished, readable_manifest
-from svdjobs.storage.store import Store, write_lines
+from svdjobs.storage.store import Store, record_in, write_lines
 
 VERSION = "1"
 ROWS = "second_grades.jsonl"
@@ -67,13 +67,16 @@ def agreement(store: Store, benchmark: Benchmark, checkpoint_id: str) -> Agreeme
         return None
     prefix = graph.second_grades_prefix(checkpoint_id, benchmark.name)
     lines = read_finished(store, prefix, ROWS, manifest).splitlines()
-    seconds = {(g.idx, g.sample_index): g for g in map(SecondGrade.model_validate_json, lines)}
+    seconds = {
+        (g.idx, g.sample_index): g
+        for g in (record_in(SecondGrade, line, f"a row of {prefix}") for line in lines)
+    }
     place = graph.results_prefix(checkpoint_id, benchmark.name)
     golds = {problem.idx: problem.gold for problem in benchmark.problems}
     counts: Counter[tuple[bool, bool | None]] = Counter()
     apart = []
     for line in read_finished(store, place, "grades.jsonl").splitlines():
-        grade = Grade.model_validate_json(line)
+        grade = record_in(Grade, line, f"a grade of {place}")
         correct = grade.outcome is Outcome.CORRECT
         second = seconds[grade.idx, grade.sample_index].correct
         counts[correct, second] += 1

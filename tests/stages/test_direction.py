@@ -14,6 +14,7 @@ from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.records import Plan
 from svdjobs.stages import blend, decompose, plan
+from svdjobs.stages import rotations as measured
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import tensors
 from tests.kernels.pairs import truth
@@ -102,7 +103,10 @@ def test_rotations_go_from_base_to_rl2_in_both_directions(
             store=str(tmp_path / direction), direction=direction, evaluate=None,
             rotations={"rl1": str(chain["rl1"]), "rl2": rl2 and str(chain[rl2])},
         )  # fmt: skip
-        local.sweep(config)
+        store = LocalStore(config.store_url)
+        plan.run(config, store)
+        decompose.run(config, store)
+        measured.run(config, store)
         lines = Path(config.store_url, "rotations", "rows-00000.jsonl").read_text().splitlines()
         rows.append([json.loads(line) for line in lines])
     for one, other in zip(*rows, strict=True):
