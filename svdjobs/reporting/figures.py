@@ -252,4 +252,6 @@ def _saved(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else None
     figure.savefig(buffer, format=kind, metadata=metadata)
+    # What fits is known now: to look again for the next format takes as long as drawing it.
+    figure.set_layout_engine("none")
     return buffer.getvalue()
