@@ -177,9 +177,18 @@ def _related(gold: Node, answer: Node) -> bool:
         if answer.kind == "list" or not _named(gold) or not _is_plain_name(gold.args[0]):
             return False
         return any(matches(value, answer) for value in _worth(gold))
-    if gold.kind == "list" or not _named(answer):
+    if gold.kind == "list" or not _named(answer) or _is_implicit(answer):
         return False
     return any(matches(gold, value) for value in _worth(answer))
+
+
+def _is_implicit(chain: Node) -> bool:
+    """Whether it is an equation of several symbols with 0, as of a plane, which is worth nothing by
+    itself: `5x - 7y + 4 = 0` does not say 0."""
+    first, last = chain.args[0], chain.args[-1]
+    zero = Node("quantity", "", (Node("number", Fraction(0)),))
+    sum_of_several = first.kind == "quantity" and first.args[0].kind == "add"
+    return last == zero and sum_of_several and len(values.symbols(first.args[0])) > 1
 
 
 def _chains(gold: Node, answer: Node) -> bool:
