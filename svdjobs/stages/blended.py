@@ -170,7 +170,7 @@ def prepare_whole(stored: Stored, sources: Sources, checked: set[str]) -> Whole:
     import torch
 
     pieces = sources.matrices.pieces
-    if len(stored.holds) == 1 and stored.name not in {p.stored for p in pieces.values()}:
+    if all(tensor.name not in pieces for tensor in stored.holds):  # then it holds one, itself
         (tensor,) = stored.holds
         blended = prepare(tensor, sources, check=tensor.name in checked)
         return Whole(
