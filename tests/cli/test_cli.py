@@ -137,7 +137,8 @@ def test_ctrl_c_says_how_to_go_on(config_file: Path, tmp_path: Path) -> None:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # Where it struck inside an `exec`, Python ends by the signal itself: 130 to a shell as well.
+    assert process.returncode in (130, -signal.SIGINT)
     assert "run the same command again" in stderr
     assert "Traceback" not in stderr
 
