@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.config import SweepConfig
 from svdjobs.records import Agreement, BlendRecord, Interval, Likelihood, Plan, RotationRow, Summary
+from svdjobs.statistics import rounding_shift
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,15 @@ class Content:
     def title(self) -> str:
         """Heading of the report."""
         return self.config.report.title or f"Singular-value sweep: {self.config.name}"
+
+    def rounding_alone(self) -> float | None:
+        """How far storing weights in 16 bits is expected to move the singular values of all blended
+        matrices, in parts of their norm; None where neither is known."""
+        records = next((records for records in self.blends.values() if records), [])
+        if not records or not self.plan.rounding:
+            return None
+        matrices = [(layer_and_family(r.name)[1], r.shape, r.weight_norm) for r in records]
+        return rounding_shift(matrices, self.plan.rounding)
 
 
 def percent(share: float) -> str:

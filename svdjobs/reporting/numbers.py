@@ -16,7 +16,6 @@ from svdjobs.statistics import (
     cast_error_total,
     paired_difference,
     realised_total,
-    rounding_shift,
     spectrum_shift,
 )
 
@@ -70,8 +69,6 @@ def _answers(content: Content, benchmark: str) -> Iterator[Row]:
 
 
 def _blends(content: Content) -> Iterator[Row]:
-    from svdjobs.checkpoint.selection import layer_and_family
-
     for alpha, records in content.blends.items():
         size = abs(1 - alpha) * spectrum_shift(records)
         yield "-", alpha_id(alpha), "blend_size", Interval(value=size)
@@ -81,9 +78,7 @@ def _blends(content: Content) -> Iterator[Row]:
         for dtype, error in cast_error_total(records).items():
             if error is not None:
                 yield "-", alpha_id(alpha), f"cast_error_in_{dtype}", Interval(value=error)
-    if content.plan.rounding and (records := next(iter(content.blends.values()), [])):
-        norms = [(layer_and_family(r.name)[1], r.shape, r.weight_norm) for r in records]
-        alone = rounding_shift(norms, content.plan.rounding)
+    if (alone := content.rounding_alone()) is not None:
         yield "-", "-", "spectrum_shift_of_rounding_alone", Interval(value=alone)
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import get_args
 
-from svdjobs.checkpoint.selection import coverage, layer_and_family
+from svdjobs.checkpoint.selection import coverage
 from svdjobs.config import StorageDtype
 from svdjobs.records import RotationRow
 from svdjobs.reporting import accuracy
@@ -15,7 +15,6 @@ from svdjobs.statistics import (
     LARGEST_CAST_ERROR,
     cast_error_total,
     realised_total,
-    rounding_shift,
     spectrum_shift,
 )
 
@@ -23,17 +22,15 @@ from svdjobs.statistics import (
 def headlines(content: Content) -> list[str]:
     """The answers in sentences, each with its interval."""
     lines = accuracy.headlines(content)
-    if content.plan.rounding and any(content.blends.values()):
-        lines.append(_rounding_headline(content))
+    if (alone := content.rounding_alone()) is not None:
+        lines.append(_rounding_headline(content, alone))
     if content.rotations:
         lines += [_rotation_headline(content.rotations), *_turn_headline(content.rotations)]
     return lines
 
 
-def _rounding_headline(content: Content) -> str:
-    records = next(records for records in content.blends.values() if records)
-    matrices = [(layer_and_family(r.name)[1], r.shape, r.weight_norm) for r in records]
-    shift, alone = spectrum_shift(records), rounding_shift(matrices, content.plan.rounding)
+def _rounding_headline(content: Content, alone: float) -> str:
+    shift = spectrum_shift(next(records for records in content.blends.values() if records))
     most = " Most of it may be rounding, not training." if alone > shift / 2 else ""
     return (
         f"Rounding: over all blended matrices, singular values moved by {shift:.2g} of their norm; "
