@@ -65,12 +65,6 @@ def find_answer(text: str, *, cut_off: bool = False) -> Found | None:
     return None if answer is None else Found(answer, False)
 
 
-def last_boxed(text: str) -> str | None:
-    r"""Content of the last complete `\boxed{…}` (balanced braces) that is not empty, or None."""
-    boxes = _last_boxes(text)
-    return boxes[-1] if boxes else None
-
-
 def _last_boxes(text: str) -> tuple[str, ...]:
     r"""Contents of the complete `\boxed{…}` of the last sentence that has one, empty ones left out.
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from svdjobs.evaluation.extraction import find_answer, last_boxed
+from svdjobs.evaluation.extraction import find_answer
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,8 @@ from svdjobs.evaluation.extraction import find_answer, last_boxed
     ],
 )
 def test_last_box(text: str, expected: str | None) -> None:
-    assert last_boxed(text) == expected
+    found = find_answer(text)
+    assert (found.answer if found and found.boxed else None) == expected
 
 
 @pytest.mark.parametrize(
