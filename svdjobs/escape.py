@@ -43,6 +43,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 # `](` makes a link or an image of what stands before it, `][` and `]:` by a reference.
 _LINK = re.compile(r"\](?=[(\[:])")
 _HEADING = re.compile(r"^(?=#)")
+# GitHub and GitLab write to the person or the team that an @ names; a comment between is not seen.
+_MENTION = re.compile(r"(?<!\w)@(?=\w)")
 _FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
 _NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:e[-+]?\d+)?|inf|nan)"
 # A number, with its interval: `-0.31`, `+1.20 [-0.31, +2.71]`; a dash for none.
@@ -89,8 +91,10 @@ def uncoloured(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """A cell or a sentence of Markdown: no tag, link, image, cell or heading begins in it."""
+    """A cell or a sentence of Markdown: no tag, link, image, cell or heading begins in it, and
+    nobody is written to."""
     shown = line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = _MENTION.sub("@<!-- -->", shown)
     return _HEADING.sub(r"\\", _LINK.sub(r"]\\", shown).replace("|", r"\|").replace("![", r"!\["))
 
 
