@@ -12,6 +12,7 @@
     ├── StorageError(OSError)              exit 4   disk full, store unreachable
     │   ├── DamagedError                    exit 4   an object that is not what its key says
     │   ├── MissingKeyError(FileNotFoundError)
+    │   ├── BusyError                       exit 75  another process holds what is to be written
     │   └── UnavailableError(ConnectionError)  exit 75  a store that does not answer for now
     ├── ClusterError(RuntimeError)         exit 4   something on the cluster is gone or cannot be
     └── EvaluationError(RuntimeError)      exit 4   an engine or a grading worker that would not run
@@ -94,6 +95,12 @@ class DamagedError(StorageError):
 
 class MissingKeyError(StorageError, FileNotFoundError):
     """A key that should exist does not."""
+
+
+class BusyError(StorageError):
+    """Another process is writing what is to be written; when it has ended, the run goes on."""
+
+    exit_code = EXIT_TRY_AGAIN
 
 
 class UnavailableError(StorageError, ConnectionError):

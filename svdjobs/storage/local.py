@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from svdjobs.errors import DamagedError, MissingKeyError, StorageError, from_os_error
+from svdjobs.errors import BusyError, DamagedError, MissingKeyError, StorageError, from_os_error
 from svdjobs.records import FileRecord
 from svdjobs.storage.paths import joined, writable
 from svdjobs.storage.store import Hashing
@@ -259,7 +259,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StorageError(
+        raise BusyError(
             f"{path} is being written by another process: this work is already going on. Wait for "
             f"it, or stop it and run again."
         ) from None

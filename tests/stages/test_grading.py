@@ -11,7 +11,7 @@ import pytest
 
 from svdjobs import local
 from svdjobs.config import SweepConfig
-from svdjobs.errors import BenchmarkError, ConfigError, StorageError
+from svdjobs.errors import EXIT_TRY_AGAIN, BenchmarkError, BusyError, ConfigError, exit_code
 from svdjobs.stages import asking, engines, evaluate, grading, report
 from svdjobs.storage.local import LocalStore
 
@@ -137,10 +137,11 @@ def test_a_journal_has_one_writer_and_tells_a_line_once(tmp_path: Path) -> None:
     with store.journal("x/j") as journal:
         journal.append("a")
         with (
-            pytest.raises(StorageError, match="being written by another process"),
+            pytest.raises(BusyError, match="being written by another process") as refused,
             store.journal("x/j"),
         ):
             pass
+    assert exit_code(refused.value) == EXIT_TRY_AGAIN
     (tmp_path / "x" / "j").write_bytes(b"a\nb\ntor")
     with store.journal("x/j") as journal:
         assert journal.lines == ["a", "b"]
