@@ -252,6 +252,7 @@ def _saved(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else None
     figure.savefig(buffer, format=kind, metadata=metadata)
-    # What fits is known now: to look again for the next format takes as long as drawing it.
-    figure.set_layout_engine("none")
+    # What fits is known now: to look again for the next format takes as long as drawing it, and any
+    # layout engine, "none" also, has matplotlib draw once before it draws.
+    figure.set_layout_engine(None)
     return buffer.getvalue()
