@@ -27,7 +27,7 @@ from svdjobs.stages import (
 from svdjobs.stages.bring_back import bring_back
 from svdjobs.stages.cost import on_this_machine
 from svdjobs.statistics import rounding_shift
-from svdjobs.storage.store import open_store
+from svdjobs.storage.open import open_store
 
 
 def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:

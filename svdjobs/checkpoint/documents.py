@@ -11,7 +11,8 @@ from typing import Any
 from svdjobs.checkpoint.foreign import what_it_is
 from svdjobs.errors import CheckpointError, DamagedError, MissingKeyError
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import Readable, parsed_json
+from svdjobs.storage.objects import parsed_json
+from svdjobs.storage.store import Readable
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 # What travels with the weights into every checkpoint we write; README.md is replaced by our card.

@@ -13,9 +13,10 @@ from svdjobs.fingerprint import fingerprint
 from svdjobs.parallel import in_order
 from svdjobs.progress import size, track
 from svdjobs.provenance import cores
-from svdjobs.storage.fetch import pieces
+from svdjobs.storage.as_files import pieces
 from svdjobs.storage.local import BLOB_VERSION, LocalStore
-from svdjobs.storage.store import Readable, Store, try_read_json, write_json
+from svdjobs.storage.objects import try_read_json, write_json
+from svdjobs.storage.store import Readable, Store
 
 _PIECE = 1 << 22
 _PROBES, _PROBE_BYTES = 16, 4096

@@ -11,9 +11,9 @@ from svdjobs.checkpoint.reader import INDEX, PICKLED_INDEX, Checkpoint
 from svdjobs.checkpoint.safetensors_format import OutputTensor
 from svdjobs.checkpoint.writer import index_bytes, layout, open_shard
 from svdjobs.progress import size, track
-from svdjobs.storage.fetch import local_folder, require_room
+from svdjobs.storage.as_files import local_folder, require_room
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import json_bytes, write_bytes
+from svdjobs.storage.objects import json_bytes, write_bytes
 
 _FILE_BYTES = 5_000_000_000
 

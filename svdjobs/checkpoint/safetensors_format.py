@@ -22,7 +22,8 @@ from svdjobs.errors import (
     first_line,
     from_os_error,
 )
-from svdjobs.storage.store import Readable, parsed_json
+from svdjobs.storage.objects import parsed_json
+from svdjobs.storage.store import Readable
 
 # Every dtype of the library with its bits, in the library's own order (safetensors/src/tensor.rs,
 # enum Dtype), which is also the order of tensors in a file, last first.

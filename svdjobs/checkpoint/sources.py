@@ -23,7 +23,8 @@ from svdjobs.errors import (
     first_line,
 )
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import S3, Store, open_store
+from svdjobs.storage.open import open_store
+from svdjobs.storage.store import S3, Store
 
 DEMO = "demo:"
 ADDED = " + "

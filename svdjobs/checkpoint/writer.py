@@ -17,7 +17,8 @@ from svdjobs.checkpoint.safetensors_format import (
 )
 from svdjobs.errors import TensorError
 from svdjobs.records import FileRecord
-from svdjobs.storage.store import Sink, Store, json_bytes
+from svdjobs.storage.objects import json_bytes
+from svdjobs.storage.store import Sink, Store
 
 if TYPE_CHECKING:
     import torch

@@ -112,7 +112,8 @@ def grade(run_folder: str) -> None:
     from svdjobs.config_file import parse_config
     from svdjobs.stages import evaluate_alone, grading, report
     from svdjobs.stages.outputs import RUN_CONFIG
-    from svdjobs.storage.store import open_store, try_read_json
+    from svdjobs.storage.objects import try_read_json
+    from svdjobs.storage.open import open_store
 
     store = open_store(run_folder)
     document = try_read_json(store, RUN_CONFIG)

@@ -61,7 +61,7 @@ class Given(NamedTuple):
 
     def opened(self) -> tuple[SweepConfig, Store]:
         """The config and the store of its run."""
-        from svdjobs.storage.store import open_store
+        from svdjobs.storage.open import open_store
 
         config = self.config()
         store = open_store(config.store_url)

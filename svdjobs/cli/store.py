@@ -40,7 +40,7 @@ def serve(folder: Path, port: int, address: str, access_key: str, secret_key: st
 
     For a laptop and for tests: one disk, no copies. Needs svdjobs[store-server].
     """
-    from svdjobs.storage.server import BUCKET, serving
+    from svdjobs.storage.dev_server import BUCKET, serving
 
     with serving(
         folder, port=port, address=address, access_key=access_key, secret_key=secret_key

@@ -29,7 +29,7 @@ from svdjobs.reporting.gate import plain
 from svdjobs.reporting.job_summary import Finding
 from svdjobs.stages import gate, report
 from svdjobs.stages.bring_back import bring_back
-from svdjobs.storage.store import open_store
+from svdjobs.storage.open import open_store
 
 # A cancelled job is killed a few seconds after it was told (GitHub: 10 s after the first signal:
 # https://docs.github.com/en/actions/reference/workflow-cancellation-reference).

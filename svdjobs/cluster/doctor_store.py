@@ -16,8 +16,10 @@ from svdjobs.cluster.doctor import Check, guarded
 from svdjobs.errors import MissingKeyError, StorageError
 from svdjobs.progress import duration, size
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.s3 import S3Store
-from svdjobs.storage.store import Store, open_store, write_bytes
+from svdjobs.storage.objects import write_bytes
+from svdjobs.storage.open import open_store
+from svdjobs.storage.s3.store import S3Store
+from svdjobs.storage.store import Store
 
 FOLDER = ".svdjobs-doctor"
 # The smallest part S3 takes, so that two parts are few bytes.
@@ -130,7 +132,7 @@ def _conditional(store: Store, key: str) -> Check:
 
 
 def _honours_if_none_match(store: S3Store, key: str) -> bool:
-    from svdjobs.storage.s3_client import client, failures, is_taken
+    from svdjobs.storage.s3.client import client, failures, is_taken
 
     name = f"{store.prefix}/{key}".lstrip("/")
     try:
@@ -164,7 +166,7 @@ def _multipart(store: Store, key: str) -> Check:
 def _clock(store: Store) -> Check:
     if not isinstance(store, S3Store):
         return Check("store: clock", "ok", "a folder's clock is this machine's")
-    from svdjobs.storage.s3_client import as_ours, client, failures
+    from svdjobs.storage.s3.client import as_ours, client, failures
 
     try:
         answer = client().list_objects_v2(Bucket=store.bucket, MaxKeys=1)

@@ -17,7 +17,8 @@ from svdjobs.cluster.tree import RUN_LABEL, parameters
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import overridden, read_config, read_text
 from svdjobs.errors import ConfigError, RefusedError
-from svdjobs.storage.store import S3, open_store
+from svdjobs.storage.open import open_store
+from svdjobs.storage.store import S3
 
 DEFAULT_FILE = Path("workflows/sweep.yaml")
 SUBMISSION_LABEL = "svdjobs.io/submission"

@@ -19,7 +19,8 @@ from svdjobs.evaluation.benchmarks import LOCAL_SUFFIXES, PACKAGE, find, near
 from svdjobs.evaluation.hub_sets import read_hub
 from svdjobs.fingerprint import fingerprint
 from svdjobs.records import Problem
-from svdjobs.storage.store import S3, open_store
+from svdjobs.storage.open import open_store
+from svdjobs.storage.store import S3
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _INTEGER = re.compile(r"([+-]?)0*([0-9]+)(?:\.0+)?(?:\s*\^\s*(?:\\circ|\{\s*\\circ\s*\}))?")

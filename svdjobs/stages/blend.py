@@ -47,7 +47,8 @@ from svdjobs.stages.blended import (
 )
 from svdjobs.stages.outputs import Output, begin, find_manifest, read_finished
 from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
-from svdjobs.storage.store import Store, record_in, write_bytes, write_json
+from svdjobs.storage.objects import record_in, write_bytes, write_json
+from svdjobs.storage.store import Store
 
 if TYPE_CHECKING:
     import torch

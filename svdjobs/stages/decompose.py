@@ -32,7 +32,8 @@ from svdjobs.progress import Advance, say, track
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
 from svdjobs.stages import cost, graph, units
 from svdjobs.stages.outputs import Output, begin, read_finished, require
-from svdjobs.storage.store import Store, record_in, write_json
+from svdjobs.storage.objects import record_in, write_json
+from svdjobs.storage.store import Store
 
 if TYPE_CHECKING:
     import torch

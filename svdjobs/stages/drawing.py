@@ -9,7 +9,7 @@ from svdjobs.evaluation.requests import Engine, Request
 from svdjobs.progress import track
 from svdjobs.records import Completion
 from svdjobs.stages.outputs import Output
-from svdjobs.storage.store import record_in, try_read_json, write_lines
+from svdjobs.storage.objects import record_in, try_read_json, write_lines
 
 COMPLETIONS = "completions.jsonl"
 JOURNAL = "completions.journal"

@@ -8,7 +8,8 @@ from svdjobs.progress import say, size
 from svdjobs.stages import graph
 from svdjobs.stages.outputs import MANIFEST, find_manifest, require
 from svdjobs.stages.weights import WEIGHTS
-from svdjobs.storage.store import Store, write_json
+from svdjobs.storage.objects import write_json
+from svdjobs.storage.store import Store
 
 STAGE = "drop-weights"
 

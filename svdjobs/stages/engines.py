@@ -20,7 +20,8 @@ from svdjobs.stages import graph
 from svdjobs.stages.blend import shard_records
 from svdjobs.stages.weights import is_written, weights_of
 from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
-from svdjobs.storage.store import Store, try_read_json
+from svdjobs.storage.objects import try_read_json
+from svdjobs.storage.store import Store
 
 # Keys of a config that do not change what its weights compute.
 NAMES_AND_DTYPES = {

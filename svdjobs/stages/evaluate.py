@@ -29,7 +29,8 @@ from svdjobs.stages.outputs import (
     read_finished,
     readable_manifest,
 )
-from svdjobs.storage.store import Store, clear, write_lines
+from svdjobs.storage.objects import clear, write_lines
+from svdjobs.storage.store import Store
 
 
 def run(

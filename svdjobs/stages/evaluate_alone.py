@@ -16,7 +16,9 @@ from svdjobs.stages import evaluate, graph
 from svdjobs.stages.grading import load_summary
 from svdjobs.stages.outputs import read_finished
 from svdjobs.stages.standalone import checkpoint_name
-from svdjobs.storage.store import Store, open_store, write_json
+from svdjobs.storage.objects import write_json
+from svdjobs.storage.open import open_store
+from svdjobs.storage.store import Store
 
 RESULTS = Path("gen_results")
 

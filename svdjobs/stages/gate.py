@@ -28,7 +28,9 @@ from svdjobs.stages.outputs import (
 from svdjobs.statistics import below_p, compare, holm, passing_margin, problems_needed
 from svdjobs.statistics.intervals import ROUNDING
 from svdjobs.statistics.intervals import differences as paired
-from svdjobs.storage.store import Store, open_store, record_in
+from svdjobs.storage.objects import record_in
+from svdjobs.storage.open import open_store
+from svdjobs.storage.store import Store
 
 STAGE = "gate"
 VERSION = "2"

@@ -12,7 +12,8 @@ from svdjobs.records import Completion, Manifest, Outcome, Summary
 from svdjobs.stages import graph
 from svdjobs.stages.drawing import COMPLETIONS, ENGINE, completions_in
 from svdjobs.stages.outputs import Output, find_manifest, read_finished
-from svdjobs.storage.store import Store, read_json, record_in, write_lines
+from svdjobs.storage.objects import read_json, record_in, write_lines
+from svdjobs.storage.store import Store
 
 # An answer that equals no gold as text, number or choice, so that both have to be read.
 PROBE = r"\boxed{x_{7}+98765}"

@@ -8,7 +8,8 @@ from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
 from svdjobs.records import Plan
 from svdjobs.stages.outputs import check_run, find_manifest, read_finished, require
-from svdjobs.storage.store import Store, record_in
+from svdjobs.storage.objects import record_in
+from svdjobs.storage.store import Store
 
 PLAN_PREFIX = "plan"
 CHECKPOINTS = "checkpoints"

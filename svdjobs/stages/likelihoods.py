@@ -14,7 +14,8 @@ from svdjobs.records import Likelihood, Manifest
 from svdjobs.stages import graph
 from svdjobs.stages.drawing import COMPLETIONS, completions_in
 from svdjobs.stages.outputs import begin, find_manifest, read_finished, readable_manifest
-from svdjobs.storage.store import Store, record_in, write_lines
+from svdjobs.storage.objects import record_in, write_lines
+from svdjobs.storage.store import Store
 
 VERSION = "1"
 ROWS = "likelihoods.jsonl"

@@ -24,19 +24,18 @@ from svdjobs.fingerprint import fingerprint
 from svdjobs.progress import say
 from svdjobs.provenance import versions
 from svdjobs.records import FileRecord, Manifest
-from svdjobs.storage.fetch import read_checked
+from svdjobs.storage.as_files import read_checked
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import (
-    Store,
+from svdjobs.storage.objects import (
     clear,
     json_bytes,
     read_json,
     record_in,
-    record_of,
     try_read_json,
     write_bytes,
     write_json,
 )
+from svdjobs.storage.store import Store, record_of
 
 MANIFEST = "manifest.json"
 IN_PROGRESS = "in-progress.json"

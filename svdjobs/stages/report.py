@@ -28,7 +28,8 @@ from svdjobs.stages.decompose import Factors
 from svdjobs.stages.evaluate import current_results
 from svdjobs.stages.grading import load_summary
 from svdjobs.stages.outputs import begin, content_print, readable_manifest
-from svdjobs.storage.store import Store, write_lines
+from svdjobs.storage.objects import write_lines
+from svdjobs.storage.store import Store
 
 STAGE = "report"
 VERSION = "5"

@@ -19,7 +19,8 @@ from svdjobs.records import Manifest, RotationRow
 from svdjobs.stages import cost, graph
 from svdjobs.stages.decompose import Factors
 from svdjobs.stages.outputs import begin, read_finished, require
-from svdjobs.storage.store import Store, record_in, write_lines
+from svdjobs.storage.objects import record_in, write_lines
+from svdjobs.storage.store import Store
 
 if TYPE_CHECKING:
     from svdjobs.kernels.rotation import Bases

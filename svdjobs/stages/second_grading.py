@@ -13,7 +13,8 @@ from svdjobs.records import Agreement, Disagreement, Grade, Manifest, Outcome, S
 from svdjobs.stages import graph
 from svdjobs.stages.drawing import COMPLETIONS, completions_in
 from svdjobs.stages.outputs import begin, read_finished, readable_manifest
-from svdjobs.storage.store import Store, record_in, write_lines
+from svdjobs.storage.objects import record_in, write_lines
+from svdjobs.storage.store import Store
 
 VERSION = "1"
 ROWS = "second_grades.jsonl"

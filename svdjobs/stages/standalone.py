@@ -18,7 +18,9 @@ from svdjobs.stages import cost, graph
 from svdjobs.stages.blend import pickled
 from svdjobs.stages.decompose import Factors, decompose_checkpoint
 from svdjobs.stages.outputs import find_manifest
-from svdjobs.storage.store import Store, open_store, write_bytes
+from svdjobs.storage.objects import write_bytes
+from svdjobs.storage.open import open_store
+from svdjobs.storage.store import Store
 
 if TYPE_CHECKING:
     import torch

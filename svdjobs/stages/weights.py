@@ -18,7 +18,7 @@ from svdjobs.evaluation.requests import Weights
 from svdjobs.stages import graph
 from svdjobs.stages.blended import open_sources, tensors_at
 from svdjobs.stages.outputs import find_manifest, require
-from svdjobs.storage.fetch import local_folder
+from svdjobs.storage.as_files import local_folder
 from svdjobs.storage.store import Store
 
 if TYPE_CHECKING:

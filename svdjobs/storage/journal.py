@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from svdjobs.errors import MissingKeyError, UnavailableError
-from svdjobs.storage.store import Store, write_bytes
+from svdjobs.storage.objects import write_bytes
+from svdjobs.storage.store import Store
 
 FLUSH_SECONDS = 5.0
 # After so long without the store, going on would only add to what a kill loses.

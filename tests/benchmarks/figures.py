@@ -24,7 +24,7 @@ import click
 
 from svdjobs.config_file import load_config
 from svdjobs.provenance import cores, hardware
-from svdjobs.storage.server import serving
+from svdjobs.storage.dev_server import serving
 from tests.benchmarks import sweep
 
 ROOT = Path(__file__).parents[2]

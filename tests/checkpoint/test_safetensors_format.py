@@ -14,7 +14,7 @@ from svdjobs.checkpoint.safetensors_format import OutputTensor, file_order, read
 from svdjobs.checkpoint.writer import Shard, open_shard
 from svdjobs.errors import CheckpointError, TensorError
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import write_bytes
+from svdjobs.storage.objects import write_bytes
 
 CONTENT = {
     "b.weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),

@@ -16,9 +16,11 @@ import yaml
 
 from svdjobs import local
 from svdjobs.config_file import read_config
-from svdjobs.storage.s3 import S3Store
-from svdjobs.storage.server import S3Server
-from svdjobs.storage.store import Store, open_store, read_json, write_bytes
+from svdjobs.storage.dev_server import S3Server
+from svdjobs.storage.objects import read_json, write_bytes
+from svdjobs.storage.open import open_store
+from svdjobs.storage.s3.store import S3Store
+from svdjobs.storage.store import Store
 from tests.cluster.interpreter import run_workflow
 from tests.cluster.pods import EVICTED, Pod
 from tests.cluster.run_tree import Node, Run

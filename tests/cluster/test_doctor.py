@@ -14,7 +14,7 @@ from svdjobs.cluster.doctor import Check, all_well, guarded, plain_lines, summar
 from svdjobs.cluster.doctor_cluster import Needs, check_cluster, gpu_checks
 from svdjobs.errors import StorageError
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.s3 import S3Store
+from svdjobs.storage.s3.store import S3Store
 from svdjobs.storage.store import Store
 from tests.cluster.api_server import Answer, Body, answering, status
 from tests.storage.s3_server import bucket, client_of, open_uploads, s3_environment, s3_server

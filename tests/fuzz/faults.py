@@ -26,8 +26,9 @@ from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
 from svdjobs.errors import EXIT_INFRASTRUCTURE, EXIT_TRY_AGAIN, exit_code
-from svdjobs.storage.server import BUCKET, serving
-from svdjobs.storage.store import Store, open_store
+from svdjobs.storage.dev_server import BUCKET, serving
+from svdjobs.storage.open import open_store
+from svdjobs.storage.store import Store
 from tests.checkpoints import PROBLEMS, make_checkpoint
 from tests.stages import kill_child
 from tests.storage.proxy import Kind, Proxy, Traffic, harming

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from svdjobs.storage.server import S3Server, serving
+from svdjobs.storage.dev_server import S3Server, serving
 from tests.cluster_script import SCRIPT
 from tests.live import node_image, site
 from tests.live.faults import Server

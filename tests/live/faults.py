@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from svdjobs.cluster import workflow
 from svdjobs.cluster.settings import ClusterSettings, load_settings
 from svdjobs.errors import RefusedError
-from svdjobs.storage.s3 import S3Store
-from svdjobs.storage.server import BUCKET, S3Server, serving
+from svdjobs.storage.dev_server import BUCKET, S3Server, serving
+from svdjobs.storage.s3.store import S3Store
 from svdjobs.storage.store import Store
 from tests.live.namespaces import Document, Namespace, ended
 from tests.live.processes import Process

@@ -14,8 +14,9 @@ import yaml
 
 from svdjobs.cluster.api import ARGO, Cluster, connect
 from svdjobs.errors import RefusedError
-from svdjobs.storage.server import BUCKET, S3Server
-from svdjobs.storage.store import Store, open_store
+from svdjobs.storage.dev_server import BUCKET, S3Server
+from svdjobs.storage.open import open_store
+from svdjobs.storage.store import Store
 from tests.live.site import Site
 from tests.waiting import until
 

@@ -7,7 +7,8 @@ import re
 import sys
 from pathlib import Path
 
-from svdjobs.storage.store import Store, open_store
+from svdjobs.storage.open import open_store
+from svdjobs.storage.store import Store
 from tests.images.build import COMMIT
 from tests.images.parsed import ROOT
 from tests.live.namespaces import BESIDE

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from svdjobs.storage.server import S3Server
-from svdjobs.storage.store import write_bytes
+from svdjobs.storage.dev_server import S3Server
+from svdjobs.storage.objects import write_bytes
 from tests.live.faults import SWEEP, all_closed, attempts, exited, times
 from tests.live.namespaces import Namespace, phases
 from tests.live.sweeps import WORKFLOW

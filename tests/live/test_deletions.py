@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from svdjobs.storage.server import S3Server
+from svdjobs.storage.dev_server import S3Server
 from tests.live.faults import SWEEP, Deletions, all_closed, attempts, follow, once, sweep
 from tests.live.namespaces import Namespace
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from svdjobs.cluster.settings import load_settings
-from svdjobs.storage.store import write_bytes
+from svdjobs.storage.objects import write_bytes
 from tests.images.parsed import ROOT
 from tests.live.namespaces import Document, Namespace, manifests
 from tests.live.site import Site

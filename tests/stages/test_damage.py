@@ -15,11 +15,11 @@ from svdjobs.config import SweepConfig
 from svdjobs.errors import DamagedError, IncompleteError, StorageError, exit_code
 from svdjobs.stages import blend, evaluate, grading, outputs, report
 from svdjobs.stages.decompose import Factors
-from svdjobs.storage import s3_client, s3_download
+from svdjobs.storage.dev_server import BUCKET, S3Server
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.s3 import S3Store
-from svdjobs.storage.server import BUCKET, S3Server
-from svdjobs.storage.store import clear, write_bytes, write_json
+from svdjobs.storage.objects import clear, write_bytes, write_json
+from svdjobs.storage.s3 import client, download
+from svdjobs.storage.s3.store import S3Store
 from tests.forked import run
 from tests.storage.proxy import FOREVER, Fault, Kind, Proxy, harming
 
@@ -172,7 +172,7 @@ def test_what_a_store_refuses_while_factors_are_read_is_no_wrong_use(
     kind: Kind, code: int,
 ) -> None:  # fmt: skip
     for name in ("ROUNDS", "BODY_ATTEMPTS"):
-        monkeypatch.setattr(s3_client if name == "ROUNDS" else s3_download, name, 1)
+        monkeypatch.setattr(client if name == "ROUNDS" else download, name, 1)
     here, there = LocalStore(swept.store_url), S3Store(BUCKET, s3_prefix)
     for key in here.keys("factors/after"):
         write_bytes(there, key, bytes(here.read(key)))

@@ -11,7 +11,7 @@ from svdjobs.errors import IncompleteError
 from svdjobs.stages import blend, decompose, drop_weights, evaluate, plan, report
 from svdjobs.stages.weights import is_written
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import clear
+from svdjobs.storage.objects import clear
 
 MakeConfig = Callable[..., SweepConfig]
 

@@ -16,7 +16,7 @@ from svdjobs.stages.outputs import Output, begin, find_manifest, read_finished
 from svdjobs.storage.journal import appending
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.memory import MemoryStore
-from svdjobs.storage.store import write_bytes
+from svdjobs.storage.objects import write_bytes
 
 MakeConfig = Callable[..., SweepConfig]
 ORDERS = [

@@ -16,7 +16,7 @@ from svdjobs.records import Completion, Outcome
 from svdjobs.stages import evaluate, graph, report, second_grading
 from svdjobs.stages.outputs import begin
 from svdjobs.storage.local import LocalStore
-from svdjobs.storage.store import write_lines
+from svdjobs.storage.objects import write_lines
 
 
 def completion(idx: int, text: str) -> Completion:

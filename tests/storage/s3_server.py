@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from svdjobs.storage.s3 import S3Store
-from svdjobs.storage.server import S3Server, serving
+from svdjobs.storage.dev_server import S3Server, serving
+from svdjobs.storage.s3.store import S3Store
 
 
 @pytest.fixture(scope="session")

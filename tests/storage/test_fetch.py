@@ -20,12 +20,13 @@ from svdjobs.demo import CHECKPOINTS
 from svdjobs.errors import BenchmarkError, CheckpointError, MissingKeyError, StorageError
 from svdjobs.evaluation.problems import load_benchmark
 from svdjobs.records import FileRecord, Manifest
-from svdjobs.storage.fetch import local_folder, read_checked
+from svdjobs.storage.as_files import local_folder, read_checked
+from svdjobs.storage.dev_server import BUCKET, S3Server
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.memory import MemoryStore
-from svdjobs.storage.s3 import S3Store
-from svdjobs.storage.server import BUCKET, S3Server
-from svdjobs.storage.store import Store, write_bytes, write_json
+from svdjobs.storage.objects import write_bytes, write_json
+from svdjobs.storage.s3.store import S3Store
+from svdjobs.storage.store import Store
 from tests.storage.proxy import harming
 
 DATA = random.Random(2).randbytes((33 << 20) + 5)  # three pieces

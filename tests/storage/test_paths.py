@@ -14,10 +14,11 @@ import pytest
 from svdjobs.errors import DamagedError, MissingKeyError, StorageError, exit_code
 from svdjobs.records import FileRecord
 from svdjobs.stages import bring_back, outputs
-from svdjobs.storage.fetch import local_folder
+from svdjobs.storage.as_files import local_folder
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.memory import MemoryStore
-from svdjobs.storage.store import Store, clear, write_bytes
+from svdjobs.storage.objects import clear, write_bytes
+from svdjobs.storage.store import Store
 
 HOSTILE = [
     "../x", "/etc/x", "a/../../x", "a//b", "a/", "", ".", "./a", "a\\b", "..\\x", "a\nb", "a\0b",

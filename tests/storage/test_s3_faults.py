@@ -26,10 +26,12 @@ from svdjobs.errors import (
     UnavailableError,
     exit_code,
 )
-from svdjobs.storage import s3, s3_client, s3_download, s3_upload
-from svdjobs.storage.s3 import S3Store
-from svdjobs.storage.server import BUCKET, S3Server
-from svdjobs.storage.store import open_store, read_json, try_read_json, write_bytes
+from svdjobs.storage.dev_server import BUCKET, S3Server
+from svdjobs.storage.objects import read_json, try_read_json, write_bytes
+from svdjobs.storage.open import open_store
+from svdjobs.storage.s3 import client, download, upload
+from svdjobs.storage.s3 import store as s3_store
+from svdjobs.storage.s3.store import S3Store
 from tests.storage.proxy import FOREVER, Fault, Kind, Proxy, harming
 from tests.storage.s3_server import client_of, delete_bucket, open_uploads, uploaded_parts
 from tests.waiting import until
@@ -52,14 +54,14 @@ def store(s3_prefix: str, proxy: Proxy) -> S3Store:
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (s3_client, s3_download):
+    for module in (client, download):
         monkeypatch.setattr(module, "pause", lambda number: time.sleep(0.01))
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what never gets better."""
-    monkeypatch.setattr(s3_client, "ROUNDS", 2)
+    monkeypatch.setattr(client, "ROUNDS", 2)
 
 
 @contextmanager
@@ -110,12 +112,12 @@ def test_put_new_knows_its_own_write_again(store: S3Store, proxy: Proxy, kind: K
 
 
 def test_put_new_without_conditional_writes(store: S3Store, proxy: Proxy) -> None:
-    s3._conditional.clear()
+    s3_store._conditional.clear()
     proxy.traffic.faults = [Fault("501", "PUT", "If-None-Match", FOREVER)]
     assert store.put_new("new", b"first")
     assert not store.put_new("new", b"second")
     assert store.read("new") == b"first"
-    asked = [request for request in proxy.traffic.requests if s3.PROBE in request]
+    asked = [request for request in proxy.traffic.requests if s3_store.PROBE in request]
     assert [request.split()[0] for request in asked] == ["PUT", "DELETE"]  # once, and cleared away
     assert store.keys("") == ["new"]
 
@@ -169,7 +171,7 @@ def test_interrupted_upload_leaves_nothing(
 
 CHILD = """
 import signal, sys, time
-from svdjobs.storage.s3 import S3Store
+from svdjobs.storage.s3.store import S3Store
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 with S3Store("svdjobs", sys.argv[1], part_bytes=5 << 20).sink("large") as sink:
@@ -272,8 +274,8 @@ def test_client_settings(
         monkeypatch.delenv(name)
     if endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv(s3_client.ADDRESSING, asked)
-    made = s3_client.client()
+    monkeypatch.setenv(client.ADDRESSING, asked)
+    made = client.client()
     config = made.meta.config
     assert config.s3["addressing_style"] == style
     assert config.request_checksum_calculation == "when_required"
@@ -281,7 +283,7 @@ def test_client_settings(
     assert config.retries["mode"] == "adaptive"
     assert config.max_pool_connections == 50
     assert made.meta.region_name == "us-east-1"
-    assert s3_client.client() is made
+    assert client.client() is made
 
 
 CAUSES: list[tuple[Kind, type[StorageError], str]] = [
@@ -340,7 +342,7 @@ def test_replaced_while_being_read(store: S3Store, proxy: Proxy, s3_server: S3Se
     head = place.once("head_object")
     client_of(s3_server).put_object(Bucket=store.bucket, Key=place.name, Body=b"y" * len(data))
     with pytest.raises(UnavailableError, match="replaced by another writer"):
-        s3_download.fill(place, memoryview(bytearray(8)), 0, head["ETag"], None)
+        download.fill(place, memoryview(bytearray(8)), 0, head["ETag"], None)
 
 
 def test_many_uploads_at_once_share_a_bound_on_memory(
@@ -349,8 +351,8 @@ def test_many_uploads_at_once_share_a_bound_on_memory(
     """Eight objects side by side, as a blend writes its alphas: two budgets and a bit, not eight
     objects."""
     budget = 24 << 20
-    monkeypatch.setattr(s3_upload, "BUDGET", s3_upload.Budget(budget))
-    monkeypatch.setattr(s3_upload, "SMALLEST_PART_BYTES", PART)
+    monkeypatch.setattr(upload, "BUDGET", upload.Budget(budget))
+    monkeypatch.setattr(upload, "SMALLEST_PART_BYTES", PART)
     store, piece = S3Store(BUCKET, s3_prefix), bytes(1 << 20)
     write_bytes(store, "warm", piece)
     tracemalloc.start()
@@ -361,8 +363,8 @@ def test_many_uploads_at_once_share_a_bound_on_memory(
         tracemalloc.stop()
     assert peak < 8 * PART * 1.13 + budget + (8 << 20)  # gathered (bytearrays grow ahead), sent
     assert {store.size(f"{number}") for number in range(8)} == {24 << 20}
-    assert (s3_upload.BUDGET._reserved, s3_upload.BUDGET._undecided) == (0, 0)
-    assert s3_upload.BUDGET._travelling == 0
+    assert (upload.BUDGET._reserved, upload.BUDGET._undecided) == (0, 0)
+    assert upload.BUDGET._travelling == 0
 
 
 def with_sinks(store: S3Store, piece: bytes, *, count: int, pieces: int) -> None:
@@ -376,8 +378,7 @@ def with_sinks(store: S3Store, piece: bytes, *, count: int, pieces: int) -> None
 def test_part_sizes_reach_far_enough() -> None:
     """Within 10,000 parts the smallest part size makes half a terabyte."""
     sizes = [
-        s3_upload.SMALLEST_PART_BYTES << (number // s3_upload.PARTS_PER_SIZE)
-        for number in range(10_000)
+        upload.SMALLEST_PART_BYTES << (number // upload.PARTS_PER_SIZE) for number in range(10_000)
     ]
     assert sum(sizes) > 500e9
     assert max(sizes) <= 5 << 30

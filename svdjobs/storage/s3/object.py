@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from svdjobs.errors import StorageError
-from svdjobs.storage.s3_client import (
+from svdjobs.storage.s3.client import (
     UNNAMED,
     as_ours,
     code_of,

@@ -21,8 +21,8 @@ from typing import Any
 from svdjobs.errors import StorageError
 from svdjobs.provenance import memory_limit_bytes
 from svdjobs.records import FileRecord
-from svdjobs.storage.s3_client import as_ours, code_of, failures
-from svdjobs.storage.s3_place import Place, threads
+from svdjobs.storage.s3.client import as_ours, code_of, failures
+from svdjobs.storage.s3.object import Place, threads
 from svdjobs.storage.store import Hashing
 
 MIB = 1 << 20

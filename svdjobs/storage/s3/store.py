@@ -11,9 +11,9 @@ from functools import cached_property, partial
 from typing import Any
 
 from svdjobs.errors import MissingKeyError, StorageError
-from svdjobs.storage import s3_download
 from svdjobs.storage.journal import SUFFIX, GatheringJournal, appending, parts
-from svdjobs.storage.s3_client import (
+from svdjobs.storage.s3 import download
+from svdjobs.storage.s3.client import (
     as_ours,
     client,
     code_of,
@@ -22,8 +22,8 @@ from svdjobs.storage.s3_client import (
     no_store,
     persistently,
 )
-from svdjobs.storage.s3_place import Place
-from svdjobs.storage.s3_upload import PART_BYTES, S3Sink
+from svdjobs.storage.s3.object import Place
+from svdjobs.storage.s3.upload import PART_BYTES, S3Sink
 
 # Objects that come and go while a store is tried out; never keys.
 PROBE = ".svdjobs-probe-"
@@ -68,7 +68,7 @@ class S3Store:
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
         """The bytes [start, end) of an object; long ranges by several threads."""
-        return s3_download.read(self._place(key), start, end)
+        return download.read(self._place(key), start, end)
 
     def exists(self, key: str) -> bool:
         """Whether an object is there."""
