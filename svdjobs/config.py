@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from svdjobs.evaluation.benchmarks import complete
+from svdjobs.benchmarks import complete
 from svdjobs.settings import Settings, read_as
 
 StorageDtype = Literal["float32", "bfloat16", "float16"]
@@ -61,7 +61,7 @@ class BlendConfig(Settings):
 class BenchmarkConfig(Settings):
     """One set of problems with reference answers; a plain string is the name of a known one.
 
-    Known: `svdjobs/evaluation/benchmarks.py`. What is known fills the keys that are not given.
+    Known: `svdjobs/benchmarks.py`. What is known fills the keys that are not given.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -20,8 +20,8 @@ LAYERS = [
         "errors",
         "records",
         "fingerprint",
-        "evaluation.benchmarks",
-    ],  # the registry is data, known to the config
+        "benchmarks",
+    ],
     ["settings", "config", "config_file", "provenance", "progress", "parallel", "deadline"],
     ["statistics"],
     ["kernels", "storage"],

@@ -18,7 +18,7 @@ from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 from svdjobs.demo import prompt_of
 from svdjobs.demo.model import Batch, draw_completions, encode, log_probabilities, texts_of
 from svdjobs.demo.problems import Problem, training_problems, write_demonstration
-from svdjobs.evaluation.grading import grade_completion
+from svdjobs.evaluation.grading.rule import grade_completion
 from svdjobs.records import Outcome
 
 _MAX_GRADIENT_NORM: Final = 1.0

@@ -10,7 +10,7 @@ from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from svdjobs.demo import prompt_of
 from svdjobs.demo.model import draw_completions, texts_of
-from svdjobs.evaluation.grading import grade_completion
+from svdjobs.evaluation.grading.rule import grade_completion
 from svdjobs.records import Outcome
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from svdjobs.errors import EvaluationError
-from svdjobs.evaluation.worker_process import KEPT_VARIABLES
+from svdjobs.evaluation.grading.worker_process import KEPT_VARIABLES
 
 SECONDS = 10
 """Of computing, for all prompts of a benchmark; usual templates take a thousandth of a second

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TypedDict
 
-from svdjobs.evaluation.workers import GradingPool
+from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.records import Completion, Grade, Outcome
 
 CORRECT = 1.0

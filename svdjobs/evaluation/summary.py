@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from svdjobs.config import EvaluateConfig
-from svdjobs.evaluation.problems import Benchmark
+from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.records import Completion, Grade, Interval, Outcome, Summary
 from svdjobs.statistics import avg_at_n, maj_at_k, pass_at_k
 

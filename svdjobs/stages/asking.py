@@ -14,10 +14,10 @@ from svdjobs.checkpoint.selection import embedding_rows
 from svdjobs.checkpoint.sources import open_checkpoint, open_headers
 from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig
 from svdjobs.errors import CheckpointError, IncompleteError
-from svdjobs.evaluation.problems import Benchmark, load_benchmark
+from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
+from svdjobs.evaluation.engines.protocol import Engine
+from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.evaluation.prompts import Prompt, check_room, load_tokenizer, make_prompts
-from svdjobs.evaluation.requests import Engine
-from svdjobs.evaluation.workers import GradingPool
 from svdjobs.fingerprint import derived_seed
 from svdjobs.records import Manifest
 from svdjobs.stages import engines, fleet, graph, likelihoods, second_grading

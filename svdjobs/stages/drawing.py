@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from svdjobs.evaluation.requests import Engine, Request
+from svdjobs.evaluation.engines.protocol import Engine, Request
 from svdjobs.progress import track
 from svdjobs.records import Completion
 from svdjobs.stages.outputs import Output

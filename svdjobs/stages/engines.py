@@ -13,7 +13,7 @@ from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import EvaluateConfig, SweepConfig, alpha_id
 from svdjobs.errors import ConfigError, EvaluationError
 from svdjobs.evaluation.engines.device import refuse_idle_gpus, vllm_uses_gpus
-from svdjobs.evaluation.requests import Engine, Weights
+from svdjobs.evaluation.engines.protocol import Engine, Weights
 from svdjobs.progress import say
 from svdjobs.records import BlendRecord
 from svdjobs.stages import graph

@@ -13,9 +13,9 @@ from typing import Any
 from svdjobs.checkpoint.sources import open_headers
 from svdjobs.config import REPEAT_ID, SweepConfig
 from svdjobs.errors import IncompleteError, MissingKeyError
-from svdjobs.evaluation.problems import Benchmark, load_benchmark
+from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
+from svdjobs.evaluation.engines.protocol import make_requests
 from svdjobs.evaluation.prompts import prompts_sha256
-from svdjobs.evaluation.requests import make_requests
 from svdjobs.records import Completion, Manifest
 from svdjobs.stages import engines, fleet, graph, units
 from svdjobs.stages.asking import Work, identities, opened, seed_of, settings_of

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import BenchmarkError, IncompleteError
-from svdjobs.evaluation.problems import Benchmark, load_benchmark
+from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
+from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.evaluation.summary import details, summarise
-from svdjobs.evaluation.workers import GradingPool
 from svdjobs.progress import say
 from svdjobs.records import Completion, Manifest, Outcome, Summary
 from svdjobs.stages import graph

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from svdjobs.config import REPEAT_ID
-from svdjobs.evaluation.problems import Benchmark
+from svdjobs.evaluation.benchmarks.load import Benchmark
+from svdjobs.evaluation.engines.protocol import Engine, Trace
 from svdjobs.evaluation.prompts import Prompt
-from svdjobs.evaluation.requests import Engine, Trace
 from svdjobs.progress import track
 from svdjobs.records import Likelihood, Manifest
 from svdjobs.stages import graph

@@ -11,8 +11,8 @@ from svdjobs.checkpoint.selection import embedding_rows
 from svdjobs.checkpoint.sources import open_headers
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import CheckpointError
-from svdjobs.evaluation.engines.stop import stop_tokens
-from svdjobs.evaluation.problems import Benchmark, load_benchmark
+from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
+from svdjobs.evaluation.engines.stop_tokens import stop_tokens
 from svdjobs.evaluation.tokenizers import differences, misread, unshared
 from svdjobs.reporting.foreseen import lacks
 from svdjobs.stages import asking, graph

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from svdjobs import escape
 from svdjobs.config import SweepConfig
-from svdjobs.evaluation.problems import load_benchmark
+from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.provenance import versions
 from svdjobs.records import (
     Agreement,

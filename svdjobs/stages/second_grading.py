@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from svdjobs.evaluation.problems import Benchmark
-from svdjobs.evaluation.workers import GradingPool
+from svdjobs.evaluation.benchmarks.load import Benchmark
+from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.progress import track
 from svdjobs.provenance import versions
 from svdjobs.records import Agreement, Disagreement, Grade, Manifest, Outcome, SecondGrade

@@ -14,7 +14,7 @@ from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
-from svdjobs.evaluation.requests import Weights
+from svdjobs.evaluation.engines.protocol import Weights
 from svdjobs.stages import graph
 from svdjobs.stages.blended import open_sources, tensors_at
 from svdjobs.stages.outputs import find_manifest, require

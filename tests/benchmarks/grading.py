@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from svdjobs.evaluation.workers import GradingPool
+from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.records import Completion, Grade
 from tests.benchmarks.evaluation import noted
 from tests.evaluation.problem_set import Row, problem_set

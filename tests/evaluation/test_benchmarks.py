@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from svdjobs.benchmarks import KNOWN, KnownBenchmark, complete, find
 from svdjobs.config import BenchmarkConfig, EvaluateConfig
 from svdjobs.config_file import parse_config
 from svdjobs.errors import BenchmarkError, ConfigError, StorageError, exit_code
-from svdjobs.evaluation.benchmarks import KNOWN, KnownBenchmark, complete, find
-from svdjobs.evaluation.problems import load_benchmark
+from svdjobs.evaluation.benchmarks.load import load_benchmark
 from tests.evaluation.problem_set import integers, problem_set
 
 HUB = [known for known in KNOWN if known.revision]
@@ -325,7 +325,7 @@ def test_offline_variables_are_honoured(variable: str, tmp_path: Path) -> None:
     snapshot(tmp_path / "hub", "owner/own", "a" * 40, "test", [{"problem": "p", "answer": 7.0}])
     code = (
         "from svdjobs.config import BenchmarkConfig\n"
-        "from svdjobs.evaluation.problems import load_benchmark\n"
+        "from svdjobs.evaluation.benchmarks.load import load_benchmark\n"
         "from svdjobs.errors import StorageError\n"
         "print(load_benchmark(BenchmarkConfig(name='own', data='owner/own')).problems[0].gold)\n"
         "try: load_benchmark(BenchmarkConfig(name='aime-2025'))\n"

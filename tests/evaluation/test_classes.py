@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from svdjobs.evaluation.classes import MAX_COMPARISONS, assign_classes
-from svdjobs.evaluation.questions import ClassQuestion
+from svdjobs.evaluation.grading.answer_classes import MAX_COMPARISONS, assign_classes
+from svdjobs.evaluation.grading.worker_messages import ClassQuestion
 
 
 @pytest.mark.parametrize(

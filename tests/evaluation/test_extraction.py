@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from svdjobs.evaluation.extraction import find_answer
+from svdjobs.evaluation.answers.extraction import find_answer
 
 
 @pytest.mark.parametrize(

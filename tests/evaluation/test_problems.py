@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from svdjobs.config import BenchmarkConfig
 from svdjobs.errors import BenchmarkError
-from svdjobs.evaluation.problems import load_benchmark, normalise_gold
+from svdjobs.evaluation.benchmarks.load import load_benchmark, normalise_gold
 
 
 def write(path: Path, *rows: object) -> BenchmarkConfig:

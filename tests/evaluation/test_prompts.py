@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from svdjobs.demo import prompt_of
 from svdjobs.errors import BenchmarkError, CheckpointError
 from svdjobs.evaluation import chat_template
+from svdjobs.evaluation.engines.protocol import make_requests
 from svdjobs.evaluation.prompts import (
     PLAIN_PROMPT,
     Prompt,
@@ -24,7 +25,6 @@ from svdjobs.evaluation.prompts import (
     make_prompts,
     prompts_sha256,
 )
-from svdjobs.evaluation.requests import make_requests
 from svdjobs.records import Problem
 
 CHAT = (

@@ -11,9 +11,9 @@ from scipy.stats import chisquare
 
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import BenchmarkError, CheckpointError, EvaluationError
+from svdjobs.evaluation.engines.protocol import Request, Trace, Weights, make_requests
 from svdjobs.evaluation.engines.transformers import TransformersEngine, inverse_cdf
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts
-from svdjobs.evaluation.requests import Request, Trace, Weights, make_requests
 from svdjobs.records import Completion, Problem
 from tests.checkpoints import tensors, tokenizer
 

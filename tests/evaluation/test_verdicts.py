@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from svdjobs.evaluation.grading import grade_answer, is_readable
+from svdjobs.evaluation.grading.rule import grade_answer, is_readable
 from svdjobs.records import Outcome
 
 Pairs = list[tuple[str, str]]

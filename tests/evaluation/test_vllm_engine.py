@@ -20,8 +20,8 @@ from svdjobs.config_file import load_config
 from svdjobs.errors import CheckpointError, ConfigError, EvaluationError
 from svdjobs.evaluation.engines import vllm
 from svdjobs.evaluation.engines.device import vllm_builds
-from svdjobs.evaluation.engines.held import bit_sum, packed_name
 from svdjobs.evaluation.engines.transformers import TransformersEngine
+from svdjobs.evaluation.engines.weight_checksum import bit_sum, packed_name
 from svdjobs.evaluation.prompts import load_tokenizer
 from svdjobs.records import Completion
 from svdjobs.stages import blend, decompose, plan

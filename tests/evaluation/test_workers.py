@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from svdjobs.errors import BenchmarkError, EvaluationError
-from svdjobs.evaluation.workers import GradingPool
+from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.records import Completion, Grade, Outcome
 from tests.evaluation.problem_set import problem_set
 

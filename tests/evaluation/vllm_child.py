@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import SvdjobsError
+from svdjobs.evaluation.engines.protocol import Request, Trace, Weights, make_requests
 from svdjobs.evaluation.engines.vllm import VllmEngine
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts
-from svdjobs.evaluation.requests import Request, Trace, Weights, make_requests
 from svdjobs.records import Problem
 
 DEMO = Path(__file__).parents[2] / "svdjobs" / "demo"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from svdjobs.config import SweepConfig
-from svdjobs.evaluation.problems import load_benchmark
+from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.summary import summarise
 from svdjobs.records import Completion, Grade, Outcome
 from svdjobs.stages import graph

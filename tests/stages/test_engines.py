@@ -276,7 +276,7 @@ def test_likelihoods_are_those_of_the_drawn_tokens(make_config: MakeConfig) -> N
 
 
 def _benchmarks(config: SweepConfig) -> list[Any]:
-    from svdjobs.evaluation.problems import load_benchmark
+    from svdjobs.evaluation.benchmarks.load import load_benchmark
 
     assert config.evaluate is not None
     return [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]

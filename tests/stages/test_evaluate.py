@@ -10,7 +10,7 @@ import pytest
 
 from svdjobs.config import SweepConfig
 from svdjobs.errors import BenchmarkError, CheckpointError, IncompleteError
-from svdjobs.evaluation.problems import load_benchmark
+from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts, prompts_sha256
 from svdjobs.stages import evaluate, plan
 from svdjobs.storage.local import LocalStore

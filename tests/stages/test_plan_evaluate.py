@@ -15,7 +15,7 @@ from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import load_config
 from svdjobs.errors import BenchmarkError, CheckpointError, ConfigError
-from svdjobs.evaluation.problems import load_benchmark
+from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts, prompts_sha256
 from svdjobs.reporting.foreseen import lacks
 from svdjobs.stages import evaluate, likelihoods, plan_evaluate

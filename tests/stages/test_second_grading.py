@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from svdjobs.config import BenchmarkConfig, SweepConfig
-from svdjobs.evaluation.problems import load_benchmark
-from svdjobs.evaluation.second_grader import second_opinion
-from svdjobs.evaluation.workers import GradingPool
+from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.grading.pool import GradingPool
+from svdjobs.evaluation.grading.second_grader import second_opinion
 from svdjobs.records import Completion, Outcome
 from svdjobs.stages import evaluate, graph, report, second_grading
 from svdjobs.stages.outputs import begin

@@ -18,7 +18,7 @@ from svdjobs.checkpoint.sources import open_checkpoint, open_headers
 from svdjobs.config import BenchmarkConfig
 from svdjobs.demo import CHECKPOINTS
 from svdjobs.errors import BenchmarkError, CheckpointError, MissingKeyError, StorageError
-from svdjobs.evaluation.problems import load_benchmark
+from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.records import FileRecord, Manifest
 from svdjobs.storage.as_files import local_folder, read_checked
 from svdjobs.storage.dev_server import BUCKET, S3Server

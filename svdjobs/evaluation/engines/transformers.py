@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import CheckpointError, EvaluationError, first_line
 from svdjobs.evaluation.engines.device import device_name
-from svdjobs.evaluation.engines.stop import stop_tokens
+from svdjobs.evaluation.engines.protocol import Request, Trace, Weights
+from svdjobs.evaluation.engines.stop_tokens import stop_tokens
 from svdjobs.evaluation.prompts import check_room
-from svdjobs.evaluation.requests import Request, Trace, Weights
 from svdjobs.records import Completion
 
 if TYPE_CHECKING:

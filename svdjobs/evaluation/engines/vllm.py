@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import CheckpointError, ConfigError, EvaluationError, first_line
 from svdjobs.evaluation.engines.device import vllm_uses_gpus
-from svdjobs.evaluation.engines.held import bit_sum, packed_name
-from svdjobs.evaluation.engines.stop import context_of, stop_tokens
-from svdjobs.evaluation.requests import Request, Trace, Weights
+from svdjobs.evaluation.engines.protocol import Request, Trace, Weights
+from svdjobs.evaluation.engines.stop_tokens import context_of, stop_tokens
+from svdjobs.evaluation.engines.weight_checksum import bit_sum, packed_name
 from svdjobs.progress import LOGS
 from svdjobs.provenance import memory_limit_bytes
 from svdjobs.records import Completion

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from svdjobs.evaluation.engines.device import device_name
-from svdjobs.evaluation.engines.held import bit_sum
+from svdjobs.evaluation.engines.weight_checksum import bit_sum
 
 
 def keep_weights_readable() -> None:

@@ -13,10 +13,10 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from svdjobs.benchmarks import LOCAL_SUFFIXES, PACKAGE, find, near
 from svdjobs.config import BenchmarkConfig
 from svdjobs.errors import BenchmarkError, MissingKeyError, StorageError
-from svdjobs.evaluation.benchmarks import LOCAL_SUFFIXES, PACKAGE, find, near
-from svdjobs.evaluation.hub_sets import read_hub
+from svdjobs.evaluation.benchmarks.hub_datasets import read_hub
 from svdjobs.fingerprint import fingerprint
 from svdjobs.records import Problem
 from svdjobs.storage.open import open_store

@@ -11,7 +11,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from svdjobs.evaluation.tokens import UnreadableError
+from svdjobs.evaluation.answers.tokens import UnreadableError
 
 PERCENT = "%"
 DEGREE = "degree"

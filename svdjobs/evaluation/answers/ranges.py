@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import cmp_to_key
 from typing import Any, NamedTuple
 
-from svdjobs.evaluation import values
-from svdjobs.evaluation.tokens import Node, UnreadableError
+from svdjobs.evaluation.answers import values
+from svdjobs.evaluation.answers.tokens import Node, UnreadableError
 
 _INFINITY = Node("constant", "infinity")
 _MINUS_INFINITY = Node("neg", args=(_INFINITY,))

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from svdjobs.evaluation import ranges, values
-from svdjobs.evaluation.answers import EQUAL, NEAR
-from svdjobs.evaluation.tokens import Node, UnreadableError
-from svdjobs.evaluation.units import PERCENT, same_unit
+from svdjobs.evaluation.answers import ranges, values
+from svdjobs.evaluation.answers.structure import EQUAL, NEAR
+from svdjobs.evaluation.answers.tokens import Node, UnreadableError
+from svdjobs.evaluation.answers.units import PERCENT, same_unit
 
 _RANGE_KINDS = ("group", "union", "meet", "without", "known")
 # An approximation may be this far from what it approximates.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from fractions import Fraction
 from functools import lru_cache
 
-from svdjobs.evaluation.tokens import (
+from svdjobs.evaluation.answers.tokens import (
     ACCENTS,
     FUNCTIONS,
     GREEK,

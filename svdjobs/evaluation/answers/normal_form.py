@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from svdjobs.evaluation.notation import latex, undressed, unwrapped
+from svdjobs.evaluation.answers.notation import latex, undressed, unwrapped
 
 # The longest gold of the four benchmarks has 53 characters. Longer answers are compared as text and
 # as integers only, so that a page of braces costs nothing.

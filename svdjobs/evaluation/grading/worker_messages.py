@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
 from svdjobs.errors import EvaluationError
-from svdjobs.evaluation.extraction import Found
-from svdjobs.evaluation.grading import answer_in
+from svdjobs.evaluation.answers.extraction import Found
+from svdjobs.evaluation.grading.rule import answer_in
 from svdjobs.records import Completion, Grade, Outcome, SecondGrade
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from svdjobs.benchmarks import near
 from svdjobs.errors import BenchmarkError, StorageError, UnavailableError, first_line
-from svdjobs.evaluation.benchmarks import near
 
 if TYPE_CHECKING:
     from svdjobs.config import BenchmarkConfig

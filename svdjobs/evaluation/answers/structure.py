@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from svdjobs.evaluation.expressions import read_scalar
-from svdjobs.evaluation.tokens import FUNCTIONS, Node, UnreadableError
-from svdjobs.evaluation.units import split_unit
+from svdjobs.evaluation.answers.expressions import read_scalar
+from svdjobs.evaluation.answers.tokens import FUNCTIONS, Node, UnreadableError
+from svdjobs.evaluation.answers.units import split_unit
 
 EQUAL, NEAR = "=", "~"
 _RELATIONS = {

@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any
 
-from svdjobs.evaluation.tokens import Node
+from svdjobs.evaluation.answers.tokens import Node
 
 POINTS = 3
 _DIGITS, _MORE_DIGITS = 40, 80

@@ -10,16 +10,16 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from svdjobs.evaluation import algebra, answers, equality
-from svdjobs.evaluation.extraction import Found, find_answer
-from svdjobs.evaluation.normal_form import (
+from svdjobs.evaluation.answers import algebra, equality, structure
+from svdjobs.evaluation.answers.extraction import Found, find_answer
+from svdjobs.evaluation.answers.normal_form import (
     MAX_CHARACTERS,
     canonical_integer,
     exact_rational,
     normalise,
 )
-from svdjobs.evaluation.tokens import Node, UnreadableError
-from svdjobs.evaluation.values import HugeError
+from svdjobs.evaluation.answers.tokens import Node, UnreadableError
+from svdjobs.evaluation.answers.values import HugeError
 from svdjobs.records import Outcome
 
 _BASE_WORDS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
@@ -160,7 +160,7 @@ def _as_choices(answer: str, gold: str) -> Outcome | None:
 
 
 def _bare_letter(text: str) -> str:
-    found = answers.spelled(text)
+    found = structure.spelled(text)
     return found if re.fullmatch("[A-J]", found) else ""
 
 
@@ -201,6 +201,6 @@ def _as_mathematics(answer: str, gold: str) -> Outcome:
 
 def _read(normal: str) -> Node | None:
     try:
-        return answers.read(normal)
+        return structure.read(normal)
     except UnreadableError:
         return None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from svdjobs.evaluation.grading import grade_answer
-from svdjobs.evaluation.normal_form import MAX_CHARACTERS, normalise
+from svdjobs.evaluation.answers.normal_form import MAX_CHARACTERS, normalise
+from svdjobs.evaluation.grading.rule import grade_answer
 from svdjobs.records import Outcome
 
 # Classes an answer is compared with; beyond that many distinct answers the vote is noise anyway.

@@ -21,8 +21,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from svdjobs.errors import BenchmarkError, EvaluationError
-from svdjobs.evaluation.questions import ClassQuestion, GradeQuestion, SecondQuestion, Submission
-from svdjobs.evaluation.worker_process import Question, WorkerProcess
+from svdjobs.evaluation.grading.worker_messages import (
+    ClassQuestion,
+    GradeQuestion,
+    SecondQuestion,
+    Submission,
+)
+from svdjobs.evaluation.grading.worker_process import Question, WorkerProcess
 from svdjobs.provenance import cores
 from svdjobs.records import Completion, Grade, Outcome, SecondGrade
 
@@ -309,7 +314,7 @@ class _Dispatcher:
                 raise EvaluationError(
                     f"{_FAILED_STARTS} grading workers in a row did not start "
                     f"({worker.last_words()}). Run "
-                    f"`{sys.executable} -m svdjobs.evaluation.grading_worker` to see why."
+                    f"`{sys.executable} -m svdjobs.evaluation.grading.worker` to see why."
                 )
         worker.kill()
         if worker.questions:

@@ -16,11 +16,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from svdjobs.evaluation import algebra
-from svdjobs.evaluation.classes import assign_classes
+from svdjobs.evaluation.answers import algebra
 from svdjobs.evaluation.confined import confine
-from svdjobs.evaluation.grading import answer_in, grade_any, unanswered
-from svdjobs.evaluation.second_grader import second_opinion
+from svdjobs.evaluation.grading.answer_classes import assign_classes
+from svdjobs.evaluation.grading.rule import answer_in, grade_any, unanswered
+from svdjobs.evaluation.grading.second_grader import second_opinion
 from svdjobs.parallel import die_with
 from svdjobs.records import Outcome
 

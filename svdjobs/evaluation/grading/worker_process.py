@@ -47,7 +47,7 @@ class WorkerProcess:
         # Read only when it does not start.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "svdjobs.evaluation.grading_worker", str(os.getpid())],
+            [sys.executable, "-m", "svdjobs.evaluation.grading.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
