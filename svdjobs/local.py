@@ -8,24 +8,16 @@ from pathlib import Path
 
 from svdjobs import escape
 from svdjobs.checkpoint.selection import coverage_line, layer_and_family
+from svdjobs.ci.fetch_results import bring_back
+from svdjobs.ci.summary import Finding
 from svdjobs.config import SweepConfig
 from svdjobs.deadline import OutOfTime, deadline
 from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_TIMED_OUT, EXIT_USAGE
+from svdjobs.evaluation import forecast
 from svdjobs.progress import duration, say, size
 from svdjobs.records import Gate, Manifest, Plan
-from svdjobs.reporting.job_summary import Finding
-from svdjobs.stages import (
-    blend,
-    decompose,
-    evaluate,
-    gate,
-    plan,
-    plan_evaluate,
-    report,
-    rotations,
-)
-from svdjobs.stages.bring_back import bring_back
-from svdjobs.stages.cost import on_this_machine
+from svdjobs.runs.cost import on_this_machine
+from svdjobs.stages import blend, decompose, evaluate, gate, plan, report, rotations
 from svdjobs.statistics import rounding_shift
 from svdjobs.storage.open import open_store
 
@@ -40,7 +32,7 @@ def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
     if words := gate.foresee(config):
         say(words)
     evaluate.foresee(config, store)
-    for line in plan_evaluate.foresee(config, store):
+    for line in forecast.foresee(config, store):
         say(line)
     decompose.run(config, store, force=force)
     blend.run(config, store, force=force)

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 import svdjobs
 from svdjobs import escape, progress
+from svdjobs.ci.summary import Finding, page
 from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError, StorageError, SvdjobsError, first_line
 from svdjobs.records import Interval, Outcome, RotationRow, Summary
-from svdjobs.reporting import figures, render
-from svdjobs.reporting.content import Content, Table
-from svdjobs.reporting.job_summary import Finding, page
+from svdjobs.reporting import figures
+from svdjobs.reporting import page as report_page
+from svdjobs.reporting.data import Content, Table
 from svdjobs.reporting.junit import Case, document
 
 ROOT = Path(svdjobs.__file__).parent
@@ -87,7 +88,7 @@ def table(*cells: str) -> Table:
 
 def test_csv_keeps_numbers_and_computes_nothing() -> None:
     numbers = ["-0.5", "+1.5e-03", "-inf", "1,234", "-", "+1.20 [-0.31, +2.71]", "12.5 %"]
-    rows = list(csv.reader(io.StringIO(render.csv_table(table(*numbers, *HOSTILE)).decode())))
+    rows = list(csv.reader(io.StringIO(report_page.csv_table(table(*numbers, *HOSTILE)).decode())))
     assert rows[0] == ["<name>", "'=x"]
     cells = [row[0] for row in rows[1:]]
     assert cells[: len(numbers)] == numbers
@@ -96,7 +97,7 @@ def test_csv_keeps_numbers_and_computes_nothing() -> None:
 
 
 def test_a_table_on_a_terminal_has_a_line_for_each_row() -> None:
-    lines = render.plain_table(table(*HOSTILE)).split("\n")
+    lines = report_page.plain_table(table(*HOSTILE)).split("\n")
     assert len(lines) == 2 + len(HOSTILE)
     assert all(PRINTED.fullmatch(line) for line in lines)
     assert not [line for line in lines if line.lstrip().startswith("::")]
@@ -147,11 +148,11 @@ def test_figures_and_pages_parse_no_name() -> None:
         "spectrum.png": figures.spectrum(found),
     }
     pictures = {name: (b"", figures.svg(figure)) for name, figure in drawn.items()}
-    written = render.html_report(found, pictures)
+    written = report_page.html_report(found, pictures)
     assert "<script" not in written
     assert "\x1b" not in written
-    assert render.outside_references(written) == []
-    text = render.markdown_report(found, pictures)
+    assert report_page.outside_references(written) == []
+    text = report_page.markdown_report(found, pictures)
     assert "<script" not in text
     assert "](//e)" not in text
 

@@ -1,9 +1,11 @@
-"""Names of the `.pt` files that the field's scripts write: one for each tensor."""
+"""The `.pt` files that the field's scripts write, one for each tensor: their names and bytes."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import re
+from typing import Any
 
 _LONGEST = 200
 """Characters of a name before it is cut: file systems take 255 bytes, partial files' names more."""
@@ -23,3 +25,12 @@ def log_name(tensor_name: str) -> str:
         return plain
     digest = hashlib.sha256(tensor_name.encode(errors="surrogatepass")).hexdigest()
     return f"{plain}.{digest[:_DIGITS]}"
+
+
+def pickled(content: dict[str, Any]) -> bytes:
+    """Bytes of a `.pt` file."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()

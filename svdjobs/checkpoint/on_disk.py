@@ -9,7 +9,7 @@ from pathlib import Path
 
 from svdjobs.checkpoint.reader import INDEX, PICKLED_INDEX, Checkpoint
 from svdjobs.checkpoint.safetensors_format import OutputTensor
-from svdjobs.checkpoint.writer import index_bytes, layout, open_shard
+from svdjobs.checkpoint.writer import index_bytes, open_shard, weight_files
 from svdjobs.progress import size, track
 from svdjobs.storage.as_files import local_folder, require_room
 from svdjobs.storage.local import LocalStore
@@ -44,7 +44,7 @@ def _rewritten(checkpoint: Checkpoint, *, weights: bool) -> Iterator[Path]:
     """The checkpoint as it is read, so that an engine finds the same tensors: with what is computed
     on reading computed, and without what its index does not name."""
     planned = [OutputTensor(e.name, e.dtype, e.shape) for e in checkpoint.entries.values()]
-    shards = layout(planned, _FILE_BYTES)
+    shards = weight_files(planned, _FILE_BYTES)
     total = sum(shard.bytes for shard in shards)
     with tempfile.TemporaryDirectory(prefix="svdjobs-", ignore_cleanup_errors=True) as name:
         folder = LocalStore(name)

@@ -37,7 +37,7 @@ class Shard:
         return sum(tensor.bytes for tensor in self.tensors)
 
 
-def layout(tensors: Sequence[OutputTensor], max_shard_bytes: int) -> list[Shard]:
+def weight_files(tensors: Sequence[OutputTensor], max_shard_bytes: int) -> list[Shard]:
     """Fill shards in the order given, as transformers does; a larger tensor gets its own."""
     groups: list[list[OutputTensor]] = [[]]
     for tensor in tensors:

@@ -20,7 +20,7 @@ from svdjobs.errors import (
 )
 
 if TYPE_CHECKING:
-    from svdjobs.reporting.job_summary import Finding
+    from svdjobs.ci.summary import Finding
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -97,7 +97,7 @@ def run(
         return _concluded(config.name, into, lambda: local.job(config, into, seconds, write=tell))
     if workflow_file and from_template:
         raise ConfigError("give either --file or --from-template.")
-    from svdjobs.cluster import ci as jobs
+    from svdjobs.ci import cluster as jobs
 
     wanted = Submission(
         config_file=config_file,
@@ -136,8 +136,8 @@ def _seconds(text: str) -> int:
 
 def _concluded(name: str, into: Path, job: Callable[[], Finding]) -> int:
     """Do a job, publish what is known at its end, and give its exit code."""
-    from svdjobs.reporting.job_summary import SUMMARY, Finding, page, publish
-    from svdjobs.stages.bring_back import clear
+    from svdjobs.ci.fetch_results import clear
+    from svdjobs.ci.summary import SUMMARY, Finding, page, publish
 
     clear(into)
     (into / SUMMARY).unlink(missing_ok=True)

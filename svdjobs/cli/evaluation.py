@@ -69,7 +69,7 @@ def evaluate(
         raise ConfigError("--model needs --data_path, e.g. --data_path math-500.")
     if ids or unit is not None or index is not None:
         raise ConfigError("--checkpoint, --unit and --index go with CONFIG; --model is one itself.")
-    from svdjobs.stages import evaluate_alone
+    from svdjobs.standalone import evaluate as evaluate_alone
 
     assert model is not None
     words, path = evaluate_alone.run(
@@ -90,8 +90,8 @@ def _stage(
 ) -> None:
     whole_or_unit(unit if index is None else index, force)
     config, store = given.opened()
+    from svdjobs.runs import shards
     from svdjobs.stages import evaluate as stage
-    from svdjobs.stages import units
 
     if unit is None and index is None:
         stage.run(config, store, checkpoint_ids=ids or None, force=force)
@@ -100,7 +100,7 @@ def _stage(
         raise ConfigError("--unit is a share of one --checkpoint; say which.")
     pairs = [(ids[0], unit)] if unit is not None else []
     if index is not None:
-        pairs = units.at(units.evaluations(config, ids[0] if ids else None), *index)
+        pairs = shards.at(shards.evaluations(config, ids[0] if ids else None), *index)
     for checkpoint_id, share in pairs:
         stage.run_share(config, store, checkpoint_id=checkpoint_id, unit=share)
 
@@ -110,8 +110,10 @@ def _stage(
 def grade(run_folder: str) -> None:
     """Grade the completions of a run again, without drawing any; RUN is its folder."""
     from svdjobs.config_file import parse_config
-    from svdjobs.stages import evaluate_alone, grading, report
-    from svdjobs.stages.outputs import RUN_CONFIG
+    from svdjobs.evaluation import grades
+    from svdjobs.runs.outputs import RUN_CONFIG
+    from svdjobs.stages import report
+    from svdjobs.standalone import evaluate as evaluate_alone
     from svdjobs.storage.objects import try_read_json
     from svdjobs.storage.open import open_store
 
@@ -122,7 +124,7 @@ def grade(run_folder: str) -> None:
     config = parse_config({**document, "store": run_folder}, where=f"{run_folder}/{RUN_CONFIG}")
     if config.evaluate is None:
         raise ConfigError(f"{run_folder} is a run without an evaluation.")
-    grading.regrade(config, store)
+    grades.regrade(config, store)
     if not config.alphas:
         tell(evaluate_alone.publish(config, store))
         return

@@ -61,9 +61,9 @@ def decompose(
         raise ConfigError("--unit and --index are shares of a CONFIG's checkpoints.")
     if output_dir is None:
         raise ConfigError("--model_id needs --output_dir.")
-    from svdjobs.stages import standalone
+    from svdjobs.standalone import decompose as decompose_alone
 
-    standalone.run(
+    decompose_alone.run(
         list(model_ids),
         output_dir,
         export=export_format is not None,
@@ -76,14 +76,14 @@ def decompose(
 def _stage(given: Given, unit: str | None, index: tuple[int, int] | None, *, force: bool) -> None:
     whole_or_unit(unit if index is None else index, force)
     config, store = given.opened()
+    from svdjobs.runs import layout, shards
     from svdjobs.stages import decompose as stage
-    from svdjobs.stages import graph, units
 
     if index is None:
         stage.run(config, store, unit=unit, force=force)
         return
-    plan = graph.load_plan(store, config, stage=stage.STAGE)
-    for share in units.at(units.decompose_shares(config, plan), *index):
+    plan = layout.load_plan(store, config, stage=stage.STAGE)
+    for share in shards.at(shards.decompose_shares(config, plan), *index):
         stage.run(config, store, unit=share.id)
 
 

@@ -67,7 +67,7 @@ class Given(NamedTuple):
         store = open_store(config.store_url)
         if self.rehash:
             from svdjobs.checkpoint.identity import forget
-            from svdjobs.stages.graph import IDENTITIES
+            from svdjobs.runs.layout import IDENTITIES
 
             forget(store, IDENTITIES)
         return config, store

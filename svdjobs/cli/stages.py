@@ -46,20 +46,21 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
     """
     config, store = given.opened()
     from svdjobs import local
+    from svdjobs.evaluation import forecast
+    from svdjobs.runs import shards
     from svdjobs.stages import gate as judging
     from svdjobs.stages import plan as stage
-    from svdjobs.stages import plan_evaluate, units
 
     made = stage.run(config, store, force=force)
     for line in local.describe(made, store.free_bytes()):
         tell(line)
     if words := judging.foresee(config):
         tell(words)
-    for line in plan_evaluate.foresee(config, store):
+    for line in forecast.foresee(config, store):
         tell(line)
     if units_dir is not None:
         stage.hash_checkpoints(config, store)
-        units.write(units.fan_outs(config, made), units_dir)
+        shards.write(shards.fan_outs(config, made), units_dir)
 
 
 @click.command()
@@ -71,13 +72,13 @@ def blend(
 ) -> None:
     """Write the blended checkpoints."""
     config, store = given.opened()
+    from svdjobs.runs import shards
     from svdjobs.stages import blend as stage
-    from svdjobs.stages import units
 
-    chosen = sorted({units.alpha_named(config, alpha) for alpha in alphas}) or None
+    chosen = sorted({shards.alpha_named(config, alpha) for alpha in alphas}) or None
     if index is not None:
         whole_or_unit(index, force)
-        chosen = units.at(config.alphas, *index)
+        chosen = shards.at(config.alphas, *index)
     stage.run(config, store, alphas=chosen, force=force)
 
 
@@ -123,8 +124,8 @@ def gate(given: Given, force: bool, copy_to: Path | None) -> int:
     with code 2 where answers are missing or were asked for otherwise.
     """
     config, store = given.opened()
+    from svdjobs.runs import outputs
     from svdjobs.stages import gate as stage
-    from svdjobs.stages import outputs
 
     stage.run(config, store, force=force)
     if copy_to is not None:
@@ -142,10 +143,10 @@ def drop_weights(given: Given, force: bool, alpha: str) -> None:
     They can be made again with `svdjobs blend --force --alpha`.
     """
     config, store = given.opened()
+    from svdjobs.runs import shards
     from svdjobs.stages import drop_weights as stage
-    from svdjobs.stages import units
 
-    stage.run(config, store, alpha=units.alpha_named(config, alpha))
+    stage.run(config, store, alpha=shards.alpha_named(config, alpha))
 
 
 COMMANDS = (sweep, plan, blend, rotations, report, gate, drop_weights)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.errors import ConfigError
-from svdjobs.stages import graph, units
+from svdjobs.runs import layout, shards
 
 LIMIT_BYTES = 1 << 20
 # Decompose shares of one checkpoint, where plan has not yet counted them.
@@ -80,13 +80,13 @@ def require_room(config: SweepConfig, size: Size) -> None:
 
 def _nodes(config: SweepConfig) -> Iterator[dict[str, Any]]:
     """Nodes of a finished run, as the controller writes them."""
-    shares = [share.id for share in units.evaluate_shares(config)]
+    shares = [share.id for share in shards.evaluate_shares(config)]
     decomposed = [
         f"{target.checkpoint_id}-{number:03d}"
-        for target in graph.decomposed(config)
+        for target in layout.decomposed(config)
         for number in range(config.decompose.shards or ASSUMED_SHARES)
     ]
-    baselines = [i for i in graph.baseline_ids(config) if i != "after"] if shares else []
+    baselines = [i for i in layout.baseline_ids(config) if i != "after"] if shares else []
     yield _node(_NAME, "DAG", "sweep", {})
     for stage in ("plan", "rotations", "report"):
         yield from _pod(f"{_NAME}.{stage}", stage, {})

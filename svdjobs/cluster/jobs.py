@@ -15,7 +15,7 @@ from svdjobs.cluster.estimate import ASSUMED_SHARES
 from svdjobs.cluster.names import stem
 from svdjobs.cluster.settings import ClusterSettings
 from svdjobs.config import SweepConfig
-from svdjobs.stages import graph, units
+from svdjobs.runs import layout, shards
 
 FOLDER = Path("jobs/kubernetes")
 CONFIG_FOLDER = "/etc/svdjobs"
@@ -28,7 +28,7 @@ _Documents = list[dict[str, Any]]
 def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict[Path, _Documents]:
     """Manifests by file, numbered in the order to apply them in."""
     run = run_name(config)
-    parts = (config.decompose.shards or ASSUMED_SHARES) * len(graph.decomposed(config))
+    parts = (config.decompose.shards or ASSUMED_SHARES) * len(layout.decomposed(config))
 
     def job(stage: str, *args: str, count: int | None = None, name: str = "") -> _Documents:
         indexed = ("--index", "$(JOB_COMPLETION_INDEX)", "--of", str(count)) if count else ()
@@ -41,13 +41,13 @@ def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict
     if parts:
         found["decompose"] = job("decompose", count=parts)
     if config.evaluate:
-        own, name = len(units.evaluations(config, "after")), "evaluate-after"
+        own, name = len(shards.evaluations(config, "after")), "evaluate-after"
         found[name] = job("evaluate", "--checkpoint", "after", count=own, name=name)
     if config.rotations:
         found["rotations"] = job("rotations")
     found["blend"] = job("blend", count=len(config.alphas))
     if config.evaluate:
-        found["evaluate"] = job("evaluate", count=len(units.evaluations(config)))
+        found["evaluate"] = job("evaluate", count=len(shards.evaluations(config)))
     found["report"] = job("report")
     if config.gate:
         found["gate"] = job("gate")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from svdjobs.config import REPEAT_ID, alpha_id
 from svdjobs.records import Comparison, Interval, Likelihood, Outcome, Slope, Summary
 from svdjobs.reporting import graders
-from svdjobs.reporting.content import Content, Table, interval_text, percent, points
+from svdjobs.reporting.data import Content, Table, interval_text, percent, points
 from svdjobs.statistics import (
     compare,
     holm,

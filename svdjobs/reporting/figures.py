@@ -10,7 +10,7 @@ from svdjobs.config import alpha_id
 from svdjobs.escape import label as named
 from svdjobs.records import Interval, RotationRow
 from svdjobs.reporting import accuracy as accuracy_of
-from svdjobs.reporting.content import Content
+from svdjobs.reporting.data import Content
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from svdjobs.reporting.content import Content, Table, percent
+from svdjobs.reporting.data import Content, Table, percent
 
 MOST_DISAGREEMENTS = 20
 _CELL = 32

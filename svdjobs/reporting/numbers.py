@@ -11,7 +11,7 @@ from svdjobs import escape
 from svdjobs.config import alpha_id
 from svdjobs.records import Interval
 from svdjobs.reporting import accuracy
-from svdjobs.reporting.content import Content
+from svdjobs.reporting.data import Content
 from svdjobs.statistics import (
     cast_error_total,
     paired_difference,

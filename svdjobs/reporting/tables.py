@@ -10,7 +10,7 @@ from svdjobs.checkpoint.selection import coverage
 from svdjobs.config import StorageDtype
 from svdjobs.records import RotationRow
 from svdjobs.reporting import accuracy
-from svdjobs.reporting.content import Content, Table
+from svdjobs.reporting.data import Content, Table
 from svdjobs.statistics import (
     LARGEST_CAST_ERROR,
     cast_error_total,

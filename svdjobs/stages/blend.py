@@ -8,32 +8,35 @@ again.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from svdjobs.checkpoint.card import BLEND_META, blend_meta, model_card
-from svdjobs.checkpoint.classic_pt import log_name
+from svdjobs.checkpoint.classic_pt import log_name, pickled
 from svdjobs.checkpoint.reader import INDEX, Checkpoint, config_dtype_fields
 from svdjobs.checkpoint.safetensors_format import SAFETENSORS_NAMES, OutputTensor
 from svdjobs.checkpoint.writer import (
     Shard,
     ShardWriter,
     index_bytes,
-    layout,
     open_shard,
     to_storage,
+    weight_files,
 )
 from svdjobs.config import SweepConfig
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import BlendRecord, CastRecord, FileRecord, Manifest, Plan, TensorPlan
-from svdjobs.stages import graph
-from svdjobs.stages.blended import (
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import Output, begin
+from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
+from svdjobs.storage.objects import record_in, write_bytes, write_json
+from svdjobs.storage.store import Store
+from svdjobs.weights.blended import (
     Blended,
     Sources,
     Stored,
@@ -45,10 +48,6 @@ from svdjobs.stages.blended import (
     stored_dtype,
     written,
 )
-from svdjobs.stages.outputs import Output, begin, find_manifest, read_finished
-from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
-from svdjobs.storage.objects import record_in, write_bytes, write_json
-from svdjobs.storage.store import Store
 
 if TYPE_CHECKING:
     import torch
@@ -93,11 +92,11 @@ def run(
         settings = {
             "alpha": alpha,
             "names": [config.before, config.after],
-            **graph.direction_settings(config),
+            **layout.direction_settings(config),
             "skipped": {t.name: t.skip for t in plan.tensors if t.skip},
             **config.blend.model_dump(mode="json"),
         }
-        prefix = graph.checkpoint_prefix(alpha)
+        prefix = layout.checkpoint_prefix(alpha)
         output = begin(
             store,
             prefix,
@@ -125,7 +124,7 @@ def _one_pass(
     tensors = written(sources)
     storage = SAFETENSORS_NAMES[config.blend.storage_dtype]
     outputs = [OutputTensor(t.name, stored_dtype(config, t), t.shape) for t in tensors]
-    shards = layout(outputs, config.blend.max_shard_bytes)
+    shards = weight_files(outputs, config.blend.max_shard_bytes)
     by_name = {tensor.name: tensor for tensor in tensors}
     checked = sampled(plan.selected)
     total = sum(shard.bytes for shard in shards) * len(jobs)
@@ -324,15 +323,6 @@ def _note(
     )
 
 
-def pickled(content: dict[str, Any]) -> bytes:
-    """Bytes of a `.pt` file."""
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
 def _copy(tensor: Stored, bases: Checkpoint, jobs: list[_Job], dtype: str) -> None:
     """Take a skipped tensor as it is at alpha = 1, piece by piece."""
     writers = [job.writer for job in jobs if job.writer]
@@ -383,16 +373,3 @@ def _say_rounding(config: SweepConfig, alpha: float, records: Sequence[BlendReco
             f"alpha {alpha:g}: rounding noise in blend.storage_dtype {dtype} is {error:.2g} times "
             f"what the blend differs from {config.bases_of} by"
         )
-
-
-def shard_records(store: Store, alpha: float) -> list[BlendRecord]:
-    """The tensor records of a finished blend; none where it is not finished."""
-    prefix = graph.checkpoint_prefix(alpha)
-    manifest = find_manifest(store, prefix)
-    names = [file.key for file in manifest.files] if manifest else []
-    return [
-        record_in(BlendRecord, item, f"{prefix}/{name}")
-        for name in names
-        if name.startswith("svd_logs/") and name.endswith(".safetensors.json")
-        for item in json.loads(read_finished(store, prefix, name, manifest))["tensors"]
-    ]

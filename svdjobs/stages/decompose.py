@@ -6,42 +6,34 @@ Matrices are decomposed several at a time, in threads; this thread writes them i
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from svdjobs.checkpoint.identity import identity
 from svdjobs.checkpoint.matrices import matrices
 from svdjobs.checkpoint.reader import Checkpoint
-from svdjobs.checkpoint.safetensors_format import OutputTensor, read_header
+from svdjobs.checkpoint.safetensors_format import OutputTensor
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.checkpoint.writer import Shard, open_shard
 from svdjobs.config import SweepConfig
 from svdjobs.errors import (
-    CheckpointError,
-    DamagedError,
-    IncompleteError,
     NumericalError,
-    StorageError,
 )
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
-from svdjobs.stages import cost, graph, units
-from svdjobs.stages.outputs import Output, begin, read_finished, require
+from svdjobs.runs import cost, layout, shards
+from svdjobs.runs.outputs import Output, begin
 from svdjobs.storage.objects import record_in, write_json
 from svdjobs.storage.store import Store
+from svdjobs.weights.factors import BASIS, S, tensor_sha256
 
 if TYPE_CHECKING:
-    import torch
-
     from svdjobs.kernels.spectrum import Decomposition
 
 STAGE = "decompose"
-S, BASIS = "s", "basis"
 VERSION = "2"
 
 
@@ -67,8 +59,8 @@ def run(
     force: bool = False,
 ) -> list[Manifest]:
     """Decompose the run's checkpoints, or one share of one of them; manifests of what is whole."""
-    plan = graph.load_plan(store, config, stage=STAGE)
-    share = units.named(units.decompose_shares(config, plan), unit) if unit else None
+    plan = layout.load_plan(store, config, stage=STAGE)
+    share = shards.named(shards.decompose_shares(config, plan), unit) if unit else None
     made = [
         decompose_checkpoint(
             store,
@@ -80,7 +72,7 @@ def run(
             allow_pickle=config.allow_pickle,
             force=force,
         )
-        for target in graph.decomposed(config)
+        for target in layout.decomposed(config)
         if share is None or target.checkpoint_id == share.name
     ]
     return [manifest for manifest in made if manifest is not None]
@@ -88,12 +80,12 @@ def run(
 
 def decompose_checkpoint(
     store: Store,
-    target: graph.Target,
+    target: layout.Target,
     tensors: Sequence[TensorPlan],
     parts: Sequence[Sequence[str]],
     *,
     workers: int = 0,
-    share: units.Share | None = None,
+    share: shards.Share | None = None,
     allow_pickle: bool = False,
     force: bool = False,
 ) -> Manifest | None:
@@ -104,11 +96,11 @@ def decompose_checkpoint(
     checkpoint = open_checkpoint(target.source, allow_pickle=allow_pickle)
     output = begin(
         store,
-        graph.factors_prefix(target.checkpoint_id),
+        layout.factors_prefix(target.checkpoint_id),
         stage=STAGE,
         version=VERSION,
         config={"vectors": target.vectors, "parts": [list(part) for part in parts]},
-        inputs={"checkpoint": identity(checkpoint, store, graph.IDENTITIES)},
+        inputs={"checkpoint": identity(checkpoint, store, layout.IDENTITIES)},
         force=force,
     )
     if output.finished:
@@ -196,7 +188,7 @@ def _write_part(part: Part, store: Store, found: Iterator[Decomposition], advanc
             for kind, values in ((BASIS, factors.basis_KK), (S, factors.s_K)):
                 if values is not None:
                     writer.write(values)
-                    digests[kind] = _sha256(values)
+                    digests[kind] = tensor_sha256(values)
             records.append(
                 FactorRecord(
                     name=tensor.name,
@@ -221,94 +213,3 @@ def _stored(part: Part) -> Iterator[OutputTensor]:
         if part.vectors:
             yield OutputTensor(f"{tensor.name}.{BASIS}", "F64", (k, k))
         yield OutputTensor(f"{tensor.name}.{S}", "F64", (k,))
-
-
-def _sha256(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.detach().contiguous().numpy().data).hexdigest()
-
-
-@contextmanager
-def _our_own() -> Iterator[None]:
-    """What is wrong with files that we wrote is damage to the store, and no wrong checkpoint."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise DamagedError(f"{error} Run `svdjobs decompose --force`.") from None
-
-
-class Factors:
-    """The finished factors of one checkpoint, read tensor by tensor.
-
-    Each is compared with the sha256 in the record of its part, and that with the manifest's.
-    """
-
-    def __init__(self, store: Store, checkpoint_id: str, *, stage: str) -> None:
-        prefix = graph.factors_prefix(checkpoint_id)
-        (self.manifest,) = require(store, [prefix], stage=stage)
-        with _our_own():
-            entries = {
-                entry.name: entry
-                for file in self.manifest.files
-                if file.key.endswith(".safetensors")
-                for entry in read_header(store, f"{prefix}/{file.key}")
-            }
-        self._store = store
-        self._tensors = Checkpoint(f"factors of {checkpoint_id}", store, {}, entries)
-        self._sha256 = {
-            f"{item['name']}.{kind}": sha256
-            for item in self._records(prefix)
-            for kind, sha256 in item["sha256"].items()
-        }
-
-    def _records(self, prefix: str) -> Iterator[dict[str, Any]]:
-        store = self._store
-        for file in self.manifest.files:
-            if file.key.endswith(".json"):
-                document = json.loads(read_finished(store, prefix, file.key, self.manifest))
-                for item in document["tensors"]:
-                    if "sha256" not in item:
-                        raise IncompleteError(
-                            f"{store.url}/{prefix} was made by an older svdjobs, without digests "
-                            f"of its tensors. Run `svdjobs decompose` again first."
-                        )
-                    yield item
-
-    def require_origin(self, checkpoint: Checkpoint, identity_: str) -> None:
-        """Make sure these are the factors of that checkpoint.
-
-        Raises:
-            IncompleteError: the checkpoint has changed since it was decomposed.
-        """
-        if self.manifest.inputs["checkpoint"] != identity_:
-            raise IncompleteError(
-                f"{checkpoint.label} has changed since it was decomposed. Run `svdjobs decompose` "
-                f"again first."
-            )
-
-    def s(self, name: str) -> torch.Tensor:
-        """Singular values, float64, descending.
-
-        Raises:
-            StorageError: they are not those that were written.
-        """
-        return self._checked(f"{name}.{S}")
-
-    def basis(self, name: str) -> torch.Tensor:
-        """Square-side vectors as columns, float64 K×K.
-
-        Raises:
-            StorageError: they are not those that were written.
-        """
-        return self._checked(f"{name}.{BASIS}")
-
-    def _checked(self, name: str) -> torch.Tensor:
-        with _our_own():
-            values = self._tensors.read(name)
-        found, expected = _sha256(values), self._sha256[name]
-        if found != expected:
-            raise StorageError(
-                f"{self._tensors.label}: tensor {name!r} in {self._tensors.store.url}/"
-                f"{self._tensors.entries[name].key} is not what was written: its sha256 is "
-                f"{found}, recorded is {expected}. Run `svdjobs decompose --force`."
-            )
-        return values

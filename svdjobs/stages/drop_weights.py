@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
+from svdjobs.evaluation.engine_weights import WEIGHTS
 from svdjobs.progress import say, size
-from svdjobs.stages import graph
-from svdjobs.stages.outputs import MANIFEST, find_manifest, require
-from svdjobs.stages.weights import WEIGHTS
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import MANIFEST, find_manifest, require
 from svdjobs.storage.objects import write_json
 from svdjobs.storage.store import Store
 
@@ -23,10 +23,10 @@ def run(config: SweepConfig, store: Store, *, alpha: float) -> None:
     Raises:
         IncompleteError: an evaluation is missing, or the blend itself.
     """
-    prefix = graph.checkpoint_prefix(alpha)
+    prefix = layout.checkpoint_prefix(alpha)
     (manifest,) = require(store, [prefix], stage=STAGE)
     sections = config.evaluate.benchmarks if config.evaluate else ()
-    results = [graph.results_prefix(alpha_id(alpha), section.name) for section in sections]
+    results = [layout.results_prefix(alpha_id(alpha), section.name) for section in sections]
     if missing := [place for place in results if find_manifest(store, place) is None]:
         raise IncompleteError(
             f"the weights of {alpha_id(alpha)} are still needed: {', '.join(missing)} is not there."

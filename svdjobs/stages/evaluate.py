@@ -11,23 +11,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from svdjobs.checkpoint.sources import open_headers
-from svdjobs.config import REPEAT_ID, SweepConfig
+from svdjobs.config import SweepConfig
 from svdjobs.errors import IncompleteError, MissingKeyError
-from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
+from svdjobs.evaluation import engine_choice, multi_gpu
+from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.engines.protocol import make_requests
+from svdjobs.evaluation.generation import COMPLETIONS, ENGINE, completions_in, drawn
+from svdjobs.evaluation.grades import conclude
 from svdjobs.evaluation.prompts import prompts_sha256
+from svdjobs.evaluation.results import in_order_of_work
+from svdjobs.evaluation.session import Work, identities, opened, seed_of
 from svdjobs.records import Completion, Manifest
-from svdjobs.stages import engines, fleet, graph, units
-from svdjobs.stages.asking import Work, identities, opened, seed_of, settings_of
-from svdjobs.stages.drawing import COMPLETIONS, ENGINE, completions_in, drawn
-from svdjobs.stages.grading import conclude
-from svdjobs.stages.outputs import (
+from svdjobs.runs import layout, shards
+from svdjobs.runs.outputs import (
     Output,
     begin,
     find_manifest,
     is_current,
     read_finished,
-    readable_manifest,
 )
 from svdjobs.storage.objects import clear, write_lines
 from svdjobs.storage.store import Store
@@ -47,20 +48,20 @@ def run(
     manifests: list[Manifest] = []
     with opened(config, store) as work:
         evaluate, benchmarks = work.evaluate, work.benchmarks
-        groups = fleet.device_groups(evaluate)
-        ids = graph.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
+        groups = multi_gpu.device_groups(evaluate)
+        ids = layout.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
         wanted = in_order_of_work(ids)
         what = identities(work, wanted)
-        places = {key: graph.results_prefix(*key) for key in what}
+        places = {key: layout.results_prefix(*key) for key in what}
         if force or not all(is_current(store, places[key], **what[key]) for key in what):
-            engines.require(evaluate)
+            engine_choice.require(evaluate)
             assert all(work.asking(checkpoint_id).prompts for checkpoint_id in wanted)
         outputs = {key: begin(store, places[key], **what[key], force=force) for key in what}
         unfinished = [
             i for i in wanted if any(outputs[i, b.name].finished is None for b in benchmarks)
         ]
         if len(groups) > 1 and len(unfinished) > 1:
-            fleet.run(config, store, unfinished, groups)
+            multi_gpu.run(config, store, unfinished, groups)
             outputs = {key: begin(store, places[key], **what[key]) for key in what}
         for checkpoint_id in wanted:
             for benchmark in benchmarks:
@@ -88,13 +89,13 @@ def foresee(config: SweepConfig, store: Store) -> None:
     evaluate = config.evaluate
     if evaluate is None:
         return
-    fleet.join(evaluate)
-    ids = graph.evaluated_ids(config)
-    places = [graph.results_prefix(i, b.name) for i in ids for b in evaluate.benchmarks]
+    multi_gpu.join(evaluate)
+    ids = layout.evaluated_ids(config)
+    places = [layout.results_prefix(i, b.name) for i in ids for b in evaluate.benchmarks]
     if not all(find_manifest(store, place) for place in places):
         after = open_headers(config.after, allow_pickle=config.allow_pickle)
-        chosen = engines.choose_engine(evaluate, after)
-        engines.require(evaluate.model_copy(update={"engine": chosen}))
+        chosen = engine_choice.choose_engine(evaluate, after)
+        engine_choice.require(evaluate.model_copy(update={"engine": chosen}))
 
 
 def run_share(
@@ -105,14 +106,14 @@ def run_share(
     The last share to be drawn is followed by grading them all, to the same output as `run`'s; None
     while shares of others are missing.
     """
-    shares = units.evaluate_shares(config)
-    share = units.named(shares, unit)
+    shares = shards.evaluate_shares(config)
+    share = shards.named(shares, unit)
     with opened(config, store, alone=checkpoint_id) as work:
         (benchmark,) = (b for b in work.benchmarks if b.name == share.name)
         what = identities(work, [checkpoint_id])[checkpoint_id, benchmark.name]
-        place = graph.results_prefix(checkpoint_id, benchmark.name)
+        place = layout.results_prefix(checkpoint_id, benchmark.name)
         if not is_current(store, place, **what):
-            engines.require(work.evaluate)
+            engine_choice.require(work.evaluate)
             assert work.asking(checkpoint_id).prompts
             of_benchmark = [s for s in shares if s.name == share.name]
             if share.of > 1 and not _draw_share(work, checkpoint_id, benchmark, share, what):
@@ -129,7 +130,7 @@ def run_share(
             if output.finished is None:
                 _evaluate(work, checkpoint_id, benchmark, output)
             for one in of_benchmark if share.of > 1 else ():
-                clear(store, graph.share_prefix(checkpoint_id, one.id))
+                clear(store, layout.share_prefix(checkpoint_id, one.id))
         manifest = find_manifest(store, place)
         if manifest is not None:
             if work.evaluate.teacher_forced:
@@ -139,14 +140,14 @@ def run_share(
 
 
 def _draw_share(
-    work: Work, checkpoint_id: str, benchmark: Benchmark, share: units.Share, what: dict[str, Any]
+    work: Work, checkpoint_id: str, benchmark: Benchmark, share: shards.Share, what: dict[str, Any]
 ) -> bool:
     """Draw the completions of a share; whether all shares of the benchmark are there now."""
 
     def place(number: int) -> tuple[str, dict[str, Any]]:
         one = share._replace(number=number)
         inputs = {**what["inputs"], "share": f"{number} of {share.of}"}
-        return graph.share_prefix(checkpoint_id, one.id), {**what, "inputs": inputs}
+        return layout.share_prefix(checkpoint_id, one.id), {**what, "inputs": inputs}
 
     prefix, identity = place(share.number)
     output = begin(work.store, prefix, **identity)
@@ -165,12 +166,12 @@ def _draw_share(
     return all(is_current(work.store, where, **which) for where, which in places)
 
 
-def _join(checkpoint_id: str, shares: Sequence[units.Share], output: Output) -> None:
+def _join(checkpoint_id: str, shares: Sequence[shards.Share], output: Output) -> None:
     """Put the completions of all shares where those of a whole evaluation lie."""
     completions: list[Completion] = []
     ran: list[dict[str, Any]] = []
     for share in shares:
-        prefix = graph.share_prefix(checkpoint_id, share.id)
+        prefix = layout.share_prefix(checkpoint_id, share.id)
         completions += completions_in(read_finished(output.store, prefix, COMPLETIONS))
         settings = json.loads(read_finished(output.store, prefix, ENGINE))
         ran += [item for item in settings if item not in ran]
@@ -178,12 +179,6 @@ def _join(checkpoint_id: str, shares: Sequence[units.Share], output: Output) -> 
     output.put_json(ENGINE, ran)
     lines = [completion.model_dump_json() for completion in completions]
     write_lines(output.store, output.key(COMPLETIONS), lines)
-
-
-def in_order_of_work(checkpoint_ids: Sequence[str]) -> list[str]:
-    """After first: a reused engine starts with it, and the others read its answers."""
-    rank = {"after": 0, REPEAT_ID: 1, "before": 3}  # before differs in all its weights
-    return sorted(checkpoint_ids, key=lambda checkpoint_id: rank.get(checkpoint_id, 2))
 
 
 def _evaluate(work: Work, checkpoint_id: str, benchmark: Benchmark, output: Output) -> None:
@@ -200,33 +195,3 @@ def _evaluate(work: Work, checkpoint_id: str, benchmark: Benchmark, output: Outp
         evaluate, checkpoint_id, benchmark, prompts_sha256(prompts), output, completions,
         work.pool, gold_errors,
     )  # fmt: skip
-
-
-def current_results(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
-    """Manifest of every evaluation the config asks for, by prefix.
-
-    None where there is none, a damaged one, or one made with other settings or problems: pairing
-    such results would compare answers to different questions. What the config leaves to `auto` must
-    agree among the results themselves.
-    """
-    found: dict[str, Manifest | None] = {}
-    chosen: dict[str, Any] = {}
-    for section in config.evaluate.benchmarks if config.evaluate else ():
-        assert config.evaluate is not None
-        sha256 = load_benchmark(section).sha256
-        for checkpoint_id in in_order_of_work(graph.evaluated_ids(config)):
-            prefix = graph.results_prefix(checkpoint_id, section.name)
-            manifest = readable_manifest(store, prefix)
-            settled = config.evaluate
-            if manifest is not None:
-                for key in ("engine", "dtype"):
-                    if getattr(settled, key) == "auto":
-                        value = chosen.setdefault(key, manifest.config.get(key))
-                        settled = settled.model_copy(update={key: value})
-            settings = settings_of(settled, checkpoint_id)
-            fits = manifest is not None and (manifest.config, manifest.inputs["benchmark"]) == (
-                settings,
-                sha256,
-            )
-            found[prefix] = manifest if fits else None
-    return found

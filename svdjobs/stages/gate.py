@@ -12,19 +12,13 @@ from typing import NamedTuple
 
 from svdjobs.config import GateConfig, SweepConfig
 from svdjobs.errors import ConfigError, IncompleteError, SvdjobsError
+from svdjobs.evaluation.comparability import differences, remarks
+from svdjobs.evaluation.results import current_results
 from svdjobs.records import Gate, GateOutcome, GateRow, GateSide, Manifest, Summary
 from svdjobs.reporting import gate as words
 from svdjobs.reporting.accuracy import unscored
-from svdjobs.stages import graph
-from svdjobs.stages.comparable import differences, remarks
-from svdjobs.stages.evaluate import current_results
-from svdjobs.stages.outputs import (
-    begin,
-    check_run,
-    content_print,
-    find_manifest,
-    read_finished,
-)
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import begin, check_run, content_print, find_manifest, read_finished
 from svdjobs.statistics import below_p, compare, holm, passing_margin, problems_needed
 from svdjobs.statistics.intervals import ROUNDING
 from svdjobs.statistics.intervals import differences as paired
@@ -92,7 +86,7 @@ def foresee(config: SweepConfig) -> str:
     gate = config.gate
     if gate is None or gate.baseline is None or config.evaluate is None:
         return ""
-    places = [graph.results_prefix(gate.checkpoint, b.name) for b in config.evaluate.benchmarks]
+    places = [layout.results_prefix(gate.checkpoint, b.name) for b in config.evaluate.benchmarks]
     try:
         baseline = open_store(gate.baseline)
         lacking = [place for place in places if find_manifest(baseline, place) is None]
@@ -142,8 +136,8 @@ def _pairs(
     found: dict[str, list[Manifest | None]] = {}
     places: dict[str, list[tuple[Store, str]]] = {}
     for benchmark in config.evaluate.benchmarks:
-        judged = graph.results_prefix(gate.checkpoint, benchmark.name)
-        other = graph.results_prefix(baseline_id(gate), benchmark.name)
+        judged = layout.results_prefix(gate.checkpoint, benchmark.name)
+        other = layout.results_prefix(baseline_id(gate), benchmark.name)
         places[benchmark.name] = [(store, judged), (baseline, other)]
         known = find_manifest(baseline, other) if gate.baseline else own[other]
         found[benchmark.name] = [own[judged], known]

@@ -17,8 +17,8 @@ from svdjobs.errors import CheckpointError, DamagedError
 from svdjobs.fingerprint import fingerprint
 from svdjobs.progress import say, size
 from svdjobs.records import Estimate, Plan, TensorPlan
-from svdjobs.stages import cost, graph
-from svdjobs.stages.outputs import Output, begin, check_run, note_run
+from svdjobs.runs import cost, layout
+from svdjobs.runs.outputs import Output, begin, check_run, note_run
 from svdjobs.storage.store import Store
 
 STAGE = "plan"
@@ -38,7 +38,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
     if output.finished:
         note_run(store, config)
         try:
-            return graph.load_plan(store, config, stage=STAGE)
+            return layout.load_plan(store, config, stage=STAGE)
         except DamagedError as error:  # it costs little to make it again
             say(f"{error} It is made again.")
             output = _output(config, store, opened, force=True)
@@ -51,9 +51,9 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
 
 def hash_checkpoints(config: SweepConfig, store: Store) -> None:
     """Find out which bytes every checkpoint is made of, so that no pod of a fan-out has to."""
-    for source in dict.fromkeys(target.source for target in graph.targets(config)):
+    for source in dict.fromkeys(target.source for target in layout.targets(config)):
         checkpoint = open_checkpoint(source, allow_pickle=config.allow_pickle)
-        identity(checkpoint, store, graph.IDENTITIES)
+        identity(checkpoint, store, layout.IDENTITIES)
 
 
 def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Plan:
@@ -138,7 +138,7 @@ def _other_dtypes(before: Checkpoint, after: Checkpoint, chosen: list[TensorPlan
 def _open_all(config: SweepConfig) -> dict[str, Checkpoint]:
     """Every checkpoint of the run by its id, one that has two ids opened once; or one error with
     all the reasons why some do not open."""
-    targets = graph.targets(config)
+    targets = layout.targets(config)
     ids: dict[str, str] = {}
     for target in targets:
         ids.setdefault(target.source, target.checkpoint_id)
@@ -179,10 +179,10 @@ def _output(
     }
     return begin(
         store,
-        graph.PLAN_PREFIX,
+        layout.PLAN_PREFIX,
         stage=STAGE,
         version=VERSION,
-        config=graph.plan_settings(config),
+        config=layout.plan_settings(config),
         inputs=headers,
         force=force,
     )
@@ -192,7 +192,7 @@ def _estimate(
     config: SweepConfig, opened: dict[str, Checkpoint], tensors: list[TensorPlan]
 ) -> Estimate:
     chosen = [tensor for tensor in tensors if tensor.skip is None]
-    targets = graph.decomposed(config)
+    targets = layout.decomposed(config)
     decompose = sum(
         cost.decompose_flops(tensor.shape, vectors=target.vectors)
         for target in targets
@@ -244,7 +244,7 @@ def _refuse(
         reasons.append(thin)
     if not reasons:
         reasons += what_speaks_against(opened["before"], after, chosen)
-    for checkpoint_id in graph.rotation_chain(config):
+    for checkpoint_id in layout.rotation_chain(config):
         lacking = [t.name for t in chosen if _shape(opened[checkpoint_id], t.name) != t.shape]
         if lacking:
             reasons.append(

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from svdjobs import escape
 from svdjobs.config import SweepConfig
+from svdjobs.evaluation import likelihoods, second_grades
 from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.grades import load_summary
+from svdjobs.evaluation.results import current_results
 from svdjobs.provenance import versions
 from svdjobs.records import (
     Agreement,
@@ -17,19 +20,18 @@ from svdjobs.records import (
     RotationRow,
     Summary,
 )
-from svdjobs.reporting import junit, render
+from svdjobs.reporting import junit, page
 from svdjobs.reporting.accuracy import accuracy_table, adjusted_p
-from svdjobs.reporting.content import Content
+from svdjobs.reporting.data import Content
 from svdjobs.reporting.numbers import numbers_csv
 from svdjobs.reporting.tables import headlines, tables
-from svdjobs.stages import graph, likelihoods, outputs, rotations, second_grading
-from svdjobs.stages.blend import shard_records
-from svdjobs.stages.decompose import Factors
-from svdjobs.stages.evaluate import current_results
-from svdjobs.stages.grading import load_summary
-from svdjobs.stages.outputs import begin, content_print, readable_manifest
+from svdjobs.runs import layout, outputs
+from svdjobs.runs.outputs import begin, content_print, readable_manifest
+from svdjobs.stages import rotations
 from svdjobs.storage.objects import write_lines
 from svdjobs.storage.store import Store
+from svdjobs.weights.blend_records import shard_records
+from svdjobs.weights.factors import Factors
 
 STAGE = "report"
 VERSION = "5"
@@ -39,7 +41,7 @@ DRAWN_SPECTRA = 7
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     """Write the report of what has been finished; what is missing is named in it."""
-    plan = graph.load_plan(store, config, stage=STAGE)
+    plan = layout.load_plan(store, config, stage=STAGE)
     manifests = _manifests(config, store)
     missing = _missing(manifests)
     output = begin(
@@ -62,11 +64,11 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     if output.finished:
         return output.finished
     content = gather(config, store, plan, missing)
-    pictures = render.drawn(content)
+    pictures = page.drawn(content)
     for name, (png, _) in pictures.items():
         output.write(f"figures/{name}", png)
     for table in tables(content):
-        output.write(f"tables/{table.name}.csv", render.csv_table(table))
+        output.write(f"tables/{table.name}.csv", page.csv_table(table))
     apart = [one for by_id in content.agreements.values() for seen in by_id.values()
              for one in seen.disagreements]  # fmt: skip
     if apart:
@@ -75,8 +77,8 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     output.write("tables/numbers.csv", numbers_csv(content))
     output.write_json("verdict.json", junit.verdict(config.name, manifests, missing))
     output.write("junit.xml", junit.junit(config.name, manifests, missing))
-    output.write("report.md", render.markdown_report(content, pictures).encode())
-    output.write("report.html", render.html_report(content, pictures).encode())
+    output.write("report.md", page.markdown_report(content, pictures).encode())
+    output.write("report.html", page.html_report(content, pictures).encode())
     return output.commit()
 
 
@@ -96,9 +98,9 @@ def _missing(manifests: dict[str, Manifest | None]) -> list[str]:
 
 def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
     """Manifest of everything the config asks for, None where it is missing or out of date."""
-    wanted = [graph.PLAN_PREFIX]
-    wanted += [graph.factors_prefix(target.checkpoint_id) for target in graph.decomposed(config)]
-    wanted += [graph.checkpoint_prefix(alpha) for alpha in config.alphas]
+    wanted = [layout.PLAN_PREFIX]
+    wanted += [layout.factors_prefix(target.checkpoint_id) for target in layout.decomposed(config)]
+    wanted += [layout.checkpoint_prefix(alpha) for alpha in config.alphas]
     if config.rotations:
         wanted.append(rotations.PREFIX)
     found = {prefix: readable_manifest(store, prefix) for prefix in wanted}
@@ -114,15 +116,15 @@ def _answers(
     """
     found = {}
     for benchmark in config.evaluate.benchmarks if config.evaluate else ():
-        for checkpoint_id in graph.evaluated_ids(config):
-            results = graph.results_prefix(checkpoint_id, benchmark.name)
+        for checkpoint_id in layout.evaluated_ids(config):
+            results = layout.results_prefix(checkpoint_id, benchmark.name)
             if answered := manifests.get(results):
                 found[results] = content_print(answered)
             if manifest := likelihoods.current(store, checkpoint_id, benchmark.name):
-                prefix = graph.likelihoods_prefix(checkpoint_id, benchmark.name)
+                prefix = layout.likelihoods_prefix(checkpoint_id, benchmark.name)
                 found[prefix] = content_print(manifest)
-            if manifest := second_grading.current(store, checkpoint_id, benchmark.name):
-                prefix = graph.second_grades_prefix(checkpoint_id, benchmark.name)
+            if manifest := second_grades.current(store, checkpoint_id, benchmark.name):
+                prefix = layout.second_grades_prefix(checkpoint_id, benchmark.name)
                 found[prefix] = content_print(manifest)
     return found
 
@@ -138,10 +140,10 @@ def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) ->
         blends={
             alpha: shard_records(store, alpha)
             for alpha in config.alphas
-            if graph.checkpoint_prefix(alpha) not in missing
+            if layout.checkpoint_prefix(alpha) not in missing
         },
         rotations=_rotations(config, store, missing),
-        spectra=_spectra(store, plan, missing) if graph.decomposed(config) else {},
+        spectra=_spectra(store, plan, missing) if layout.decomposed(config) else {},
         missing=missing,
         provenance=versions(),
     )
@@ -152,8 +154,8 @@ def _summaries(
 ) -> dict[str, dict[str, Summary]]:
     found: dict[str, dict[str, Summary]] = {}
     for benchmark in config.evaluate.benchmarks if config.evaluate else ():
-        for checkpoint_id in graph.evaluated_ids(config):
-            prefix = graph.results_prefix(checkpoint_id, benchmark.name)
+        for checkpoint_id in layout.evaluated_ids(config):
+            prefix = layout.results_prefix(checkpoint_id, benchmark.name)
             if prefix not in missing:
                 found.setdefault(benchmark.name, {})[checkpoint_id] = load_summary(store, prefix)
     return found
@@ -164,8 +166,8 @@ def _likelihoods(
 ) -> dict[str, dict[str, list[Likelihood]]]:
     found: dict[str, dict[str, list[Likelihood]]] = {}
     for benchmark in config.evaluate.benchmarks if config.evaluate else ():
-        for checkpoint_id in graph.evaluated_ids(config):
-            if graph.results_prefix(checkpoint_id, benchmark.name) in missing:
+        for checkpoint_id in layout.evaluated_ids(config):
+            if layout.results_prefix(checkpoint_id, benchmark.name) in missing:
                 continue
             if rows := likelihoods.load(store, checkpoint_id, benchmark.name):
                 found.setdefault(benchmark.name, {})[checkpoint_id] = rows
@@ -178,10 +180,10 @@ def _agreements(
     found: dict[str, dict[str, Agreement]] = {}
     for section in config.evaluate.benchmarks if config.evaluate else ():
         benchmark = load_benchmark(section)
-        for checkpoint_id in graph.evaluated_ids(config):
-            if graph.results_prefix(checkpoint_id, section.name) in missing:
+        for checkpoint_id in layout.evaluated_ids(config):
+            if layout.results_prefix(checkpoint_id, section.name) in missing:
                 continue
-            if seen := second_grading.agreement(store, benchmark, checkpoint_id):
+            if seen := second_grades.agreement(store, benchmark, checkpoint_id):
                 found.setdefault(section.name, {})[checkpoint_id] = seen
     return found
 
@@ -198,7 +200,9 @@ def _spectra(
     """Spectra of one tensor of each module family, from the middle layer."""
     from svdjobs.checkpoint.selection import layer_and_family
 
-    if any(graph.factors_prefix(checkpoint_id) in missing for checkpoint_id in ("before", "after")):
+    if any(
+        layout.factors_prefix(checkpoint_id) in missing for checkpoint_id in ("before", "after")
+    ):
         return {}
     families: dict[str, list[str]] = {}
     for tensor in plan.selected:
@@ -219,7 +223,7 @@ def _spectra(
 
 def closing_words(config: SweepConfig, store: Store) -> str:
     """What a sweep prints last: the answers, the accuracy tables and where the report is."""
-    plan = graph.load_plan(store, config, stage=STAGE)
+    plan = layout.load_plan(store, config, stage=STAGE)
     missing = unfinished(config, store)
     blends: dict[float, list[BlendRecord]] = {}
     content = Content(
@@ -234,7 +238,7 @@ def closing_words(config: SweepConfig, store: Store) -> str:
     )
     adjusted = adjusted_p(content)
     parts = [
-        render.plain_table(accuracy_table(content, benchmark, adjusted))
+        page.plain_table(accuracy_table(content, benchmark, adjusted))
         for benchmark in content.summaries
     ]
     parts.append("\n".join(escape.line(line) for line in headlines(content)))

@@ -16,11 +16,11 @@ from svdjobs.fingerprint import derived_seed
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import track
 from svdjobs.records import Manifest, RotationRow
-from svdjobs.stages import cost, graph
-from svdjobs.stages.decompose import Factors
-from svdjobs.stages.outputs import begin, read_finished, require
+from svdjobs.runs import cost, layout
+from svdjobs.runs.outputs import begin, read_finished, require
 from svdjobs.storage.objects import record_in, write_lines
 from svdjobs.storage.store import Store
+from svdjobs.weights.factors import Factors
 
 if TYPE_CHECKING:
     from svdjobs.kernels.rotation import Bases
@@ -42,12 +42,12 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     rotations = config.rotations
     if rotations is None:
         raise IncompleteError("this config has no `rotations` section.")
-    plan = graph.load_plan(store, config, stage=STAGE)
-    chain = graph.rotation_chain(config)
+    plan = layout.load_plan(store, config, stage=STAGE)
+    chain = layout.rotation_chain(config)
     checkpoints = [open_checkpoint(s, allow_pickle=config.allow_pickle) for s in chain.values()]
     factors = [Factors(store, checkpoint_id, stage=STAGE) for checkpoint_id in chain]
     inputs = {
-        role: identity(checkpoint, store, graph.IDENTITIES)
+        role: identity(checkpoint, store, layout.IDENTITIES)
         for role, checkpoint in zip(("base", "rl1", "rl2"), checkpoints, strict=True)
     }
     for checkpoint, factor, origin in zip(checkpoints, factors, inputs.values(), strict=True):

@@ -21,8 +21,10 @@ import click
 
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import load_config
-from svdjobs.stages import blend, decompose, evaluate, graph, plan
-from svdjobs.stages.drawing import COMPLETIONS
+from svdjobs.evaluation import results
+from svdjobs.evaluation.generation import COMPLETIONS
+from svdjobs.runs import layout
+from svdjobs.stages import blend, decompose, plan
 from svdjobs.storage.local import LocalStore
 
 DEMO = Path("jobs/sweeps/demo.yaml")
@@ -43,7 +45,7 @@ def timed(config: SweepConfig, *arguments: str) -> float:
 
 def texts(config: SweepConfig, checkpoint_id: str) -> list[str]:
     """Completions of a checkpoint in order."""
-    path = Path(config.store_url) / graph.results_prefix(checkpoint_id, "demo")
+    path = Path(config.store_url) / layout.results_prefix(checkpoint_id, "demo")
     lines = (path / COMPLETIONS).read_text().splitlines()
     return [json.loads(line)["text"] for line in lines]
 
@@ -60,7 +62,7 @@ def measure() -> dict[str, Any]:
         decompose.run(runs["reused"], store)
         blend.run(runs["reused"], store)
         shutil.copytree(store_url, runs["separate"].store_url)
-        ids = evaluate.in_order_of_work(graph.evaluated_ids(runs["reused"]))
+        ids = results.in_order_of_work(layout.evaluated_ids(runs["reused"]))
         click.echo(f"{len(ids)} checkpoints through one engine …", err=True)
         reused = timed(runs["reused"])
         separate = 0.0

@@ -199,7 +199,7 @@ def signal_errors(folder: Path, name: str) -> dict[str, float]:
 
 def floor_seconds(shape: tuple[int, int]) -> float:
     """Least time for one decomposition pair: 4mn²+6k³ at this machine's float64 product rate."""
-    from svdjobs.stages.cost import measured_flops_per_second
+    from svdjobs.runs.cost import measured_flops_per_second
 
     n = min(shape)
     return (4 * max(shape) * n**2 + 6 * n**3) / measured_flops_per_second(1536)

@@ -13,7 +13,7 @@ from svdjobs.checkpoint.identity import identity
 from svdjobs.checkpoint.reader import read_checkpoint
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.cli.options import Given
-from svdjobs.stages import graph
+from svdjobs.runs import layout
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.memory import MemoryStore
 
@@ -71,11 +71,11 @@ def test_rehash_forgets_what_was_known(
     config = tmp_path / "sweep.yaml"
     config.write_text(f"name: x\nbefore: {folder}\nafter: {chain['rl2']}\nstore: {tmp_path}/run\n")
     store = LocalStore(tmp_path / "run")
-    right = identity(open_checkpoint(str(folder)), store, graph.IDENTITIES)
-    known = json.loads(store.read(graph.IDENTITIES))
+    right = identity(open_checkpoint(str(folder)), store, layout.IDENTITIES)
+    known = json.loads(store.read(layout.IDENTITIES))
     wrong = json.dumps(dict.fromkeys(known, "0" * 64))
-    store.path(graph.IDENTITIES).write_text(wrong)
+    store.path(layout.IDENTITIES).write_text(wrong)
     Given(str(config), (), "", False).opened()
-    assert identity(open_checkpoint(str(folder)), store, graph.IDENTITIES) != right
+    assert identity(open_checkpoint(str(folder)), store, layout.IDENTITIES) != right
     Given(str(config), (), "", False, rehash=True).opened()
-    assert identity(open_checkpoint(str(folder)), store, graph.IDENTITIES) == right
+    assert identity(open_checkpoint(str(folder)), store, layout.IDENTITIES) == right

@@ -17,8 +17,8 @@ from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.errors import CheckpointError
 from svdjobs.stages import blend, decompose, plan
-from svdjobs.stages.blended import open_sources, tensors_at
 from svdjobs.storage.local import LocalStore
+from svdjobs.weights.blended import open_sources, tensors_at
 from tests.checkpoints import tokenizer
 from tests.kernels.pairs import truth
 

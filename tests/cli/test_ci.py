@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from svdjobs.ci.fetch_results import clear
 from svdjobs.config import SweepConfig
-from svdjobs.stages.bring_back import clear
 from tests.cluster.api_server import answering
 from tests.cluster.test_ci import NAME, Api, finished
 from tests.forked import run as svdjobs

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from svdjobs.cluster import ci, follow
+from svdjobs.ci import cluster as on_cluster
+from svdjobs.cluster import follow
 from svdjobs.cluster.submit import Submission
 from svdjobs.cluster.tree import run_of
 from svdjobs.cluster.watch import closing_words
@@ -62,7 +63,7 @@ class Api:
             notes = {"workflows.argoproj.io/node-id": "report"}
             return 200, {"items": [{"metadata": {"name": "pod-1", "annotations": notes}}]}
         if path.endswith("/log"):
-            assert query["tailLines"] == str(ci.LAST_LINES)
+            assert query["tailLines"] == str(on_cluster.LAST_LINES)
             return 200, "2026-01-01T00:00:00Z missing: alpha-0.5000\n"
         return (200, []) if query.get("watch") else (200, self.shown)
 
@@ -81,10 +82,10 @@ def submission(tmp_path: Path) -> Submission:
 Told = list[str]
 
 
-def run(server: ApiServer, submission: Submission, told: Told, **more: Any) -> ci.Ended:
+def run(server: ApiServer, submission: Submission, told: Told, **more: Any) -> on_cluster.Ended:
     options = {"timeout_seconds": 20.0, "keep_running": False, **more}
     cluster = server.cluster(patience_seconds=2)
-    return ci.run(cluster, submission, write=told.append, **options)
+    return on_cluster.run(cluster, submission, write=told.append, **options)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_an_api_server_that_stays_away_is_infrastructure(submission: Submission)
 
 def test_one_that_cannot_be_stopped_is_named(submission: Submission) -> None:
     with answering(lambda *_: status(403, "Forbidden", "no")) as server:
-        words = ci.stopped(server.cluster(), NAME, keep_running=False)
+        words = on_cluster.stopped(server.cluster(), NAME, keep_running=False)
     assert words.startswith(f"Workflow {NAME} could not be stopped: you may not patch")
     assert f"svdjobs workflow watch {NAME}" in words
 
@@ -189,7 +190,7 @@ def test_what_is_submitted(submission: Submission) -> None:
     wanted = replace(
         submission,
         overrides=("alphas=[0.5]", "name=other"),
-        annotations=ci.origin({"CI_COMMIT_SHA": "abc", "GITHUB_REF_NAME": "main"}),
+        annotations=on_cluster.origin({"CI_COMMIT_SHA": "abc", "GITHUB_REF_NAME": "main"}),
         deadline_seconds=60,
     )
     api = Api(finished("Succeeded"))
@@ -203,14 +204,14 @@ def test_what_is_submitted(submission: Submission) -> None:
     values = {p["name"]: p["value"] for p in made["spec"]["arguments"]["parameters"]}
     assert values["config"] == "name: other\nbefore: a/b\nafter: a/c\nalphas:\n- 0.5\n"
     assert made["metadata"]["labels"]["svdjobs.io/run"] == "other"
-    assert ci.origin({}) == {}
+    assert on_cluster.origin({}) == {}
 
 
 def test_the_ends_of_failed_logs_are_shown() -> None:
     told: list[str] = []
     ended = run_of(finished("Failed", ("blend", 4), ("report", 2)))
     with answering(Api({})) as server:
-        ci.show_failures(server.cluster(), ended, told.append)
+        on_cluster.show_failures(server.cluster(), ended, told.append)
     assert told[0] == "report | missing: alpha-0.5000"
     assert told[1].startswith("1 more failed pods: svdjobs workflow logs demo-abcde")
 
@@ -218,7 +219,9 @@ def test_the_ends_of_failed_logs_are_shown() -> None:
 def test_logs_that_may_not_be_read_are_no_failure() -> None:
     told: list[str] = []
     with answering(lambda *_: status(403, "Forbidden", "no")) as server:
-        ci.show_failures(server.cluster(), run_of(finished("Failed", ("plan", 2))), told.append)
+        on_cluster.show_failures(
+            server.cluster(), run_of(finished("Failed", ("plan", 2))), told.append
+        )
     assert told[0].startswith("The logs of failed pods cannot be read: you may not list pods")
 
 

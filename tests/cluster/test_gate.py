@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from svdjobs.config_file import parse_config
-from svdjobs.stages import units
+from svdjobs.runs import shards
 from tests.cluster.interpreter import run_workflow
 from tests.cluster.run_tree import Run
 
@@ -74,4 +74,4 @@ def test_plan_says_whether_there_is_one(gate: dict[str, str] | None) -> None:
         "evaluate": {"benchmarks": ["demo"]}, "decompose": {"shards": 1},
     }  # fmt: skip
     plan: Any = SimpleNamespace(parts=[[]])
-    assert units.fan_outs(parse_config(document, where="test"), plan)["gate"] == (gate is not None)
+    assert shards.fan_outs(parse_config(document, where="test"), plan)["gate"] == (gate is not None)

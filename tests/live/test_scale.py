@@ -19,7 +19,7 @@ from svdjobs.cluster.plain_yaml import dump
 from svdjobs.cluster.tree import nodes_of
 from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.config_file import parse_config
-from svdjobs.stages import graph, units
+from svdjobs.runs import layout, shards
 from tests.cluster.test_render import big
 from tests.live.faults import controller, sweep
 from tests.live.namespaces import Document, Namespace, ended
@@ -53,12 +53,12 @@ def test_size_and_time_of_a_sweep_on_paper(
     """Alphas × 4 benchmarks × 4 shards: everything is scheduled and kept, and nothing computes."""
     space = make_namespace("svdjobs-scale")
     config, document = large_sweep(space, ALPHAS)
-    shares = [f"{t.checkpoint_id}-{i:03d}" for t in graph.targets(config) for i in range(SHARES)]
+    shares = [f"{t.checkpoint_id}-{i:03d}" for t in layout.targets(config) for i in range(SHARES)]
     planned = {
         "decompose": shares,
         "alphas": [alpha_id(alpha) for alpha in config.alphas],
         "baselines": ["before"],
-        "evaluate": [share.id for share in units.evaluate_shares(config)],
+        "evaluate": [share.id for share in shards.evaluate_shares(config)],
         "rotations": True,
         "gate": False,
     }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from svdjobs.reporting.job_summary import STEP_SUMMARY, Finding, page, publish
+from svdjobs.ci.summary import STEP_SUMMARY, Finding, page, publish
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,14 @@ from svdjobs import local
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.config_file import parse_config
 from svdjobs.records import Interval, Likelihood, Outcome, Summary
-from svdjobs.reporting import render
+from svdjobs.reporting import page as report_page
 from svdjobs.reporting.accuracy import (
     accuracy_table,
     divergences,
     likelihood_table,
     outcomes_table,
 )
-from svdjobs.reporting.content import Content, interval_text, points
+from svdjobs.reporting.data import Content, interval_text, points
 from svdjobs.reporting.tables import headlines
 from svdjobs.stages import report
 from svdjobs.statistics import mean_interval
@@ -76,14 +76,14 @@ def test_all_files_are_there(run: Path) -> None:
 
 def test_page_needs_nothing_from_elsewhere(run: Path) -> None:
     page = (run / "report" / "report.html").read_text()
-    assert render.outside_references(page) == []
+    assert report_page.outside_references(page) == []
     assert page.count("<svg") == 4
     assert "A &lt;b&gt;&amp; title" in page
 
 
 def test_outside_references_are_found() -> None:
     page = '<img src="https://x/y.png"><a href="#here"></a><style>@import "z"; url(q)</style>'
-    assert len(render.outside_references(page)) == 3
+    assert len(report_page.outside_references(page)) == 3
 
 
 def test_extrapolation_is_marked(run: Path) -> None:
@@ -243,7 +243,7 @@ def test_numbers_as_text() -> None:
 
 def test_plain_table_is_aligned() -> None:
     table = accuracy_table(content(before=[0.0, 1.0], after=[1.0, 1.0]), "b")
-    lines = render.plain_table(table).splitlines()
+    lines = report_page.plain_table(table).splitlines()
     assert len({len(line) for line in lines[2:]}) == 1
 
 
@@ -309,9 +309,9 @@ def test_sharded_checkpoints_are_reported_whole(tmp_path: Path) -> None:
     config = parse_config(document, where="test")
     local.sweep(config)
     store = LocalStore(tmp_path / "run")
-    from svdjobs.stages import graph
+    from svdjobs.runs import layout
 
-    made = report.gather(config, store, graph.load_plan(store, config, stage="test"), [])
+    made = report.gather(config, store, layout.load_plan(store, config, stage="test"), [])
     assert len(made.blends[0.0]) == 14
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from svdjobs.config import SweepConfig
 from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.session import STAGE, VERSION, settings_of
 from svdjobs.evaluation.summary import summarise
 from svdjobs.records import Completion, Grade, Outcome
-from svdjobs.stages import graph
-from svdjobs.stages.asking import STAGE, VERSION, settings_of
-from svdjobs.stages.outputs import begin
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import begin
 from svdjobs.storage.local import LocalStore
 
 Correct = Sequence[Sequence[bool]]
@@ -41,7 +41,7 @@ def answer(
         assert len(loaded.problems) == len(correct)
         output = begin(
             store,
-            graph.results_prefix(checkpoint_id, section.name),
+            layout.results_prefix(checkpoint_id, section.name),
             stage=STAGE,
             version=version,
             config=settings_of(evaluate, checkpoint_id),
@@ -71,6 +71,6 @@ def answer(
 
 def noted(config: SweepConfig) -> None:
     """Make the folder a run, as its first stage would."""
-    from svdjobs.stages.outputs import note_run
+    from svdjobs.runs.outputs import note_run
 
     note_run(LocalStore(Path(config.store_url)), config)

@@ -13,13 +13,15 @@ import pytest
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import DamagedError, IncompleteError, StorageError, exit_code
-from svdjobs.stages import blend, evaluate, grading, outputs, report
-from svdjobs.stages.decompose import Factors
+from svdjobs.evaluation import grades
+from svdjobs.runs import outputs
+from svdjobs.stages import blend, evaluate, report
 from svdjobs.storage.dev_server import BUCKET, S3Server
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.objects import clear, write_bytes, write_json
 from svdjobs.storage.s3 import client, download
 from svdjobs.storage.s3.store import S3Store
+from svdjobs.weights.factors import Factors
 from tests.forked import run
 from tests.storage.proxy import FOREVER, Fault, Kind, Proxy, harming
 
@@ -106,7 +108,7 @@ def test_grading_that_was_interrupted_goes_on(swept: SweepConfig) -> None:
     manifest = (folder / "manifest.json").read_bytes()
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps({**summary, "truncated": 99}))
-    grading.regrade(swept, store)
+    grades.regrade(swept, store)
     assert (folder / "manifest.json").read_bytes() == manifest
 
 

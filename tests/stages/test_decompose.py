@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from svdjobs.config import SweepConfig
 from svdjobs.errors import ConfigError, IncompleteError, NumericalError, TensorError
-from svdjobs.stages import decompose, plan, standalone
+from svdjobs.stages import decompose, plan
+from svdjobs.standalone import decompose as decompose_alone
 from svdjobs.storage.local import LocalStore
+from svdjobs.weights.factors import Factors
 from tests.checkpoints import tensors
 
 MakeConfig = Callable[..., SweepConfig]
@@ -31,7 +33,7 @@ def run(config: SweepConfig) -> LocalStore:
 
 def test_factors_rebuild_the_matrix(make_config: MakeConfig, chain: dict[str, Path]) -> None:
     store = run(make_config())
-    factors = decompose.Factors(store, "after", stage="test")
+    factors = Factors(store, "after", stage="test")
     for name, w in tensors(chain["rl2"]).items():
         if "proj.weight" in name:
             basis, s = factors.basis(name), factors.s(name)
@@ -102,7 +104,7 @@ def test_without_a_plan(make_config: MakeConfig) -> None:
 
 def test_standalone_export_in_the_classic_layout(chain: dict[str, Path], tmp_path: Path) -> None:
     sources = [str(chain["base"]), str(chain["rl2"])]
-    standalone.run(sources, tmp_path / "svd", export=True)
+    decompose_alone.run(sources, tmp_path / "svd", export=True)
     for source in sources:
         folder = tmp_path / "svd" / Path(source).name
         matrices = {n: w for n, w in tensors(Path(source)).items() if "proj.weight" in n}
@@ -121,7 +123,7 @@ def test_standalone_export_in_the_classic_layout(chain: dict[str, Path], tmp_pat
 
 def test_standalone_refuses_two_of_one_name(chain: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="two checkpoints are called base"):
-        standalone.run([str(chain["base"])] * 2, tmp_path / "svd")
+        decompose_alone.run([str(chain["base"])] * 2, tmp_path / "svd")
 
 
 def test_export_of_a_rank_deficient_matrix_is_orthonormal() -> None:
@@ -142,11 +144,11 @@ def test_export_of_a_rank_deficient_matrix_is_orthonormal() -> None:
 def test_standalone_names(chain: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """`.` and `..` are the folders they mean, never a way out of the output folder."""
     monkeypatch.chdir(chain["base"])
-    assert standalone.checkpoint_name(".") == "base"
-    assert standalone.checkpoint_name("..") == chain["base"].parent.name
-    assert standalone.checkpoint_name("owner/name@v1") == "name"
+    assert decompose_alone.checkpoint_name(".") == "base"
+    assert decompose_alone.checkpoint_name("..") == chain["base"].parent.name
+    assert decompose_alone.checkpoint_name("owner/name@v1") == "name"
     with pytest.raises(ConfigError, match="has no name"):
-        standalone.checkpoint_name("/")
+        decompose_alone.checkpoint_name("/")
 
 
 def test_export_follows_the_checkpoint(tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def test_export_follows_the_checkpoint(tmp_path: Path) -> None:
 
     for updates in (0, 1):
         source = make_checkpoint(tmp_path / "model", updates=updates)
-        standalone.run([str(source)], tmp_path / "svd", export=True)
+        decompose_alone.run([str(source)], tmp_path / "svd", export=True)
     name = "model.layers.0.mlp.up_proj.weight"
     saved = torch.load(tmp_path / "svd" / "model" / f"{name.replace('.', '__')}.pt")
     expected = torch.linalg.svdvals(tensors(tmp_path / "model")[name].double())

@@ -8,8 +8,8 @@ import pytest
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import IncompleteError
+from svdjobs.evaluation.engine_weights import is_written
 from svdjobs.stages import blend, decompose, drop_weights, evaluate, plan, report
-from svdjobs.stages.weights import is_written
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.objects import clear
 

@@ -14,17 +14,15 @@ import pytest
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import ConfigError, IncompleteError
-from svdjobs.stages import (
-    asking,
-    blend,
-    decompose,
-    engines,
-    evaluate,
-    grading,
+from svdjobs.evaluation import (
+    engine_choice,
+    engine_holder,
+    engine_weights,
+    grades,
     likelihoods,
-    plan,
-    weights,
+    session,
 )
+from svdjobs.stages import blend, decompose, evaluate, plan
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import make_checkpoint, tensors
 
@@ -62,7 +60,7 @@ def test_auto_is_float32_where_the_cast_erases_the_blend(
 ) -> None:
     config = make_config(**sixteen, rotations=None)
     store = blended(config)
-    assert engines.settle(config, store).dtype == "float32"
+    assert engine_choice.settle(config, store).dtype == "float32"
 
 
 def test_forced_sixteen_bits_are_refused_with_the_figure_and_the_way_out(
@@ -79,7 +77,7 @@ def test_forced_sixteen_bits_are_refused_with_the_figure_and_the_way_out(
     assert not list(Path(forced.store_url).glob("results/*"))
     meant = section(base, dtype="bfloat16", allow_lossy_dtype=True)
     allowed = make_config(**sixteen, rotations=None, evaluate=meant)
-    assert engines.settle(allowed, store).dtype == "bfloat16"
+    assert engine_choice.settle(allowed, store).dtype == "bfloat16"
 
 
 def test_auto_is_afters_own_dtype_where_the_blend_survives(
@@ -92,7 +90,7 @@ def test_auto_is_afters_own_dtype_where_the_blend_survives(
     config = make_config(
         before=str(tmp_path / "before"), after=str(tmp_path / "after"), rotations=None
     )
-    assert engines.settle(config, blended(config)).dtype == "bfloat16"
+    assert engine_choice.settle(config, blended(config)).dtype == "bfloat16"
 
 
 def test_a_written_blend_says_itself_what_a_cast_would_lose(
@@ -106,7 +104,7 @@ def test_a_written_blend_says_itself_what_a_cast_would_lose(
         evaluate=section(config, dtype="bfloat16"),
     )  # fmt: skip
     with pytest.raises(ConfigError, match="rounding noise in bfloat16 is"):
-        engines.settle(alone, LocalStore(tmp_path / "alone"))
+        engine_choice.settle(alone, LocalStore(tmp_path / "alone"))
 
 
 def test_a_blend_of_another_tool_says_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -116,7 +114,7 @@ def test_a_blend_of_another_tool_says_nothing(make_config: MakeConfig, tmp_path:
         before=str(foreign), after=str(foreign), alphas=[1], store=str(tmp_path / "alone"),
         rotations=None, evaluate=section(make_config(), dtype="bfloat16"),
     )  # fmt: skip
-    assert engines.settle(alone, LocalStore(tmp_path / "alone")).dtype == "bfloat16"
+    assert engine_choice.settle(alone, LocalStore(tmp_path / "alone")).dtype == "bfloat16"
 
 
 def test_before_under_another_config_gets_an_engine_of_its_own(
@@ -177,7 +175,7 @@ def test_an_engine_that_takes_no_weights_is_replaced(
     ],
 )
 def test_head_dimension(config: dict[str, Any], dimension: int) -> None:
-    assert engines.head_dimension(config) == dimension
+    assert engine_choice.head_dimension(config) == dimension
 
 
 def test_auto_engine(chain: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,12 +183,17 @@ def test_auto_engine(chain: dict[str, Path], monkeypatch: pytest.MonkeyPatch) ->
     evaluating = EvaluateConfig.model_validate({"benchmarks": ["demo"]})
     demo = open_checkpoint("svdjobs/demo/checkpoints/rl2")
     installed = find_spec("vllm") is not None
-    assert engines.choose_engine(evaluating, open_checkpoint(str(chain["base"]))) == "transformers"
-    assert engines.choose_engine(evaluating, demo) == ("vllm" if installed else "transformers")
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    assert engines.choose_engine(evaluating, demo) == "transformers"
+    assert (
+        engine_choice.choose_engine(evaluating, open_checkpoint(str(chain["base"])))
+        == "transformers"
+    )
+    assert engine_choice.choose_engine(evaluating, demo) == (
+        "vllm" if installed else "transformers"
+    )
+    monkeypatch.setattr(engine_choice, "find_spec", lambda name: None)
+    assert engine_choice.choose_engine(evaluating, demo) == "transformers"
     asked = evaluating.model_copy(update={"engine": "vllm"})
-    assert engines.choose_engine(asked, demo) == "vllm"
+    assert engine_choice.choose_engine(asked, demo) == "vllm"
 
 
 def test_weights_put_into_an_engine_are_those_blend_writes(make_config: MakeConfig) -> None:
@@ -198,13 +201,13 @@ def test_weights_put_into_an_engine_are_those_blend_writes(make_config: MakeConf
     store = blended(config)
     for alpha in ("alpha-0.0000", "alpha-0.5000", "alpha-1.0000"):
         computed = dict(
-            weights.weights_of(config, store, alpha, ExitStack(), whole=False).tensors()
+            engine_weights.weights_of(config, store, alpha, ExitStack(), whole=False).tensors()
         )
         written = tensors(Path(store.url) / "checkpoints" / alpha)
         assert computed.keys() == written.keys()
         assert all(bool((computed[name] == written[name]).all()) for name in written)
     with pytest.raises(IncompleteError, match=r"no checkpoint 'alpha-0\.3' in this run; it has"):
-        weights.weights_of(config, store, "alpha-0.3", ExitStack(), whole=True)
+        engine_weights.weights_of(config, store, "alpha-0.3", ExitStack(), whole=True)
 
 
 def test_reused_and_separate_engines_agree(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -261,7 +264,7 @@ def test_likelihoods_are_those_of_the_drawn_tokens(make_config: MakeConfig) -> N
     rows = {r.idx: r.log_probabilities for r in likelihoods.load(store, "before", "sums")}
     model = AutoModelForCausalLM.from_pretrained(config.before, dtype=torch.float32)
     path = Path(store.url) / "results/after/sums/completions.jsonl"
-    prompts = asking.ask(config, "after", _benchmarks(config)).prompts
+    prompts = session.ask(config, "after", _benchmarks(config)).prompts
     asked = {prompt.idx: prompt.ids for prompt in prompts["sums"]}
     for line in path.read_text().splitlines():
         drawn = json.loads(line)
@@ -292,6 +295,8 @@ def test_regrading_draws_nothing_and_gives_the_same_bytes(
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     for path in root.rglob("grades.jsonl"):
         path.write_text("")
-    monkeypatch.setattr(engines.Engines, "holding", lambda *_: pytest.fail("an engine was started"))
-    grading.regrade(config, store)
+    monkeypatch.setattr(
+        engine_holder.Engines, "holding", lambda *_: pytest.fail("an engine was started")
+    )
+    grades.regrade(config, store)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before

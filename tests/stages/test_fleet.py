@@ -13,7 +13,8 @@ import pytest
 
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import ConfigError
-from svdjobs.stages import blend, decompose, fleet, plan
+from svdjobs.evaluation import multi_gpu
+from svdjobs.stages import blend, decompose, plan
 from svdjobs.storage.local import LocalStore
 from tests.forked import Process
 
@@ -29,20 +30,20 @@ def settings(**overrides: object) -> EvaluateConfig:
 def test_devices_are_grouped_by_tensor_parallel_size() -> None:
     four = ("0", "1", "2", "5")
     assert settings(devices=[0, 1]).devices == ("0", "1")  # as YAML reads them
-    assert fleet.device_groups(settings(devices=four)) == [("0",), ("1",), ("2",), ("5",)]
+    assert multi_gpu.device_groups(settings(devices=four)) == [("0",), ("1",), ("2",), ("5",)]
     pairs = settings(devices=four, tensor_parallel_size=2)
-    assert fleet.device_groups(pairs) == [("0", "1"), ("2", "5")]
+    assert multi_gpu.device_groups(pairs) == [("0", "1"), ("2", "5")]
     threes = settings(devices=four, tensor_parallel_size=3)
-    assert fleet.device_groups(threes) == [("0", "1", "2")]
+    assert multi_gpu.device_groups(threes) == [("0", "1", "2")]
     with pytest.raises(
         ConfigError, match=r"tensor_parallel_size is 8, but evaluate\.devices has 4"
     ):
-        fleet.device_groups(settings(devices=four, tensor_parallel_size=8))
+        multi_gpu.device_groups(settings(devices=four, tensor_parallel_size=8))
 
 
 def test_visible_devices_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
-    assert fleet.device_groups(settings()) == [("3",), ("7",)]
+    assert multi_gpu.device_groups(settings()) == [("3",), ("7",)]
 
 
 @pytest.fixture

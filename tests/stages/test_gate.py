@@ -16,8 +16,8 @@ from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError, IncompleteError, OutputError
 from svdjobs.records import Gate
 from svdjobs.reporting import gate as words
+from svdjobs.runs.outputs import MANIFEST
 from svdjobs.stages import gate
-from svdjobs.stages.outputs import MANIFEST
 from svdjobs.statistics import holm
 from svdjobs.storage.local import LocalStore
 from tests.stages.answers import answer, noted
@@ -276,7 +276,7 @@ def test_another_grader_is_refused(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from svdjobs.provenance import versions
-    from svdjobs.stages import outputs
+    from svdjobs.runs import outputs
 
     earlier = make("earlier")
     older = {**versions(), "math-verify": "0.0.1", "torch": "1.0"}
@@ -293,7 +293,7 @@ def test_another_engine_version_is_remarked(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from svdjobs.provenance import versions
-    from svdjobs.stages import outputs
+    from svdjobs.runs import outputs
 
     earlier = make("earlier")
     with monkeypatch.context() as patched:
@@ -311,7 +311,7 @@ def test_a_baseline_s_records_are_shown_and_act_on_nothing(
 ) -> None:
     """Its provenance reached standard output with its newlines, and gate.md with its tags."""
     from svdjobs.provenance import versions
-    from svdjobs.stages import outputs
+    from svdjobs.runs import outputs
 
     hostile = "1.0\n::error::forged\n\x1b[2J<script>alert(1)</script>![x](https://e.example/i.png)"
     earlier = make("earlier")

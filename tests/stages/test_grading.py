@@ -12,7 +12,8 @@ import pytest
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import EXIT_TRY_AGAIN, BenchmarkError, BusyError, ConfigError, exit_code
-from svdjobs.stages import asking, engines, evaluate, grading, report
+from svdjobs.evaluation import engine_choice, engine_holder, grades, session
+from svdjobs.stages import evaluate, report
 from svdjobs.storage.local import LocalStore
 
 MakeConfig = Callable[..., SweepConfig]
@@ -37,10 +38,12 @@ def test_grading_again_keeps_completions_whatever_has_changed(
     store = LocalStore(config.store_url)
     evaluate.run(config, store, checkpoint_ids=IDS)
     drawn = {k: v for k, v in contents(config).items() if "completions" in k}
-    monkeypatch.setattr(asking, "VERSION", "another")
-    monkeypatch.setattr(engines, "choose_engine", lambda *_: pytest.fail("asked for an engine"))
+    monkeypatch.setattr(session, "VERSION", "another")
+    monkeypatch.setattr(
+        engine_choice, "choose_engine", lambda *_: pytest.fail("asked for an engine")
+    )
     changed = make_config(rotations=None, evaluate=section(make_config, engine="vllm"))
-    assert len(grading.regrade(changed, store)) == 2
+    assert len(grades.regrade(changed, store)) == 2
     assert {k: v for k, v in contents(config).items() if "completions" in k} == drawn
 
 
@@ -56,7 +59,7 @@ def test_grading_against_other_golds_is_refused(
     benchmarks = [{"name": "sums", "data": str(other)}]
     changed = make_config(rotations=None, evaluate=section(make_config, benchmarks=benchmarks))
     with pytest.raises(BenchmarkError, match="sums is not the one after was asked"):
-        grading.regrade(changed, store)
+        grades.regrade(changed, store)
     assert contents(config) == before
 
 
@@ -70,7 +73,7 @@ def test_settings_that_cannot_work_cost_nothing_that_is_there(
     too_long = make_config(rotations=None, evaluate=section(make_config, max_tokens=5000))
     with pytest.raises(BenchmarkError, match="max_tokens 5000"):
         evaluate.run(too_long, store, checkpoint_ids=IDS)
-    monkeypatch.setattr(engines, "find_spec", lambda _: None)
+    monkeypatch.setattr(engine_choice, "find_spec", lambda _: None)
     absent = make_config(rotations=None, evaluate=section(make_config, engine="vllm"))
     with pytest.raises(ConfigError, match="vLLM is not installed"):
         evaluate.run(absent, store, checkpoint_ids=IDS)
@@ -84,7 +87,9 @@ def test_a_longer_time_for_grading_draws_nothing_again(
     store = LocalStore(config.store_url)
     evaluate.run(config, store, checkpoint_ids=IDS)
     patient = make_config(rotations=None, evaluate=section(make_config, grade_timeout_seconds=50.0))
-    monkeypatch.setattr(engines.Engines, "holding", lambda *_: pytest.fail("an engine was started"))
+    monkeypatch.setattr(
+        engine_holder.Engines, "holding", lambda *_: pytest.fail("an engine was started")
+    )
     evaluate.run(patient, store, checkpoint_ids=IDS)
 
 
@@ -128,7 +133,7 @@ def test_the_report_follows_new_grades(make_config: MakeConfig) -> None:
     assert report.run(config, store) == first
     summary = Path(config.store_url) / "results" / "after" / "sums" / "grades.jsonl"
     summary.write_text(summary.read_text().replace('"wrong"', '"correct"'))
-    grading.regrade(config, store)  # back to what it was: the same content, the same report
+    grades.regrade(config, store)  # back to what it was: the same content, the same report
     assert report.run(config, store).fingerprint == first.fingerprint
 
 

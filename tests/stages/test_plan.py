@@ -14,7 +14,8 @@ from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError, IncompleteError, OutputError
 from svdjobs.records import Plan, TensorPlan
-from svdjobs.stages import blend, cost, decompose, plan
+from svdjobs.runs import cost
+from svdjobs.stages import blend, decompose, plan
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import make_checkpoint, tensors
 

@@ -15,10 +15,11 @@ from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import load_config
 from svdjobs.errors import BenchmarkError, CheckpointError, ConfigError
+from svdjobs.evaluation import forecast, likelihoods
 from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts, prompts_sha256
-from svdjobs.reporting.foreseen import lacks
-from svdjobs.stages import evaluate, likelihoods, plan_evaluate
+from svdjobs.reporting.plan_text import lacks
+from svdjobs.stages import evaluate
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import PROBLEMS, make_checkpoint
 
@@ -27,7 +28,7 @@ SWEEPS = Path(__file__).parents[2] / "jobs" / "sweeps"
 
 
 def foreseen(config: SweepConfig) -> str:
-    return "\n".join(plan_evaluate.foresee(config, LocalStore(config.store_url)))
+    return "\n".join(forecast.foresee(config, LocalStore(config.store_url)))
 
 
 def asked(benchmark_file: Path, **more: Any) -> dict[str, Any]:

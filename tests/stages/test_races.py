@@ -11,8 +11,9 @@ import pytest
 
 from svdjobs.config import SweepConfig
 from svdjobs.errors import UnavailableError, exit_code
-from svdjobs.stages import graph, plan
-from svdjobs.stages.outputs import Output, begin, find_manifest, read_finished
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import Output, begin, find_manifest, read_finished
+from svdjobs.stages import plan
 from svdjobs.storage.journal import appending
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.memory import MemoryStore
@@ -74,7 +75,7 @@ def test_a_damaged_plan_is_made_again(make_config: MakeConfig) -> None:
     path = Path(config.store_url, "plan", "plan.json")
     path.write_bytes(path.read_bytes().replace(b"Qwen2", b"Qwen3"))
     assert plan.run(config, store) == made
-    assert graph.load_plan(store, config, stage="test") == made
+    assert layout.load_plan(store, config, stage="test") == made
 
 
 def test_plans_of_many_processes_are_one_plan(make_config: MakeConfig) -> None:
@@ -102,7 +103,7 @@ def test_plans_of_many_processes_are_one_plan(make_config: MakeConfig) -> None:
     store = LocalStore(config.store_url)
     manifest = find_manifest(store, "plan")
     assert manifest is not None
-    assert plan.run(config, store) == graph.load_plan(store, config, stage="test")
+    assert plan.run(config, store) == layout.load_plan(store, config, stage="test")
     assert find_manifest(store, "plan") == manifest
 
 

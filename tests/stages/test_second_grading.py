@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from svdjobs.config import BenchmarkConfig, SweepConfig
+from svdjobs.evaluation import second_grades
 from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.evaluation.grading.second_grader import second_opinion
 from svdjobs.records import Completion, Outcome
-from svdjobs.stages import evaluate, graph, report, second_grading
-from svdjobs.stages.outputs import begin
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import begin
+from svdjobs.stages import evaluate, report
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.objects import write_lines
 
@@ -72,15 +74,15 @@ def test_disagreements_are_counted_and_listed(tmp_path: Path) -> None:
     completions = [completion(i, text) for i, text in enumerate(texts)]
     with GradingPool(timeout_seconds=10, workers=1) as pool:
         grades = pool.grade(completions, dict.fromkeys(range(len(texts)), "4"))
-        results = begin(store, graph.results_prefix("after", "b"), stage="evaluate", version="1",
+        results = begin(store, layout.results_prefix("after", "b"), stage="evaluate", version="1",
                         config={}, inputs={})  # fmt: skip
         for name, lines in (("completions.jsonl", completions), ("grades.jsonl", grades)):
             dumped = [line.model_dump_json() for line in lines]
             results.add(write_lines(store, results.key(name), dumped))
         manifest = results.commit()
-        made = second_grading.make(store, benchmark, "after", manifest, lambda: pool)
-        assert made == second_grading.make(store, benchmark, "after", manifest, refuse)
-    seen = second_grading.agreement(store, benchmark, "after")
+        made = second_grades.make(store, benchmark, "after", manifest, lambda: pool)
+        assert made == second_grades.make(store, benchmark, "after", manifest, refuse)
+    seen = second_grades.agreement(store, benchmark, "after")
     assert seen is not None
     assert (seen.both_correct, seen.only_second, seen.only_first) == (1, 2, 0)
     assert (seen.neither, seen.undecided) == (1, 0)
@@ -98,8 +100,8 @@ def refuse() -> GradingPool:
 def test_a_sweep_has_second_grades_unless_they_are_off(swept: SweepConfig) -> None:
     assert swept.evaluate is not None
     store, report_folder = LocalStore(swept.store_url), Path(swept.store_url, "report")
-    ids = graph.evaluated_ids(swept)
-    assert all(second_grading.current(store, i, "sums") is not None for i in ids)
+    ids = layout.evaluated_ids(swept)
+    assert all(second_grades.current(store, i, "sums") is not None for i in ids)
     page = (report_folder / "report.md").read_text()
     assert "Two graders on sums" in page
     off = swept.evaluate.model_copy(update={"second_grader": "off"})

@@ -12,7 +12,8 @@ import pytest
 from svdjobs import local
 from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.errors import ConfigError
-from svdjobs.stages import blend, decompose, evaluate, plan, report, rotations, units
+from svdjobs.runs import shards
+from svdjobs.stages import blend, decompose, evaluate, plan, report, rotations
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.store import Store
 
@@ -49,7 +50,7 @@ def test_units_come_to_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> Non
     )
     store = LocalStore(config.store_url)
     made = plan.run(config, store)
-    fan_outs = units.fan_outs(config, made)
+    fan_outs = shards.fan_outs(config, made)
     assert fan_outs == {
         "decompose": [f"{i}-{n:03d}" for i in ("before", "after", "base", "rl1") for n in (0, 1)],
         "alphas": ["alpha-0.0000", "alpha-0.5000", "alpha-1.0000"],
@@ -63,7 +64,7 @@ def test_units_come_to_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> Non
     for checkpoint_id in ("after", *fan_outs["baselines"]):
         evaluate_all(config, store, checkpoint_id, fan_outs["evaluate"])
     for name in reversed(fan_outs["alphas"]):
-        blend.run(config, store, alphas=[units.alpha_named(config, name)])
+        blend.run(config, store, alphas=[shards.alpha_named(config, name)])
         evaluate_all(config, store, name, fan_outs["evaluate"])
     rotations.run(config, store)
     report.run(config, store)
@@ -84,7 +85,7 @@ def test_more_shares_than_problems(whole: SweepConfig, make_config: MakeConfig) 
     config = make_config(evaluate=asking(whole, shards=9))
     store = LocalStore(config.store_url)
     plan.run(config, store)
-    shares = [share.id for share in units.evaluate_shares(config)]
+    shares = [share.id for share in shards.evaluate_shares(config)]
     done = [evaluate.run_share(config, store, checkpoint_id="after", unit=i) for i in shares]
     assert [manifest is not None for manifest in done] == [False] * 8 + [True]
 
@@ -92,21 +93,21 @@ def test_more_shares_than_problems(whole: SweepConfig, make_config: MakeConfig) 
 def test_a_checkpoint_with_few_parts_has_as_many_shares(make_config: MakeConfig) -> None:
     config = make_config(decompose={"parts": 2, "shards": 7}, rotations=None)
     made = plan.run(config, LocalStore(config.store_url))
-    assert [share.of for share in units.decompose_shares(config, made)] == [2] * 4
+    assert [share.of for share in shards.decompose_shares(config, made)] == [2] * 4
 
 
 def test_shares_cover_everything_once() -> None:
-    shares = [units.Share("x", number, 3) for number in range(3)]
+    shares = [shards.Share("x", number, 3) for number in range(3)]
     assert sorted(item for share in shares for item in share.pick(range(10))) == list(range(10))
 
 
 def test_alphas_by_id_and_by_number(make_config: MakeConfig) -> None:
     config = make_config(alphas=[-0.5, 1 / 3, 1])
     for alpha in config.alphas:
-        assert units.alpha_named(config, alpha_id(alpha)) == alpha
-        assert units.alpha_named(config, repr(alpha)) == alpha
+        assert shards.alpha_named(config, alpha_id(alpha)) == alpha
+        assert shards.alpha_named(config, repr(alpha)) == alpha
     with pytest.raises(ConfigError, match=r"--alpha alpha-0\.7000: the config has -0\.5, 0\.333"):
-        units.alpha_named(config, "alpha-0.7000")
+        shards.alpha_named(config, "alpha-0.7000")
 
 
 def test_unknown_unit_is_named(make_config: MakeConfig) -> None:
@@ -119,14 +120,14 @@ def test_unknown_unit_is_named(make_config: MakeConfig) -> None:
 
 def test_evaluations_of_an_indexed_job(make_config: MakeConfig) -> None:
     config = make_config(evaluate=asking(make_config(), shards=2))
-    assert units.evaluations(config, "after") == [("after", "sums-000"), ("after", "sums-001")]
-    others = units.evaluations(config)
+    assert shards.evaluations(config, "after") == [("after", "sums-000"), ("after", "sums-001")]
+    others = shards.evaluations(config)
     assert others[0] == ("before", "sums-000")
     assert {checkpoint for checkpoint, _ in others} == {
         "before", "alpha-0.0000", "alpha-0.5000", "alpha-1.0000",
     }  # fmt: skip
-    assert units.at(others, 8, 9) == []
-    indices = [units.at(others, index, 3) for index in range(3)]
+    assert shards.at(others, 8, 9) == []
+    indices = [shards.at(others, index, 3) for index in range(3)]
     assert sorted(pair for some in indices for pair in some) == sorted(others)
 
 
@@ -134,4 +135,4 @@ def test_a_thousand_alphas_fit_a_workflow(make_config: MakeConfig) -> None:
     """Argo keeps a fan-out's list in the Workflow's status; output parameters end at 256 KiB."""
     config = make_config(alphas=[i / 999 for i in range(1000)])
     made = plan.run(config, LocalStore(config.store_url))
-    assert len(json.dumps(units.fan_outs(config, made)["alphas"])) < 64 << 10
+    assert len(json.dumps(shards.fan_outs(config, made)["alphas"])) < 64 << 10

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from svdjobs.ci import fetch_results
 from svdjobs.errors import DamagedError, MissingKeyError, StorageError, exit_code
 from svdjobs.records import FileRecord
-from svdjobs.stages import bring_back, outputs
+from svdjobs.runs import outputs
 from svdjobs.storage.as_files import local_folder
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.memory import MemoryStore
@@ -57,7 +58,7 @@ def test_a_key_that_leads_elsewhere_is_none(key: str, tmp_path: Path) -> None:
     store._objects["report/" + key] = (b"evil", 1)  # as an object store would have it
     for copy in (
         lambda into: outputs.copy(store, "report", into / "report"),
-        lambda into: bring_back.bring_back(store, into, ["report"]),
+        lambda into: fetch_results.bring_back(store, into, ["report"]),
     ):
         with pytest.raises(
             DamagedError, match=r"report/manifest\.json is not .*is no key"
@@ -131,7 +132,7 @@ def test_an_earlier_job_left_a_link(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "junit.xml").write_text("mine")
     (tmp_path / "report").symlink_to(tmp_path / "home")
-    bring_back.clear(tmp_path)
+    fetch_results.clear(tmp_path)
     assert (tmp_path / "home" / "junit.xml").read_text() == "mine"
     assert not (tmp_path / "report").exists()
 

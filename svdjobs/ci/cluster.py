@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from svdjobs import escape
+from svdjobs.ci.fetch_results import bring_back
+from svdjobs.ci.summary import Finding
 from svdjobs.cluster import follow, logs
 from svdjobs.cluster.api import Cluster
 from svdjobs.cluster.lines import logs_command
@@ -26,9 +28,7 @@ from svdjobs.errors import (
     UnavailableError,
 )
 from svdjobs.reporting.gate import plain
-from svdjobs.reporting.job_summary import Finding
 from svdjobs.stages import gate, report
-from svdjobs.stages.bring_back import bring_back
 from svdjobs.storage.open import open_store
 
 # A cancelled job is killed a few seconds after it was told (GitHub: 10 s after the first signal:

@@ -21,8 +21,8 @@ from svdjobs.errors import ConfigError, EvaluationError
 from svdjobs.parallel import die_with
 from svdjobs.progress import LOGS, say, track
 from svdjobs.provenance import cores
-from svdjobs.stages import graph
-from svdjobs.stages.outputs import find_manifest
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import find_manifest
 from svdjobs.storage.store import Store
 
 POLL_SECONDS = 0.2
@@ -156,7 +156,7 @@ def _process(
 def _finished(config: SweepConfig, store: Store, checkpoint_id: str) -> bool:
     assert config.evaluate is not None
     return all(
-        find_manifest(store, graph.results_prefix(checkpoint_id, benchmark.name)) is not None
+        find_manifest(store, layout.results_prefix(checkpoint_id, benchmark.name)) is not None
         for benchmark in config.evaluate.benchmarks
     )
 

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 
 from svdjobs.evaluation.benchmarks.load import Benchmark
+from svdjobs.evaluation.generation import COMPLETIONS, completions_in
 from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.progress import track
 from svdjobs.provenance import versions
 from svdjobs.records import Agreement, Disagreement, Grade, Manifest, Outcome, SecondGrade
-from svdjobs.stages import graph
-from svdjobs.stages.drawing import COMPLETIONS, completions_in
-from svdjobs.stages.outputs import begin, read_finished, readable_manifest
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import begin, read_finished, readable_manifest
 from svdjobs.storage.objects import record_in, write_lines
 from svdjobs.storage.store import Store
 
@@ -33,7 +33,7 @@ def make(
     evaluation's manifest; its grades may change, its completions decide."""
     output = begin(
         store,
-        graph.second_grades_prefix(checkpoint_id, benchmark.name),
+        layout.second_grades_prefix(checkpoint_id, benchmark.name),
         stage="second_grader",
         version=VERSION,
         config={"math-verify": versions().get("math-verify", "unknown")},
@@ -42,7 +42,7 @@ def make(
     )
     if output.finished:
         return output.finished
-    place = graph.results_prefix(checkpoint_id, benchmark.name)
+    place = layout.results_prefix(checkpoint_id, benchmark.name)
     completions = completions_in(read_finished(store, place, COMPLETIONS, results))
     golds = {problem.idx: problem.gold for problem in benchmark.problems}
     with track(f"second grader {checkpoint_id} on {benchmark.name}", len(completions)) as advance:
@@ -54,8 +54,8 @@ def make(
 
 def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None:
     """Manifest of a checkpoint's second grades, None where there are none of its completions."""
-    results = readable_manifest(store, graph.results_prefix(checkpoint_id, benchmark))
-    found = readable_manifest(store, graph.second_grades_prefix(checkpoint_id, benchmark))
+    results = readable_manifest(store, layout.results_prefix(checkpoint_id, benchmark))
+    found = readable_manifest(store, layout.second_grades_prefix(checkpoint_id, benchmark))
     if results is None or found is None or found.inputs["completions"] != _completions(results):
         return None
     return found
@@ -66,13 +66,13 @@ def agreement(store: Store, benchmark: Benchmark, checkpoint_id: str) -> Agreeme
     manifest = current(store, checkpoint_id, benchmark.name)
     if manifest is None:
         return None
-    prefix = graph.second_grades_prefix(checkpoint_id, benchmark.name)
+    prefix = layout.second_grades_prefix(checkpoint_id, benchmark.name)
     lines = read_finished(store, prefix, ROWS, manifest).splitlines()
     seconds = {
         (g.idx, g.sample_index): g
         for g in (record_in(SecondGrade, line, f"a row of {prefix}") for line in lines)
     }
-    place = graph.results_prefix(checkpoint_id, benchmark.name)
+    place = layout.results_prefix(checkpoint_id, benchmark.name)
     golds = {problem.idx: problem.gold for problem in benchmark.problems}
     counts: Counter[tuple[bool, bool | None]] = Counter()
     apart = []

@@ -18,7 +18,7 @@ from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.errors import ConfigError
 from svdjobs.progress import say
 from svdjobs.records import Plan
-from svdjobs.stages import cost, graph
+from svdjobs.runs import cost, layout
 
 Item = TypeVar("Item")
 
@@ -47,7 +47,7 @@ def decompose_shares(config: SweepConfig, plan: Plan) -> list[Share]:
     count = min(chosen, len(plan.parts))
     return [
         Share(target.checkpoint_id, number, count)
-        for target in graph.decomposed(config)
+        for target in layout.decomposed(config)
         for number in range(count)
     ]
 
@@ -67,7 +67,7 @@ def evaluate_shares(config: SweepConfig) -> list[Share]:
 def evaluations(config: SweepConfig, checkpoint_id: str | None = None) -> list[tuple[str, str]]:
     """Checkpoint and share of every evaluation of one checkpoint, or of all but after, which comes
     before them, since they read its answers."""
-    wanted = [checkpoint_id] if checkpoint_id else graph.evaluated_ids(config)
+    wanted = [checkpoint_id] if checkpoint_id else layout.evaluated_ids(config)
     return [
         (evaluated, share.id)
         for evaluated in wanted
@@ -79,7 +79,7 @@ def evaluations(config: SweepConfig, checkpoint_id: str | None = None) -> list[t
 def fan_outs(config: SweepConfig, plan: Plan) -> dict[str, Any]:
     """What a workflow fans out over, by name: lists of ids; `rotations`, `gate`: whether there is
     one."""
-    baselines = graph.baseline_ids(config) if config.evaluate else []
+    baselines = layout.baseline_ids(config) if config.evaluate else []
     return {
         "decompose": [share.id for share in decompose_shares(config, plan)],
         "alphas": [alpha_id(alpha) for alpha in config.alphas],

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from svdjobs.config import REPEAT_ID
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.engines.protocol import Engine, Trace
+from svdjobs.evaluation.generation import COMPLETIONS, completions_in
 from svdjobs.evaluation.prompts import Prompt
 from svdjobs.progress import track
 from svdjobs.records import Likelihood, Manifest
-from svdjobs.stages import graph
-from svdjobs.stages.drawing import COMPLETIONS, completions_in
-from svdjobs.stages.outputs import begin, find_manifest, read_finished, readable_manifest
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import begin, find_manifest, read_finished, readable_manifest
 from svdjobs.storage.objects import record_in, write_lines
 from svdjobs.storage.store import Store
 
@@ -36,13 +36,13 @@ def make(
 
     `results` is the checkpoint's evaluation. after's repetition holds the same weights as after.
     """
-    after = graph.results_prefix("after", benchmark.name)
+    after = layout.results_prefix("after", benchmark.name)
     answered = find_manifest(store, after)
     if answered is None or checkpoint_id == REPEAT_ID:
         return None
     output = begin(
         store,
-        graph.likelihoods_prefix(checkpoint_id, benchmark.name),
+        layout.likelihoods_prefix(checkpoint_id, benchmark.name),
         stage="likelihoods",
         version=VERSION,
         config={"per_problem": per_problem, "engine": results.config["engine"],
@@ -79,8 +79,8 @@ def _traces(answered: Manifest) -> str:
 def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None:
     """Manifest of a checkpoint's likelihoods, None where there are none of after's present
     answers."""
-    answered = readable_manifest(store, graph.results_prefix("after", benchmark))
-    found = readable_manifest(store, graph.likelihoods_prefix(checkpoint_id, benchmark))
+    answered = readable_manifest(store, layout.results_prefix("after", benchmark))
+    found = readable_manifest(store, layout.likelihoods_prefix(checkpoint_id, benchmark))
     if found is None or answered is None or found.inputs["traces"] != _traces(answered):
         return None
     return found
@@ -88,7 +88,7 @@ def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None
 
 def load(store: Store, checkpoint_id: str, benchmark: str) -> list[Likelihood]:
     """The likelihoods of a checkpoint; empty where there are none of after's present answers."""
-    prefix = graph.likelihoods_prefix(checkpoint_id, benchmark)
+    prefix = layout.likelihoods_prefix(checkpoint_id, benchmark)
     if (manifest := current(store, checkpoint_id, benchmark)) is None:
         return []
     lines = read_finished(store, prefix, ROWS, manifest).splitlines()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from svdjobs.evaluation.engines.protocol import Engine, Request
 from svdjobs.progress import track
 from svdjobs.records import Completion
-from svdjobs.stages.outputs import Output
+from svdjobs.runs.outputs import Output
 from svdjobs.storage.objects import record_in, try_read_json, write_lines
 
 COMPLETIONS = "completions.jsonl"

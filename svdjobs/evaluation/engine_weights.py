@@ -15,11 +15,11 @@ from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
 from svdjobs.evaluation.engines.protocol import Weights
-from svdjobs.stages import graph
-from svdjobs.stages.blended import open_sources, tensors_at
-from svdjobs.stages.outputs import find_manifest, require
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import find_manifest, require
 from svdjobs.storage.as_files import local_folder
 from svdjobs.storage.store import Store
+from svdjobs.weights.blended import open_sources, tensors_at
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 def is_written(store: Store, checkpoint_id: str) -> bool:
     """Whether the run holds the checkpoint's weights; before and after lie elsewhere, and do."""
-    prefix = f"{graph.CHECKPOINTS}/{checkpoint_id}"
+    prefix = f"{layout.CHECKPOINTS}/{checkpoint_id}"
     manifest = find_manifest(store, prefix)
     return manifest is None or any(file.key.endswith(WEIGHTS) for file in manifest.files)
 
@@ -58,7 +58,7 @@ def weights_of(
             return Weights(checkpoint_id, str(folder), partial(_computed, config, store, alpha))
     raise IncompleteError(
         f"no checkpoint {checkpoint_id!r} in this run; it has "
-        f"{', '.join(graph.evaluated_ids(config))}."
+        f"{', '.join(layout.evaluated_ids(config))}."
     )
 
 
@@ -77,7 +77,7 @@ def _read(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _alpha_on_disk(store: Store, alpha: float, *, whole: bool) -> AbstractContextManager[Path]:
     """Files of a blended checkpoint, which may have been measured only, and have no weights."""
-    prefix = graph.checkpoint_prefix(alpha)
+    prefix = layout.checkpoint_prefix(alpha)
     (manifest,) = require(store, [prefix], stage=STAGE)
     wanted = {"config.json", *COMPANIONS}
     names = [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from svdjobs.checkpoint.classic_pt import log_name
+from svdjobs.checkpoint.classic_pt import log_name, pickled
 from svdjobs.checkpoint.matrices import matrices
 from svdjobs.checkpoint.selection import coverage_line, select
 from svdjobs.checkpoint.sources import open_checkpoint
@@ -14,13 +14,13 @@ from svdjobs.config import SelectionConfig
 from svdjobs.errors import ConfigError
 from svdjobs.progress import say, track
 from svdjobs.records import TensorPlan
-from svdjobs.stages import cost, graph
-from svdjobs.stages.blend import pickled
-from svdjobs.stages.decompose import Factors, decompose_checkpoint
-from svdjobs.stages.outputs import find_manifest
+from svdjobs.runs import cost, layout
+from svdjobs.runs.outputs import find_manifest
+from svdjobs.stages.decompose import decompose_checkpoint
 from svdjobs.storage.objects import write_bytes
 from svdjobs.storage.open import open_store
 from svdjobs.storage.store import Store
+from svdjobs.weights.factors import Factors
 
 if TYPE_CHECKING:
     import torch
@@ -50,10 +50,10 @@ def run(
         tensors = select(checkpoint, checkpoint, selection or SelectionConfig())
         say(f"{name}: {coverage_line(tensors)}")
         chosen = [tensor for tensor in tensors if tensor.skip is None]
-        known = find_manifest(store, graph.factors_prefix(name))
+        known = find_manifest(store, layout.factors_prefix(name))
         made = decompose_checkpoint(
             store,
-            graph.Target(name, source, vectors=True),
+            layout.Target(name, source, vectors=True),
             chosen,
             cost.balanced_parts(chosen, cost.part_count(chosen)),
             workers=workers,

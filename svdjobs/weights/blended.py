@@ -18,9 +18,9 @@ from svdjobs.errors import NumericalError
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import say
 from svdjobs.records import Plan, TensorPlan
-from svdjobs.stages import cost, graph
-from svdjobs.stages.decompose import Factors
+from svdjobs.runs import cost, layout
 from svdjobs.storage.store import Store
+from svdjobs.weights.factors import Factors
 
 if TYPE_CHECKING:
     import torch
@@ -68,12 +68,12 @@ def open_sources(config: SweepConfig, store: Store, *, stage: str) -> Sources:
     Raises:
         IncompleteError: one is missing, or was made from another checkpoint.
     """
-    plan = graph.load_plan(store, config, stage=stage)
+    plan = layout.load_plan(store, config, stage=stage)
     opened, factors, fingerprints = {}, {}, {}
     for role in ("before", "after"):
-        checkpoint = open_checkpoint(graph.source(config, role), allow_pickle=config.allow_pickle)
+        checkpoint = open_checkpoint(layout.source(config, role), allow_pickle=config.allow_pickle)
         opened[role], factors[role] = checkpoint, Factors(store, role, stage=stage)
-        fingerprints[role] = identity(checkpoint, store, graph.IDENTITIES)
+        fingerprints[role] = identity(checkpoint, store, layout.IDENTITIES)
         factors[role].require_origin(checkpoint, fingerprints[role])
     bases = opened[config.bases_of]
     fingerprints["companions"] = companions_digest(bases)

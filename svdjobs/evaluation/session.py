@@ -14,16 +14,17 @@ from svdjobs.checkpoint.selection import embedding_rows
 from svdjobs.checkpoint.sources import open_checkpoint, open_headers
 from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig
 from svdjobs.errors import CheckpointError, IncompleteError
+from svdjobs.evaluation import engine_choice, engine_holder, likelihoods, multi_gpu, second_grades
 from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
 from svdjobs.evaluation.engines.protocol import Engine
+from svdjobs.evaluation.generation import Submit
+from svdjobs.evaluation.grades import unreadable_golds
 from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.evaluation.prompts import Prompt, check_room, load_tokenizer, make_prompts
 from svdjobs.fingerprint import derived_seed
 from svdjobs.records import Manifest
-from svdjobs.stages import engines, fleet, graph, likelihoods, second_grading
-from svdjobs.stages.drawing import Submit
-from svdjobs.stages.grading import unreadable_golds
-from svdjobs.stages.outputs import check_run, note_run, require
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import check_run, note_run, require
 from svdjobs.storage.store import Store
 
 STAGE = "evaluate"
@@ -49,7 +50,7 @@ class Work:
     alone: str | None = None
     """The one checkpoint that is evaluated, if it is only one: no engine is worth sharing."""
     _asking: dict[str, Asking] = field(default_factory=dict, repr=False)
-    _engines: engines.Engines | None = field(default=None, repr=False)
+    _engines: engine_holder.Engines | None = field(default=None, repr=False)
     _pool: GradingPool | None = field(default=None, repr=False)
     _gold_errors: dict[str, set[int]] = field(default_factory=dict, repr=False)
 
@@ -83,7 +84,7 @@ class Work:
         """The engine with that checkpoint in it; all prompts fit it."""
         if self._engines is None:
             ways = ["after", "before"] if _asks_otherwise(self.config) else ["after"]
-            self._engines = engines.Engines(
+            self._engines = engine_holder.Engines(
                 self.config,
                 self.evaluate,
                 self.store,
@@ -119,7 +120,7 @@ class Work:
     ) -> None:
         """Let the second grader look at the checkpoint's completions, unless it is off."""
         if self.evaluate.second_grader != "off":
-            second_grading.make(
+            second_grades.make(
                 self.store, benchmark, checkpoint_id, results, lambda: self.pool, force=force
             )
 
@@ -134,12 +135,12 @@ def opened(config: SweepConfig, store: Store, *, alone: str | None = None) -> It
     """
     if config.evaluate is None:
         raise IncompleteError("this config has no `evaluate` section.")
-    fleet.join(config.evaluate)
+    multi_gpu.join(config.evaluate)
     check_run(store, config)
-    graph.refuse_unplanned(store, config)
+    layout.refuse_unplanned(store, config)
     note_run(store, config)
     benchmarks = [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
-    evaluate = engines.settle(config, store, alone=alone)
+    evaluate = engine_choice.settle(config, store, alone=alone)
     with ExitStack() as stack:
         yield Work(config, evaluate, store, benchmarks, stack, alone)
 
@@ -181,13 +182,13 @@ def _origin(config: SweepConfig, store: Store, checkpoint_id: str) -> str:
         source = config.before if checkpoint_id == "before" else config.after
         checkpoint = open_checkpoint(source, allow_pickle=config.allow_pickle)
         # Its companions decide where completions stop.
-        return f"{identity(checkpoint, store, graph.IDENTITIES)}/{companions_digest(checkpoint)}"
-    if checkpoint_id in graph.evaluated_ids(config):
-        (manifest,) = require(store, [f"{graph.CHECKPOINTS}/{checkpoint_id}"], stage=STAGE)
+        return f"{identity(checkpoint, store, layout.IDENTITIES)}/{companions_digest(checkpoint)}"
+    if checkpoint_id in layout.evaluated_ids(config):
+        (manifest,) = require(store, [f"{layout.CHECKPOINTS}/{checkpoint_id}"], stage=STAGE)
         return manifest.fingerprint
     raise IncompleteError(
         f"no checkpoint {checkpoint_id!r} in this run; it has "
-        f"{', '.join(graph.evaluated_ids(config))}."
+        f"{', '.join(layout.evaluated_ids(config))}."
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from svdjobs.evaluation import session
 from svdjobs.records import Manifest, Summary
-from svdjobs.stages import asking
-from svdjobs.stages.outputs import made_by
+from svdjobs.runs.outputs import made_by
 
 GRADERS = ("math-verify", "latex2sympy2_extended", "sympy")
 """Libraries that decide a grade."""
@@ -43,7 +43,7 @@ def differences(
     return found + [
         f"{where} was evaluated by another version of svdjobs' evaluate stage"
         for where, made in (("this run", manifest), ("the baseline", known_manifest))
-        if not made_by(made, asking.VERSION)
+        if not made_by(made, session.VERSION)
     ]
 
 

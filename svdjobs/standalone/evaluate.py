@@ -10,12 +10,13 @@ from typing import Any
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import apply_override, parse_config
 from svdjobs.errors import ConfigError
+from svdjobs.evaluation.grades import load_summary
 from svdjobs.progress import LOGS, logged, say
-from svdjobs.reporting.content import interval_text, percent
-from svdjobs.stages import evaluate, graph
-from svdjobs.stages.grading import load_summary
-from svdjobs.stages.outputs import read_finished
-from svdjobs.stages.standalone import checkpoint_name
+from svdjobs.reporting.data import interval_text, percent
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import read_finished
+from svdjobs.stages import evaluate
+from svdjobs.standalone.decompose import checkpoint_name
 from svdjobs.storage.objects import write_json
 from svdjobs.storage.open import open_store
 from svdjobs.storage.store import Store
@@ -66,7 +67,7 @@ def run(
 def publish(config: SweepConfig, store: Store) -> str:
     """Write the results file of a run of `run` from what the run holds; a line for a person."""
     assert config.evaluate is not None
-    prefix = graph.results_prefix("after", config.evaluate.benchmarks[0].name)
+    prefix = layout.results_prefix("after", config.evaluate.benchmarks[0].name)
     summary = load_summary(store, prefix)
     results = json.loads(read_finished(store, prefix, "results.json"))
     for one in (*results["summary"], *results["results"]):

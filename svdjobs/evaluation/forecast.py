@@ -11,12 +11,13 @@ from svdjobs.checkpoint.selection import embedding_rows
 from svdjobs.checkpoint.sources import open_headers
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import CheckpointError
+from svdjobs.evaluation import session
 from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
 from svdjobs.evaluation.engines.stop_tokens import stop_tokens
 from svdjobs.evaluation.tokenizers import differences, misread, unshared
-from svdjobs.reporting.foreseen import lacks
-from svdjobs.stages import asking, graph
-from svdjobs.stages.outputs import find_manifest
+from svdjobs.reporting.plan_text import lacks
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import find_manifest
 from svdjobs.storage.store import Store
 
 _MOST_ALPHAS_SHOWN = 12
@@ -35,7 +36,7 @@ def foresee(config: SweepConfig, store: Store) -> list[str]:
     lines = [_alphas(config)]
     if config.evaluate is not None and not _answered(config, store):
         benchmarks = [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
-        asked = asking.ask(config, "after", benchmarks)
+        asked = session.ask(config, "after", benchmarks)
         lines += _tokenizers(config, asked)
         lines += _questions(config, config.evaluate, benchmarks, asked)
     return lines + [f"the report will have {lack}" for lack in lacks(config)]
@@ -43,8 +44,8 @@ def foresee(config: SweepConfig, store: Store) -> list[str]:
 
 def _answered(config: SweepConfig, store: Store) -> bool:
     sections = config.evaluate.benchmarks if config.evaluate else ()
-    ids = graph.evaluated_ids(config)
-    places = [graph.results_prefix(i, section.name) for section in sections for i in ids]
+    ids = layout.evaluated_ids(config)
+    places = [layout.results_prefix(i, section.name) for section in sections for i in ids]
     return all(find_manifest(store, place) is not None for place in places)
 
 
@@ -59,12 +60,12 @@ def _questions(
     config: SweepConfig,
     evaluate: EvaluateConfig,
     benchmarks: Sequence[Benchmark],
-    asked: asking.Asking,
+    asked: session.Asking,
 ) -> Iterator[str]:
     """How much is asked on each benchmark, by the prompts themselves."""
-    own = asking.tokenizer_source(config, "before") != asking.tokenizer_source(config, "after")
-    before = asking.ask(config, "before", benchmarks) if own else asked
-    count = len(graph.evaluated_ids(config))
+    own = session.tokenizer_source(config, "before") != session.tokenizer_source(config, "after")
+    before = session.ask(config, "before", benchmarks) if own else asked
+    count = len(layout.evaluated_ids(config))
     for benchmark in benchmarks:
         lengths = [len(prompt.ids) for prompt in asked.prompts[benchmark.name]]
         others = [len(prompt.ids) for prompt in before.prompts[benchmark.name]]
@@ -78,14 +79,14 @@ def _questions(
         )
 
 
-def _tokenizers(config: SweepConfig, asked: asking.Asking) -> Iterator[str]:
+def _tokenizers(config: SweepConfig, asked: session.Asking) -> Iterator[str]:
     """What is not alike in the tokenizers of before and after, and in what they embed.
 
     Raises:
         CheckpointError: before would read other tokens than were asked.
     """
     assert config.evaluate is not None
-    source, chosen = asking.tokenizer_source(config, "after"), config.evaluate.tokenizer_of_before
+    source, chosen = session.tokenizer_source(config, "after"), config.evaluate.tokenizer_of_before
     own = asked.tokenizer if source == config.before else _own_tokenizer(config)
     if own is not None and (differ := differences(own, asked.tokenizer)):
         words = f"before's tokenizer and that of {source} differ: {differ.words}"
@@ -101,12 +102,12 @@ def _tokenizers(config: SweepConfig, asked: asking.Asking) -> Iterator[str]:
 def _own_tokenizer(config: SweepConfig) -> Any:
     """before's own tokenizer; None where it has none."""
     try:
-        return asking.tokenizer_in(config, config.before)
+        return session.tokenizer_in(config, config.before)
     except CheckpointError:
         return None
 
 
-def _refuse_misread(own: Any, asked: asking.Asking, words: str) -> None:
+def _refuse_misread(own: Any, asked: session.Asking, words: str) -> None:
     """Make sure that before, given after's token ids, reads the words that were asked.
 
     Raises:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from svdjobs.records import Gate
+from svdjobs.runs.outputs import copy, read_finished
 from svdjobs.stages import gate, report
-from svdjobs.stages.outputs import copy, read_finished
 from svdjobs.storage.store import Store
 
 # What a CI system reads the verdict from.

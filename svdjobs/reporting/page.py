@@ -10,7 +10,7 @@ import re
 from svdjobs import escape
 from svdjobs.reporting import figures
 from svdjobs.reporting.accuracy import divergences
-from svdjobs.reporting.content import Content, Table
+from svdjobs.reporting.data import Content, Table
 from svdjobs.reporting.tables import headlines, tables
 
 FIGURE_NAMES = {

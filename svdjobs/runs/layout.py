@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
 from svdjobs.records import Plan
-from svdjobs.stages.outputs import check_run, find_manifest, read_finished, require
+from svdjobs.runs.outputs import check_run, find_manifest, read_finished, require
 from svdjobs.storage.objects import record_in
 from svdjobs.storage.store import Store
 

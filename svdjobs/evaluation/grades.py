@@ -5,13 +5,13 @@ from __future__ import annotations
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import BenchmarkError, IncompleteError
 from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
+from svdjobs.evaluation.generation import COMPLETIONS, ENGINE, completions_in
 from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.evaluation.summary import details, summarise
 from svdjobs.progress import say
 from svdjobs.records import Completion, Manifest, Outcome, Summary
-from svdjobs.stages import graph
-from svdjobs.stages.drawing import COMPLETIONS, ENGINE, completions_in
-from svdjobs.stages.outputs import Output, find_manifest, read_finished
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import Output, find_manifest, read_finished
 from svdjobs.storage.objects import read_json, record_in, write_lines
 from svdjobs.storage.store import Store
 
@@ -84,8 +84,8 @@ def regrade(config: SweepConfig, store: Store) -> list[Manifest]:
         for section in config.evaluate.benchmarks:
             benchmark = load_benchmark(section)
             gold_errors = unreadable_golds(pool, benchmark)
-            for checkpoint_id in graph.evaluated_ids(config):
-                prefix = graph.results_prefix(checkpoint_id, section.name)
+            for checkpoint_id in layout.evaluated_ids(config):
+                prefix = layout.results_prefix(checkpoint_id, section.name)
                 manifest = find_manifest(store, prefix)
                 if manifest is not None:
                     if manifest.inputs["benchmark"] != benchmark.sha256:
