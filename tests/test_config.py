@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from svdjobs.cluster.settings import ClusterSettings
+from svdjobs.cluster.manifests.settings import ClusterSettings
 from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.config_file import (
     load_config,

@@ -214,7 +214,7 @@ def test_what_is_printed_goes_through_what_escapes_it() -> None:
     """Results by `tell`, remarks by `say`; the others print what they have made themselves."""
     known = {
         "progress.py", "cli/options.py", "cli/main.py", "cli/store.py", "cli/keys.py",
-        "cli/doctor.py", "cluster/doctor.py", "cluster/watch.py", "demo/train.py",
+        "cli/doctor.py", "cluster/doctor/checks.py", "cluster/watching/screen.py", "demo/train.py",
     }  # fmt: skip
     prints = re.compile(
         r"(?<![\w.])print\(|\b(click|typer)\.s?echo\b|\.print\(|std(out|err)\.write"

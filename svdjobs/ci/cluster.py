@@ -11,13 +11,13 @@ from typing import NamedTuple
 from svdjobs import escape
 from svdjobs.ci.fetch_results import bring_back
 from svdjobs.ci.summary import Finding
-from svdjobs.cluster import follow, logs
 from svdjobs.cluster.api import Cluster
-from svdjobs.cluster.lines import logs_command
-from svdjobs.cluster.logs import Write
 from svdjobs.cluster.submit import Submission, submit
-from svdjobs.cluster.tree import Run, exit_code
-from svdjobs.cluster.watch import closing_words, judged, reported, watch
+from svdjobs.cluster.watching import logs, updates
+from svdjobs.cluster.watching.logs import Write
+from svdjobs.cluster.watching.screen import closing_words, judged, reported, watch
+from svdjobs.cluster.watching.status import Run, exit_code
+from svdjobs.cluster.watching.status_text import logs_command
 from svdjobs.deadline import OutOfTime, deadline
 from svdjobs.errors import (
     EXIT_INFRASTRUCTURE,
@@ -137,7 +137,7 @@ def stopped(cluster: Cluster, name: str, keep_running: bool) -> str:
         return f"Workflow {name} goes on (--keep-running). {after_words(cluster, name)}"
     cluster.patience_seconds = min(cluster.patience_seconds, STOP_SECONDS)
     try:
-        follow.stop(cluster, name, terminate=False)
+        updates.stop(cluster, name, terminate=False)
     except SvdjobsError as error:
         if isinstance(error, RefusedError) and error.status == 404:
             return f"Workflow {name} was not created."

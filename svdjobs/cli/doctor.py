@@ -38,18 +38,18 @@ def doctor(
       svdjobs doctor --store s3://bucket/prefix
       svdjobs doctor --only store --store runs/demo
     """
-    from svdjobs.cluster import doctor as report
+    from svdjobs.cluster.doctor import checks as report
 
     if only == "store" and store is None:
         raise ConfigError("--only store needs --store URL.")
     checks: list[report.Check] = []
     if store is not None and only != "cluster":
-        from svdjobs.cluster.doctor_store import check_store
+        from svdjobs.cluster.doctor.store import check_store
 
         checks += check_store(store)
     if only != "store":
         from svdjobs.cluster.api import connect
-        from svdjobs.cluster.doctor_cluster import PRODUCT, Needs, check_cluster
+        from svdjobs.cluster.doctor.cluster import PRODUCT, Needs, check_cluster
 
         needs = Needs(
             service_account=service_account,

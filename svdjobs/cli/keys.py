@@ -17,7 +17,7 @@ def keys(under: str, cluster: bool) -> None:
       svdjobs keys evaluate
       svdjobs keys --cluster gpu
     """
-    from svdjobs.cluster.settings import ClusterSettings
+    from svdjobs.cluster.manifests.settings import ClusterSettings
     from svdjobs.config import SweepConfig
     from svdjobs.settings import Settings
     from svdjobs.settings import keys as every_key

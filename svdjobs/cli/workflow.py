@@ -13,7 +13,7 @@ from svdjobs.errors import EXIT_INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
     from svdjobs.cluster.api import Cluster
-    from svdjobs.cluster.tree import Run
+    from svdjobs.cluster.watching.status import Run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,8 +53,8 @@ def render(sweep: Path, settings_file: Path | None, into: Path) -> None:
       svdjobs workflow render jobs/sweeps/X.yaml --settings cluster.yaml --into out
       argo submit out/workflows/sweep.yaml -p store=s3://bucket/X
     """
-    from svdjobs.cluster.render import render, summary, write
-    from svdjobs.cluster.settings import load_settings
+    from svdjobs.cluster.manifests.render import render, summary, write
+    from svdjobs.cluster.manifests.settings import load_settings
     from svdjobs.config_file import read_text
 
     text, settings = read_text(sweep), load_settings(settings_file)
@@ -140,7 +140,7 @@ def watch(run: str, namespace: str | None) -> int:
     Exits with 0 if it succeeded; with what its report (2: something is missing) or gate (3: a
     regression) exited with; 5 if a deadline ran out; 4 for anything else.
     """
-    from svdjobs.cluster.follow import find
+    from svdjobs.cluster.watching.updates import find
 
     cluster = connect(namespace, waits=True)
     return _watch(cluster, find(cluster, run)["metadata"]["name"])
@@ -152,15 +152,15 @@ def watch(run: str, namespace: str | None) -> int:
 @namespace_option
 def stop(run: str, terminate: bool, namespace: str | None) -> None:
     """End a run; what is finished stays in its store."""
-    from svdjobs.cluster import follow
+    from svdjobs.cluster.watching import updates
 
     cluster = connect(namespace)
-    found = follow.find(cluster, run)
+    found = updates.find(cluster, run)
     name = found["metadata"]["name"]
-    if follow.has_ended(found):
+    if updates.has_ended(found):
         tell(f"Workflow {name} has ended already, as {found['status']['phase']}.")
         return
-    follow.stop(cluster, name, terminate=terminate)
+    updates.stop(cluster, name, terminate=terminate)
     tell(
         f"Workflow {name} is being {'terminated' if terminate else 'stopped'}. What is finished "
         f"is kept; see it end with: svdjobs workflow watch {name} --namespace {cluster.namespace}"
@@ -177,8 +177,8 @@ def logs(
     run: str, step: str | None, failed: bool, followed: bool, namespace: str | None
 ) -> int | None:
     """Print the logs of a run's pods, each line with its task."""
-    from svdjobs.cluster import logs as pod_logs
-    from svdjobs.cluster.follow import find
+    from svdjobs.cluster.watching import logs as pod_logs
+    from svdjobs.cluster.watching.updates import find
 
     cluster = connect(namespace, waits=followed)
     found = find(cluster, run)
@@ -211,9 +211,9 @@ def connect(namespace: str | None, *, waits: bool = False) -> Cluster:
 
 
 def _watch(cluster: Cluster, name: str) -> int:
-    from svdjobs.cluster.tree import exit_code
-    from svdjobs.cluster.watch import closing_words
-    from svdjobs.cluster.watch import watch as show
+    from svdjobs.cluster.watching.screen import closing_words
+    from svdjobs.cluster.watching.screen import watch as show
+    from svdjobs.cluster.watching.status import exit_code
 
     try:
         run: Run = show(cluster, name)

@@ -1,1 +1,1 @@
-"""Place and chain what `svdjobs.stages` computes, on a cluster. Stages never import this."""
+"""A cluster: its API, what is submitted there, and what of it is watched. No stage imports this."""

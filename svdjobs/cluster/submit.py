@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svdjobs.cluster import estimate
 from svdjobs.cluster.api import Cluster, Document
+from svdjobs.cluster.manifests import sizes
+from svdjobs.cluster.manifests.render import refuse_expanded, refuse_expansions
+from svdjobs.cluster.manifests.yaml_text import dump
 from svdjobs.cluster.names import is_workflow_name, label_value, workflow_name
-from svdjobs.cluster.plain_yaml import dump
-from svdjobs.cluster.render import refuse_expanded, refuse_expansions
-from svdjobs.cluster.tree import RUN_LABEL, parameters
+from svdjobs.cluster.watching.status import RUN_LABEL, parameters
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import overridden, read_config, read_text
 from svdjobs.errors import ConfigError, RefusedError
@@ -95,7 +95,7 @@ def workflow_of(cluster: Cluster, submission: Submission) -> Document:
         spec["serviceAccountName"] = submission.service_account
     if submission.deadline_seconds is not None:
         spec["activeDeadlineSeconds"] = submission.deadline_seconds
-    estimate.require_room(config, estimate.estimate(config, dump(spec)))
+    sizes.require_room(config, sizes.estimate(config, dump(spec)))
     labels = {RUN_LABEL: label_value(config.name), SUBMISSION_LABEL: secrets.token_hex(8)}
     notes = {**(meta.get("annotations") or {}), **(submission.annotations or {})}
     kept = {"annotations": notes} if notes else {}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from svdjobs.cluster import follow, logs
 from svdjobs.cluster.api import asked_for, connect
 from svdjobs.cluster.submit import Submission, submit
+from svdjobs.cluster.watching import logs, updates
 from svdjobs.errors import ClusterError, ConfigError, RefusedError, UnavailableError, exit_code
 from tests.cluster.api_server import Answer, Body, answering, event, status, workflow
 
@@ -19,7 +19,7 @@ WORKFLOWS = "/apis/argoproj.io/v1alpha1/namespaces/here/workflows"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(updates, "_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(logs, "_PAUSE_SECONDS", 0.01)
 
 
@@ -29,7 +29,7 @@ def test_an_outage_is_outlasted_and_told_once() -> None:
         cluster = server.cluster(patience_seconds=20, notice=told.append)
         server.stop()
         threading.Timer(1.5, server.start).start()
-        assert follow.find(cluster, "w")["metadata"]["name"] == "w"
+        assert updates.find(cluster, "w")["metadata"]["name"] == "w"
     assert len(told) == 1
     assert "does not answer (connection refused); trying for 20 s" in told[0]
 
@@ -54,7 +54,7 @@ def test_refused_after_an_outage_is_not_believed_at_once() -> None:
         return answers.pop(0) if answers else (200, workflow("Running"))
 
     with answering(respond) as server:
-        assert follow.find(server.cluster(), "w")["status"] == {"phase": "Running"}
+        assert updates.find(server.cluster(), "w")["status"] == {"phase": "Running"}
     assert not answers
 
 
@@ -78,7 +78,7 @@ def test_refused_after_an_outage_is_not_believed_at_once() -> None:
 )  # fmt: skip
 def test_refusals_say_what_to_do(answer: Answer, words: str) -> None:
     with answering(lambda *_: answer) as server, pytest.raises(ConfigError, match=words):
-        follow.find(server.cluster(), "w")
+        updates.find(server.cluster(), "w")
 
 
 def test_what_a_path_asks_for() -> None:
@@ -95,7 +95,7 @@ def test_what_is_no_api_server_is_no_cluster_to_talk_to() -> None:
         answering(lambda *_: (200, "<html>")) as server,
         pytest.raises(ClusterError, match=r"something that is not JSON") as raised,
     ):
-        follow.find(server.cluster(), "w")
+        updates.find(server.cluster(), "w")
     assert exit_code(raised.value) == 4
 
 
@@ -126,7 +126,7 @@ class Watched:
 def phases(watched: Watched) -> list[str]:
     with answering(watched) as server:
         cluster = server.cluster(patience_seconds=5)
-        return [w["status"]["phase"] for w in follow.changes(cluster, "w")]
+        return [w["status"]["phase"] for w in updates.changes(cluster, "w")]
 
 
 def test_a_cut_watch_goes_on_from_where_it_was() -> None:
@@ -184,7 +184,7 @@ def test_the_latest_workflow_of_a_sweep_is_found() -> None:
         return 200, {"items": [new, old]}
 
     with answering(respond) as server:
-        assert follow.find(server.cluster(), "demo")["metadata"]["name"] == "demo-b"
+        assert updates.find(server.cluster(), "demo")["metadata"]["name"] == "demo-b"
 
 
 def submission(tmp_path: Path, **more: object) -> Submission:

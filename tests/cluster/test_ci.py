@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from svdjobs.ci import cluster as on_cluster
-from svdjobs.cluster import follow
 from svdjobs.cluster.submit import Submission
-from svdjobs.cluster.tree import run_of
-from svdjobs.cluster.watch import closing_words
+from svdjobs.cluster.watching import updates
+from svdjobs.cluster.watching.screen import closing_words
+from svdjobs.cluster.watching.status import run_of
 from tests.cluster.api_server import Answer, ApiServer, Body, answering, status, workflow
 
 NAME = "demo-abcde"
@@ -23,7 +23,7 @@ NAME = "demo-abcde"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(updates, "_PAUSE_SECONDS", 0.02)
 
 
 def finished(phase: str, *ends: tuple[str, int], store: str = "s3://b/run") -> Body:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from svdjobs.cluster import doctor_store
-from svdjobs.cluster.doctor import Check, all_well, guarded, plain_lines, summary
-from svdjobs.cluster.doctor_cluster import Needs, check_cluster, gpu_checks
+from svdjobs.cluster.doctor import store as doctor_store
+from svdjobs.cluster.doctor.checks import Check, all_well, guarded, plain_lines, summary
+from svdjobs.cluster.doctor.cluster import Needs, check_cluster, gpu_checks
 from svdjobs.errors import StorageError
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.s3.store import S3Store

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from svdjobs.cluster import estimate, render, workflow
-from svdjobs.cluster.settings import ClusterSettings, load_settings
+from svdjobs.cluster.manifests import argo, render, sizes
+from svdjobs.cluster.manifests.settings import ClusterSettings, load_settings
 from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError
 from tests.cluster.argo_lint import lint
@@ -81,7 +81,7 @@ def leaf(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_settings_of_gpus_reach_evaluation_and_nothing_else() -> None:
-    whole = workflow.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"]).to_dict()
+    whole = argo.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"]).to_dict()
     evaluate, blend = leaf(whole, "evaluate"), leaf(whole, "blend")
     gpus = {"nvidia.com/gpu": "{{workflow.parameters.gpus}}"}
     assert yaml.safe_load(evaluate["podSpecPatch"]) == {
@@ -104,7 +104,7 @@ def test_settings_of_gpus_reach_evaluation_and_nothing_else() -> None:
 
 def test_argo_s_own_containers_are_restricted_too() -> None:
     """Else a namespace with the restricted Pod Security level refuses every pod, as was seen."""
-    whole = workflow.sweep(ClusterSettings(), SWEEPS["demo"]).to_dict()
+    whole = argo.sweep(ClusterSettings(), SWEEPS["demo"]).to_dict()
     restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     patch = yaml.safe_load(whole["spec"]["podSpecPatch"])
     own = [*patch["initContainers"], *patch["containers"]]
@@ -113,13 +113,13 @@ def test_argo_s_own_containers_are_restricted_too() -> None:
 
 
 def test_only_argo_s_own_containers_get_the_account_s_token() -> None:
-    whole = workflow.sweep(ClusterSettings(), SWEEPS["demo"]).to_dict()
+    whole = argo.sweep(ClusterSettings(), SWEEPS["demo"]).to_dict()
     patch = yaml.safe_load(whole["spec"]["podSpecPatch"])
     assert patch["automountServiceAccountToken"] is False
     (volume,) = patch["volumes"]
     sources = {kind for source in volume["projected"]["sources"] for kind in source}
     assert sources == {"serviceAccountToken", "configMap", "downwardAPI"}
-    mount = {"name": volume["name"], "mountPath": workflow.TOKEN_PATH, "readOnly": True}
+    mount = {"name": volume["name"], "mountPath": argo.TOKEN_PATH, "readOnly": True}
     assert all(
         one["volumeMounts"] == [mount] for one in (*patch["initContainers"], *patch["containers"])
     )
@@ -131,7 +131,7 @@ def test_only_argo_s_own_containers_get_the_account_s_token() -> None:
 
 def test_only_verdicts_travel_as_artifacts() -> None:
     """Under keys of the repository that the controller knows, as files and not as archives."""
-    whole = workflow.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"]).to_dict()
+    whole = argo.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"]).to_dict()
     by_template = {
         template["name"]: template.get("outputs", {}).get("artifacts")
         for template in whole["spec"]["templates"]
@@ -140,11 +140,11 @@ def test_only_verdicts_travel_as_artifacts() -> None:
     gate = by_template.pop("gate")
     assert not any(by_template.values())
     assert [(a["name"], a["path"], a["s3"]["key"]) for a in gate] == [
-        (name.partition(".")[0], f"/scratch/gate/{name}", f"{{{{workflow.name}}}}/gate/{name}")
+        (name.partition(".")[0], f"/scratch/gate/{name}", f"{{{{argo.name}}}}/gate/{name}")
         for name in ("gate.md", "junit.xml")
     ]
     assert [(a["name"], a["s3"], a["archive"]) for a in report] == [
-        (name.partition(".")[0], {"key": f"{{{{workflow.name}}}}/{name}"}, {"none": {}})
+        (name.partition(".")[0], {"key": f"{{{{argo.name}}}}/{name}"}, {"none": {}})
         for name in ("report.html", "junit.xml", "figures")
     ]
 
@@ -191,7 +191,7 @@ def test_a_gate_is_the_last_job_where_there_is_one() -> None:
 def test_a_gate_counts_as_what_it_adds() -> None:
     with_gate = {**big(2, 1), "gate": {}}
     plain, gated = (
-        estimate.estimate(parse_config(d, where="big"), "") for d in (big(2, 1), with_gate)
+        sizes.estimate(parse_config(d, where="big"), "") for d in (big(2, 1), with_gate)
     )
     assert (gated.nodes - plain.nodes, gated.pods - plain.pods) == (1, 1)
 
@@ -200,7 +200,7 @@ def test_names_of_jobs_are_names() -> None:
     long = parse_config(
         {"name": "A." + "x" * 80, "before": "a", "after": "b"}, where="test"
     )  # fmt: skip
-    from svdjobs.cluster.jobs import run_name
+    from svdjobs.cluster.manifests.jobs import run_name
 
     assert run_name(long) == "svdjobs-a-" + "x" * 28
     assert len(run_name(long) + "-evaluate-after") < 63
@@ -281,7 +281,7 @@ def big(alphas: int, shards: int) -> dict[str, Any]:
 def test_two_hundred_alphas_on_sixteen_units_fit() -> None:
     text = yaml.safe_dump(big(200, 4))
     files = render.render(text, ClusterSettings(), where="big")
-    size = estimate.estimate(
+    size = sizes.estimate(
         parse_config(big(200, 4), where="big"), files[Path("workflows/sweep.yaml")]
     )
     # Of an alpha: its DAG, blend twice (attempts and pod), a group of 16 pairs, a skipped task.
@@ -289,7 +289,7 @@ def test_two_hundred_alphas_on_sixteen_units_fit() -> None:
         size.nodes == 200 * (1 + 2 + 1 + 32 + 1) + (1 + 1 + 32) + 33 + (1 + 2 * 64) + 1 + 1 + 8 + 2
     )
     assert size.pods == 200 * (1 + 16) + 4 * 16 + 2 * 16 + 4
-    assert size.stored_bytes < estimate.LIMIT_BYTES
+    assert size.stored_bytes < sizes.LIMIT_BYTES
     # As a real controller stored it: tests/live/test_scale.py with 200 alphas.
     assert abs(size.status_bytes - 638_796) < 0.2 * 638_796
 

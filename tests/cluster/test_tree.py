@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from svdjobs.cluster.lines import LIMIT, WIDTH, reason, time_left, to_lines
-from svdjobs.cluster.logs import chosen, short_name, sortable
-from svdjobs.cluster.tree import Task, exit_code, run_of
+from svdjobs.cluster.watching.logs import chosen, short_name, sortable
+from svdjobs.cluster.watching.status import Task, exit_code, run_of
+from svdjobs.cluster.watching.status_text import LIMIT, WIDTH, reason, time_left, to_lines
 
 DOCUMENTS = Path(__file__).parent / "documents"
 

@@ -11,7 +11,7 @@ import helm_python
 import yaml
 from helm_python import _native
 
-from svdjobs.cluster.settings import ClusterSettings
+from svdjobs.cluster.manifests.settings import ClusterSettings
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm/svdjobs"

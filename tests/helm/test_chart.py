@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 import svdjobs
-from svdjobs.cluster import workflow
-from svdjobs.cluster.settings import ClusterSettings, load_settings
+from svdjobs.cluster.manifests import argo
+from svdjobs.cluster.manifests.settings import ClusterSettings, load_settings
 from tests.helm.chart import (
     ARGO,
     CHART,
@@ -54,12 +54,12 @@ def test_rendered_as_workflows_is_it_says_the_same() -> None:
 
 @pytest.mark.parametrize("settings", [ClusterSettings(), UNUSUAL], ids=["defaults", "unusual"])
 def test_values_do_what_the_same_settings_do(settings: ClusterSettings) -> None:
-    expected = workflow.sweep(settings, DEMO).to_dict()["spec"]
+    expected = argo.sweep(settings, DEMO).to_dict()["spec"]
     assert parsed_patches(spec_of(values_of(settings))) == parsed_patches(expected)
 
 
 def test_the_defaults_are_the_settings_defaults() -> None:
-    expected = workflow.sweep(ClusterSettings(), DEMO).to_dict()["spec"]
+    expected = argo.sweep(ClusterSettings(), DEMO).to_dict()["spec"]
     assert parsed_patches(spec_of()) == parsed_patches(expected)
 
 

@@ -10,7 +10,7 @@ import helm_python
 import pytest
 import yaml
 
-from svdjobs.cluster.settings import ClusterSettings
+from svdjobs.cluster.manifests.settings import ClusterSettings
 from tests.helm import documented
 from tests.helm.chart import CHART, STAGES, values_of
 from tests.helm.golden import README

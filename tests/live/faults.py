@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from svdjobs.cluster import workflow
-from svdjobs.cluster.settings import ClusterSettings, load_settings
+from svdjobs.cluster.manifests import argo
+from svdjobs.cluster.manifests.settings import ClusterSettings, load_settings
 from svdjobs.errors import RefusedError
 from svdjobs.storage.dev_server import BUCKET, S3Server, serving
 from svdjobs.storage.s3.store import S3Store
@@ -42,7 +42,7 @@ def sweep(space: Namespace, name: str, config: str, *, image: str, **settings: A
     both = ClusterSettings.model_validate(
         {**small, "image": image, "evaluate_image": image, "store": space.url(), **settings}
     )
-    document: Document = workflow.sweep(both, config).to_dict()
+    document: Document = argo.sweep(both, config).to_dict()
     document["metadata"] = {"name": name, "labels": document["metadata"]["labels"]}
     return document
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from svdjobs.cluster.workflow import UNITS
+from svdjobs.cluster.manifests.argo import UNITS
 from tests.live.namespaces import Document
 
 

@@ -10,8 +10,8 @@ import helm_python
 import pytest
 
 from svdjobs.cluster.api import Cluster
-from svdjobs.cluster.doctor_cluster import may
-from svdjobs.cluster.settings import load_settings
+from svdjobs.cluster.doctor.cluster import may
+from svdjobs.cluster.manifests.settings import load_settings
 from svdjobs.errors import RefusedError
 from tests.helm.chart import CHART, RELEASE, ROOT, Values, examples, values_of
 from tests.live.namespaces import Namespace

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from svdjobs.cluster.tree import RUN_LABEL
+from svdjobs.cluster.watching.status import RUN_LABEL
 from tests.images.build import make_base
 from tests.live.namespaces import Namespace
 from tests.live.site import Site

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from svdjobs.cluster.settings import load_settings
+from svdjobs.cluster.manifests.settings import load_settings
 from svdjobs.storage.objects import write_bytes
 from tests.images.parsed import ROOT
 from tests.live.namespaces import Document, Namespace, manifests

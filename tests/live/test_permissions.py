@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from svdjobs.cluster.workflow import TOKEN_PATH
+from svdjobs.cluster.manifests.argo import TOKEN_PATH
 from svdjobs.storage.dev_server import S3Server
 from tests.helm.chart import documents
 from tests.live.faults import STAGE, sweep

@@ -14,9 +14,9 @@ from datetime import datetime
 import pytest
 import yaml
 
-from svdjobs.cluster import estimate
-from svdjobs.cluster.plain_yaml import dump
-from svdjobs.cluster.tree import nodes_of
+from svdjobs.cluster.manifests import sizes
+from svdjobs.cluster.manifests.yaml_text import dump
+from svdjobs.cluster.watching.status import nodes_of
 from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.config_file import parse_config
 from svdjobs.runs import layout, shards
@@ -74,9 +74,9 @@ def test_size_and_time_of_a_sweep_on_paper(
             time.sleep(2)
     assert found["status"]["phase"] == "Succeeded", found["status"].get("message")
 
-    size = estimate.estimate(config, dump(document))
+    size = sizes.estimate(config, dump(document))
     nodes, _ = nodes_of(found["status"])
-    packed = estimate.packed(nodes)
+    packed = sizes.packed(nodes)
     begun, over = (
         datetime.fromisoformat(found["status"][key]) for key in ("startedAt", "finishedAt")
     )
@@ -93,7 +93,7 @@ def test_size_and_time_of_a_sweep_on_paper(
         f"{min(memory, default=0):.0f} MiB and {grown:.0f} more"
     )
     much, document = large_sweep(space, PROMISED)
-    promised = estimate.estimate(much, dump(document))
+    promised = sizes.estimate(much, dump(document))
     times = promised.nodes / len(nodes)
     measured(
         f"{PROMISED} alphas, in proportion: {promised.nodes:,} nodes in {times * seconds / 60:.0f} "

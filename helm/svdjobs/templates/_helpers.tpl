@@ -6,7 +6,7 @@
 {{- .Values.serviceAccount.name | default (include "svdjobs.name" .) -}}
 {{- end -}}
 
-{{/* Of everything that sweeps consist of: LABELS of svdjobs/cluster/pods.py. */}}
+{{/* Of everything that sweeps consist of: LABELS of svdjobs/cluster/manifests/pods.py. */}}
 {{- define "svdjobs.podLabels" -}}
 app.kubernetes.io/name: svdjobs
 app.kubernetes.io/part-of: svdjobs

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from svdjobs import escape
 from svdjobs.cluster.api import Cluster
-from svdjobs.cluster.follow import changes
-from svdjobs.cluster.lines import LIMIT, cut, to_lines
-from svdjobs.cluster.tree import Run, run_of
+from svdjobs.cluster.watching.status import Run, run_of
+from svdjobs.cluster.watching.status_text import LIMIT, cut, to_lines
+from svdjobs.cluster.watching.updates import changes
 from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
 from svdjobs.progress import duration
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from svdjobs.cluster.api import ARGO, Cluster, Document, in_pod
-from svdjobs.cluster.doctor import Check, guarded
+from svdjobs.cluster.doctor.checks import Check, guarded
 from svdjobs.errors import RefusedError
 
 NEEDED = ("workflows", "workflowtemplates", "cronworkflows", "workflowtaskresults")

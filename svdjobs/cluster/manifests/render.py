@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from svdjobs.cluster import estimate, jobs, workflow
-from svdjobs.cluster.plain_yaml import dump
-from svdjobs.cluster.pods import LABELS
-from svdjobs.cluster.settings import ClusterSettings
+from svdjobs.cluster.manifests import argo, jobs, sizes
+from svdjobs.cluster.manifests.pods import LABELS
+from svdjobs.cluster.manifests.settings import ClusterSettings
+from svdjobs.cluster.manifests.yaml_text import dump
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import read_config
 from svdjobs.errors import ConfigError
@@ -30,7 +30,7 @@ def render(text: str, settings: ClusterSettings, *, where: str) -> dict[Path, st
     config = read_config(text, where=where)
     refuse_expansions(text, where)
     refuse_expanded_settings(settings)
-    whole = workflow.sweep(settings, text).to_dict()
+    whole = argo.sweep(settings, text).to_dict()
     documents: dict[Path, list[dict[str, Any]]] = {
         Path("workflows/sweep.yaml"): [whole],
         Path("workflows/sweep-template.yaml"): [_template(whole)],
@@ -39,23 +39,23 @@ def render(text: str, settings: ClusterSettings, *, where: str) -> dict[Path, st
         CHART_FILES / "sweep-spec.yaml": [whole["spec"]],
         **jobs.documents(config, text, settings),
     }
-    estimate.require_room(config, measured(config, whole))
+    sizes.require_room(config, measured(config, whole))
     return {path: HEADER + "---\n".join(map(dump, items)) for path, items in documents.items()}
 
 
 def summary(text: str, settings: ClusterSettings, *, where: str) -> str:
     """How large the sweep gets, for a person."""
-    size = measured(read_config(text, where=where), workflow.sweep(settings, text).to_dict())
+    size = measured(read_config(text, where=where), argo.sweep(settings, text).to_dict())
     return (
         f"{size.pods:,} pods, {size.nodes:,} nodes; the finished Workflow takes about "
-        f"{size.stored_bytes / 1024:,.0f} KiB of the {estimate.LIMIT_BYTES >> 10:,} KiB that Argo "
+        f"{size.stored_bytes / 1024:,.0f} KiB of the {sizes.LIMIT_BYTES >> 10:,} KiB that Argo "
         f"keeps"
     )
 
 
-def measured(config: SweepConfig, whole: dict[str, Any]) -> estimate.Size:
+def measured(config: SweepConfig, whole: dict[str, Any]) -> sizes.Size:
     """How large the Workflow of a sweep gets."""
-    return estimate.estimate(config, dump(whole))
+    return sizes.estimate(config, dump(whole))
 
 
 def refuse_expansions(text: str, where: str) -> None:
@@ -125,18 +125,18 @@ def write(files: dict[Path, str], root: Path) -> list[Path]:
 
 
 def _template(whole: dict[str, Any]) -> dict[str, Any]:
-    metadata = {"name": workflow.NAME, "labels": LABELS}
+    metadata = {"name": argo.NAME, "labels": LABELS}
     return {**whole, "kind": "WorkflowTemplate", "metadata": metadata}
 
 
 def _from_template(whole: dict[str, Any]) -> dict[str, Any]:
     """A Workflow that gives the installed template its config and store."""
-    spec = {"workflowTemplateRef": {"name": workflow.NAME}, "arguments": _own(whole)}
+    spec = {"workflowTemplateRef": {"name": argo.NAME}, "arguments": _own(whole)}
     return {**whole, "spec": spec}
 
 
 def _nightly(whole: dict[str, Any], settings: ClusterSettings) -> dict[str, Any]:
-    spec = {"workflowTemplateRef": {"name": workflow.NAME}, "arguments": _own(whole)}
+    spec = {"workflowTemplateRef": {"name": argo.NAME}, "arguments": _own(whole)}
     return {
         **whole,
         "kind": "CronWorkflow",

@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from svdjobs.cluster.doctor import Check, guarded
+from svdjobs.cluster.doctor.checks import Check, guarded
 from svdjobs.errors import MissingKeyError, StorageError
 from svdjobs.progress import duration, size
 from svdjobs.storage.local import LocalStore

@@ -9,7 +9,7 @@ from typing import Any
 
 from svdjobs.cluster.api import WATCH_SECONDS, Cluster, Cut, Document
 from svdjobs.cluster.names import label_value
-from svdjobs.cluster.tree import ENDED, RUN_LABEL
+from svdjobs.cluster.watching.status import ENDED, RUN_LABEL
 from svdjobs.errors import ClusterError, ConfigError, RefusedError
 
 _PAUSE_SECONDS = 0.5

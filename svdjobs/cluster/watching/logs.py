@@ -10,8 +10,8 @@ from contextlib import suppress
 
 from svdjobs import escape
 from svdjobs.cluster.api import Cluster, Cut, Document
-from svdjobs.cluster.follow import changes
-from svdjobs.cluster.tree import ENDED, FAILED, Run, Task, run_of
+from svdjobs.cluster.watching.status import ENDED, FAILED, Run, Task, run_of
+from svdjobs.cluster.watching.updates import changes
 from svdjobs.errors import ConfigError, RefusedError
 
 CONTAINER = "main"

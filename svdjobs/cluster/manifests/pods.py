@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from svdjobs.cluster.settings import ClusterSettings, StageSettings
+from svdjobs.cluster.manifests.settings import ClusterSettings, StageSettings
 from svdjobs.errors import EXIT_TERMINATED, EXIT_TRY_AGAIN
 
 LABELS = {"app.kubernetes.io/name": "svdjobs", "app.kubernetes.io/part-of": "svdjobs"}

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from svdjobs.cluster import pods
-from svdjobs.cluster.plain_yaml import dump
-from svdjobs.cluster.settings import ClusterSettings
+from svdjobs.cluster.manifests import pods
+from svdjobs.cluster.manifests.settings import ClusterSettings
+from svdjobs.cluster.manifests.yaml_text import dump
 
 if TYPE_CHECKING:
     from hera.workflows import DAG, Container, Parameter, S3Artifact, Task, Workflow

@@ -11,7 +11,7 @@ from collections import Counter
 from datetime import datetime
 
 from svdjobs import escape
-from svdjobs.cluster.tree import FAILED, WAITING, Run, Task
+from svdjobs.cluster.watching.status import FAILED, WAITING, Run, Task
 from svdjobs.progress import duration
 
 LIMIT = 40

@@ -10,10 +10,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from svdjobs.cluster import pods
-from svdjobs.cluster.estimate import ASSUMED_SHARES
+from svdjobs.cluster.manifests import pods
+from svdjobs.cluster.manifests.settings import ClusterSettings
+from svdjobs.cluster.manifests.sizes import ASSUMED_SHARES
 from svdjobs.cluster.names import stem
-from svdjobs.cluster.settings import ClusterSettings
 from svdjobs.config import SweepConfig
 from svdjobs.runs import layout, shards
 

@@ -1,0 +1,1 @@
+"""Whether a cluster, a store and this machine would do."""

@@ -1,0 +1,1 @@
+"""Settings in, the YAML of Workflows and Jobs out."""

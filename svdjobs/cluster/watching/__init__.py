@@ -1,0 +1,1 @@
+"""What a Workflow is doing, told and drawn."""
