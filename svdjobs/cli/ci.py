@@ -92,7 +92,7 @@ def run(
     if here:
         if workflow_file or from_template or pairs or service_account or namespace or keep_running:
             raise ConfigError("--local takes no options of a cluster; leave one of them out.")
-        from svdjobs import local
+        from svdjobs.ci import local
 
         return _concluded(config.name, into, lambda: local.job(config, into, seconds, write=tell))
     if workflow_file and from_template:

@@ -45,14 +45,14 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
     With an `evaluate` section, benchmarks are loaded and every prompt is tokenised.
     """
     config, store = given.opened()
-    from svdjobs import local
     from svdjobs.evaluation import forecast
+    from svdjobs.reporting.plan_text import describe
     from svdjobs.runs import shards
     from svdjobs.stages import gate as judging
     from svdjobs.stages import plan as stage
 
     made = stage.run(config, store, force=force)
-    for line in local.describe(made, store.free_bytes()):
+    for line in describe(made, store.free_bytes()):
         tell(line)
     if words := judging.foresee(config):
         tell(words)

@@ -1,8 +1,59 @@
-"""What a report will not say with the settings that it is made by."""
+"""What a plan says to a person: what will be computed, what it costs, what the report will lack."""
 
 from __future__ import annotations
 
+import math
+
+from svdjobs import escape
+from svdjobs.checkpoint.selection import coverage_line, layer_and_family
 from svdjobs.config import EvaluateConfig, SweepConfig
+from svdjobs.progress import duration, size
+from svdjobs.records import Plan
+from svdjobs.runs.cost import on_this_machine
+from svdjobs.statistics import rounding_shift
+
+
+def describe(made: Plan, free: int | None = None) -> list[str]:
+    """What a person wants to know of a plan before spending an hour on it; `free` is how many bytes
+    the store has left, where that is known."""
+    shapes: dict[tuple[int, ...], int] = {}
+    for tensor in made.selected:
+        shapes[tensor.shape] = shapes.get(tensor.shape, 0) + 1
+    largest = sorted(shapes.items(), key=lambda item: -item[0][0] * item[0][1])
+    matrices = ", ".join(f"{count} of {m}×{n}" for (m, n), count in largest[:8])
+    cost, here = made.estimate, on_this_machine(made.estimate)
+    lines = [
+        f"{made.architecture}: {coverage_line(made.tensors)}",
+        f"matrices: {matrices}{' …' if len(largest) > 8 else ''}",
+        f"about {duration(here.decompose_seconds)} to decompose and "
+        f"{duration(here.blend_seconds)} to blend on this machine "
+        f"({here.gflops:.0f} float64 Gflop/s); evaluation comes on top",
+        f"reads {size(cost.bytes_read)}, writes {size(cost.bytes_written)}, "
+        f"needs {size(cost.peak_memory_bytes)} of memory per process"
+        + (f", {size(free)} disk free" if free is not None else ""),
+    ]
+    if made.rounding:
+        lines.append(
+            f"storing weights in 16 bits alone is expected to move singular values by "
+            f"{_rounding(made):.2g} of their norm: what training did less than that is lost in it"
+        )
+    if made.only_in_before:
+        lines.append(
+            f"{len(made.only_in_before)} tensors are in before only and play no part, e.g. "
+            f"{made.only_in_before[0]}"
+        )
+    return [escape.message(line) for line in lines + made.notes]
+
+
+def _rounding(made: Plan) -> float:
+    """Over the matrices of a plan, whose norms are guessed from the samples of their families."""
+    matrices = []
+    for tensor in made.selected:
+        family = layer_and_family(tensor.name)[1]
+        about = made.rounding.get(family)
+        rms = about.weight_rms if about else 0.0
+        matrices.append((family, tensor.shape, rms * math.sqrt(tensor.elements)))
+    return rounding_shift(matrices, made.rounding)
 
 
 def lacks(config: SweepConfig) -> list[str]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.records import Plan
+from svdjobs.reporting.plan_text import describe
 from svdjobs.stages import blend, decompose, plan
 from svdjobs.stages import rotations as measured
 from svdjobs.storage.local import LocalStore
@@ -78,7 +78,7 @@ def test_a_plan_says_which_checkpoint_gives_the_bases(
 ) -> None:
     config = make_config(direction="reverse", rotations=None)
     made: Plan = plan.run(config, LocalStore(config.store_url))
-    assert any("alpha = 1 is before" in line for line in local.describe(made))
+    assert any("alpha = 1 is before" in line for line in describe(made))
 
 
 def test_another_direction_is_another_run_of_blends(

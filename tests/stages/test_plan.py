@@ -14,6 +14,7 @@ from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError, IncompleteError, OutputError
 from svdjobs.records import Plan, TensorPlan
+from svdjobs.reporting.plan_text import describe
 from svdjobs.runs import cost
 from svdjobs.stages import blend, decompose, plan
 from svdjobs.storage.local import LocalStore
@@ -58,7 +59,7 @@ def test_parts_are_sized_by_work_so_that_a_small_model_has_several() -> None:
 
 
 def test_description_says_coverage_cost_and_shapes(make_config: MakeConfig) -> None:
-    text = "\n".join(local.describe(make(make_config()), free=1 << 30))
+    text = "\n".join(describe(make(make_config()), free=1 << 30))
     assert "blended 14 of 26 tensors" in text
     assert "embedding" in text
     assert "4 of 80×48" in text
@@ -77,7 +78,7 @@ def test_what_rounding_alone_does_is_foreseen_and_reported(
         before=str(tmp_path / "rounded"), evaluate=None, rotations=None, alphas=[0]
     )
     local.sweep(config)
-    plan_text = "\n".join(local.describe(make(config)))
+    plan_text = "\n".join(describe(make(config)))
     (expected,) = re.findall(r"by ([\d.e-]+) of their norm: what training", plan_text)
     page = Path(config.store_url, "report", "report.md").read_text()
     ((moved, alone),) = re.findall(
@@ -90,7 +91,7 @@ def test_what_rounding_alone_does_is_foreseen_and_reported(
 def test_no_rounding_is_spoken_of_where_none_was(make_config: MakeConfig) -> None:
     made = make(make_config())
     assert not made.rounding
-    assert "16 bits" not in "\n".join(local.describe(made))
+    assert "16 bits" not in "\n".join(describe(made))
 
 
 def test_estimated_bytes_are_what_is_written(make_config: MakeConfig) -> None:
@@ -211,8 +212,8 @@ def test_weights_that_changed_after_they_were_decomposed(
 
 def test_plan_says_where_dtypes_differ(make_config: MakeConfig, tmp_path: Path) -> None:
     half = make_checkpoint(tmp_path / "half", updates=2, dtype=torch.bfloat16)
-    text = "\n".join(local.describe(make(make_config(after=str(half)))))
+    text = "\n".join(describe(make(make_config(after=str(half)))))
     assert "the dtype of matrices changes from before to after (14 of 14 from F32 to BF16)" in text
     assert "dtype of matrices" not in "\n".join(
-        local.describe(make(make_config(store=str(tmp_path / "same"))))
+        describe(make(make_config(store=str(tmp_path / "same"))))
     )
