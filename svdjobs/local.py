@@ -6,7 +6,7 @@ from svdjobs.config import SweepConfig
 from svdjobs.evaluation import forecast
 from svdjobs.progress import say
 from svdjobs.records import Gate, Manifest
-from svdjobs.reporting.plan_text import describe
+from svdjobs.reporting.plan_text import describe, lacks
 from svdjobs.stages import blend, decompose, evaluate, gate, plan, report, rotations
 from svdjobs.storage.open import open_store
 
@@ -21,7 +21,7 @@ def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
     if words := gate.foresee(config):
         say(words)
     evaluate.foresee(config, store)
-    for line in forecast.foresee(config, store):
+    for line in (*forecast.foresee(config, store), *lacks(config)):
         say(line)
     decompose.run(config, store, force=force)
     blend.run(config, store, force=force)

@@ -46,7 +46,7 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
     """
     config, store = given.opened()
     from svdjobs.evaluation import forecast
-    from svdjobs.reporting.plan_text import describe
+    from svdjobs.reporting.plan_text import describe, lacks
     from svdjobs.runs import shards
     from svdjobs.stages import gate as judging
     from svdjobs.stages import plan as stage
@@ -56,7 +56,7 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
         tell(line)
     if words := judging.foresee(config):
         tell(words)
-    for line in forecast.foresee(config, store):
+    for line in (*forecast.foresee(config, store), *lacks(config)):
         tell(line)
     if units_dir is not None:
         stage.hash_checkpoints(config, store)

@@ -15,7 +15,6 @@ from svdjobs.evaluation import session
 from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
 from svdjobs.evaluation.engines.stop_tokens import stop_tokens
 from svdjobs.evaluation.tokenizers import differences, misread, unshared
-from svdjobs.reporting.plan_text import lacks
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import find_manifest
 from svdjobs.storage.store import Store
@@ -39,7 +38,7 @@ def foresee(config: SweepConfig, store: Store) -> list[str]:
         asked = session.ask(config, "after", benchmarks)
         lines += _tokenizers(config, asked)
         lines += _questions(config, config.evaluate, benchmarks, asked)
-    return lines + [f"the report will have {lack}" for lack in lacks(config)]
+    return lines
 
 
 def _answered(config: SweepConfig, store: Store) -> bool:

@@ -69,7 +69,7 @@ def lacks(config: SweepConfig) -> list[str]:
         found.append("no random update beside the rotation: rotations.null_draws is 0")
     if not config.alphas:
         found.append("no blend: `alphas` is empty")
-    return found
+    return [f"the report will have {lack}" for lack in found]
 
 
 def _of_answers(evaluate: EvaluateConfig) -> list[str]:

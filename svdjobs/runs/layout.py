@@ -13,6 +13,7 @@ from svdjobs.storage.store import Store
 
 PLAN_PREFIX = "plan"
 CHECKPOINTS = "checkpoints"
+ROTATIONS = "rotations"
 IDENTITIES = "identities.json"
 
 

@@ -27,11 +27,11 @@ from svdjobs.reporting.numbers import numbers_csv
 from svdjobs.reporting.tables import headlines, tables
 from svdjobs.runs import layout, outputs
 from svdjobs.runs.outputs import begin, content_print, readable_manifest
-from svdjobs.stages import rotations
 from svdjobs.storage.objects import write_lines
 from svdjobs.storage.store import Store
 from svdjobs.weights.blend_records import shard_records
 from svdjobs.weights.factors import Factors
+from svdjobs.weights.rotation_rows import load_rows
 
 STAGE = "report"
 VERSION = "5"
@@ -102,7 +102,7 @@ def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
     wanted += [layout.factors_prefix(target.checkpoint_id) for target in layout.decomposed(config)]
     wanted += [layout.checkpoint_prefix(alpha) for alpha in config.alphas]
     if config.rotations:
-        wanted.append(rotations.PREFIX)
+        wanted.append(layout.ROTATIONS)
     found = {prefix: readable_manifest(store, prefix) for prefix in wanted}
     return {**found, **current_results(config, store)}
 
@@ -189,9 +189,9 @@ def _agreements(
 
 
 def _rotations(config: SweepConfig, store: Store, missing: list[str]) -> list[RotationRow]:
-    if config.rotations is None or rotations.PREFIX in missing:
+    if config.rotations is None or layout.ROTATIONS in missing:
         return []
-    return rotations.load_rows(store)
+    return load_rows(store)
 
 
 def _spectra(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from svdjobs.checkpoint.identity import identity
@@ -17,8 +16,8 @@ from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import track
 from svdjobs.records import Manifest, RotationRow
 from svdjobs.runs import cost, layout
-from svdjobs.runs.outputs import begin, read_finished, require
-from svdjobs.storage.objects import record_in, write_lines
+from svdjobs.runs.outputs import begin
+from svdjobs.storage.objects import write_lines
 from svdjobs.storage.store import Store
 from svdjobs.weights.factors import Factors
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 STAGE = "rotations"
 VERSION = "1"
-PREFIX = "rotations"
 # A triple and its random counterpart hold six matrices and their bases at once.
 TRIPLES = 6
 Metrics = dict[str, float | None]
@@ -54,7 +52,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
         factor.require_origin(checkpoint, origin)
     output = begin(
         store,
-        PREFIX,
+        layout.ROTATIONS,
         stage=STAGE,
         version=VERSION,
         config={**rotations.model_dump(mode="json"), "parts": plan.parts},
@@ -208,17 +206,3 @@ def _metrics(triple: list[Bases], top_k: int) -> tuple[Metrics, int]:
         metrics[f"angle_max_{name}"] = float(angles_T[-1])
         metrics[f"angle_rms_{name}"] = float(angles_T.square().mean().sqrt())
     return metrics, r
-
-
-def load_rows(store: Store) -> list[RotationRow]:
-    """The rows of a finished rotations stage, by layer and family."""
-
-    (manifest,) = require(store, [PREFIX], stage="report")
-
-    def rows() -> Iterator[RotationRow]:
-        for file in manifest.files:
-            if file.key.endswith(".jsonl"):
-                for line in read_finished(store, PREFIX, file.key, manifest).splitlines():
-                    yield record_in(RotationRow, line, f"a row of {PREFIX}")
-
-    return sorted(rows(), key=lambda row: (row.family, row.layer or 0, row.name))
