@@ -20,10 +20,11 @@ from svdjobs.ci.summary import Finding, page
 from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError, StorageError, SvdjobsError, first_line
 from svdjobs.records import Interval, Outcome, RotationRow, Summary
-from svdjobs.reporting import figures
+from svdjobs.reporting import figures, text
 from svdjobs.reporting import page as report_page
 from svdjobs.reporting.data import Content, Table
 from svdjobs.reporting.junit import Case, document
+from tests.reporting.references import outside_references
 
 ROOT = Path(svdjobs.__file__).parent
 HOSTILE = [
@@ -88,7 +89,7 @@ def table(*cells: str) -> Table:
 
 def test_csv_keeps_numbers_and_computes_nothing() -> None:
     numbers = ["-0.5", "+1.5e-03", "-inf", "1,234", "-", "+1.20 [-0.31, +2.71]", "12.5 %"]
-    rows = list(csv.reader(io.StringIO(report_page.csv_table(table(*numbers, *HOSTILE)).decode())))
+    rows = list(csv.reader(io.StringIO(text.csv_table(table(*numbers, *HOSTILE)).decode())))
     assert rows[0] == ["<name>", "'=x"]
     cells = [row[0] for row in rows[1:]]
     assert cells[: len(numbers)] == numbers
@@ -97,7 +98,7 @@ def test_csv_keeps_numbers_and_computes_nothing() -> None:
 
 
 def test_a_table_on_a_terminal_has_a_line_for_each_row() -> None:
-    lines = report_page.plain_table(table(*HOSTILE)).split("\n")
+    lines = text.plain_table(table(*HOSTILE)).split("\n")
     assert len(lines) == 2 + len(HOSTILE)
     assert all(PRINTED.fullmatch(line) for line in lines)
     assert not [line for line in lines if line.lstrip().startswith("::")]
@@ -151,7 +152,7 @@ def test_figures_and_pages_parse_no_name() -> None:
     written = report_page.html_report(found, pictures)
     assert "<script" not in written
     assert "\x1b" not in written
-    assert report_page.outside_references(written) == []
+    assert outside_references(written) == []
     text = report_page.markdown_report(found, pictures)
     assert "<script" not in text
     assert "](//e)" not in text
@@ -175,9 +176,9 @@ def test_what_is_said_forges_no_line_of_the_log(
 ) -> None:
     with progress.logged(tmp_path / "log"):
         progress.say("tensor a\n2026-01-01 00:00:00 all is well\n::error::x\x1b[2J")
-    for text in (capsys.readouterr().err, (tmp_path / "log").read_text()):
-        assert [line[:2] for line in text.splitlines()[1:]] == ["  ", "  "]
-        assert "::error" not in text.replace("\\x3a:error", "")
+    for said in (capsys.readouterr().err, (tmp_path / "log").read_text()):
+        assert [line[:2] for line in said.splitlines()[1:]] == ["  ", "  "]
+        assert "::error" not in said.replace("\\x3a:error", "")
         assert "\x1b[2J" not in text
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from svdjobs import escape
 from svdjobs.records import Gate, GateRow
-from svdjobs.reporting import page
+from svdjobs.reporting import text
 from svdjobs.reporting.data import Table, percent, points
 from svdjobs.reporting.junit import Case, document
 
@@ -133,7 +133,7 @@ def _needed(row: GateRow) -> str:
 
 def markdown(gate: Gate) -> str:
     """The verdict as a page, or as a part of one."""
-    lines = [f"## {escape.markdown(headline(gate))}", "", *page.markdown_rows(table(gate)), ""]
+    lines = [f"## {escape.markdown(headline(gate))}", "", *text.markdown_rows(table(gate)), ""]
     lines += [f"- {escape.markdown(line)}" for line in sentences(gate)]
     return "\n".join([*lines, "", escape.markdown(table(gate).caption), ""])
 
@@ -141,7 +141,7 @@ def markdown(gate: Gate) -> str:
 def plain(gate: Gate) -> str:
     """The verdict for a terminal."""
     said = "\n".join(escape.line(sentence) for sentence in sentences(gate))
-    return "\n\n".join([page.plain_table(table(gate)), said, escape.line(headline(gate))])
+    return "\n\n".join([text.plain_table(table(gate)), said, escape.line(headline(gate))])
 
 
 def junit(gate: Gate) -> bytes:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import html
-import io
-import re
-
 from svdjobs import escape
 from svdjobs.reporting import figures
 from svdjobs.reporting.accuracy import divergences
-from svdjobs.reporting.data import Content, Table
+from svdjobs.reporting.data import Content
 from svdjobs.reporting.tables import headlines, tables
+from svdjobs.reporting.text import markdown_rows
 
 FIGURE_NAMES = {
     "accuracy.png": "Accuracy against alpha",
@@ -119,38 +115,3 @@ def engines_line(content: Content) -> str:
         for summary in by_id.values()
     }
     return ", ".join(sorted(found))
-
-
-def markdown_rows(table: Table) -> list[str]:
-    """A table's lines in Markdown."""
-    rows = [table.header, ["---"] * len(table.header), *table.rows]
-    return ["| " + " | ".join(escape.markdown(cell) for cell in row) + " |" for row in rows]
-
-
-def csv_table(table: Table) -> bytes:
-    """A table as CSV."""
-    buffer = io.StringIO()
-    rows = [[escape.csv_cell(cell) for cell in row] for row in (table.header, *table.rows)]
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue().encode()
-
-
-def plain_table(table: Table) -> str:
-    """A table in aligned columns for a terminal."""
-    rows = [[escape.line(cell) for cell in row] for row in (table.header, *table.rows)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.header))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-def outside_references(page: str) -> list[str]:
-    """Everything a page would load from elsewhere; a self-contained page has none."""
-    found = re.findall(r'(?:src|href)\s*=\s*"([^"#][^"]*)"', page)
-    found += re.findall(r"@import|url\((?!#)[^)]*\)", page)
-    return [html.unescape(item) for item in found if not item.startswith("data:")]

@@ -20,7 +20,7 @@ from svdjobs.records import (
     RotationRow,
     Summary,
 )
-from svdjobs.reporting import junit, page
+from svdjobs.reporting import junit, page, text
 from svdjobs.reporting.accuracy import accuracy_table, adjusted_p
 from svdjobs.reporting.data import Content
 from svdjobs.reporting.numbers import numbers_csv
@@ -68,7 +68,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     for name, (png, _) in pictures.items():
         output.write(f"figures/{name}", png)
     for table in tables(content):
-        output.write(f"tables/{table.name}.csv", page.csv_table(table))
+        output.write(f"tables/{table.name}.csv", text.csv_table(table))
     apart = [one for by_id in content.agreements.values() for seen in by_id.values()
              for one in seen.disagreements]  # fmt: skip
     if apart:
@@ -238,7 +238,7 @@ def closing_words(config: SweepConfig, store: Store) -> str:
     )
     adjusted = adjusted_p(content)
     parts = [
-        page.plain_table(accuracy_table(content, benchmark, adjusted))
+        text.plain_table(accuracy_table(content, benchmark, adjusted))
         for benchmark in content.summaries
     ]
     parts.append("\n".join(escape.line(line) for line in headlines(content)))

@@ -18,7 +18,7 @@ from svdjobs import local
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.config_file import parse_config
 from svdjobs.records import Interval, Likelihood, Outcome, Summary
-from svdjobs.reporting import page as report_page
+from svdjobs.reporting import text
 from svdjobs.reporting.accuracy import (
     accuracy_table,
     divergences,
@@ -31,6 +31,7 @@ from svdjobs.stages import report
 from svdjobs.statistics import mean_interval
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import make_checkpoint
+from tests.reporting.references import outside_references
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -76,14 +77,14 @@ def test_all_files_are_there(run: Path) -> None:
 
 def test_page_needs_nothing_from_elsewhere(run: Path) -> None:
     page = (run / "report" / "report.html").read_text()
-    assert report_page.outside_references(page) == []
+    assert outside_references(page) == []
     assert page.count("<svg") == 4
     assert "A &lt;b&gt;&amp; title" in page
 
 
 def test_outside_references_are_found() -> None:
     page = '<img src="https://x/y.png"><a href="#here"></a><style>@import "z"; url(q)</style>'
-    assert len(report_page.outside_references(page)) == 3
+    assert len(outside_references(page)) == 3
 
 
 def test_extrapolation_is_marked(run: Path) -> None:
@@ -243,7 +244,7 @@ def test_numbers_as_text() -> None:
 
 def test_plain_table_is_aligned() -> None:
     table = accuracy_table(content(before=[0.0, 1.0], after=[1.0, 1.0]), "b")
-    lines = report_page.plain_table(table).splitlines()
+    lines = text.plain_table(table).splitlines()
     assert len({len(line) for line in lines[2:]}) == 1
 
 
