@@ -38,8 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 # Files of few, long tests, which would end a parallel run alone if they came last.
 _FIRST = (
-    "stages/test_fleet.py", "cluster/test_contract.py", "evaluation/test_vllm_engine.py",
-    "stages/test_faults.py", "cli/test_cli.py", "stages/test_units.py",
+    "evaluation/test_multi_gpu.py", "cluster/test_contract.py", "engines/test_vllm.py",
+    "runs/test_kills.py", "cli/test_cli.py", "runs/test_shards.py",
 )  # fmt: skip
 
 

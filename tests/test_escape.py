@@ -179,7 +179,7 @@ def test_what_is_said_forges_no_line_of_the_log(
     for said in (capsys.readouterr().err, (tmp_path / "log").read_text()):
         assert [line[:2] for line in said.splitlines()[1:]] == ["  ", "  "]
         assert "::error" not in said.replace("\\x3a:error", "")
-        assert "\x1b[2J" not in text
+        assert "\x1b[2J" not in said
 
 
 SECRET = "https://user:pass%40word@host.example/x?a=1&X-Amz-Signature=abcdef&b=2"

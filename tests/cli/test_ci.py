@@ -12,8 +12,8 @@ import yaml
 
 from svdjobs.ci.fetch_results import clear
 from svdjobs.config import SweepConfig
+from tests.ci.test_cluster import NAME, Api, finished
 from tests.cluster.api_server import answering
-from tests.cluster.test_ci import NAME, Api, finished
 from tests.forked import run as svdjobs
 
 MakeConfig = Callable[..., SweepConfig]

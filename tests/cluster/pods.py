@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests import forked
-from tests.cluster.argo_document import Json, artifacts_of, parameters_of
+from tests.argo_emulator.document import Json, artifacts_of, parameters_of
 
 SUCCEEDED, FAILED, ERROR = "Succeeded", "Failed", "Error"
 UNKNOWN_EXIT_CODE = "-1"

@@ -21,7 +21,7 @@ from svdjobs.storage.objects import read_json, write_bytes
 from svdjobs.storage.open import open_store
 from svdjobs.storage.s3.store import S3Store
 from svdjobs.storage.store import Store
-from tests.cluster.interpreter import run_workflow
+from tests.argo_emulator.interpreter import run_workflow
 from tests.cluster.pods import EVICTED, Pod
 from tests.cluster.run_tree import Node, Run
 from tests.storage.s3_server import open_uploads

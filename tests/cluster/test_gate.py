@@ -12,7 +12,7 @@ import yaml
 
 from svdjobs.config_file import parse_config
 from svdjobs.runs import shards
-from tests.cluster.interpreter import run_workflow
+from tests.argo_emulator.interpreter import run_workflow
 from tests.cluster.run_tree import Run
 
 ROOT = Path(__file__).parent.parent.parent

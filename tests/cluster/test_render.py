@@ -13,7 +13,7 @@ from svdjobs.cluster.manifests import argo, render, sizes
 from svdjobs.cluster.manifests.settings import ClusterSettings, load_settings
 from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError
-from tests.cluster.argo_lint import lint
+from tests.argo_emulator.lint import lint
 
 ROOT = Path(__file__).parent.parent.parent
 DEMO = "jobs/sweeps/demo.yaml"

@@ -13,7 +13,7 @@ from fractions import Fraction
 from math import comb, gcd
 from typing import NamedTuple, TypedDict
 
-from tests.evaluation.latex import fraction, matrix, polynomial, radical
+from tests.evaluation.answers.latex import fraction, matrix, polynomial, radical
 
 
 class Row(TypedDict):

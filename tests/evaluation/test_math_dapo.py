@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from svdjobs.evaluation.math_dapo import compute_score
-from tests.evaluation.grading_cases import CASES, Case
+from tests.evaluation.grading.cases import CASES, Case
 from tests.evaluation.problem_set import problem_set
 
 

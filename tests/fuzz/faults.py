@@ -30,7 +30,7 @@ from svdjobs.storage.dev_server import BUCKET, serving
 from svdjobs.storage.open import open_store
 from svdjobs.storage.store import Store
 from tests.checkpoints import PROBLEMS, make_checkpoint
-from tests.stages import kill_child
+from tests.runs import kill_child
 from tests.storage.proxy import Kind, Proxy, Traffic, harming
 
 STAGES = ("plan", "factors", "checkpoints", "rotations", "results", "likelihoods",

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.argo_lint import lint
-from tests.cluster.argo_schema import KINDS
+from tests.argo_emulator.lint import lint
+from tests.argo_emulator.schema import KINDS
 from tests.helm.chart import documents, examples, only, render
 
 MODELS = {

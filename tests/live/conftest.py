@@ -10,16 +10,16 @@ import pytest
 
 from svdjobs.storage.dev_server import S3Server, serving
 from tests.cluster_script import SCRIPT
-from tests.live import node_image, site
+from tests.live import cluster_access, node_image
+from tests.live.cluster_access import Site
 from tests.live.faults import Server
 from tests.live.namespaces import Namespace, namespace
-from tests.live.site import Site
 
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Site]:
     """A cluster that answers. One that these tests started stays up, but for --cluster-down."""
-    found = site.find()
+    found = cluster_access.find()
     yield found
     if found.started and request.config.getoption("--cluster-down"):
         found.run(SCRIPT, "down", timeout=300)

@@ -17,7 +17,7 @@ from svdjobs.errors import RefusedError
 from svdjobs.storage.dev_server import BUCKET, S3Server
 from svdjobs.storage.open import open_store
 from svdjobs.storage.store import Store
-from tests.live.site import Site
+from tests.live.cluster_access import Site
 from tests.waiting import until
 
 RBAC = (

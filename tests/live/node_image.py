@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from tests.cluster_script import SCRIPT
 from tests.images.build import LOCKS, STORE_TAG, TAG, build, build_store, find_base, output
-from tests.live.site import Site
+from tests.live.cluster_access import Site
 
 TAGS = (TAG, STORE_TAG)
 

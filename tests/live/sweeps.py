@@ -11,8 +11,8 @@ from svdjobs.storage.open import open_store
 from svdjobs.storage.store import Store
 from tests.images.build import COMMIT
 from tests.images.parsed import ROOT
+from tests.live.cluster_access import Site
 from tests.live.namespaces import BESIDE
-from tests.live.site import Site
 
 # As the Markdown report says them, and the HTML one.
 LIBRARIES = re.compile(

@@ -14,8 +14,8 @@ from svdjobs.cluster.doctor.cluster import may
 from svdjobs.cluster.manifests.settings import load_settings
 from svdjobs.errors import RefusedError
 from tests.helm.chart import CHART, RELEASE, ROOT, Values, examples, values_of
+from tests.live.cluster_access import Site
 from tests.live.namespaces import Namespace
-from tests.live.site import Site
 from tests.live.sweeps import BLENDS
 from tests.waiting import until
 

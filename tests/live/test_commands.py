@@ -19,8 +19,8 @@ import yaml
 
 from svdjobs.cluster.watching.status import RUN_LABEL
 from tests.images.build import make_base
+from tests.live.cluster_access import Site
 from tests.live.namespaces import Namespace
-from tests.live.site import Site
 from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

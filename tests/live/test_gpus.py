@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.cluster_script import SCRIPT
+from tests.live.cluster_access import Site
 from tests.live.faults import STAGE, sweep
-from tests.live.hollow import hollow
 from tests.live.namespaces import Document, Namespace, ended
-from tests.live.site import Site
+from tests.live.sleeping_pods import hollow
 from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

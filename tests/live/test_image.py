@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.images.build import size
+from tests.live.cluster_access import Site
 from tests.live.namespaces import Namespace
-from tests.live.site import Site
 from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -11,8 +11,8 @@ import yaml
 from svdjobs.cluster.manifests.settings import load_settings
 from svdjobs.storage.objects import write_bytes
 from tests.images.parsed import ROOT
+from tests.live.cluster_access import Site
 from tests.live.namespaces import Document, Namespace, manifests
-from tests.live.site import Site
 from tests.live.sweeps import SWEEP, contents, run_here
 from tests.waiting import until
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.live.cluster_access import Site
 from tests.live.faults import (
     SWEEP,
     Server,
@@ -20,7 +21,6 @@ from tests.live.faults import (
     sweep,
 )
 from tests.live.namespaces import Namespace
-from tests.live.site import Site
 from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

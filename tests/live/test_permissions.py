@@ -10,9 +10,9 @@ import pytest
 from svdjobs.cluster.manifests.argo import TOKEN_PATH
 from svdjobs.storage.dev_server import S3Server
 from tests.helm.chart import documents
+from tests.live.cluster_access import Site
 from tests.live.faults import STAGE, sweep
 from tests.live.namespaces import RESTRICTED, Namespace
-from tests.live.site import Site
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

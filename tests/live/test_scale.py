@@ -21,10 +21,10 @@ from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.config_file import parse_config
 from svdjobs.runs import layout, shards
 from tests.cluster.test_render import big
+from tests.live.cluster_access import Site
 from tests.live.faults import controller, sweep
 from tests.live.namespaces import Document, Namespace, ended
-from tests.live.paper_node import LABEL, TOLERATION, paper_node
-from tests.live.site import Site
+from tests.live.simulated_node import LABEL, TOLERATION, paper_node
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -10,8 +10,8 @@ import helm_python
 import pytest
 
 from tests.helm.chart import CHART, RELEASE
-from tests.live.bare import bare_api_server
-from tests.live.site import Site
+from tests.live.api_without_argo import bare_api_server
+from tests.live.cluster_access import Site
 from tests.live.sweeps import BLENDS, WORKFLOW
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

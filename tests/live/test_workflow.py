@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.live.cluster_access import Site
 from tests.live.namespaces import Document, Namespace, phases
-from tests.live.site import Site
 from tests.live.sweeps import SWEEP, WORKFLOW, contents, run_here
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -20,7 +20,7 @@ from svdjobs.runs.outputs import MANIFEST
 from svdjobs.stages import gate
 from svdjobs.statistics import holm
 from svdjobs.storage.local import LocalStore
-from tests.stages.answers import answer, noted
+from tests.evaluation.planted_answers import answer, noted
 
 PROBLEMS = 40
 GOOD = [[True, True]] * 30 + [[True, False]] * 10

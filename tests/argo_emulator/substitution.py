@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.cluster import argo_expr
-from tests.cluster.argo_expr import ExpressionError, Node
-from tests.cluster.argo_references import TAG
+from tests.argo_emulator import expressions
+from tests.argo_emulator.expressions import ExpressionError, Node
+from tests.argo_emulator.references import TAG
 
 Scope = Mapping[str, str | None]  # None: an output of a skipped task without a default
 
@@ -25,7 +25,7 @@ def substitute(value: Any, scope: Scope) -> Any:
 
 def _tag(tag: str, scope: Scope) -> str:
     if tag.startswith("="):
-        found = argo_expr.evaluate(tag[1:], nested(scope))
+        found = expressions.evaluate(tag[1:], nested(scope))
         return str(found).lower() if isinstance(found, bool) else str(found)
     value = scope.get(tag.strip())
     if value is None:
@@ -51,7 +51,7 @@ def nested(scope: Scope) -> dict[str, Any]:
 
 def is_true(condition: str) -> bool:
     """A `when` condition: as in govaluate, words without quotes are strings."""
-    found = argo_expr.evaluate_tree(_words(argo_expr.parse(condition)), {})
+    found = expressions.evaluate_tree(_words(expressions.parse(condition)), {})
     if not isinstance(found, bool):
         raise ExpressionError(f"when {condition!r} is {found!r}, not true or false")
     return found

@@ -7,11 +7,11 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from tests.cluster import argo_expr
-from tests.cluster.argo_document import Document, Json, artifacts_of, parameters_of
-from tests.cluster.argo_expr import ExpressionError
-from tests.cluster.argo_references import TAG, dependencies
-from tests.cluster.argo_substitute import is_true, substitute
+from tests.argo_emulator import expressions
+from tests.argo_emulator.document import Document, Json, artifacts_of, parameters_of
+from tests.argo_emulator.expressions import ExpressionError
+from tests.argo_emulator.references import TAG, dependencies
+from tests.argo_emulator.substitution import is_true, substitute
 from tests.cluster.pods import ERROR, FAILED, SUCCEEDED
 from tests.cluster.run_tree import COMPLETED, OMITTED, SKIPPED, UNSUCCESSFUL, Node, UnsupportedError
 
@@ -91,8 +91,8 @@ class Dag:
             return True
         results = {name.replace("-", "_"): _results(self.nodes.get(name)) for name in self.tasks}
         logic = task.get("depends") or " && ".join(task["dependencies"])
-        tree = _expand(argo_expr.parse(logic.replace("-", "_")))
-        return bool(argo_expr.evaluate_tree(tree, results))
+        tree = _expand(expressions.parse(logic.replace("-", "_")))
+        return bool(expressions.evaluate_tree(tree, results))
 
     def items(self, task: Json, scope: Json) -> list[Any] | None:
         if "withItems" in task:
@@ -225,16 +225,16 @@ def _results(node: Node | None) -> dict[str, bool]:
     }
 
 
-def _expand(node: argo_expr.Node) -> argo_expr.Node:
+def _expand(node: expressions.Node) -> expressions.Node:
     """A bare task name means (Succeeded || Skipped || Daemoned)."""
     if node.kind == "member":
         return node
     if node.kind == "name":
         succeeded, skipped = (
-            argo_expr.Node("member", None, (node, argo_expr.Node("constant", result)))
+            expressions.Node("member", None, (node, expressions.Node("constant", result)))
             for result in ("Succeeded", "Skipped")
         )
-        return argo_expr.Node("binary", "||", (succeeded, skipped))
+        return expressions.Node("binary", "||", (succeeded, skipped))
     return node._replace(children=tuple(_expand(child) for child in node.children))
 
 

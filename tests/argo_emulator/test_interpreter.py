@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.argo_emulator.expressions import ExpressionError
+from tests.argo_emulator.interpreter import run_workflow
 from tests.cluster import pods
-from tests.cluster.argo_expr import ExpressionError
-from tests.cluster.interpreter import run_workflow
 from tests.cluster.pods import Disruption, Pod
 from tests.cluster.run_tree import Node, Run, UnsupportedError
 

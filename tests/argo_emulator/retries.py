@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.cluster import argo_expr
-from tests.cluster.argo_document import Document
-from tests.cluster.argo_expr import ExpressionError
-from tests.cluster.argo_references import RETRY_NAMES, TAG
+from tests.argo_emulator import expressions
+from tests.argo_emulator.document import Document
+from tests.argo_emulator.expressions import ExpressionError
+from tests.argo_emulator.references import RETRY_NAMES, TAG
 
 
 class End(NamedTuple):
@@ -53,15 +53,15 @@ def retry_expressions_are_sound(document: Document) -> Iterator[str]:
             continue
         where = f"{path}.retryStrategy.expression"
         try:
-            tree = argo_expr.parse(TAG.sub("x", expression))
+            tree = expressions.parse(TAG.sub("x", expression))
         except ExpressionError as error:
             yield f"{where}: {error}."
             continue
-        for name in argo_expr.names(tree):
+        for name in expressions.names(tree):
             if name not in RETRY_NAMES | {"x"}:
                 yield f"{where}: {name} is not one of {', '.join(sorted(RETRY_NAMES))}."
-        for name in argo_expr.functions(tree):
-            if name not in argo_expr.FUNCTIONS:
+        for name in expressions.functions(tree):
+            if name not in expressions.FUNCTIONS:
                 yield f"{where}: the function {name}() is not known."
 
 
@@ -87,7 +87,7 @@ def retries_are_for_lost_pods(document: Document) -> Iterator[str]:
         ):
             for end in ends:
                 try:
-                    found = bool(argo_expr.evaluate(expression, _scope(end)))
+                    found = bool(expressions.evaluate(expression, _scope(end)))
                 except ExpressionError as error:
                     yield f"{where}: {error}."
                     return

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
-from tests.cluster import argo_expr
-from tests.cluster.argo_document import (
+from tests.argo_emulator import expressions
+from tests.argo_emulator.document import (
     Document,
     Json,
     artifacts_of,
@@ -17,7 +17,7 @@ from tests.cluster.argo_document import (
     parameters_of,
     strings,
 )
-from tests.cluster.argo_expr import ExpressionError
+from tests.argo_emulator.expressions import ExpressionError
 
 TAG = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 RESULTS = ("Succeeded", "Failed", "Errored", "Skipped", "Omitted", "Daemoned")
@@ -55,7 +55,7 @@ def names_in(text: str) -> Iterator[str]:
         raise ExpressionError(f"{text!r} has braces without their partner")
     for tag in TAG.findall(text):
         if tag.startswith("="):
-            yield from argo_expr.names(argo_expr.parse(tag[1:]))
+            yield from expressions.names(expressions.parse(tag[1:]))
         else:
             yield tag.strip()
 
@@ -181,7 +181,7 @@ def dependencies(task: Json) -> set[str]:
     if "depends" not in task:
         return set(task.get("dependencies", []))
     # Task names may hold hyphens, which the language reads as minus; Argo replaces them as well.
-    names = argo_expr.names(argo_expr.parse(task["depends"].replace("-", "_")))
+    names = expressions.names(expressions.parse(task["depends"].replace("-", "_")))
     return {name.partition(".")[0].replace("_", "-") for name in names}
 
 
@@ -234,15 +234,15 @@ def _depends_problems(task: Json, tasks: dict[str, Json]) -> Iterator[str]:
     if "continueOn" in task:
         yield "`continueOn` is not allowed beside `depends`; write `x.Succeeded || x.Failed`."
     try:
-        tree = argo_expr.parse(task["depends"].replace("-", "_"))
+        tree = expressions.parse(task["depends"].replace("-", "_"))
     except ExpressionError as error:
         yield f"depends {error}."
         return
-    for node in argo_expr.walk(tree):
+    for node in expressions.walk(tree):
         operators = {"binary": ("&&", "||"), "unary": ("!",)}.get(node.kind)
         if (operators and node.value not in operators) or node.kind in ("call", "list", "ternary"):
             yield f"depends {task['depends']!r} may only use &&, ||, ! and parentheses."
-    for name in argo_expr.names(tree):
+    for name in expressions.names(tree):
         other, _, result = name.partition(".")
         other = other.replace("_", "-")
         if other not in tasks:

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from tests.live.cluster_access import silent
 from tests.live.processes import Process
-from tests.live.site import silent
 from tests.waiting import until
 
 

@@ -248,7 +248,7 @@ def test_workers_end_with_a_parent_that_is_killed() -> None:
     """One is busy and does not read its standard input, one is idle."""
     script = (
         "import time\n"
-        "from tests.evaluation.test_workers import GradingPool, HANG, boxes\n"
+        "from tests.evaluation.grading.test_pool import GradingPool, HANG, boxes\n"
         "with GradingPool(timeout_seconds=600, workers=2) as pool:\n"
         "    pool.grade(boxes(*['x+1'] * 40), dict.fromkeys(range(40), '1+x'))\n"
         "    pool.submit(boxes(HANG), {0: '7'})\n"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.argo_lint import lint
-from tests.cluster.argo_pods import amount
-from tests.cluster.argo_schema import FREE_FORM, LATER_THAN_3_7, definitions, published
+from tests.argo_emulator.lint import lint
+from tests.argo_emulator.pods import amount
+from tests.argo_emulator.schema import FREE_FORM, LATER_THAN_3_7, definitions, published
 
 SAMPLES = Path(__file__).parent / "samples"
 Json = dict[str, Any]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import yaml
 
-from tests.cluster.argo_document import Document, Json, containers_of, parameters_of, twice
-from tests.cluster.argo_references import TAG
-from tests.cluster.argo_schema import schema_findings
+from tests.argo_emulator.document import Document, Json, containers_of, parameters_of, twice
+from tests.argo_emulator.references import TAG
+from tests.argo_emulator.schema import schema_findings
 
 REQUESTS = ("cpu", "memory", "ephemeral-storage")
 LIMITS = ("memory", "ephemeral-storage")  # a CPU limit only slows down what nobody else needs

@@ -22,11 +22,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import argo_expr
-from tests.cluster.argo_document import Document, Json, artifacts_of, parameters_of
-from tests.cluster.argo_expr import ExpressionError
-from tests.cluster.argo_substitute import nested, substitute
-from tests.cluster.interpreter_dag import Dag
+from tests.argo_emulator import expressions
+from tests.argo_emulator.document import Document, Json, artifacts_of, parameters_of
+from tests.argo_emulator.expressions import ExpressionError
+from tests.argo_emulator.interpreter_dag import Dag
+from tests.argo_emulator.substitution import nested, substitute
 from tests.cluster.pods import ERROR, FAILED, SUCCEEDED, Machine, Pod
 from tests.cluster.run_tree import COMPLETED, UNSUCCESSFUL, Node, Run, UnsupportedError, failures
 
@@ -224,6 +224,6 @@ def _no_retry(strategy: Json, node: Node) -> str:
     if expression:
         # The count that the expression reads is one less than the template's own {{retries}}.
         scope = {**_retry_scope(node), "retries": str(len(node.attempts) - 1)}
-        if not argo_expr.evaluate(expression, nested(scope)):
+        if not expressions.evaluate(expression, nested(scope)):
             return "retryStrategy.expression evaluated to false"
     return ""

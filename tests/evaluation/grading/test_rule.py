@@ -7,7 +7,7 @@ import pytest
 from svdjobs.evaluation.answers.normal_form import normalise
 from svdjobs.evaluation.grading.rule import grade_answer, grade_any, grade_completion, is_readable
 from svdjobs.records import Outcome
-from tests.evaluation.grading_cases import CASES, Case
+from tests.evaluation.grading.cases import CASES, Case
 from tests.evaluation.problem_set import problem_set
 
 

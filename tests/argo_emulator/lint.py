@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tests.cluster import argo_pods
-from tests.cluster.argo_document import (
+from tests.argo_emulator import pods
+from tests.argo_emulator.document import (
     LEAF_KINDS,
     Document,
     Json,
@@ -22,18 +22,18 @@ from tests.cluster.argo_document import (
     strings,
     twice,
 )
-from tests.cluster.argo_references import (
+from tests.argo_emulator.references import (
     TAG,
     depends_is_sound,
     fan_out_is_a_list,
     references_exist,
 )
-from tests.cluster.argo_retries import (
+from tests.argo_emulator.retries import (
     retries_are_for_lost_pods,
     retries_never_run_out_of_time,
     retry_expressions_are_sound,
 )
-from tests.cluster.argo_schema import KINDS, schema_findings
+from tests.argo_emulator.schema import KINDS, schema_findings
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 DNS_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
@@ -250,5 +250,5 @@ RULES: tuple[Rule, ...] = (
     nothing_is_memoized_or_collected,
     braces_are_closed_in_keys,
     cron_is_explicit,
-    *argo_pods.RULES,
+    *pods.RULES,
 )

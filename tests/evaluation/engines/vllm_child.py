@@ -19,7 +19,7 @@ from svdjobs.evaluation.engines.vllm import VllmEngine
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts
 from svdjobs.records import Problem
 
-DEMO = Path(__file__).parents[2] / "svdjobs" / "demo"
+DEMO = Path(__file__).parents[3] / "svdjobs" / "demo"
 N_PROBLEMS = 8
 
 

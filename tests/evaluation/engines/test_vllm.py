@@ -26,10 +26,10 @@ from svdjobs.evaluation.prompts import load_tokenizer
 from svdjobs.records import Completion
 from svdjobs.stages import blend, decompose, plan
 from svdjobs.storage.local import LocalStore
-from tests.evaluation import vllm_child
+from tests.evaluation.engines import vllm_child
 from tests.forked import COMMAND, Process
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 needs_vllm = pytest.mark.skipif(
     not any(build.cpu for build in vllm_builds()),
     reason="vLLM's CPU build is not installed: its engine was not run",
@@ -55,7 +55,7 @@ def finished(folder: Path, module: str, *arguments: str) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def driven(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `vllm_child` saw."""
-    output, _ = finished(tmp_path_factory.mktemp("driven"), "tests.evaluation.vllm_child")
+    output, _ = finished(tmp_path_factory.mktemp("driven"), "tests.evaluation.engines.vllm_child")
     report: dict[str, Any] = json.loads(output.splitlines()[-1])
     return report
 

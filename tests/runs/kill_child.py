@@ -1,6 +1,6 @@
 """Run a sweep that dies by SIGKILL at a chosen write. A program of `test_faults`, not a test.
 
-    python -m tests.stages.kill_child CONFIG_JSON [before|after:PREFIX:N ...]
+    python -m tests.runs.kill_child CONFIG_JSON [before|after:PREFIX:N ...]
 
 Every argument is one sweep, killed before or after its N-th write below PREFIX appears (a file, or
 a line of a journal); then one more runs to the end. Prints a JSON object: `signals`, how the killed

@@ -21,7 +21,7 @@ ESTIMATES = ("machine_gflops", "decompose_seconds", "blend_seconds", "disk_free_
 
 def run_child(config: SweepConfig, *kills: str) -> dict[str, object]:
     """Sweeps in forks of one child that has everything imported: one per kill, then one whole."""
-    done = run(config.model_dump_json(), *kills, cwd=ROOT, module="tests.stages.kill_child")
+    done = run(config.model_dump_json(), *kills, cwd=ROOT, module="tests.runs.kill_child")
     assert done.returncode == 0, done.stderr
     report: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return report
