@@ -140,11 +140,11 @@ def test_only_verdicts_travel_as_artifacts() -> None:
     gate = by_template.pop("gate")
     assert not any(by_template.values())
     assert [(a["name"], a["path"], a["s3"]["key"]) for a in gate] == [
-        (name.partition(".")[0], f"/scratch/gate/{name}", f"{{{{argo.name}}}}/gate/{name}")
+        (name.partition(".")[0], f"/scratch/gate/{name}", f"{{{{workflow.name}}}}/gate/{name}")
         for name in ("gate.md", "junit.xml")
     ]
     assert [(a["name"], a["s3"], a["archive"]) for a in report] == [
-        (name.partition(".")[0], {"key": f"{{{{argo.name}}}}/{name}"}, {"none": {}})
+        (name.partition(".")[0], {"key": f"{{{{workflow.name}}}}/{name}"}, {"none": {}})
         for name in ("report.html", "junit.xml", "figures")
     ]
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+import svdjobs
 from svdjobs.config_file import load_config
 from svdjobs.errors import CheckpointError, ConfigError, EvaluationError
 from svdjobs.evaluation.engines import vllm
@@ -29,7 +30,7 @@ from svdjobs.storage.local import LocalStore
 from tests.evaluation.engines import vllm_child
 from tests.forked import COMMAND, Process
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(svdjobs.__file__).parents[1]
 needs_vllm = pytest.mark.skipif(
     not any(build.cpu for build in vllm_builds()),
     reason="vLLM's CPU build is not installed: its engine was not run",

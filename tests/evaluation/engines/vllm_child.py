@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+import svdjobs
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import SvdjobsError
 from svdjobs.evaluation.engines.protocol import Request, Trace, Weights, make_requests
@@ -19,7 +20,7 @@ from svdjobs.evaluation.engines.vllm import VllmEngine
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts
 from svdjobs.records import Problem
 
-DEMO = Path(__file__).parents[3] / "svdjobs" / "demo"
+DEMO = Path(svdjobs.__file__).parent / "demo"
 N_PROBLEMS = 8
 
 
