@@ -17,7 +17,7 @@ SHIPPED = [
     for file in sorted((ROOT / "workflows").glob("*.yaml"))
     if "\nkind: " in f"\n{file.read_text()}"  # the settings they are made from are there as well
 ]
-SAMPLE = ROOT / "tests" / "cluster" / "samples" / "sweep.yaml"
+SAMPLE = ROOT / "tests" / "argo_emulator" / "samples" / "sweep.yaml"
 
 pytestmark = pytest.mark.skipif(
     ARGO is None,
