@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
+from svdjobs import pipeline
 from svdjobs.config import SweepConfig
 from svdjobs.evaluation import forecast
 from svdjobs.progress import say
-from svdjobs.records import Gate, Manifest
+from svdjobs.records import Gate, Manifest, Plan
 from svdjobs.reporting.plan_text import describe, lacks
-from svdjobs.stages import blend, decompose, evaluate, gate, plan, report, rotations
+from svdjobs.stages import evaluate, gate, plan, report
 from svdjobs.storage.open import open_store
+from svdjobs.storage.store import Store
 
 
 def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
     """Run every stage of a sweep up to the report; what is finished is skipped. Returns the
     report's manifest; the verdict on it is `judge`'s."""
     store = open_store(config.store_url)
-    made = plan.run(config, store, force=force)
+    _foresee(config, store, plan.run(config, store, force=force))
+    for stage in pipeline.STAGES:
+        if stage.in_sweep and stage.wanted(config) and stage.name not in (plan.STAGE, report.STAGE):
+            import_module(stage.module).run(config, store, force=force)
+    return report.run(config, store, force=force)
+
+
+def _foresee(config: SweepConfig, store: Store, made: Plan) -> None:
+    """Say what is about to be computed, and refuse what would fail hours later."""
     for line in describe(made, store.free_bytes()):
         say(line)
     if words := gate.foresee(config):
@@ -23,13 +35,6 @@ def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
     evaluate.foresee(config, store)
     for line in (*forecast.foresee(config, store), *lacks(config)):
         say(line)
-    decompose.run(config, store, force=force)
-    blend.run(config, store, force=force)
-    if config.rotations:
-        rotations.run(config, store, force=force)
-    if config.evaluate:  # after all that computes here: vLLM keeps torch's threads to itself
-        evaluate.run(config, store, force=force)
-    return report.run(config, store, force=force)
 
 
 def judge(config: SweepConfig, *, force: bool = False) -> Gate | None:

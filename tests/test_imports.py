@@ -29,7 +29,7 @@ FLOORS = [
         "parallel",
         "deadline",
     },
-    {"kernels"},
+    {"kernels", "pipeline"},
     {"statistics", "storage"},
     {"checkpoint"},
     {"runs"},

@@ -21,6 +21,8 @@ from svdjobs.records import Plan
 from svdjobs.runs import cost, layout
 
 Item = TypeVar("Item")
+ASSUMED_SHARES = 16
+"""Decompose shares of one checkpoint, where plan has not yet counted them."""
 
 
 class Share(NamedTuple):
@@ -41,10 +43,15 @@ class Share(NamedTuple):
         return list(items[self.number :: self.of])
 
 
-def decompose_shares(config: SweepConfig, plan: Plan) -> list[Share]:
-    """Shares of every checkpoint to decompose; parts cost about the same, and so do shares."""
-    chosen = config.decompose.shards or cost.share_count(plan.selected)
-    count = min(chosen, len(plan.parts))
+def decompose_shares(config: SweepConfig, plan: Plan | None) -> list[Share]:
+    """Shares of every checkpoint to decompose; parts cost about the same, and so do shares.
+
+    Without a plan, as many as were asked for, or `ASSUMED_SHARES`.
+    """
+    if plan is None:
+        count = config.decompose.shards or ASSUMED_SHARES
+    else:
+        count = min(config.decompose.shards or cost.share_count(plan.selected), len(plan.parts))
     return [
         Share(target.checkpoint_id, number, count)
         for target in layout.decomposed(config)
@@ -76,9 +83,9 @@ def evaluations(config: SweepConfig, checkpoint_id: str | None = None) -> list[t
     ]
 
 
-def fan_outs(config: SweepConfig, plan: Plan) -> dict[str, Any]:
+def fan_outs(config: SweepConfig, plan: Plan | None) -> dict[str, Any]:
     """What a workflow fans out over, by name: lists of ids; `rotations`, `gate`: whether there is
-    one."""
+    one. Without a plan, what may be assumed."""
     baselines = layout.baseline_ids(config) if config.evaluate else []
     return {
         "decompose": [share.id for share in decompose_shares(config, plan)],

@@ -1,14 +1,9 @@
-"""The sweep as an Argo Workflow: which pods there are, what they wait for, and when they try again.
+"""The sweep as an Argo Workflow: `svdjobs.pipeline` in Argo's words, and when pods try again.
 
-    plan ─┬─ decompose × shares ─┬─ rotations ──────────────────────────┐
-          │                      └─ alphas × (blend ─ evaluate × units) ┤
-          └─ evaluate-after × units ┴─ baselines × (evaluate × units) ──┴─ report ─ gate
-
-Alphas and baselines wait for after's answers, since they say how likely they find them. An alpha
-that fails fails alone; report names what is missing, and the Workflow ends as it does. Gate, where
-the sweep has one, judges a complete report. Where report has failed gate is omitted, and where none
-is planned it is skipped: either counts with the phase of what was before it, which is report's
-(assessDAGPhase in Argo's workflow/controller/dag.go).
+Report names what is missing, and the Workflow ends as it does. Gate, where the sweep has one,
+judges a complete report. Where report has failed gate is omitted, and where none is planned it is
+skipped: either counts with the phase of what was before it, which is report's (assessDAGPhase in
+Argo's workflow/controller/dag.go).
 """
 
 from __future__ import annotations
@@ -17,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from svdjobs import pipeline
 from svdjobs.cluster.manifests import pods
 from svdjobs.cluster.manifests.settings import ClusterSettings
 from svdjobs.cluster.manifests.yaml_text import dump
@@ -27,11 +23,6 @@ if TYPE_CHECKING:
 
 NAME = "svdjobs-sweep"
 UNITS = f"{pods.SCRATCH}/units"
-# What of a verdict travels as artifacts, by its stage.
-ARTIFACTS = {
-    "report": ("report.html", "junit.xml", "figures"),
-    "gate": ("gate.md", "junit.xml"),
-}
 CONFIG_VARIABLE = "SVDJOBS_CONFIG"
 # Where Argo's executor, as any client within a pod, looks for its account's token.
 TOKEN = "executor-token"
@@ -44,7 +35,6 @@ RETRY = (
     " || lastRetry.message matches '(?i)low on resource|node shutdown|preempt|pod deleted')"
     " && !(lastRetry.message matches '(?i)deadline|OOMKilled|exceeds the|is forbidden')"
 )
-FAN_OUTS = ("decompose", "alphas", "baselines", "evaluate", "rotations", "gate")
 # However a task ended; a task that waits for another so does not fail with it.
 ENDED = ("Succeeded", "Failed", "Errored", "Skipped", "Omitted")
 
@@ -99,36 +89,27 @@ def _leaves(settings: ClusterSettings) -> list[Container]:
 
     units = [
         Parameter(name=name, value_from=m.ValueFrom(path=f"{UNITS}/{name}.json", default="[]"))
-        for name in FAN_OUTS
+        for name in pipeline.fan_outs()
     ]
-    alpha = {"alpha": "--alpha"}
-    evaluation = {"checkpoint": "--checkpoint", "unit": "--unit"}
-    return [
-        _leaf(settings, "plan", ["--units-dir", UNITS], outputs=units),
-        _leaf(settings, "decompose", inputs={"unit": "--unit"}),
-        _leaf(settings, "blend", inputs=alpha),
-        _leaf(settings, "evaluate", inputs=evaluation),
-        _leaf(settings, "drop-weights", inputs=alpha),
-        _leaf(settings, "rotations"),
-        _verdict(settings, "report"),
-        _verdict(settings, "gate"),
-        _leaf(
-            settings,
-            "notify",
-            ["--workflow", "{{workflow.name}}", "--status", "{{workflow.status}}"],
-        ),
-    ]
+    leaves = []
+    for stage in pipeline.STAGES:
+        if stage.name == "plan":
+            leaves.append(_leaf(settings, "plan", ["--units-dir", UNITS], outputs=units))
+        elif stage.hands_on and settings.artifacts:
+            leaves.append(_verdict(settings, stage))
+        else:
+            leaves.append(_leaf(settings, stage.name, inputs=stage.options))
+    status = ["--workflow", "{{workflow.name}}", "--status", "{{workflow.status}}"]
+    return [*leaves, _leaf(settings, "notify", status)]
 
 
-def _verdict(settings: ClusterSettings, stage: str) -> Container:
-    """A leaf that owns the DAG's phase: report fails where something is missing, gate where
-    something got worse."""
+def _verdict(settings: ClusterSettings, stage: pipeline.Stage) -> Container:
+    """A leaf whose files travel as artifacts. It owns the DAG's phase, too: report fails where
+    something is missing, gate where something got worse."""
     from hera.workflows import NoneArchiveStrategy, S3Artifact
 
-    if not settings.artifacts:
-        return _leaf(settings, stage)
-    folder = f"{pods.SCRATCH}/{stage}"
-    place = "{{workflow.name}}" if stage == "report" else f"{{{{workflow.name}}}}/{stage}"
+    folder = f"{pods.SCRATCH}/{stage.name}"
+    place = "{{workflow.name}}" + ("" if stage.name == "report" else f"/{stage.name}")
     found = [
         S3Artifact(
             name=name.partition(".")[0],
@@ -137,9 +118,9 @@ def _verdict(settings: ClusterSettings, stage: str) -> Container:
             archive=NoneArchiveStrategy(),
             optional=True,
         )
-        for name in ARTIFACTS[stage]
+        for name in stage.hands_on
     ]
-    return _leaf(settings, stage, ["--copy-to", folder], outputs=found)
+    return _leaf(settings, stage.name, ["--copy-to", folder], outputs=found)
 
 
 def _leaf(
@@ -154,7 +135,7 @@ def _leaf(
     from hera.workflows import Container, Parameter
     from hera.workflows import models as m
 
-    evaluates = stage == "evaluate"
+    evaluates = pods.evaluates(stage)
     own, common = pods.resources_of(settings, stage), pods.container(settings, stage)
     options = [
         word
@@ -262,73 +243,69 @@ def _chains() -> list[DAG]:
     """What waits for what."""
     from hera.workflows import DAG, Parameter
 
-    with DAG(
-        name="alpha", fail_fast=False, inputs=[Parameter(name="alpha"), Parameter(name="units")]
-    ) as alpha:
-        one = "{{inputs.parameters.alpha}}"
-        _task("blend", alpha=one)
-        _evaluations(one, depends="blend.Succeeded")
-        drop = "'{{workflow.parameters.keep-weights}}' == 'false'"
-        _task("drop-weights", depends="evaluate.Succeeded", when=drop, alpha=one)
-    with DAG(
-        name="baseline",
-        fail_fast=False,
-        inputs=[Parameter(name="checkpoint"), Parameter(name="units")],
-    ) as baseline:
-        _evaluations("{{inputs.parameters.checkpoint}}")
+    made = []
+    for chain in (one for one in pipeline.SWEEP if isinstance(one, pipeline.Chain)):
+        inputs = [Parameter(name=chain.item), Parameter(name="units")]
+        with DAG(name=_template(chain), fail_fast=False, inputs=inputs) as dag:
+            for task in chain.tasks:
+                _task(task, units="{{inputs.parameters.units}}")
+        made.append(dag)
     with DAG(name="sweep", fail_fast=False) as whole:
-        _task("plan")
-        _task("decompose", depends="plan.Succeeded", each="decompose", unit="{{item}}")
-        _task(
-            "evaluate-after", "evaluate", depends="plan.Succeeded", each="evaluate",
-            checkpoint="after", unit="{{item}}",
-        )  # fmt: skip
-        answered = f"plan.Succeeded && {ended('evaluate-after')}"
-        _task(
-            "baselines", "baseline", depends=answered, each="baselines",
-            checkpoint="{{item}}", units=planned("evaluate"),
-        )  # fmt: skip
-        _task(
-            "alphas", "alpha", depends=f"decompose.Succeeded && {answered}", each="alphas",
-            alpha="{{item}}", units=planned("evaluate"),
-        )  # fmt: skip
-        wanted = f"{planned('rotations')} == true"
-        _task("rotations", depends="plan.Succeeded && decompose.Succeeded", when=wanted)
-        before_report = ("plan", "alphas", "baselines", "rotations")
-        _task("report", depends=" && ".join(ended(task) for task in before_report))
-        _task("gate", depends="report.Succeeded", when=f"{planned('gate')} == true")
-    return [alpha, baseline, whole]
+        for one in pipeline.SWEEP:
+            if isinstance(one, pipeline.Chain):
+                _chain(one)
+            else:
+                _task(one, units=planned(one.each) if one.each else None)
+    return [*made, whole]
 
 
-def _evaluations(checkpoint: str, **more: str) -> Task:
-    """A checkpoint on every unit it was given."""
-    return _task(
-        "evaluate", with_param="{{inputs.parameters.units}}", checkpoint=checkpoint,
-        unit="{{item}}", **more,
-    )  # fmt: skip
+def _template(chain: pipeline.Chain) -> str:
+    """What one unit of a chain is called: `alpha` of `alphas`."""
+    return chain.name.removesuffix("s")
 
 
-def _task(
-    name: str,
-    template: str | None = None,
-    *,
-    depends: str | None = None,
-    when: str | None = None,
-    each: str | None = None,
-    with_param: str | None = None,
-    **arguments: str,
-) -> Task:
-    """A task of the DAG being made; `each` names what plan found to fan out over."""
+def _chain(chain: pipeline.Chain) -> Task:
+    """A chain for each of its units; every one is told the shares of the benchmarks."""
     from hera.workflows import Task
 
     return Task(
-        name=name,
-        template=template or name,
-        depends=depends,
-        when=when,
-        with_param=planned(each) if each else with_param,
-        arguments=arguments or None,
+        name=chain.name,
+        template=_template(chain),
+        depends=_depends(chain.after),
+        with_param=planned(chain.each),
+        arguments={chain.item: "{{item}}", "units": planned("evaluate")},
     )
+
+
+def _task(task: pipeline.Task, *, units: str | None) -> Task:
+    """A task of the DAG being made; `units` is the list it fans out over, if it does."""
+    from hera.workflows import Task
+
+    given = {
+        name: value.replace("{", "{{inputs.parameters.").replace("}", "}}")
+        for name, value in task.given.items()
+    }
+    if task.item:
+        given[task.item] = "{{item}}"
+    when = f"{planned(task.when)} == true" if task.when else None
+    if task.unless_kept:
+        when = "'{{workflow.parameters.keep-weights}}' == 'false'"
+    return Task(
+        name=task.name,
+        template=task.stage,
+        depends=_depends(task.after),
+        when=when,
+        with_param=units if task.each else None,
+        arguments=given or None,
+    )
+
+
+def _depends(after: Mapping[str, pipeline.Condition]) -> str | None:
+    """The condition on other tasks, as Argo reads it."""
+    conditions = (
+        f"{name}.Succeeded" if how == "succeeded" else ended(name) for name, how in after.items()
+    )
+    return " && ".join(conditions) or None
 
 
 def planned(fan_out: str) -> str:

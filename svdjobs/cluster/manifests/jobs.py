@@ -10,12 +10,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from svdjobs import pipeline
 from svdjobs.cluster.manifests import pods
 from svdjobs.cluster.manifests.settings import ClusterSettings
-from svdjobs.cluster.manifests.sizes import ASSUMED_SHARES
 from svdjobs.cluster.names import stem
 from svdjobs.config import SweepConfig
-from svdjobs.runs import layout, shards
+from svdjobs.runs import shards
 
 FOLDER = Path("jobs/kubernetes")
 CONFIG_FOLDER = "/etc/svdjobs"
@@ -28,29 +28,35 @@ _Documents = list[dict[str, Any]]
 def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict[Path, _Documents]:
     """Manifests by file, numbered in the order to apply them in."""
     run = run_name(config)
-    parts = (config.decompose.shards or ASSUMED_SHARES) * len(layout.decomposed(config))
+    counts = {
+        "decompose": len(shards.decompose_shares(config, None)),
+        "blend": len(config.alphas),
+        "evaluate-after": len(shards.evaluations(config, "after")),
+        "evaluate": len(shards.evaluations(config)),
+    }
 
     def job(stage: str, *args: str, count: int | None = None, name: str = "") -> _Documents:
         indexed = ("--index", "$(JOB_COMPLETION_INDEX)", "--of", str(count)) if count else ()
         return [_job(settings, run, stage, [*args, *indexed], name=name or stage, count=count)]
 
-    found: dict[str, _Documents] = {
-        "config": [_account(settings), _config_map(run, text)],
-        "plan": job("plan", "--units-dir", f"{pods.SCRATCH}/units"),
-    }
-    if parts:
-        found["decompose"] = job("decompose", count=parts)
-    if config.evaluate:
-        own, name = len(shards.evaluations(config, "after")), "evaluate-after"
-        found[name] = job("evaluate", "--checkpoint", "after", count=own, name=name)
-    if config.rotations:
-        found["rotations"] = job("rotations")
-    found["blend"] = job("blend", count=len(config.alphas))
-    if config.evaluate:
-        found["evaluate"] = job("evaluate", count=len(shards.evaluations(config)))
-    found["report"] = job("report")
-    if config.gate:
-        found["gate"] = job("gate")
+    found: dict[str, _Documents] = {"config": [_account(settings), _config_map(run, text)]}
+    for task in pipeline.tasks():
+        stage = pipeline.stage(task.stage)
+        # A Job evaluates all but after, whatever chain they belong to.
+        if task.name in found or task.unless_kept or not stage.wanted(config):
+            continue
+        if task.stage == "plan":
+            found["plan"] = job("plan", "--units-dir", f"{pods.SCRATCH}/units")
+        elif not stage.options:
+            found[task.name] = job(task.stage)
+        elif count := counts[task.name]:
+            own = [
+                word
+                for name, value in task.given.items()
+                if "{" not in value
+                for word in (stage.options[name], value)
+            ]
+            found[task.name] = job(task.stage, *own, count=count, name=task.name)
     return {
         FOLDER / f"{10 * place:02d}-{name}.yaml": items
         for place, (name, items) in enumerate(found.items())

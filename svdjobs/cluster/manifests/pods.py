@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from svdjobs import pipeline
 from svdjobs.cluster.manifests.settings import ClusterSettings, StageSettings
 from svdjobs.errors import EXIT_TERMINATED, EXIT_TRY_AGAIN
 
@@ -13,14 +14,17 @@ SCRATCH = "/scratch"
 TRY_AGAIN = (EXIT_TRY_AGAIN, EXIT_TERMINATED)
 # What the restricted Pod Security level asks of any container.
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-# Small work of the control plane, in pods that need neither torch nor a GPU.
-SMALL = StageSettings(cpu="500m", memory="1Gi", scratch="1Gi", deadline_seconds=600)
 
 
 def resources_of(settings: ClusterSettings, stage: str) -> StageSettings:
     """What a pod of the stage gets."""
-    found: StageSettings = getattr(settings, stage, SMALL)
+    found: StageSettings = getattr(settings, stage, StageSettings.of(pipeline.SMALL))
     return found
+
+
+def evaluates(stage: str) -> bool:
+    """Whether a stage runs engines: in vLLM's image, with GPUs, where these are."""
+    return any(one.name == stage and one.image == "evaluate" for one in pipeline.STAGES)
 
 
 def arguments(stage: str, config: str, store: str, more: list[str]) -> list[str]:
@@ -35,7 +39,7 @@ def container(settings: ClusterSettings, stage: str) -> dict[str, Any]:
     requests = {"cpu": own.cpu, "memory": own.memory, "ephemeral-storage": own.scratch}
     limits = {"cpu": own.cpu_limit or own.cpu, "memory": own.memory_limit or own.memory}
     mounts = [{"name": "scratch", "mountPath": SCRATCH}]
-    if stage == "evaluate":
+    if evaluates(stage):
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     return {
         "imagePullPolicy": settings.pull_policy,
@@ -52,7 +56,7 @@ def volumes(settings: ClusterSettings, stage: str) -> list[dict[str, Any]]:
     """Scratch disk, and the shared memory of engines."""
     size = resources_of(settings, stage).scratch
     found: list[dict[str, Any]] = [{"name": "scratch", "emptyDir": {"sizeLimit": size}}]
-    if stage == "evaluate":
+    if evaluates(stage):
         memory = {"medium": "Memory", "sizeLimit": settings.gpu.shared_memory}
         found.append({"name": "shm", "emptyDir": memory})
     return found
@@ -70,7 +74,7 @@ def security(settings: ClusterSettings) -> dict[str, Any]:
 def placement(settings: ClusterSettings, stage: str) -> dict[str, Any]:
     """Which nodes a pod may go to, and before whom; only what is said, so nothing is empty."""
     gpu = settings.gpu
-    if stage != "evaluate":
+    if not evaluates(stage):
         found: dict[str, Any] = {
             "nodeSelector": settings.node_selector,
             "tolerations": list(settings.tolerations),

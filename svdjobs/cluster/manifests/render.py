@@ -10,7 +10,6 @@ from svdjobs.cluster.manifests import argo, jobs, sizes
 from svdjobs.cluster.manifests.pods import LABELS
 from svdjobs.cluster.manifests.settings import ClusterSettings
 from svdjobs.cluster.manifests.yaml_text import dump
-from svdjobs.config import SweepConfig
 from svdjobs.config_file import read_config
 from svdjobs.errors import ConfigError
 
@@ -39,23 +38,19 @@ def render(text: str, settings: ClusterSettings, *, where: str) -> dict[Path, st
         CHART_FILES / "sweep-spec.yaml": [whole["spec"]],
         **jobs.documents(config, text, settings),
     }
-    sizes.require_room(config, measured(config, whole))
+    sizes.require_room(config, sizes.estimate(config, dump(whole)))
     return {path: HEADER + "---\n".join(map(dump, items)) for path, items in documents.items()}
 
 
 def summary(text: str, settings: ClusterSettings, *, where: str) -> str:
     """How large the sweep gets, for a person."""
-    size = measured(read_config(text, where=where), argo.sweep(settings, text).to_dict())
+    whole = argo.sweep(settings, text).to_dict()
+    size = sizes.estimate(read_config(text, where=where), dump(whole))
     return (
         f"{size.pods:,} pods, {size.nodes:,} nodes; the finished Workflow takes about "
         f"{size.stored_bytes / 1024:,.0f} KiB of the {sizes.LIMIT_BYTES >> 10:,} KiB that Argo "
         f"keeps"
     )
-
-
-def measured(config: SweepConfig, whole: dict[str, Any]) -> sizes.Size:
-    """How large the Workflow of a sweep gets."""
-    return sizes.estimate(config, dump(whole))
 
 
 def refuse_expansions(text: str, where: str) -> None:

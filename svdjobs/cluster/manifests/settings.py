@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, create_model
 
-from svdjobs import __version__, yaml_core
+from svdjobs import __version__, pipeline, yaml_core
 from svdjobs.config_file import read_text, validated
 from svdjobs.settings import Settings
 
@@ -30,6 +31,11 @@ class StageSettings(Settings):
     """Size limit of /scratch, and request of ephemeral storage."""
     deadline_seconds: int | None = Field(default=None, ge=1)
     """Longest time of one attempt; None: as long as it takes."""
+
+    @classmethod
+    def of(cls, resources: pipeline.Resources) -> StageSettings:
+        """What the pipeline says a stage needs."""
+        return cls.model_validate(asdict(resources))
 
 
 class GpuSettings(Settings):
@@ -74,7 +80,7 @@ class LimitSettings(Settings):
     """How long one that failed stays listed."""
 
 
-class ClusterSettings(Settings):
+class CommonSettings(Settings):
     """Everything the generated manifests depend on besides the sweep."""
 
     image: str = f"svdjobs:{__version__}"
@@ -106,15 +112,23 @@ class ClusterSettings(Settings):
     """Of all pods but evaluation's."""
     limits: LimitSettings = LimitSettings()
     gpu: GpuSettings = GpuSettings()
-    plan: StageSettings = StageSettings(cpu="1", memory="4Gi", scratch="5Gi")
-    decompose: StageSettings = StageSettings(cpu="8", memory="32Gi")
-    blend: StageSettings = StageSettings(cpu="4", memory="24Gi")
-    evaluate: StageSettings = StageSettings(
-        cpu="8", memory="64Gi", scratch="100Gi", deadline_seconds=43_200
+
+
+def _stages() -> dict[str, Any]:
+    """A section for each stage, under its name, with what the pipeline says it needs."""
+    return {
+        stage.name: (StageSettings, StageSettings.of(stage.resources))
+        for stage in pipeline.STAGES
+        if stage.resources is not pipeline.SMALL
+    }
+
+
+if TYPE_CHECKING:
+    ClusterSettings = CommonSettings
+else:
+    ClusterSettings = create_model(
+        "ClusterSettings", __base__=CommonSettings, __module__=__name__, **_stages()
     )
-    rotations: StageSettings = StageSettings(cpu="8", memory="32Gi")
-    report: StageSettings = StageSettings(cpu="2", memory="8Gi", scratch="5Gi")
-    gate: StageSettings = StageSettings(cpu="1", memory="2Gi", scratch="1Gi")
 
 
 def load_settings(path: Path | None) -> ClusterSettings:

@@ -14,13 +14,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from svdjobs.config import SweepConfig, alpha_id
+from svdjobs.cluster.manifests import argo
+from svdjobs.cluster.manifests.settings import ClusterSettings
+from svdjobs.config import SweepConfig
 from svdjobs.errors import ConfigError
-from svdjobs.runs import layout, shards
+from svdjobs.runs import shards
 
 LIMIT_BYTES = 1 << 20
-# Decompose shares of one checkpoint, where plan has not yet counted them.
-ASSUMED_SHARES = 16
 # Argo compresses in blocks and in haste (pgzip): 642,720 bytes where level 6 of zlib makes 579,288
 # of the 7,575 nodes of 200 alphas on 16 units.
 PGZIP = 1.11
@@ -48,7 +48,8 @@ def estimate(config: SweepConfig, spec: str) -> Size:
     `spec` is the submitted document. It counts twice: Argo keeps a copy in the status where it
     comes from a template, and `kubectl apply` one in an annotation.
     """
-    nodes = list(_nodes(config))
+    whole = argo.sweep(ClusterSettings(), "").to_dict()
+    nodes = list(_nodes(whole["spec"], shards.fan_outs(config, None)))
     pods = sum(node["type"] == "Pod" for node in nodes)
     status = packed({node["id"]: node for node in nodes})
     return Size(len(nodes), pods, 2 * len(spec.encode()), status)
@@ -78,61 +79,52 @@ def require_room(config: SweepConfig, size: Size) -> None:
     )
 
 
-def _nodes(config: SweepConfig) -> Iterator[dict[str, Any]]:
-    """Nodes of a finished run, as the controller writes them."""
-    shares = [share.id for share in shards.evaluate_shares(config)]
-    decomposed = [
-        f"{target.checkpoint_id}-{number:03d}"
-        for target in layout.decomposed(config)
-        for number in range(config.decompose.shards or ASSUMED_SHARES)
-    ]
-    baselines = [i for i in layout.baseline_ids(config) if i != "after"] if shares else []
-    yield _node(_NAME, "DAG", "sweep", {})
-    for stage in ("plan", "rotations", "report"):
-        yield from _pod(f"{_NAME}.{stage}", stage, {})
-    yield from _fan_out(f"{_NAME}.decompose", "decompose", [{"unit": unit} for unit in decomposed])
-    after = [{"checkpoint": "after", "unit": unit} for unit in shares]
-    yield from _fan_out(f"{_NAME}.evaluate-after", "evaluate", after)
-    yield _node(f"{_NAME}.baselines", "TaskGroup", "baseline", {})
-    for number, checkpoint in enumerate(baselines):
-        yield from _chain(
-            f"{_NAME}.baselines({number}:{checkpoint})", "baseline", checkpoint, shares
-        )
-    yield _node(f"{_NAME}.alphas", "TaskGroup", "alpha", {})
-    for number, alpha in enumerate(config.alphas):
-        name = f"{_NAME}.alphas({number}:{alpha_id(alpha)})"
-        yield from _chain(name, "alpha", alpha_id(alpha), shares)
-        yield from _pod(f"{name}.blend", "blend", {"alpha": alpha_id(alpha)})
-        yield _node(f"{name}.drop-weights", "Skipped", "drop-weights", {})
-    if config.gate:
-        yield from _pod(f"{_NAME}.gate", "gate", {})
-    else:
-        yield _node(f"{_NAME}.gate", "Skipped", "gate", {})
-    yield from _pod(f"{_NAME}.onExit", "notify", {})
+def _nodes(spec: Mapping[str, Any], fan_outs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Nodes of a finished run of a Workflow, as the controller writes them."""
+    templates = {template["name"]: template for template in spec["templates"]}
+    planned = {f"{{{{tasks.plan.outputs.parameters.{name}}}}}": json.dumps(value)
+               for name, value in fan_outs.items()}  # fmt: skip
+    yield from _template(templates, _NAME, spec["entrypoint"], {}, planned)
+    yield from _template(templates, f"{_NAME}.onExit", spec["onExit"], {}, planned)
 
 
-def _chain(
-    name: str, template: str, checkpoint: str, shares: list[str]
+def _template(
+    templates: Mapping[str, Any],
+    name: str,
+    template: str,
+    inputs: Mapping[str, str],
+    planned: Mapping[str, str],
 ) -> Iterator[dict[str, Any]]:
-    """An inner DAG that evaluates a checkpoint."""
-    yield _node(name, "DAG", template, {template: checkpoint, "units": json.dumps(shares)})
-    items = [{"checkpoint": checkpoint, "unit": unit} for unit in shares]
-    yield from _fan_out(f"{name}.evaluate", "evaluate", items)
+    """A pod, or a DAG and all that is in it."""
+    if "dag" not in templates[template]:
+        yield from _pod(name, template, inputs)
+        return
+    yield _node(name, "DAG", template, inputs)
+    known = {**planned, **{f"{{{{inputs.parameters.{key}}}}}": v for key, v in inputs.items()}}
+    for task in templates[template]["dag"]["tasks"]:
+        place, called = f"{name}.{task['name']}", task["template"]
+        given = {item["name"]: item["value"]
+                 for item in task.get("arguments", {}).get("parameters", [])}  # fmt: skip
+        if "when" in task and known.get(task["when"].split(" ")[0]) != "true":
+            yield _node(place, "Skipped", called, {})
+        elif "withParam" not in task:
+            own = {key: known.get(value, value) for key, value in given.items()}
+            yield from _template(templates, place, called, own, planned)
+        else:
+            yield _node(place, "TaskGroup", called, {})
+            for number, item in enumerate(json.loads(known[task["withParam"]])):
+                found = {**known, "{{item}}": item}
+                own = {key: found.get(value, value) for key, value in given.items()}
+                yield from _template(templates, f"{place}({number}:{item})", called, own, planned)
 
 
-def _fan_out(name: str, template: str, items: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
-    yield _node(name, "TaskGroup", template, {})
-    for number, item in enumerate(items):
-        yield from _pod(f"{name}({number}:{list(item.values())[-1]})", template, item)
-
-
-def _pod(name: str, template: str, inputs: dict[str, str]) -> Iterator[dict[str, Any]]:
+def _pod(name: str, template: str, inputs: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """A pod and the node that would try it again."""
     yield _node(name, "Retry", template, inputs)
     yield _node(f"{name}(0)", "Pod", template, inputs)
 
 
-def _node(name: str, kind: str, template: str, inputs: dict[str, str]) -> dict[str, Any]:
+def _node(name: str, kind: str, template: str, inputs: Mapping[str, str]) -> dict[str, Any]:
     digest = hashlib.sha256(name.encode()).digest()
     second = int.from_bytes(digest[4:6], "little") % 86_400
     clock = f"2026-01-01T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}Z"
