@@ -78,10 +78,11 @@ typecheck: $(STAMP) ## check types (mypy, strict)
 
 render: $(STAMP) ## write workflows/, jobs/kubernetes/ and what is generated of the chart again
 	$(BIN)/svdjobs workflow render jobs/sweeps/demo.yaml --settings workflows/settings.yaml
+	$(BIN)/python -m tests.from_pipeline
 	$(BIN)/python -m tests.helm.golden
 
 verify: render lint typecheck test ## regenerate everything, check everything, and end clean
-	git diff --exit-code -- workflows jobs helm tests/helm/golden
+	git diff --exit-code -- workflows jobs helm images tests/helm/golden
 
 bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also runs/bench.json
 	$(BIN)/python -m tests.benchmarks.sweep

@@ -12,13 +12,14 @@ import yaml
 from helm_python import _native
 
 from svdjobs.cluster.manifests.settings import ClusterSettings
+from tests.from_pipeline import sized
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm/svdjobs"
 RELEASE, NAMESPACE = "svdjobs", "sweeps"
 ARGO = "argoproj.io/v1alpha1"
 KUEUE = "kueue.x-k8s.io/v1beta1"
-STAGES = ("plan", "decompose", "blend", "evaluate", "rotations", "report", "gate")
+STAGES = [stage.name for stage in sized()]
 Values = dict[str, Any]
 
 

@@ -13,6 +13,7 @@ from docker.utils import exclude_paths
 from packaging.requirements import Requirement
 
 import svdjobs.stages
+from svdjobs.pipeline import STAGES
 from tests.images.parsed import (
     DOCKERFILE,
     LOCKS,
@@ -26,7 +27,7 @@ from tests.images.parsed import (
     versions,
 )
 
-ON_CPU = ("plan", "decompose", "blend", "rotations", "drop-weights", "report", "gate")
+ON_CPU = [stage.name for stage in STAGES if stage.image == "cpu"]
 TARGETS = ("cpu", *ON_CPU, "evaluate")
 TEXT = DOCKERFILE.read_text()
 SECRET = re.compile(r"secret|token|password|passwd|credential|key|index|proxy", re.IGNORECASE)

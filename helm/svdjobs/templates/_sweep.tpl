@@ -67,7 +67,7 @@ keep-weights: {{ .Values.keepWeights | toString | toJson }}
 {{- with get $values $template.name -}}
 {{- include "svdjobs.sized" (dict "own" . "template" $template) -}}
 {{- end -}}
-{{- $verdicts := dict "report" (list "report.html" "junit.xml" "figures") "gate" (list "gate.md" "junit.xml") -}}
+{{- $verdicts := $root.Files.Get "files/artifacts.yaml" | fromYaml -}}
 {{- if and (hasKey $verdicts $template.name) $values.artifacts -}}
 {{- $folder := printf "/scratch/%s" $template.name -}}
 {{- $place := ternary "{{workflow.name}}" (printf "{{workflow.name}}/%s" $template.name) (eq $template.name "report") -}}

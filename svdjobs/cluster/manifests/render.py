@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from svdjobs import pipeline
 from svdjobs.cluster.manifests import argo, jobs, sizes
 from svdjobs.cluster.manifests.pods import LABELS
 from svdjobs.cluster.manifests.settings import ClusterSettings
@@ -36,6 +37,9 @@ def render(text: str, settings: ClusterSettings, *, where: str) -> dict[Path, st
         Path("workflows/sweep-from-template.yaml"): [_from_template(whole)],
         Path("workflows/nightly.yaml"): [_nightly(whole, settings)],
         CHART_FILES / "sweep-spec.yaml": [whole["spec"]],
+        CHART_FILES / "artifacts.yaml": [
+            {stage.name: list(stage.hands_on) for stage in pipeline.STAGES if stage.hands_on}
+        ],
         **jobs.documents(config, text, settings),
     }
     sizes.require_room(config, sizes.estimate(config, dump(whole)))
