@@ -11,7 +11,7 @@ from svdjobs.evaluation.summary import details, summarise
 from svdjobs.progress import say
 from svdjobs.records import Completion, Manifest, Outcome, Summary
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import Output, find_manifest, read_finished
+from svdjobs.runs.outputs import Output, OutputKey, find_manifest, read_finished
 from svdjobs.storage.objects import read_json, record_in, write_lines
 from svdjobs.storage.store import Store
 
@@ -110,9 +110,7 @@ def _regraded(
     gold_errors: set[int],
 ) -> Manifest:
     """New grades, summary and manifest of one evaluation, everything else as it was."""
-    output = Output(
-        store, prefix, manifest.stage, manifest.fingerprint, manifest.inputs, manifest.config
-    )
+    output = Output(store, prefix, OutputKey.of(manifest))
     drawn = {key: manifest.config[key] for key in ("n_samples", "dtype", "engine")}
     # Unchecked: a grading that was interrupted has left it new beside the old manifest.
     known = record_in(

@@ -13,7 +13,7 @@ from svdjobs.evaluation.prompts import Prompt
 from svdjobs.progress import track
 from svdjobs.records import Likelihood, Manifest
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import begin, find_manifest, read_finished, readable_manifest
+from svdjobs.runs.outputs import OutputKey, begin, find_manifest, read_finished, readable_manifest
 from svdjobs.storage.objects import record_in, write_lines
 from svdjobs.storage.store import Store
 
@@ -40,16 +40,13 @@ def make(
     answered = find_manifest(store, after)
     if answered is None or checkpoint_id == REPEAT_ID:
         return None
-    output = begin(
-        store,
-        layout.likelihoods_prefix(checkpoint_id, benchmark.name),
-        stage="likelihoods",
-        version=VERSION,
-        config={"per_problem": per_problem, "engine": results.config["engine"],
+    output = begin(store, layout.likelihoods_prefix(checkpoint_id, benchmark.name), OutputKey(
+stage="likelihoods",
+version=VERSION,
+config={"per_problem": per_problem, "engine": results.config["engine"],
                 "dtype": results.config["dtype"]},
-        inputs={"checkpoint": results.inputs["checkpoint"], "traces": _traces(answered)},
-        force=force,
-    )  # fmt: skip
+inputs={"checkpoint": results.inputs["checkpoint"], "traces": _traces(answered)},
+), force=force)  # fmt: skip
     if output.finished:
         return output.finished
     completions = completions_in(read_finished(store, after, COMPLETIONS, answered))

@@ -12,7 +12,7 @@ from svdjobs.progress import track
 from svdjobs.provenance import versions
 from svdjobs.records import Agreement, Disagreement, Grade, Manifest, Outcome, SecondGrade
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import begin, read_finished, readable_manifest
+from svdjobs.runs.outputs import OutputKey, begin, read_finished, readable_manifest
 from svdjobs.storage.objects import record_in, write_lines
 from svdjobs.storage.store import Store
 
@@ -34,10 +34,12 @@ def make(
     output = begin(
         store,
         layout.second_grades_prefix(checkpoint_id, benchmark.name),
-        stage="second_grader",
-        version=VERSION,
-        config={"math-verify": versions().get("math-verify", "unknown")},
-        inputs={"completions": _completions(results), "benchmark": benchmark.sha256},
+        OutputKey(
+            stage="second_grader",
+            version=VERSION,
+            config={"math-verify": versions().get("math-verify", "unknown")},
+            inputs={"completions": _completions(results), "benchmark": benchmark.sha256},
+        ),
         force=force,
     )
     if output.finished:

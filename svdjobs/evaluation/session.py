@@ -24,7 +24,7 @@ from svdjobs.evaluation.prompts import Prompt, check_room, load_tokenizer, make_
 from svdjobs.fingerprint import derived_seed
 from svdjobs.records import Manifest
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import check_run, note_run, require
+from svdjobs.runs.outputs import OutputKey, check_run, note_run, require
 from svdjobs.storage.store import Store
 
 STAGE = "evaluate"
@@ -145,9 +145,8 @@ def opened(config: SweepConfig, store: Store, *, alone: str | None = None) -> It
         yield Work(config, evaluate, store, benchmarks, stack, alone)
 
 
-def identities(work: Work, checkpoint_ids: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
-    """By checkpoint and benchmark, what makes an evaluation this one: the arguments of `begin` and
-    `is_current`."""
+def identities(work: Work, checkpoint_ids: Sequence[str]) -> dict[tuple[str, str], OutputKey]:
+    """By checkpoint and benchmark, what makes an evaluation this one."""
     config = work.config
     tokens: dict[str, str] = {}
     found = {}
@@ -163,12 +162,8 @@ def identities(work: Work, checkpoint_ids: Sequence[str]) -> dict[tuple[str, str
                 "benchmark": benchmark.sha256,
                 "tokenizer": tokens[source],
             }
-            found[checkpoint_id, benchmark.name] = {
-                "stage": STAGE,
-                "version": VERSION,
-                "config": settings_of(work.evaluate, checkpoint_id),
-                "inputs": inputs,
-            }
+            settings = settings_of(work.evaluate, checkpoint_id)
+            found[checkpoint_id, benchmark.name] = OutputKey(STAGE, VERSION, settings, inputs)
     return found
 
 

@@ -42,16 +42,43 @@ IN_PROGRESS = "in-progress.json"
 RUN_CONFIG = "config.json"
 
 
+@dataclass(frozen=True)
+class OutputKey:
+    """What an output is made of and by: where this is the same, so are its bytes."""
+
+    stage: str
+    version: str
+    """Changes when a stage's code changes what it writes."""
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    recorded: str = ""
+    """The fingerprint, where a manifest says it and not the version that it is of."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> OutputKey:
+        """That of a finished output, whatever version of the code made it."""
+        return cls(manifest.stage, "", manifest.config, manifest.inputs, manifest.fingerprint)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all of it."""
+        return self.recorded or fingerprint(
+            {
+                "stage": self.stage,
+                "version": self.version,
+                "config": dict(self.config),
+                "inputs": dict(self.inputs),
+            }
+        )
+
+
 @dataclass
 class Output:
     """One output being made, or found finished."""
 
     store: Store
     prefix: str
-    stage: str
-    fingerprint: str
-    inputs: dict[str, str]
-    config: dict[str, Any]
+    made_of: OutputKey
     finished: Manifest | None = None
     files: list[FileRecord] = field(default_factory=list)
 
@@ -115,10 +142,10 @@ class Output:
         """
         self._check_files()
         manifest = Manifest(
-            stage=self.stage,
-            fingerprint=self.fingerprint,
-            inputs=self.inputs,
-            config=self.config,
+            stage=self.made_of.stage,
+            fingerprint=self.made_of.fingerprint,
+            inputs=dict(self.made_of.inputs),
+            config=dict(self.made_of.config),
             files=sorted(self.files, key=lambda record: record.key),
             provenance=versions(),
         )
@@ -169,53 +196,27 @@ def _files_in(document: Any) -> Iterator[FileRecord]:
             yield record_in(FileRecord, found, "a part's record")
 
 
-def begin(
-    store: Store,
-    prefix: str,
-    *,
-    stage: str,
-    version: str,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    force: bool = False,
-) -> Output:
-    """Find an output finished, continue it, or start it clean.
-
-    `version` changes when a stage's code changes what it writes.
-    """
-    print_ = _print(stage, version, config, inputs)
-    output = Output(store, prefix, stage, print_, dict(inputs), dict(config))
+def begin(store: Store, prefix: str, made_of: OutputKey, *, force: bool = False) -> Output:
+    """Find an output finished, continue it, or start it clean."""
+    output = Output(store, prefix, made_of)
     manifest = None if force else find_manifest(store, prefix)
-    if manifest is not None and manifest.fingerprint == print_:
+    if manifest is not None and manifest.fingerprint == made_of.fingerprint:
         if store.exists(f"{prefix}/{IN_PROGRESS}"):
             store.delete(f"{prefix}/{IN_PROGRESS}")
         output.finished = manifest
         return output
     marker = None if force else try_read_json(store, f"{prefix}/{IN_PROGRESS}")
-    if manifest is not None or marker != {"fingerprint": print_}:
+    begun = {"fingerprint": made_of.fingerprint}
+    if manifest is not None or marker != begun:
         clear(store, prefix)
-        write_json(store, f"{prefix}/{IN_PROGRESS}", {"fingerprint": print_})
+        write_json(store, f"{prefix}/{IN_PROGRESS}", begun)
     return output
 
 
-def is_current(
-    store: Store,
-    prefix: str,
-    *,
-    stage: str,
-    version: str,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str],
-) -> bool:
+def is_current(store: Store, prefix: str, made_of: OutputKey) -> bool:
     """Whether `begin` would find the output finished; nothing is touched."""
     manifest = find_manifest(store, prefix)
-    return manifest is not None and manifest.fingerprint == _print(stage, version, config, inputs)
-
-
-def _print(stage: str, version: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    return fingerprint(
-        {"stage": stage, "version": version, "config": dict(config), "inputs": dict(inputs)}
-    )
+    return manifest is not None and manifest.fingerprint == made_of.fingerprint
 
 
 def content_print(manifest: Manifest) -> str:
@@ -292,7 +293,8 @@ def copy(store: Store, prefix: str, folder: Path) -> None:
 
 def made_by(manifest: Manifest, version: str) -> bool:
     """Whether that version of its stage's code made an output."""
-    return manifest.fingerprint == _print(manifest.stage, version, manifest.config, manifest.inputs)
+    made_of = OutputKey(manifest.stage, version, manifest.config, manifest.inputs)
+    return manifest.fingerprint == made_of.fingerprint
 
 
 def check_run(store: Store, config: SweepConfig) -> None:

@@ -32,7 +32,7 @@ from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import BlendRecord, CastRecord, FileRecord, Manifest, Plan, TensorPlan
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import Output, begin
+from svdjobs.runs.outputs import Output, OutputKey, begin
 from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
 from svdjobs.storage.objects import record_in, write_bytes, write_json
 from svdjobs.storage.store import Store
@@ -100,10 +100,12 @@ def run(
         output = begin(
             store,
             prefix,
-            stage=STAGE,
-            version=VERSION,
-            config=settings,
-            inputs=sources.fingerprints,
+            OutputKey(
+                stage=STAGE,
+                version=VERSION,
+                config=settings,
+                inputs=sources.fingerprints,
+            ),
             force=force,
         )
         jobs.append(_Job(alpha, output))

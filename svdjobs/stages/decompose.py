@@ -25,7 +25,7 @@ from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
 from svdjobs.runs import cost, layout, shards
-from svdjobs.runs.outputs import Output, begin
+from svdjobs.runs.outputs import Output, OutputKey, begin
 from svdjobs.storage.objects import record_in, write_json
 from svdjobs.storage.store import Store
 from svdjobs.weights.factors import BASIS, S, tensor_sha256
@@ -97,10 +97,12 @@ def decompose_checkpoint(
     output = begin(
         store,
         layout.factors_prefix(target.checkpoint_id),
-        stage=STAGE,
-        version=VERSION,
-        config={"vectors": target.vectors, "parts": [list(part) for part in parts]},
-        inputs={"checkpoint": identity(checkpoint, store, layout.IDENTITIES)},
+        OutputKey(
+            stage=STAGE,
+            version=VERSION,
+            config={"vectors": target.vectors, "parts": [list(part) for part in parts]},
+            inputs={"checkpoint": identity(checkpoint, store, layout.IDENTITIES)},
+        ),
         force=force,
     )
     if output.finished:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from svdjobs.checkpoint.sources import open_headers
@@ -25,6 +26,7 @@ from svdjobs.records import Completion, Manifest
 from svdjobs.runs import layout, shards
 from svdjobs.runs.outputs import (
     Output,
+    OutputKey,
     begin,
     find_manifest,
     is_current,
@@ -53,16 +55,16 @@ def run(
         wanted = in_order_of_work(ids)
         what = identities(work, wanted)
         places = {key: layout.results_prefix(*key) for key in what}
-        if force or not all(is_current(store, places[key], **what[key]) for key in what):
+        if force or not all(is_current(store, places[key], what[key]) for key in what):
             engine_choice.require(evaluate)
             assert all(work.asking(checkpoint_id).prompts for checkpoint_id in wanted)
-        outputs = {key: begin(store, places[key], **what[key], force=force) for key in what}
+        outputs = {key: begin(store, places[key], what[key], force=force) for key in what}
         unfinished = [
             i for i in wanted if any(outputs[i, b.name].finished is None for b in benchmarks)
         ]
         if len(groups) > 1 and len(unfinished) > 1:
             multi_gpu.run(config, store, unfinished, groups)
-            outputs = {key: begin(store, places[key], **what[key]) for key in what}
+            outputs = {key: begin(store, places[key], what[key]) for key in what}
         for checkpoint_id in wanted:
             for benchmark in benchmarks:
                 output = outputs[checkpoint_id, benchmark.name]
@@ -112,19 +114,19 @@ def run_share(
         (benchmark,) = (b for b in work.benchmarks if b.name == share.name)
         what = identities(work, [checkpoint_id])[checkpoint_id, benchmark.name]
         place = layout.results_prefix(checkpoint_id, benchmark.name)
-        if not is_current(store, place, **what):
+        if not is_current(store, place, what):
             engine_choice.require(work.evaluate)
             assert work.asking(checkpoint_id).prompts
             of_benchmark = [s for s in shares if s.name == share.name]
             if share.of > 1 and not _draw_share(work, checkpoint_id, benchmark, share, what):
                 return None
-            output = begin(store, place, **what)
+            output = begin(store, place, what)
             if output.finished is None and share.of > 1:
                 try:
                     _join(checkpoint_id, of_benchmark, output)
                 except (IncompleteError, MissingKeyError):
                     # Another pod has just done so, and cleared the shares away.
-                    output = begin(store, place, **what)
+                    output = begin(store, place, what)
                     if output.finished is None:
                         raise
             if output.finished is None:
@@ -140,17 +142,17 @@ def run_share(
 
 
 def _draw_share(
-    work: Work, checkpoint_id: str, benchmark: Benchmark, share: shards.Share, what: dict[str, Any]
+    work: Work, checkpoint_id: str, benchmark: Benchmark, share: shards.Share, what: OutputKey
 ) -> bool:
     """Draw the completions of a share; whether all shares of the benchmark are there now."""
 
-    def place(number: int) -> tuple[str, dict[str, Any]]:
+    def place(number: int) -> tuple[str, OutputKey]:
         one = share._replace(number=number)
-        inputs = {**what["inputs"], "share": f"{number} of {share.of}"}
-        return layout.share_prefix(checkpoint_id, one.id), {**what, "inputs": inputs}
+        inputs = {**what.inputs, "share": f"{number} of {share.of}"}
+        return layout.share_prefix(checkpoint_id, one.id), replace(what, inputs=inputs)
 
     prefix, identity = place(share.number)
-    output = begin(work.store, prefix, **identity)
+    output = begin(work.store, prefix, identity)
     if output.finished is None:
         problems = share.pick(benchmark.problems)
         prompts = share.pick(work.asking(checkpoint_id).prompts[benchmark.name])
@@ -163,7 +165,7 @@ def _draw_share(
         output.adopt(ENGINE)
         output.commit()
     places = (place(number) for number in range(share.of))
-    return all(is_current(work.store, where, **which) for where, which in places)
+    return all(is_current(work.store, where, which) for where, which in places)
 
 
 def _join(checkpoint_id: str, shares: Sequence[shards.Share], output: Output) -> None:

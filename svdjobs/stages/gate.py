@@ -18,7 +18,14 @@ from svdjobs.records import Gate, GateOutcome, GateRow, GateSide, Manifest, Summ
 from svdjobs.reporting import gate as words
 from svdjobs.reporting.accuracy import unscored
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import begin, check_run, content_print, find_manifest, read_finished
+from svdjobs.runs.outputs import (
+    OutputKey,
+    begin,
+    check_run,
+    content_print,
+    find_manifest,
+    read_finished,
+)
 from svdjobs.statistics import below_p, compare, holm, passing_margin, problems_needed
 from svdjobs.statistics.intervals import ROUNDING
 from svdjobs.statistics.intervals import differences as paired
@@ -61,14 +68,16 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     output = begin(
         store,
         PREFIX,
-        stage=STAGE,
-        version=VERSION,
-        config={**gate.model_dump(mode="json"), "name": config.name},
-        inputs={
-            f"{side}/{name}": content_print(answers.manifest)
-            for name, pair in pairs.items()
-            for side, answers in zip(("judged", "baseline"), pair, strict=True)
-        },
+        OutputKey(
+            stage=STAGE,
+            version=VERSION,
+            config={**gate.model_dump(mode="json"), "name": config.name},
+            inputs={
+                f"{side}/{name}": content_print(answers.manifest)
+                for name, pair in pairs.items()
+                for side, answers in zip(("judged", "baseline"), pair, strict=True)
+            },
+        ),
         force=force,
     )
     if output.finished:

@@ -18,7 +18,7 @@ from svdjobs.fingerprint import fingerprint
 from svdjobs.progress import say, size
 from svdjobs.records import Estimate, Plan, TensorPlan
 from svdjobs.runs import cost, layout
-from svdjobs.runs.outputs import Output, begin, check_run, note_run
+from svdjobs.runs.outputs import Output, OutputKey, begin, check_run, note_run
 from svdjobs.storage.store import Store
 
 STAGE = "plan"
@@ -180,10 +180,12 @@ def _output(
     return begin(
         store,
         layout.PLAN_PREFIX,
-        stage=STAGE,
-        version=VERSION,
-        config=layout.plan_settings(config),
-        inputs=headers,
+        OutputKey(
+            stage=STAGE,
+            version=VERSION,
+            config=layout.plan_settings(config),
+            inputs=headers,
+        ),
         force=force,
     )
 

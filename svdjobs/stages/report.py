@@ -26,7 +26,7 @@ from svdjobs.reporting.data import Content
 from svdjobs.reporting.numbers import numbers_csv
 from svdjobs.reporting.tables import headlines, tables
 from svdjobs.runs import layout, outputs
-from svdjobs.runs.outputs import begin, content_print, readable_manifest
+from svdjobs.runs.outputs import OutputKey, begin, content_print, readable_manifest
 from svdjobs.storage.objects import write_lines
 from svdjobs.storage.store import Store
 from svdjobs.weights.blend_records import shard_records
@@ -47,18 +47,20 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     output = begin(
         store,
         PREFIX,
-        stage=STAGE,
-        version=VERSION,
-        config={
-            **config.report.model_dump(mode="json"),
-            "name": config.name,
-            "alphas": list(config.alphas),
-            "versions": versions(),
-        },
-        inputs={
-            **{prefix: m.fingerprint if m else "missing" for prefix, m in manifests.items()},
-            **_answers(config, store, manifests),
-        },
+        OutputKey(
+            stage=STAGE,
+            version=VERSION,
+            config={
+                **config.report.model_dump(mode="json"),
+                "name": config.name,
+                "alphas": list(config.alphas),
+                "versions": versions(),
+            },
+            inputs={
+                **{prefix: m.fingerprint if m else "missing" for prefix, m in manifests.items()},
+                **_answers(config, store, manifests),
+            },
+        ),
         force=force,
     )
     if output.finished:

@@ -16,7 +16,7 @@ from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import track
 from svdjobs.records import Manifest, RotationRow
 from svdjobs.runs import cost, layout
-from svdjobs.runs.outputs import begin
+from svdjobs.runs.outputs import OutputKey, begin
 from svdjobs.storage.objects import write_lines
 from svdjobs.storage.store import Store
 from svdjobs.weights.factors import Factors
@@ -53,10 +53,12 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     output = begin(
         store,
         layout.ROTATIONS,
-        stage=STAGE,
-        version=VERSION,
-        config={**rotations.model_dump(mode="json"), "parts": plan.parts},
-        inputs=inputs,
+        OutputKey(
+            stage=STAGE,
+            version=VERSION,
+            config={**rotations.model_dump(mode="json"), "parts": plan.parts},
+            inputs=inputs,
+        ),
         force=force,
     )
     if output.finished:

@@ -12,7 +12,7 @@ from svdjobs.evaluation.session import STAGE, VERSION, settings_of
 from svdjobs.evaluation.summary import summarise
 from svdjobs.records import Completion, Grade, Outcome
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import begin
+from svdjobs.runs.outputs import OutputKey, begin
 from svdjobs.storage.local import LocalStore
 
 Correct = Sequence[Sequence[bool]]
@@ -42,10 +42,12 @@ def answer(
         output = begin(
             store,
             layout.results_prefix(checkpoint_id, section.name),
-            stage=STAGE,
-            version=version,
-            config=settings_of(evaluate, checkpoint_id),
-            inputs={"checkpoint": weights or checkpoint_id, "benchmark": loaded.sha256},
+            OutputKey(
+                stage=STAGE,
+                version=version,
+                config=settings_of(evaluate, checkpoint_id),
+                inputs={"checkpoint": weights or checkpoint_id, "benchmark": loaded.sha256},
+            ),
         )
         pairs = [
             (problem.idx, sample, right)

@@ -15,7 +15,7 @@ from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.evaluation.grading.second_grader import second_opinion
 from svdjobs.records import Completion, Outcome
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import begin
+from svdjobs.runs.outputs import OutputKey, begin
 from svdjobs.stages import evaluate, report
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.objects import write_lines
@@ -74,8 +74,12 @@ def test_disagreements_are_counted_and_listed(tmp_path: Path) -> None:
     completions = [completion(i, text) for i, text in enumerate(texts)]
     with GradingPool(timeout_seconds=10, workers=1) as pool:
         grades = pool.grade(completions, dict.fromkeys(range(len(texts)), "4"))
-        results = begin(store, layout.results_prefix("after", "b"), stage="evaluate", version="1",
-                        config={}, inputs={})  # fmt: skip
+        results = begin(store, layout.results_prefix("after", "b"), OutputKey(
+stage="evaluate",
+version="1",
+config={},
+inputs={},
+))  # fmt: skip
         for name, lines in (("completions.jsonl", completions), ("grades.jsonl", grades)):
             dumped = [line.model_dump_json() for line in lines]
             results.add(write_lines(store, results.key(name), dumped))

@@ -12,7 +12,7 @@ import pytest
 from svdjobs.config import SweepConfig
 from svdjobs.errors import UnavailableError, exit_code
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import Output, begin, find_manifest, read_finished
+from svdjobs.runs.outputs import Output, OutputKey, begin, find_manifest, read_finished
 from svdjobs.stages import plan
 from svdjobs.storage.journal import appending
 from svdjobs.storage.local import LocalStore
@@ -31,7 +31,16 @@ ORDERS = [
 
 
 def begun(store: MemoryStore) -> Output:
-    return begin(store, "out", stage="s", version="1", config={}, inputs={})
+    return begin(
+        store,
+        "out",
+        OutputKey(
+            stage="s",
+            version="1",
+            config={},
+            inputs={},
+        ),
+    )
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=" ".join)
