@@ -159,13 +159,14 @@ class Cluster:
         try:
             document = json.loads(response.data)
         except ValueError:
-            raise ClusterError(
-                f"{self.server} answered {method} {path} with something that is not JSON. Is it "
-                f"the address of a Kubernetes API server?"
-            ) from None
+            document = None
         finally:
             response.release_conn()
-        assert isinstance(document, dict)
+        if not isinstance(document, dict):
+            raise ClusterError(
+                f"{self.server} answered {method} {path} with something that is no JSON object. Is "
+                f"it the address of a Kubernetes API server?"
+            )
         return document
 
     def _patiently(self, method: str, path: str, **request: Any) -> Any:

@@ -155,10 +155,9 @@ def read_workflow(path: Path) -> Document:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     kind = document.get("kind") if isinstance(document, dict) else type(document).__name__
-    if kind != "Workflow" or not isinstance(document.get("spec"), dict):
-        raise ConfigError(f"{path}: expected one document of kind Workflow, found {kind}.")
-    assert isinstance(document, dict)
-    return document
+    if isinstance(document, dict) and kind == "Workflow" and isinstance(document.get("spec"), dict):
+        return document
+    raise ConfigError(f"{path}: expected one document of kind Workflow, found {kind}.")
 
 
 def installed(cluster: Cluster, template: str) -> Document | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from statistics import median
 from typing import get_args
 
 from svdjobs.checkpoint.selection import coverage
@@ -72,8 +73,8 @@ _SIDES = {"u": "left", "vh": "right"}
 
 
 def _median(values: Sequence[float | None]) -> float | None:
-    known = sorted(value for value in values if value is not None)
-    return known[len(known) // 2] if known else None
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def coverage_table(content: Content) -> Table:

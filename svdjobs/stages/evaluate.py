@@ -57,7 +57,8 @@ def run(
         places = {key: layout.results_prefix(*key) for key in what}
         if force or not all(is_current(store, places[key], what[key]) for key in what):
             engine_choice.require(evaluate)
-            assert all(work.asking(checkpoint_id).prompts for checkpoint_id in wanted)
+            for checkpoint_id in wanted:
+                work.asking(checkpoint_id)
         outputs = {key: begin(store, places[key], what[key], force=force) for key in what}
         unfinished = [
             i for i in wanted if any(outputs[i, b.name].finished is None for b in benchmarks)
@@ -116,7 +117,7 @@ def run_share(
         place = layout.results_prefix(checkpoint_id, benchmark.name)
         if not is_current(store, place, what):
             engine_choice.require(work.evaluate)
-            assert work.asking(checkpoint_id).prompts
+            work.asking(checkpoint_id)
             of_benchmark = [s for s in shares if s.name == share.name]
             if share.of > 1 and not _draw_share(work, checkpoint_id, benchmark, share, what):
                 return None

@@ -93,7 +93,7 @@ def test_what_a_path_asks_for() -> None:
 def test_what_is_no_api_server_is_no_cluster_to_talk_to() -> None:
     with (
         answering(lambda *_: (200, "<html>")) as server,
-        pytest.raises(ClusterError, match=r"something that is not JSON") as raised,
+        pytest.raises(ClusterError, match=r"something that is no JSON object") as raised,
     ):
         updates.find(server.cluster(), "w")
     assert exit_code(raised.value) == 4

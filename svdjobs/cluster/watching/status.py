@@ -142,8 +142,7 @@ def run_of(workflow: Document) -> Run:
 def nodes_of(status: Document) -> tuple[dict[str, Document], str]:
     """A Workflow's nodes by id, unpacked if need be, and why there are none, if they are away."""
     if packed := status.get("compressedNodes"):
-        found = json.loads(gzip.decompress(base64.b64decode(packed)))
-        assert isinstance(found, dict)
+        found: dict[str, Document] = json.loads(gzip.decompress(base64.b64decode(packed)))
         return found, ""
     if status.get("offloadNodeStatusVersion"):
         return {}, (
@@ -259,8 +258,8 @@ class _Shape:
         children = []
         for item in sorted(items, key=_index):
             match = _ITEM.match(item["displayName"])
-            assert match
-            children.append(self.task(item, match["value"] or match["index"], f"{path}/"))
+            name = (match["value"] or match["index"]) if match else item["displayName"]
+            children.append(self.task(item, name, f"{path}/"))
         return Task(
             name=node["displayName"],
             path=path,
