@@ -75,6 +75,7 @@ def serving(
     *ports, free = _free_ports(8)
     s3_port = port or free
     _require_free(address, s3_port)
+    _remove_sockets(*ports, s3_port)  # of killed servers that had these ports
     with (folder / _LOG).open("wb") as log:
         process = subprocess.Popen(
             [weed, "-logtostderr", *_arguments(folder, identities, ports, address, s3_port)],
@@ -88,9 +89,7 @@ def serving(
         yield server
     finally:
         _stop(process)
-        for used in (*ports, s3_port):  # sockets it leaves behind, wherever its data lie
-            for left in Path("/tmp").glob(f"seaweedfs-*-{used}.sock"):
-                left.unlink(missing_ok=True)
+        _remove_sockets(*ports, s3_port)
 
 
 def _binary() -> str:
@@ -184,6 +183,13 @@ def _wait(process: subprocess.Popen[bytes], server: S3Server, bucket: str, log: 
         f"the S3 server at {server.endpoint} did not come up (exit status {process.poll()}). Its "
         f"last words, from {log}: {words}"
     )
+
+
+def _remove_sockets(*ports: int) -> None:
+    """Sockets that a server leaves in /tmp, wherever its data lie."""
+    for port in ports:
+        for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            left.unlink(missing_ok=True)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
