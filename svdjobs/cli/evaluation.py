@@ -110,8 +110,8 @@ def _stage(
 def grade(run_folder: str) -> None:
     """Grade the completions of a run again, without drawing any; RUN is its folder."""
     from svdjobs.config_file import parse_config
-    from svdjobs.evaluation import grades
     from svdjobs.runs.outputs import RUN_CONFIG
+    from svdjobs.stages import grade as stage
     from svdjobs.stages import report
     from svdjobs.standalone import evaluate as evaluate_alone
     from svdjobs.storage.objects import try_read_json
@@ -124,7 +124,7 @@ def grade(run_folder: str) -> None:
     config = parse_config({**document, "store": run_folder}, where=f"{run_folder}/{RUN_CONFIG}")
     if config.evaluate is None:
         raise ConfigError(f"{run_folder} is a run without an evaluation.")
-    grades.regrade(config, store)
+    stage.run(config, store, force=True)
     if not config.alphas:
         tell(evaluate_alone.publish(config, store))
         return

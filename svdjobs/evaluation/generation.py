@@ -14,6 +14,7 @@ from svdjobs.storage.objects import record_in, try_read_json, write_lines
 COMPLETIONS = "completions.jsonl"
 JOURNAL = "completions.journal"
 ENGINE = "engine.json"
+PROMPTS = "prompts.json"
 # Completions handed to the grading workers together.
 GRADED_TOGETHER = 32
 Submit = Callable[[Sequence[Completion]], None]

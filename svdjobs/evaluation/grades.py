@@ -1,46 +1,149 @@
-"""The grading part of `evaluate`: from completions to grades and a summary, at once or again."""
+"""Grades of finished completions, and the summary of them: an output of its own.
+
+Completions cost days of GPUs and grades seconds, so grades have a version of their own: what
+changes it lets no completion be drawn again.
+"""
 
 from __future__ import annotations
 
-from svdjobs.config import EvaluateConfig, SweepConfig
-from svdjobs.errors import BenchmarkError, IncompleteError
-from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
-from svdjobs.evaluation.generation import COMPLETIONS, ENGINE, completions_in
+import json
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from svdjobs.errors import BenchmarkError
+from svdjobs.evaluation.benchmarks.load import Benchmark
+from svdjobs.evaluation.generation import COMPLETIONS, ENGINE, PROMPTS, completions_in
 from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.evaluation.summary import details, summarise
 from svdjobs.progress import say
-from svdjobs.records import Completion, Manifest, Outcome, Summary
+from svdjobs.records import Completion, Grade, Manifest, Outcome, Summary
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import Output, OutputKey, find_manifest, read_finished
-from svdjobs.storage.objects import read_json, record_in, write_lines
+from svdjobs.runs.outputs import (
+    OutputKey,
+    begin,
+    content_print,
+    made_by,
+    read_finished,
+    readable_manifest,
+)
+from svdjobs.storage.objects import record_in, write_lines
 from svdjobs.storage.store import Store
 
+STAGE = "grade"
+VERSION = "1"
+GRADES = "grades.jsonl"
+SUMMARY = "summary.json"
 # An answer that equals no gold as text, number or choice, so that both have to be read.
 PROBE = r"\boxed{x_{7}+98765}"
 
 
-def conclude(
-    evaluate: EvaluateConfig,
+class Evaluation(NamedTuple):
+    """Finished completions of a checkpoint on a benchmark, and the grades of them."""
+
+    completions: Manifest
+    grades: Manifest
+    prefix: str
+    """Where the grades lie."""
+
+    def read(self, store: Store, name: str) -> bytes:
+        """A file of the grades, checked."""
+        return read_finished(store, self.prefix, name, self.grades)
+
+    def summary(self, store: Store) -> Summary:
+        """The summary of the grades."""
+        return record_in(Summary, self.read(store, SUMMARY), f"{self.prefix}/{SUMMARY}")
+
+
+def find(store: Store, checkpoint_id: str, benchmark: str) -> Evaluation | None:
+    """The finished evaluation of a checkpoint, None where completions lack, or grades of them.
+
+    Evaluations made before grades had an output of their own hold both.
+    """
+    place = layout.results_prefix(checkpoint_id, benchmark)
+    completions = readable_manifest(store, place)
+    if completions is None:
+        return None
+    prefix = layout.grades_prefix(checkpoint_id, benchmark)
+    grades = readable_manifest(store, prefix)
+    if grades is not None and grades.inputs["completions"] == content_print(completions):
+        return Evaluation(completions, grades, prefix)
+    if any(file.key == SUMMARY for file in completions.files):
+        return Evaluation(completions, completions, place)
+    return None
+
+
+def made_by_this_version(grades: Manifest) -> bool:
+    """Whether this version's grader made grades; its first kept them with the completions."""
+    return made_by(grades, VERSION) if grades.stage == STAGE else VERSION == "1"
+
+
+def key_of(completions: Manifest, version: str) -> OutputKey:
+    """What makes grades these: the completions, whatever drew them, and the grader."""
+    inputs = {
+        "completions": content_print(completions),
+        "benchmark": completions.inputs["benchmark"],
+    }
+    return OutputKey(STAGE, version, {}, inputs)
+
+
+def make(
+    store: Store,
     checkpoint_id: str,
     benchmark: Benchmark,
-    asked: str,
-    output: Output,
-    completions: list[Completion],
-    pool: GradingPool,
-    gold_errors: set[int],
+    completions: Manifest,
+    pool: Callable[[], GradingPool],
+    gold_errors: Callable[[], set[int]],
+    *,
+    graded: tuple[Sequence[Completion], Sequence[Grade]] | None = None,
+    force: bool = False,
 ) -> Manifest:
-    """From completions under way in the grading workers to a finished output."""
-    grades = pool.classify(sorted(pool.collect(), key=lambda g: (g.idx, g.sample_index)))
-    running = read_json(output.store, output.key(ENGINE))
-    output.adopt(ENGINE)
+    """Grades and summary of finished completions, or find them made.
+
+    `graded` is what was graded while it was being drawn, if it was.
+
+    Raises:
+        BenchmarkError: the benchmark is not the one that was asked.
+    """
+    if completions.inputs["benchmark"] != benchmark.sha256:
+        raise BenchmarkError(
+            f"benchmark {benchmark.name} is not the one {checkpoint_id} was asked: its problems or "
+            f"golds have changed. Evaluate again, or put it back."
+        )
+    prefix = layout.grades_prefix(checkpoint_id, benchmark.name)
+    output = begin(store, prefix, key_of(completions, VERSION), force=force)
+    if output.finished:
+        return output.finished
+    place = layout.results_prefix(checkpoint_id, benchmark.name)
+    if graded is None:
+        found: Sequence[Completion] = completions_in(
+            read_finished(store, place, COMPLETIONS, completions)
+        )
+        golds = {problem.idx: problem.gold for problem in benchmark.problems}
+        graded = found, pool().grade(found, golds)
+    in_order = sorted(graded[1], key=lambda grade: (grade.idx, grade.sample_index))
+    grades = pool().classify(in_order)
     summary = summarise(
-        checkpoint_id, benchmark, asked, evaluate, completions, grades, running, gold_errors
+        checkpoint_id,
+        benchmark,
+        _prompts_sha256(store, place, completions),
+        completions.config,
+        graded[0],
+        grades,
+        json.loads(read_finished(store, place, ENGINE, completions)),
+        gold_errors(),
     )
     lines = [grade.model_dump_json() for grade in grades]
-    output.add(write_lines(output.store, output.key("grades.jsonl"), lines))
-    output.write_json("summary.json", summary.model_dump(mode="json"))
-    output.write_json("results.json", details(summary, benchmark, completions, grades))
+    output.add(write_lines(store, output.key(GRADES), lines))
+    output.write_json(SUMMARY, summary.model_dump(mode="json"))
+    output.write_json("results.json", details(summary, benchmark, graded[0], grades))
     return output.commit()
+
+
+def _prompts_sha256(store: Store, place: str, completions: Manifest) -> str:
+    """What the prompts were; evaluations that hold their grades say it in the summary."""
+    name = PROMPTS if any(file.key == PROMPTS for file in completions.files) else SUMMARY
+    document = json.loads(read_finished(store, place, name, completions))
+    return str(document["prompts_sha256"])
 
 
 def unreadable_golds(pool: GradingPool, benchmark: Benchmark) -> set[int]:
@@ -68,65 +171,3 @@ def unreadable_golds(pool: GradingPool, benchmark: Benchmark) -> set[int]:
             f"Is answer_field the right one?"
         )
     return found
-
-
-def regrade(config: SweepConfig, store: Store) -> list[Manifest]:
-    """Grade every finished evaluation of a run again. Nothing is drawn, and no completion touched,
-    whatever has changed since: the engine, its version, the checkpoints.
-
-    Raises:
-        IncompleteError: there is none.
-        BenchmarkError: a benchmark is not the one that was asked.
-    """
-    assert config.evaluate is not None
-    made: list[Manifest] = []
-    with GradingPool(config.evaluate.grade_timeout_seconds) as pool:
-        for section in config.evaluate.benchmarks:
-            benchmark = load_benchmark(section)
-            gold_errors = unreadable_golds(pool, benchmark)
-            for checkpoint_id in layout.evaluated_ids(config):
-                prefix = layout.results_prefix(checkpoint_id, section.name)
-                manifest = find_manifest(store, prefix)
-                if manifest is not None:
-                    if manifest.inputs["benchmark"] != benchmark.sha256:
-                        raise BenchmarkError(
-                            f"benchmark {section.name} is not the one {checkpoint_id} was asked: "
-                            f"its problems or golds have changed. Evaluate again, or put it back."
-                        )
-                    made.append(_regraded(config.evaluate, store, prefix, manifest, benchmark, pool,
-                                          gold_errors))  # fmt: skip
-    if not made:
-        raise IncompleteError(f"{store.url} has no finished evaluation to grade again.")
-    return made
-
-
-def _regraded(
-    evaluate: EvaluateConfig,
-    store: Store,
-    prefix: str,
-    manifest: Manifest,
-    benchmark: Benchmark,
-    pool: GradingPool,
-    gold_errors: set[int],
-) -> Manifest:
-    """New grades, summary and manifest of one evaluation, everything else as it was."""
-    output = Output(store, prefix, OutputKey.of(manifest))
-    drawn = {key: manifest.config[key] for key in ("n_samples", "dtype", "engine")}
-    # Unchecked: a grading that was interrupted has left it new beside the old manifest.
-    known = record_in(
-        Summary, read_json(store, output.key("summary.json")), output.key("summary.json")
-    )
-    completions = completions_in(read_finished(store, prefix, COMPLETIONS, manifest))
-    pool.submit(completions, {problem.idx: problem.gold for problem in benchmark.problems})
-    output.adopt(COMPLETIONS)
-    return conclude(
-        evaluate.model_copy(update=drawn), known.checkpoint, benchmark, known.prompts_sha256,
-        output, completions, pool, gold_errors,
-    )  # fmt: skip
-
-
-def load_summary(store: Store, prefix: str) -> Summary:
-    """The summary of a finished evaluation."""
-    return record_in(
-        Summary, read_finished(store, prefix, "summary.json"), f"{prefix}/summary.json"
-    )

@@ -40,13 +40,18 @@ def make(
     answered = find_manifest(store, after)
     if answered is None or checkpoint_id == REPEAT_ID:
         return None
-    output = begin(store, layout.likelihoods_prefix(checkpoint_id, benchmark.name), OutputKey(
-stage="likelihoods",
-version=VERSION,
-config={"per_problem": per_problem, "engine": results.config["engine"],
-                "dtype": results.config["dtype"]},
-inputs={"checkpoint": results.inputs["checkpoint"], "traces": _traces(answered)},
-), force=force)  # fmt: skip
+    key = OutputKey(
+        stage="likelihoods",
+        version=VERSION,
+        config={
+            "per_problem": per_problem,
+            "engine": results.config["engine"],
+            "dtype": results.config["dtype"],
+        },
+        inputs={"checkpoint": results.inputs["checkpoint"], "traces": _traces(answered)},
+    )
+    prefix = layout.likelihoods_prefix(checkpoint_id, benchmark.name)
+    output = begin(store, prefix, key, force=force)
     if output.finished:
         return output.finished
     completions = completions_in(read_finished(store, after, COMPLETIONS, answered))

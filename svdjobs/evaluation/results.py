@@ -7,12 +7,9 @@ from typing import Any
 
 from svdjobs.config import REPEAT_ID, SweepConfig
 from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.grades import Evaluation, find
 from svdjobs.evaluation.session import settings_of
-from svdjobs.records import Manifest
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import (
-    readable_manifest,
-)
 from svdjobs.storage.store import Store
 
 
@@ -22,31 +19,30 @@ def in_order_of_work(checkpoint_ids: Sequence[str]) -> list[str]:
     return sorted(checkpoint_ids, key=lambda checkpoint_id: rank.get(checkpoint_id, 2))
 
 
-def current_results(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
-    """Manifest of every evaluation the config asks for, by prefix.
+def current_results(config: SweepConfig, store: Store) -> dict[str, Evaluation | None]:
+    """Every evaluation the config asks for, by the prefix of its completions.
 
     None where there is none, a damaged one, or one made with other settings or problems: pairing
     such results would compare answers to different questions. What the config leaves to `auto` must
     agree among the results themselves.
     """
-    found: dict[str, Manifest | None] = {}
+    found: dict[str, Evaluation | None] = {}
     chosen: dict[str, Any] = {}
     for section in config.evaluate.benchmarks if config.evaluate else ():
         assert config.evaluate is not None
         sha256 = load_benchmark(section).sha256
         for checkpoint_id in in_order_of_work(layout.evaluated_ids(config)):
             prefix = layout.results_prefix(checkpoint_id, section.name)
-            manifest = readable_manifest(store, prefix)
+            evaluation = find(store, checkpoint_id, section.name)
             settled = config.evaluate
-            if manifest is not None:
+            if evaluation is not None:
+                completions = evaluation.completions
                 for key in ("engine", "dtype"):
                     if getattr(settled, key) == "auto":
-                        value = chosen.setdefault(key, manifest.config.get(key))
+                        value = chosen.setdefault(key, completions.config.get(key))
                         settled = settled.model_copy(update={key: value})
-            settings = settings_of(settled, checkpoint_id)
-            fits = manifest is not None and (manifest.config, manifest.inputs["benchmark"]) == (
-                settings,
-                sha256,
-            )
-            found[prefix] = manifest if fits else None
+                settings = settings_of(settled, checkpoint_id)
+                if (completions.config, completions.inputs["benchmark"]) != (settings, sha256):
+                    evaluation = None
+            found[prefix] = evaluation
     return found

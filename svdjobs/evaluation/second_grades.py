@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.generation import COMPLETIONS, completions_in
+from svdjobs.evaluation.grades import GRADES, find
 from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.progress import track
 from svdjobs.provenance import versions
@@ -74,12 +75,14 @@ def agreement(store: Store, benchmark: Benchmark, checkpoint_id: str) -> Agreeme
         (g.idx, g.sample_index): g
         for g in (record_in(SecondGrade, line, f"a row of {prefix}") for line in lines)
     }
-    place = layout.results_prefix(checkpoint_id, benchmark.name)
+    evaluation = find(store, checkpoint_id, benchmark.name)
+    if evaluation is None:
+        return None
     golds = {problem.idx: problem.gold for problem in benchmark.problems}
     counts: Counter[tuple[bool, bool | None]] = Counter()
     apart = []
-    for line in read_finished(store, place, "grades.jsonl").splitlines():
-        grade = record_in(Grade, line, f"a grade of {place}")
+    for line in evaluation.read(store, GRADES).splitlines():
+        grade = record_in(Grade, line, f"a grade of {evaluation.prefix}")
         correct = grade.outcome is Outcome.CORRECT
         second = seconds[grade.idx, grade.sample_index].correct
         counts[correct, second] += 1

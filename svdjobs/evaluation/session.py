@@ -14,15 +14,21 @@ from svdjobs.checkpoint.selection import embedding_rows
 from svdjobs.checkpoint.sources import open_checkpoint, open_headers
 from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig
 from svdjobs.errors import CheckpointError, IncompleteError
-from svdjobs.evaluation import engine_choice, engine_holder, likelihoods, multi_gpu, second_grades
+from svdjobs.evaluation import (
+    engine_choice,
+    engine_holder,
+    grades,
+    likelihoods,
+    multi_gpu,
+    second_grades,
+)
 from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
 from svdjobs.evaluation.engines.protocol import Engine
 from svdjobs.evaluation.generation import Submit
-from svdjobs.evaluation.grades import unreadable_golds
 from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.evaluation.prompts import Prompt, check_room, load_tokenizer, make_prompts
 from svdjobs.fingerprint import derived_seed
-from svdjobs.records import Manifest
+from svdjobs.records import Completion, Grade, Manifest
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import OutputKey, check_run, note_run, require
 from svdjobs.storage.store import Store
@@ -77,7 +83,7 @@ class Work:
     def gold_errors(self, benchmark: Benchmark) -> set[int]:
         """Problems of a benchmark whose gold cannot be read, looked at once."""
         if benchmark.name not in self._gold_errors:
-            self._gold_errors[benchmark.name] = unreadable_golds(self.pool, benchmark)
+            self._gold_errors[benchmark.name] = grades.unreadable_golds(self.pool, benchmark)
         return self._gold_errors[benchmark.name]
 
     def engine(self, checkpoint_id: str) -> Engine:
@@ -94,6 +100,21 @@ class Work:
             )
             self.stack.callback(self._engines.close)
         return self._engines.holding(checkpoint_id)
+
+    def grade(
+        self,
+        checkpoint_id: str,
+        benchmark: Benchmark,
+        completions: Manifest,
+        graded: tuple[Sequence[Completion], Sequence[Grade]] | None,
+        *,
+        force: bool,
+    ) -> Manifest:
+        """Grades of the checkpoint's completions, some of them or all made on the way."""
+        return grades.make(
+            self.store, checkpoint_id, benchmark, completions, lambda: self.pool,
+            lambda: self.gold_errors(benchmark), graded=graded, force=force,
+        )  # fmt: skip
 
     def take_likelihoods(
         self, checkpoint_id: str, benchmark: Benchmark, results: Manifest, *, force: bool
@@ -267,7 +288,7 @@ def seed_of(evaluate: EvaluateConfig, checkpoint_id: str) -> int:
 
 
 def settings_of(evaluate: EvaluateConfig, checkpoint_id: str) -> dict[str, Any]:
-    """What decides completions and grades, besides the checkpoint and the problems."""
+    """What decides completions, besides the checkpoint and the problems."""
     settings = evaluate.model_dump(mode="json", exclude=OPERATIONAL)
     if evaluate.engine == "vllm":  # it makes its own batches
         del settings["batch_size"]

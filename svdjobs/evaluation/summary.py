@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from svdjobs.config import EvaluateConfig
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.records import Completion, Grade, Interval, Outcome, Summary
 from svdjobs.statistics import avg_at_n, maj_at_k, pass_at_k
@@ -17,13 +16,15 @@ def summarise(
     checkpoint_id: str,
     benchmark: Benchmark,
     prompts_sha256: str,
-    config: EvaluateConfig,
+    settings: Mapping[str, Any],
     completions: Sequence[Completion],
     grades: Sequence[Grade],
     engines: Sequence[dict[str, Any]],
     gold_errors: Collection[int],
 ) -> Summary:
     """Summary of one checkpoint on one benchmark; every outcome is counted, also those at 0.
+
+    `settings` are those that the completions were drawn with, as their manifest has them.
 
     Problems whose gold cannot be read (`gold_errors`) are counted, and no part of any estimate.
 
@@ -35,16 +36,16 @@ def summarise(
     groups = _grouped(scored)
     correct = [[grade.outcome is Outcome.CORRECT for grade in group] for group in groups]
     boxed = [[g.outcome is Outcome.CORRECT and g.boxed is True for g in group] for group in groups]
-    n = config.n_samples
+    n = settings["n_samples"]
     return Summary(
         checkpoint=checkpoint_id,
         benchmark=benchmark.name,
         benchmark_sha256=benchmark.sha256,
         benchmark_revision=benchmark.revision,
         prompts_sha256=prompts_sha256,
-        engine=", ".join(dict.fromkeys(settings["engine"] for settings in engines)),
+        engine=", ".join(dict.fromkeys(engine["engine"] for engine in engines)),
         engine_settings=list(engines),
-        dtype=config.dtype,
+        dtype=settings["dtype"],
         n=n,
         problems=len(benchmark.problems),
         avg_at_n=avg_at_n(correct, n),

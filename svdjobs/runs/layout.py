@@ -90,8 +90,13 @@ def checkpoint_prefix(alpha: float) -> str:
 
 
 def results_prefix(checkpoint_id: str, benchmark: str) -> str:
-    """Where a checkpoint's results on a benchmark lie."""
+    """Where a checkpoint's completions on a benchmark lie."""
     return f"results/{checkpoint_id}/{benchmark}"
+
+
+def grades_prefix(checkpoint_id: str, benchmark: str) -> str:
+    """Where the grades of a checkpoint's completions lie, and their summary."""
+    return f"grades/{checkpoint_id}/{benchmark}"
 
 
 def share_prefix(checkpoint_id: str, share_id: str) -> str:

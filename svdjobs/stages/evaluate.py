@@ -1,4 +1,4 @@
-"""evaluate: ask every checkpoint the same questions with the same seeds, grade, summarise.
+"""evaluate: ask every checkpoint the same questions with the same seeds, grade.
 
 Each completion is kept from the moment it is drawn, in a journal beside the output to be, so a
 killed run draws only what is missing. Grading goes on in worker processes meanwhile.
@@ -17,12 +17,11 @@ from svdjobs.errors import IncompleteError, MissingKeyError
 from svdjobs.evaluation import engine_choice, multi_gpu
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.engines.protocol import make_requests
-from svdjobs.evaluation.generation import COMPLETIONS, ENGINE, completions_in, drawn
-from svdjobs.evaluation.grades import conclude
+from svdjobs.evaluation.generation import COMPLETIONS, ENGINE, PROMPTS, completions_in, drawn
 from svdjobs.evaluation.prompts import prompts_sha256
 from svdjobs.evaluation.results import in_order_of_work
 from svdjobs.evaluation.session import Work, identities, opened, seed_of
-from svdjobs.records import Completion, Manifest
+from svdjobs.records import Completion, Grade, Manifest
 from svdjobs.runs import layout, shards
 from svdjobs.runs.outputs import (
     Output,
@@ -68,18 +67,16 @@ def run(
             outputs = {key: begin(store, places[key], what[key]) for key in what}
         for checkpoint_id in wanted:
             for benchmark in benchmarks:
-                output = outputs[checkpoint_id, benchmark.name]
-                if output.finished is None:
-                    _evaluate(work, checkpoint_id, benchmark, output)
-                assert output.finished is not None
-                manifests.append(output.finished)
+                finished = _evaluate(
+                    work, checkpoint_id, benchmark, outputs[checkpoint_id, benchmark.name],
+                    force=force,
+                )  # fmt: skip
+                manifests.append(finished)
                 if evaluate.teacher_forced:
-                    work.take_likelihoods(checkpoint_id, benchmark, output.finished, force=force)
-        for checkpoint_id in wanted:
-            for benchmark in benchmarks:
-                finished = outputs[checkpoint_id, benchmark.name].finished
-                assert finished is not None
-                work.grade_again(checkpoint_id, benchmark, finished, force=force)
+                    work.take_likelihoods(checkpoint_id, benchmark, finished, force=force)
+        pairs = [(checkpoint_id, benchmark) for checkpoint_id in wanted for benchmark in benchmarks]
+        for (checkpoint_id, benchmark), finished in zip(pairs, manifests, strict=True):
+            work.grade_again(checkpoint_id, benchmark, finished, force=force)
     return manifests
 
 
@@ -130,12 +127,12 @@ def run_share(
                     output = begin(store, place, what)
                     if output.finished is None:
                         raise
-            if output.finished is None:
-                _evaluate(work, checkpoint_id, benchmark, output)
+            _evaluate(work, checkpoint_id, benchmark, output, force=False)
             for one in of_benchmark if share.of > 1 else ():
                 clear(store, layout.share_prefix(checkpoint_id, one.id))
         manifest = find_manifest(store, place)
         if manifest is not None:
+            work.grade(checkpoint_id, benchmark, manifest, None, force=False)
             if work.evaluate.teacher_forced:
                 work.take_likelihoods(checkpoint_id, benchmark, manifest, force=False)
             work.grade_again(checkpoint_id, benchmark, manifest, force=False)
@@ -184,17 +181,25 @@ def _join(checkpoint_id: str, shares: Sequence[shards.Share], output: Output) ->
     write_lines(output.store, output.key(COMPLETIONS), lines)
 
 
-def _evaluate(work: Work, checkpoint_id: str, benchmark: Benchmark, output: Output) -> None:
-    """Draw what is missing, grade, summarise, commit."""
-    evaluate, prompts = work.evaluate, work.asking(checkpoint_id).prompts[benchmark.name]
-    seed = seed_of(evaluate, checkpoint_id)
-    requests = make_requests(benchmark.problems, prompts, evaluate.n_samples, seed)
-    label = f"evaluate {checkpoint_id} on {benchmark.name}"
-    gold_errors = work.gold_errors(benchmark)
-    completions = drawn(
-        output, requests, lambda: work.engine(checkpoint_id), work.grader(benchmark), label
-    )
-    conclude(
-        evaluate, checkpoint_id, benchmark, prompts_sha256(prompts), output, completions,
-        work.pool, gold_errors,
-    )  # fmt: skip
+def _evaluate(
+    work: Work, checkpoint_id: str, benchmark: Benchmark, output: Output, *, force: bool
+) -> Manifest:
+    """Draw what is missing, grading on the way, and grade what was drawn before."""
+    graded: tuple[Sequence[Completion], Sequence[Grade]] | None = None
+    if output.finished is None:
+        evaluate, prompts = work.evaluate, work.asking(checkpoint_id).prompts[benchmark.name]
+        seed = seed_of(evaluate, checkpoint_id)
+        requests = make_requests(benchmark.problems, prompts, evaluate.n_samples, seed)
+        label = f"evaluate {checkpoint_id} on {benchmark.name}"
+        work.gold_errors(benchmark)  # none readable: refused before anything is drawn
+        completions = drawn(
+            output, requests, lambda: work.engine(checkpoint_id), work.grader(benchmark), label
+        )
+        output.adopt(ENGINE)
+        output.write_json(PROMPTS, {"prompts_sha256": prompts_sha256(prompts)})
+        finished = output.commit()
+        graded = completions, work.pool.collect()
+    else:
+        finished = output.finished
+    work.grade(checkpoint_id, benchmark, finished, graded, force=force)
+    return finished

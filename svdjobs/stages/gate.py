@@ -13,6 +13,7 @@ from typing import NamedTuple
 from svdjobs.config import GateConfig, SweepConfig
 from svdjobs.errors import ConfigError, IncompleteError, SvdjobsError
 from svdjobs.evaluation.comparability import differences, remarks
+from svdjobs.evaluation.grades import Evaluation, find
 from svdjobs.evaluation.results import current_results
 from svdjobs.records import Gate, GateOutcome, GateRow, GateSide, Manifest, Summary
 from svdjobs.reporting import gate as words
@@ -44,7 +45,7 @@ WORST: Sequence[GateOutcome] = ("regression", "inconclusive", "passed")
 class Answers(NamedTuple):
     """One side of a comparison on one benchmark."""
 
-    manifest: Manifest
+    evaluation: Evaluation
     summary: Summary
 
 
@@ -73,7 +74,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
             version=VERSION,
             config={**gate.model_dump(mode="json"), "name": config.name},
             inputs={
-                f"{side}/{name}": content_print(answers.manifest)
+                f"{side}/{name}": content_print(answers.evaluation.grades)
                 for name, pair in pairs.items()
                 for side, answers in zip(("judged", "baseline"), pair, strict=True)
             },
@@ -142,37 +143,36 @@ def _pairs(
     """Judged and baseline answers of every benchmark."""
     assert config.evaluate is not None
     own = current_results(config, store)
-    found: dict[str, list[Manifest | None]] = {}
+    found: dict[str, list[Evaluation | None]] = {}
     places: dict[str, list[tuple[Store, str]]] = {}
     for benchmark in config.evaluate.benchmarks:
         judged = layout.results_prefix(gate.checkpoint, benchmark.name)
         other = layout.results_prefix(baseline_id(gate), benchmark.name)
         places[benchmark.name] = [(store, judged), (baseline, other)]
-        known = find_manifest(baseline, other) if gate.baseline else own[other]
+        known = find(baseline, baseline_id(gate), benchmark.name) if gate.baseline else own[other]
         found[benchmark.name] = [own[judged], known]
     _refuse_missing(places, found)
     return {
-        name: (_answers(*places[name][0], judged), _answers(*places[name][1], known))
+        name: (_answers(store, judged), _answers(baseline, known))
         for name, (judged, known) in found.items()
         if judged is not None and known is not None
     }
 
 
-def _answers(store: Store, prefix: str, manifest: Manifest) -> Answers:
-    text = read_finished(store, prefix, "summary.json", manifest)
-    return Answers(manifest, record_in(Summary, text, "a summary.json"))
+def _answers(store: Store, evaluation: Evaluation) -> Answers:
+    return Answers(evaluation, evaluation.summary(store))
 
 
 def _refuse_missing(
     places: Mapping[str, Sequence[tuple[Store, str]]],
-    found: Mapping[str, Sequence[Manifest | None]],
+    found: Mapping[str, Sequence[Evaluation | None]],
 ) -> None:
     lacking = sorted(
         {
             f"{store.url}/{prefix}"
             for name, sides in places.items()
-            for (store, prefix), manifest in zip(sides, found[name], strict=True)
-            if manifest is None
+            for (store, prefix), evaluation in zip(sides, found[name], strict=True)
+            if evaluation is None
         }
     )
     if lacking:
@@ -233,7 +233,7 @@ def judge(
         outcome=outcome,
         failed=outcome == "regression" or refused,
         rows=rows,
-        notes=remarks((judged.manifest, known.manifest) for judged, known in pairs.values()),
+        notes=remarks((judged.evaluation, known.evaluation) for judged, known in pairs.values()),
     )
 
 
@@ -247,7 +247,10 @@ def _row(
 ) -> GateRow:
     judged, known = pair
     scores = (judged.summary.problem_scores, known.summary.problem_scores)
-    same = judged.manifest.inputs["checkpoint"] == known.manifest.inputs["checkpoint"]
+    same = (
+        judged.evaluation.completions.inputs["checkpoint"]
+        == known.evaluation.completions.inputs["checkpoint"]
+    )
     return GateRow(
         benchmark=name,
         outcome=_outcome(changes, gate.margin, adjusted, same),

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from svdjobs import escape
 from svdjobs.config import SweepConfig
-from svdjobs.evaluation import likelihoods, second_grades
+from svdjobs.evaluation import grades, likelihoods, second_grades
 from svdjobs.evaluation.benchmarks.load import load_benchmark
-from svdjobs.evaluation.grades import load_summary
 from svdjobs.evaluation.results import current_results
 from svdjobs.provenance import versions
 from svdjobs.records import (
@@ -106,7 +105,8 @@ def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
     if config.rotations:
         wanted.append(layout.ROTATIONS)
     found = {prefix: readable_manifest(store, prefix) for prefix in wanted}
-    return {**found, **current_results(config, store)}
+    evaluations = current_results(config, store).items()
+    return {**found, **{prefix: done.grades if done else None for prefix, done in evaluations}}
 
 
 def _answers(
@@ -157,9 +157,11 @@ def _summaries(
     found: dict[str, dict[str, Summary]] = {}
     for benchmark in config.evaluate.benchmarks if config.evaluate else ():
         for checkpoint_id in layout.evaluated_ids(config):
-            prefix = layout.results_prefix(checkpoint_id, benchmark.name)
-            if prefix not in missing:
-                found.setdefault(benchmark.name, {})[checkpoint_id] = load_summary(store, prefix)
+            if layout.results_prefix(checkpoint_id, benchmark.name) in missing:
+                continue
+            if evaluation := grades.find(store, checkpoint_id, benchmark.name):
+                by_id = found.setdefault(benchmark.name, {})
+                by_id[checkpoint_id] = evaluation.summary(store)
     return found
 
 

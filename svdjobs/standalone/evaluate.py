@@ -9,12 +9,10 @@ from typing import Any
 
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import apply_override, parse_config
-from svdjobs.errors import ConfigError
-from svdjobs.evaluation.grades import load_summary
+from svdjobs.errors import ConfigError, IncompleteError
+from svdjobs.evaluation import grades
 from svdjobs.progress import LOGS, logged, say
 from svdjobs.reporting.data import interval_text, percent
-from svdjobs.runs import layout
-from svdjobs.runs.outputs import read_finished
 from svdjobs.stages import evaluate
 from svdjobs.standalone.decompose import checkpoint_name
 from svdjobs.storage.objects import write_json
@@ -67,9 +65,11 @@ def run(
 def publish(config: SweepConfig, store: Store) -> str:
     """Write the results file of a run of `run` from what the run holds; a line for a person."""
     assert config.evaluate is not None
-    prefix = layout.results_prefix("after", config.evaluate.benchmarks[0].name)
-    summary = load_summary(store, prefix)
-    results = json.loads(read_finished(store, prefix, "results.json"))
+    evaluation = grades.find(store, "after", config.evaluate.benchmarks[0].name)
+    if evaluation is None:
+        raise IncompleteError(f"{store.url} has no finished evaluation.")
+    summary = evaluation.summary(store)
+    results = json.loads(evaluation.read(store, "results.json"))
     for one in (*results["summary"], *results["results"]):
         one["model"] = config.after
     path = Path(config.store_url).with_suffix(".json")

@@ -82,7 +82,7 @@ def test_grading_again(chain: dict[str, Path], benchmark_file: Path, tmp_path: P
     }  # fmt: skip
     config.write_text(json.dumps(document))
     assert svdjobs("sweep", config).returncode == 0
-    grades = tmp_path / "run/results/after/problems/grades.jsonl"
+    grades = tmp_path / "run/grades/after/problems/grades.jsonl"
     good = grades.read_text()
     grades.write_text("")
     done = svdjobs("grade", tmp_path / "run")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from svdjobs.config import SweepConfig
+from svdjobs.evaluation import grades as grades_of
 from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.session import STAGE, VERSION, settings_of
 from svdjobs.evaluation.summary import summarise
@@ -25,6 +26,7 @@ def answer(
     *,
     benchmark: str | None = None,
     version: str = VERSION,
+    grader: str = grades_of.VERSION,
     prompts: str = "asked",
     weights: str | None = None,
     **settings: Any,
@@ -39,7 +41,7 @@ def answer(
             continue
         loaded = load_benchmark(section)
         assert len(loaded.problems) == len(correct)
-        output = begin(
+        drawn = begin(
             store,
             layout.results_prefix(checkpoint_id, section.name),
             OutputKey(
@@ -65,7 +67,12 @@ def answer(
             for idx, sample, right in pairs
         ]  # fmt: skip
         summary = summarise(
-            checkpoint_id, loaded, prompts, evaluate, completions, grades, [engine], []
+            checkpoint_id, loaded, prompts, evaluate.model_dump(), completions, grades, [engine], []
+        )
+        output = begin(
+            store,
+            layout.grades_prefix(checkpoint_id, section.name),
+            grades_of.key_of(drawn.commit(), grader),
         )
         output.write_json("summary.json", summary.model_dump(mode="json"))
         output.commit()

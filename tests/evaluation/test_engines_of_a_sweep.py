@@ -18,11 +18,10 @@ from svdjobs.evaluation import (
     engine_choice,
     engine_holder,
     engine_weights,
-    grades,
     likelihoods,
     session,
 )
-from svdjobs.stages import blend, decompose, evaluate, plan
+from svdjobs.stages import blend, decompose, evaluate, grade, plan
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import make_checkpoint, tensors
 
@@ -285,18 +284,18 @@ def _benchmarks(config: SweepConfig) -> list[Any]:
     return [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
 
 
-def test_regrading_draws_nothing_and_gives_the_same_bytes(
+def test_grading_again_draws_nothing_and_gives_the_same_bytes(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(rotations=None)
     store = blended(config)
     evaluate.run(config, store)
-    root = Path(store.url) / "results"
+    root = Path(store.url)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     for path in root.rglob("grades.jsonl"):
         path.write_text("")
     monkeypatch.setattr(
         engine_holder.Engines, "holding", lambda *_: pytest.fail("an engine was started")
     )
-    grades.regrade(config, store)
+    grade.run(config, store, force=True)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before

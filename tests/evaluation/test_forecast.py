@@ -195,7 +195,7 @@ def test_before_can_be_asked_with_a_tokenizer_of_its_own(
     evaluate.run(config, store)
     problems = [row["problem"] for row in PROBLEMS]
     for checkpoint_id, source in (("before", config.before), ("after", config.after)):
-        place = store.read(f"results/{checkpoint_id}/sums/summary.json")
+        place = store.read(f"grades/{checkpoint_id}/sums/summary.json")
         loaded = load_benchmark(config.evaluate.benchmarks[0]).problems  # type: ignore[union-attr]
         expected = prompts_sha256(make_prompts(loaded, "chat", load_tokenizer(source)))
         assert json.loads(bytes(place))["prompts_sha256"] == expected

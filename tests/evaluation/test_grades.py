@@ -12,8 +12,8 @@ import pytest
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import EXIT_TRY_AGAIN, BenchmarkError, BusyError, ConfigError, exit_code
-from svdjobs.evaluation import engine_choice, engine_holder, grades, session
-from svdjobs.stages import evaluate, report
+from svdjobs.evaluation import engine_choice, engine_holder, session
+from svdjobs.stages import evaluate, grade, report
 from svdjobs.storage.local import LocalStore
 
 MakeConfig = Callable[..., SweepConfig]
@@ -43,7 +43,7 @@ def test_grading_again_keeps_completions_whatever_has_changed(
         engine_choice, "choose_engine", lambda *_: pytest.fail("asked for an engine")
     )
     changed = make_config(rotations=None, evaluate=section(make_config, engine="vllm"))
-    assert len(grades.regrade(changed, store)) == 2
+    assert len(grade.run(changed, store)) == 2
     assert {k: v for k, v in contents(config).items() if "completions" in k} == drawn
 
 
@@ -59,7 +59,7 @@ def test_grading_against_other_golds_is_refused(
     benchmarks = [{"name": "sums", "data": str(other)}]
     changed = make_config(rotations=None, evaluate=section(make_config, benchmarks=benchmarks))
     with pytest.raises(BenchmarkError, match="sums is not the one after was asked"):
-        grades.regrade(changed, store)
+        grade.run(changed, store)
     assert contents(config) == before
 
 
@@ -106,7 +106,7 @@ def test_unreadable_golds_are_named_and_left_out(
         rotations=None, evaluate=section(make_config, benchmarks=[str(path)], n_samples=2)
     )
     evaluate.run(config, LocalStore(config.store_url), checkpoint_ids=["after"])
-    folder = Path(config.store_url) / "results" / "after" / "mixed"
+    folder = Path(config.store_url) / "grades" / "after" / "mixed"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["gold_errors"] == [1]
     assert summary["problems"] == 3
@@ -131,9 +131,9 @@ def test_the_report_follows_new_grades(make_config: MakeConfig) -> None:
     store = LocalStore(config.store_url)
     first = local.sweep(config)
     assert report.run(config, store) == first
-    summary = Path(config.store_url) / "results" / "after" / "sums" / "grades.jsonl"
+    summary = Path(config.store_url) / "grades" / "after" / "sums" / "grades.jsonl"
     summary.write_text(summary.read_text().replace('"wrong"', '"correct"'))
-    grades.regrade(config, store)  # back to what it was: the same content, the same report
+    grade.run(config, store, force=True)  # back to what it was: the same content, the same report
     assert report.run(config, store).fingerprint == first.fingerprint
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from svdjobs.config import BenchmarkConfig, SweepConfig
 from svdjobs.evaluation import second_grades
 from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.grades import VERSION, key_of
 from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.evaluation.grading.second_grader import second_opinion
 from svdjobs.records import Completion, Outcome
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import OutputKey, begin
+from svdjobs.runs.outputs import Output, OutputKey, begin
 from svdjobs.stages import evaluate, report
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.objects import write_lines
@@ -59,6 +62,11 @@ def test_what_hangs_has_no_verdict_and_costs_its_limit() -> None:
     assert len(seen) == 3
 
 
+def write(output: Output, name: str, records: Sequence[BaseModel]) -> None:
+    lines = [record.model_dump_json() for record in records]
+    output.add(write_lines(output.store, output.key(name), lines))
+
+
 def test_disagreements_are_counted_and_listed(tmp_path: Path) -> None:
     """Planted answers, of which the verdicts of both are known."""
     texts = [
@@ -74,16 +82,13 @@ def test_disagreements_are_counted_and_listed(tmp_path: Path) -> None:
     completions = [completion(i, text) for i, text in enumerate(texts)]
     with GradingPool(timeout_seconds=10, workers=1) as pool:
         grades = pool.grade(completions, dict.fromkeys(range(len(texts)), "4"))
-        results = begin(store, layout.results_prefix("after", "b"), OutputKey(
-stage="evaluate",
-version="1",
-config={},
-inputs={},
-))  # fmt: skip
-        for name, lines in (("completions.jsonl", completions), ("grades.jsonl", grades)):
-            dumped = [line.model_dump_json() for line in lines]
-            results.add(write_lines(store, results.key(name), dumped))
-        manifest = results.commit()
+        key = OutputKey("evaluate", "1", {}, {"benchmark": benchmark.sha256})
+        drawn = begin(store, layout.results_prefix("after", "b"), key)
+        write(drawn, "completions.jsonl", completions)
+        manifest = drawn.commit()
+        graded = begin(store, layout.grades_prefix("after", "b"), key_of(manifest, VERSION))
+        write(graded, "grades.jsonl", grades)
+        graded.commit()
         made = second_grades.make(store, benchmark, "after", manifest, lambda: pool)
         assert made == second_grades.make(store, benchmark, "after", manifest, refuse)
     seen = second_grades.agreement(store, benchmark, "after")

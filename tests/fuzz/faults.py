@@ -33,7 +33,7 @@ from tests.checkpoints import PROBLEMS, make_checkpoint
 from tests.runs import kill_child
 from tests.storage.proxy import Kind, Proxy, Traffic, harming
 
-STAGES = ("plan", "factors", "checkpoints", "rotations", "results", "likelihoods",
+STAGES = ("plan", "factors", "checkpoints", "rotations", "results", "grades", "likelihoods",
           "second_grades", "report")  # fmt: skip
 PASSING: tuple[Kind, ...] = (
     "500", "503", "400", "307", "slow", "cut up", "cut down", "lost answer",

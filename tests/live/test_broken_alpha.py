@@ -58,7 +58,7 @@ def test_it_fails_alone_and_then_only_what_is_missing_is_made(
     kept = {key for key in before if not key.startswith("report/")} - {ALPHA}
     assert {key: now[key] for key in kept} == {key: before[key] for key in kept}
     new = {key for key in now if now[key] != before.get(key)}
-    outputs = ("results", "second_grades", "likelihoods")
+    outputs = ("results", "grades", "second_grades", "likelihoods")
     own = (*(f"{output}/alpha-0.0000/demo" for output in outputs), "report")
     assert new == {ALPHA, *(f"{prefix}/manifest.json" for prefix in own)}
     all_closed(live_server, store)

@@ -96,14 +96,14 @@ def test_csv_holds_what_the_summaries_say(run: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["checkpoint"] for row in rows][:2] == ["before", "after"]
     for row in rows:
-        path = run / "results" / row["checkpoint"] / "sums" / "summary.json"
+        path = run / "grades" / row["checkpoint"] / "sums" / "summary.json"
         value = json.loads(path.read_text())["avg_at_n"]["value"]
         assert row["avg@2"] == f"{100 * value:.1f} %"
 
 
 def test_results_have_the_fields_names(run: Path) -> None:
     """Read as a script of the field would."""
-    document = json.loads((run / "results" / "after" / "sums" / "results.json").read_text())
+    document = json.loads((run / "grades" / "after" / "sums" / "results.json").read_text())
     for row in document["summary"]:
         assert isinstance(row["model"], str)
         assert 0 <= row["avg_accuracy"] <= 1
@@ -125,7 +125,7 @@ def test_numbers_are_floats_and_those_of_the_tables(run: Path) -> None:
         for column in ("value", "low", "high", "standard_error"):
             float(row[column])
     by_key = {(row["checkpoint"], row["quantity"]): row for row in rows}
-    summary = json.loads((run / "results" / "after" / "sums" / "summary.json").read_text())
+    summary = json.loads((run / "grades" / "after" / "sums" / "summary.json").read_text())
     assert float(by_key["after", "avg"]["value"]) == summary["avg_at_n"]["value"]
     assert float(by_key["after", "pass@2"]["high"]) == summary["pass_at"]["2"]["high"]
     assert ("before", "kl_from_after") in by_key

@@ -13,9 +13,8 @@ import pytest
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import DamagedError, IncompleteError, StorageError, exit_code
-from svdjobs.evaluation import grades
 from svdjobs.runs import outputs
-from svdjobs.stages import blend, evaluate, report
+from svdjobs.stages import blend, evaluate, grade, report
 from svdjobs.storage.dev_server import BUCKET, S3Server
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.objects import clear, write_bytes, write_json
@@ -56,7 +55,7 @@ def test_one_bit_of_the_factors(swept: SweepConfig) -> None:
     [
         "plan/plan.json",
         "checkpoints/alpha-0.0000/svd_logs/model.safetensors.json",
-        "results/before/sums/summary.json",
+        "grades/before/sums/summary.json",
         "likelihoods/before/sums/likelihoods.jsonl",
         "rotations/rows-00000.jsonl",
     ],
@@ -102,14 +101,18 @@ def test_a_part_whose_file_is_gone_is_made_again(swept: SweepConfig) -> None:
 
 
 def test_grading_that_was_interrupted_goes_on(swept: SweepConfig) -> None:
-    """It has left a new summary beside the old manifest; the completions are as they were."""
+    """It has left a new summary and no manifest; the completions are as they were."""
     store = LocalStore(swept.store_url)
-    folder = Path(store.url) / "results" / "after" / "sums"
+    folder = Path(store.url) / "grades" / "after" / "sums"
     manifest = (folder / "manifest.json").read_bytes()
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps({**summary, "truncated": 99}))
-    grades.regrade(swept, store)
+    (folder / "manifest.json").unlink()
+    begun = {"fingerprint": json.loads(manifest)["fingerprint"]}
+    (folder / "in-progress.json").write_text(json.dumps(begun))
+    grade.run(swept, store)
     assert (folder / "manifest.json").read_bytes() == manifest
+    assert json.loads((folder / "summary.json").read_text()) == summary
 
 
 def test_factors_of_an_older_version(swept: SweepConfig) -> None:

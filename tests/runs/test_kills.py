@@ -15,7 +15,8 @@ from tests.forked import run
 
 MakeConfig = Callable[..., SweepConfig]
 ROOT = Path(__file__).parents[2]
-STAGES = ("plan", "factors", "checkpoints", "rotations", "results", "likelihoods", "report")
+STAGES = ("plan", "factors", "checkpoints", "rotations", "results", "grades", "likelihoods",
+          "report")  # fmt: skip
 ESTIMATES = ("machine_gflops", "decompose_seconds", "blend_seconds", "disk_free_bytes")
 
 
@@ -58,7 +59,7 @@ def small(make_config: MakeConfig) -> Callable[..., SweepConfig]:
 def test_killed_in_every_stage_the_rerun_gives_the_same_bytes(
     small: Callable[..., SweepConfig], tmp_path: Path
 ) -> None:
-    """SIGKILL before and after a file of each stage appears, fourteen kills in one run."""
+    """SIGKILL before and after a file of each stage appears, sixteen kills in one run."""
     undisturbed, killed = small(tmp_path / "undisturbed"), small(tmp_path / "killed")
     run_child(undisturbed)
     kills = [f"{moment}:{stage}:{nth}" for stage in STAGES for moment, nth in

@@ -35,7 +35,7 @@ def test_summaries_say_what_was_asked(
     problems = load_benchmark(config.evaluate.benchmarks[0]).problems
     expected = prompts_sha256(make_prompts(problems, style, load_tokenizer(config.after)))
     for checkpoint in ("before", "after"):
-        text = (folder / "results" / checkpoint / "sums" / "summary.json").read_text()
+        text = (folder / "grades" / checkpoint / "sums" / "summary.json").read_text()
         assert json.loads(text)["prompts_sha256"] == expected
 
 

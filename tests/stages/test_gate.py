@@ -21,6 +21,7 @@ from svdjobs.stages import gate
 from svdjobs.statistics import holm
 from svdjobs.storage.local import LocalStore
 from tests.evaluation.planted_answers import answer, noted
+from tests.evaluation.test_older_runs import made_older
 
 PROBLEMS = 40
 GOOD = [[True, True]] * 30 + [[True, False]] * 10
@@ -243,7 +244,7 @@ def test_everything_that_was_asked_otherwise_is_named_at_once(make: Make, tmp_pa
     earlier = make("earlier")
     answer(
         earlier, "after", [[True] * 3] * PROBLEMS, seed=7, n_samples=3, max_tokens=64,
-        temperature=0.5, prompts="other", version="1", dtype="bfloat16",
+        temperature=0.5, prompts="other", version="1", grader="0", dtype="bfloat16",
     )  # fmt: skip
     config = make(baseline=str(tmp_path / "earlier"))
     answer(config, "after", GOOD)
@@ -258,9 +259,20 @@ def test_everything_that_was_asked_otherwise_is_named_at_once(make: Make, tmp_pa
         "evaluate.temperature is 1.0 here and 0.5 in the baseline",
         "evaluate.dtype is float32 here and bfloat16 in the baseline",
         "the baseline was evaluated by another version",
+        "the baseline was graded by another version",
     ):
         assert said in text
     assert not (tmp_path / "run/gate").exists()
+
+
+def test_a_baseline_that_holds_its_grades_itself(make: Make, tmp_path: Path) -> None:
+    """As all evaluations did before grades had a place of their own."""
+    earlier = make("earlier")
+    answer(earlier, "after", GOOD)
+    made_older(earlier)
+    config = make(baseline=str(tmp_path / "earlier"))
+    answer(config, "after", lost(12))
+    assert judged(config).outcome == "regression"
 
 
 def test_other_problems_are_refused(make: Make, tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""Runs made while grades lay beside completions, under one manifest, are read as they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from svdjobs.config import SweepConfig
+from svdjobs.evaluation import engine_holder, grades
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import MANIFEST
+from svdjobs.stages import evaluate, grade, report
+from svdjobs.storage.local import LocalStore
+
+
+def made_older(config: SweepConfig) -> None:
+    """Put the grades of a run back where earlier versions had them."""
+    root = Path(config.store_url)
+    for folder in root.glob("grades/*/*"):
+        place = root / "results" / folder.relative_to(root / "grades")
+        drawn, graded = (json.loads((at / MANIFEST).read_text()) for at in (place, folder))
+        files = [file for file in drawn["files"] if file["key"] != "prompts.json"]
+        drawn["files"] = sorted([*files, *graded["files"]], key=lambda file: file["key"])
+        (place / "prompts.json").unlink(missing_ok=True)
+        for file in graded["files"]:
+            shutil.move(folder / file["key"], place / file["key"])
+        (place / MANIFEST).write_text(json.dumps(drawn))
+    shutil.rmtree(root / "grades")
+
+
+@pytest.fixture
+def older(swept: SweepConfig) -> SweepConfig:
+    made_older(swept)
+    return swept
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_report_of_an_older_run_says_the_same(older: SweepConfig) -> None:
+    store, root = LocalStore(older.store_url), Path(older.store_url)
+    before = files_in(root / "report" / "tables")
+    report.run(older, store, force=True)
+    assert files_in(root / "report" / "tables") == before
+    assert not report.unfinished(older, store)
+    assert not (root / "grades").exists()
+
+
+def test_an_older_run_is_graded_again_and_nothing_of_it_drawn(
+    older: SweepConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, root = LocalStore(older.store_url), Path(older.store_url)
+    results = files_in(root / "results")
+    monkeypatch.setattr(
+        engine_holder.Engines, "holding", lambda *_: pytest.fail("an engine was started")
+    )
+    evaluate.run(older, store)
+    assert files_in(root / "results") == results
+    for checkpoint_id in layout.evaluated_ids(older):
+        place = f"{checkpoint_id}/sums"
+        for name in ("grades.jsonl", "summary.json", "results.json"):
+            assert store.read(f"grades/{place}/{name}") == store.read(f"results/{place}/{name}")
+        found = grades.find(store, checkpoint_id, "sums")
+        assert found is not None
+        assert found.prefix == f"grades/{place}"
+
+
+def test_a_newer_grader_draws_nothing(swept: SweepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, root = LocalStore(swept.store_url), Path(swept.store_url)
+    results, old = files_in(root / "results"), files_in(root / "grades")
+    monkeypatch.setattr(grades, "VERSION", "another")
+    monkeypatch.setattr(
+        engine_holder.Engines, "holding", lambda *_: pytest.fail("an engine was started")
+    )
+    evaluate.run(swept, store)
+    assert files_in(root / "results") == results
+    new = files_in(root / "grades")
+    changed = {name for name in old if new[name] != old[name]}
+    assert {Path(name).name for name in changed} == {MANIFEST}
+    assert len(grade.run(swept, store)) == len(layout.evaluated_ids(swept))
+    assert files_in(root / "grades") == new
