@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import LM_HEAD, TOKEN_EMBEDDING
-from svdjobs.errors import CheckpointError, StorageError
 
 _LOOKED_AT = 4096
 
@@ -31,10 +30,7 @@ def other_head(checkpoint: Checkpoint) -> str | None:
         return None
     import torch
 
-    try:
-        both = [checkpoint.head(n, _LOOKED_AT).to(torch.float64) for n in (*heads, *embeddings)]
-    except (CheckpointError, StorageError):
-        return None
+    both = [checkpoint.head(n, _LOOKED_AT).to(torch.float64) for n in (*heads, *embeddings)]
     if torch.equal(*both):
         return None
     return (

@@ -47,7 +47,7 @@ class _Factors:
 
 
 def is_adapter(store: Readable) -> bool:
-    """Whether a store holds an adapter and no weights of its own."""
+    """Whether a store holds an adapter."""
     return store.exists(CONFIG) and store.exists(WEIGHTS)
 
 
@@ -89,14 +89,14 @@ def with_adapter(base: Checkpoint, adapter: Readable, label: str) -> Checkpoint:
             f"{strange[0]}. Give its own base: `BASE + ADAPTER`."
         )
     entries, derived = dict(base.entries), dict(base.derived)
-    for name, factors in updates.items():
-        entry = base.entries[name]
-        _check_shapes(label, entry, factors)
-        entries[name] = replace(entry, dtype="F32")
-        derived[name] = _merged(base, files, name, factors)
     for name, key in saved.items():
         entries[name] = replace(base.entries[name], dtype=key.dtype, shape=key.shape)
         derived[name] = _saved(files, key)
+    whole = replace(base, entries=dict(entries), derived=dict(derived))
+    for name, factors in updates.items():
+        _check_shapes(label, entries[name], factors)
+        entries[name] = replace(entries[name], dtype="F32")
+        derived[name] = _merged(whole, files, name, factors)
     note = f"{label} is a LoRA: {len(updates)} matrices of {base.label} with their update, float32."
     return replace(
         base,
@@ -127,8 +127,8 @@ def _saved(files: Checkpoint, entry: TensorEntry) -> Any:
 def _sorted(
     found: Mapping[str, TensorEntry], config: dict[str, Any], label: str
 ) -> tuple[dict[str, _Factors], dict[str, TensorEntry]]:
-    """The adapter's updates by the tensor they change, and tensors it holds whole
-    (modules_to_save)."""
+    """The adapter's updates by the tensor they change, and tensors it holds whole: those of
+    modules_to_save, and an embedding that it updates."""
     pairs: dict[str, dict[str, TensorEntry]] = {}
     saved: dict[str, TensorEntry] = {}
     for key, entry in found.items():
@@ -141,7 +141,7 @@ def _sorted(
                 f"{label}: {key} is not a factor of a plain LoRA. Merge: {MERGE}."
             )
         else:
-            saved[name.replace(".modules_to_save.default", "")] = entry
+            saved[re.sub(r"\.(modules_to_save\.default|base_layer)(?=\.)", "", name)] = entry
     updates = {}
     for module, pair in pairs.items():
         kind = "" if "A" in pair else "embedding_"

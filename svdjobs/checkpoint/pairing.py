@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import layer_and_family
-from svdjobs.errors import CheckpointError, StorageError
 from svdjobs.records import RoundingRecord, TensorPlan
 
 if TYPE_CHECKING:
@@ -27,16 +26,13 @@ def what_speaks_against(
     before: Checkpoint, after: Checkpoint, chosen: Sequence[TensorPlan]
 ) -> list[str]:
     """Reasons why a sweep over these matrices would not mean what it says: no matrix differs, or
-    one is stored transposed. Empty where their values cannot be read yet (headers of a hub)."""
-    try:
-        reasons = _transposed(before, after, chosen)
-        if chosen and _same(before, after, chosen):
-            reasons.append(
-                f"before ({before.label}) and after ({after.label}) hold the same values in all "
-                f"{len(chosen)} matrices, so there is nothing to blend; give two checkpoints"
-            )
-    except (StorageError, CheckpointError):
-        return []
+    one is stored transposed."""
+    reasons = _transposed(before, after, chosen)
+    if chosen and _same(before, after, chosen):
+        reasons.append(
+            f"before ({before.label}) and after ({after.label}) hold the same values in all "
+            f"{len(chosen)} matrices, so there is nothing to blend; give two checkpoints"
+        )
     return reasons
 
 
@@ -44,17 +40,14 @@ def rounding_of(
     before: Checkpoint, after: Checkpoint, chosen: Sequence[TensorPlan]
 ) -> dict[str, RoundingRecord]:
     """What storing in 16 bits alone does to each module family, from the first values of the matrix
-    in its middle layer. Empty where none was rounded, or values cannot be read yet."""
+    in its middle layer. Empty where none was rounded."""
     families: dict[str, list[str]] = {}
     for tensor in sorted(chosen, key=lambda t: (layer_and_family(t.name)[0] or 0, t.name)):
         families.setdefault(layer_and_family(tensor.name)[1], []).append(tensor.name)
-    try:
-        found = {
-            family: _rounding(before, after, names[len(names) // 2])
-            for family, names in families.items()
-        }
-    except (StorageError, CheckpointError):
-        return {}
+    found = {
+        family: _rounding(before, after, names[len(names) // 2])
+        for family, names in families.items()
+    }
     return {family: record for family, record in found.items() if record.noise > 0}
 
 

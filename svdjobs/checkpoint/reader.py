@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
+# Any of these makes a folder that of a whole model.
+WHOLE = (INDEX, SINGLE, PICKLED_INDEX, "pytorch_model.bin")
 # An index of 100,000 tensors takes ten megabytes.
 _MAX_INDEX_BYTES = 32 << 20
 _NUMBERED = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")

@@ -14,7 +14,7 @@ from svdjobs.checkpoint.foreign import what_it_is
 from svdjobs.checkpoint.hub_files import HubFiles
 from svdjobs.checkpoint.lora import adapter_config, is_adapter, refuse_unmerged, with_adapter
 from svdjobs.checkpoint.quantised import dequantised
-from svdjobs.checkpoint.reader import Checkpoint, read_checkpoint
+from svdjobs.checkpoint.reader import WHOLE, Checkpoint, read_checkpoint
 from svdjobs.errors import (
     CheckpointError,
     StorageError,
@@ -75,6 +75,12 @@ def _opened(store: Store, source: str, *, allow_pickle: bool) -> Checkpoint:
     """The checkpoint in a store; of an adapter, its base with the adapter merged."""
     if not is_adapter(store):
         return _usable(read_checkpoint(store, source, allow_pickle=allow_pickle))
+    if whole := [key for key in WHOLE if store.exists(key)]:
+        raise CheckpointError(
+            f"{source} holds an adapter (adapter_model.safetensors) and whole weights "
+            f"({whole[0]}), which need not be the base with it. Say `BASE{ADDED}{source}` for the "
+            f"adapter, or put the adapter's files elsewhere for the weights."
+        )
     named = adapter_config(store, source).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise CheckpointError(
