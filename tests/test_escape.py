@@ -20,10 +20,11 @@ from svdjobs.ci.summary import Finding, page
 from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError, StorageError, SvdjobsError, first_line
 from svdjobs.records import Interval, Outcome, RotationRow, Summary
-from svdjobs.reporting import figures, text
 from svdjobs.reporting import page as report_page
+from svdjobs.reporting import text
 from svdjobs.reporting.data import Content, Table
 from svdjobs.reporting.junit import Case, document
+from svdjobs.reporting.sections import rotations
 from tests.reporting.references import outside_references
 
 ROOT = Path(svdjobs.__file__).parent
@@ -143,12 +144,10 @@ def hostile_content(names: list[str]) -> Content:
 def test_figures_and_pages_parse_no_name() -> None:
     """A `$` in a tensor's name was read as mathematics, once everything had been computed."""
     found = hostile_content(["$\\frac{ and $", "_hidden", "<script>\n![x](//e)\x1b", "y" * 300])
-    drawn = {
-        "accuracy.png": figures.accuracy(found),
-        "rotation_mse_curves.png": figures.rotation_mse(found),
-        "spectrum.png": figures.spectrum(found),
-    }
-    pictures = {name: (b"", figures.svg(figure)) for name, figure in drawn.items()}
+    pictures = report_page.drawn(found)
+    assert {one.picture.name for one in pictures} == {
+        "accuracy.png", "rotation_mse_curves.png", "spectrum.png",
+    }  # fmt: skip
     written = report_page.html_report(found, pictures)
     assert "<script" not in written
     assert "\x1b" not in written
@@ -159,7 +158,9 @@ def test_figures_and_pages_parse_no_name() -> None:
 
 
 def test_names_in_a_figure_are_all_in_its_legend() -> None:
-    figure = figures.spectrum(hostile_content(["a", "_hidden", "$x$", "y" * 500]))
+    content = hostile_content(["a", "_hidden", "$x$", "y" * 500])
+    (picture,) = (p for p in rotations.SECTION.pictures(content) if p.name == "spectrum.png")
+    figure = picture.draw()
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[:3] == ["a", " _hidden", r"\$x\$"]
     assert len(labels[3]) == escape.LABEL_LENGTH

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.config import SweepConfig
 from svdjobs.records import Agreement, BlendRecord, Interval, Likelihood, Plan, RotationRow, Summary
 from svdjobs.statistics import rounding_shift
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = tuple[str, str, str, Interval]
+"""Benchmark (or `-`), checkpoint (or `-`), quantity, and its number."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,18 @@ class Table:
     caption: str
     header: list[str]
     rows: list[list[str]]
+    benchmark: str = ""
+    """The one whose answers it is about, if it is one's."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure to be drawn; `name` is its file."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[], Figure]
 
 
 @dataclass(frozen=True)
@@ -74,3 +94,22 @@ def points(difference: Interval) -> str:
     if difference.low is None or difference.high is None:
         return "0 (same scores)" if difference.value == 0 else f"{value:+.2f}"
     return f"{value:+.2f} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+
+
+def _nothing(_: Content) -> list[Any]:
+    return []
+
+
+@dataclass(frozen=True)
+class Section:
+    """A topic of the report: what it says, in words, tables, figures and numbers.
+
+    Each is made from the content, and empty where that has nothing about the topic.
+    """
+
+    place: int
+    """Where in the report: the lowest comes first."""
+    sentences: Callable[[Content], Iterable[str]] = _nothing
+    tables: Callable[[Content], Iterable[Table]] = _nothing
+    pictures: Callable[[Content], Iterable[Picture]] = _nothing
+    numbers: Callable[[Content], Iterable[Row]] = _nothing

@@ -17,7 +17,7 @@ from svdjobs.evaluation.grades import Evaluation, find
 from svdjobs.evaluation.results import current_results
 from svdjobs.records import Gate, GateOutcome, GateRow, GateSide, Manifest, Summary
 from svdjobs.reporting import gate as words
-from svdjobs.reporting.accuracy import unscored
+from svdjobs.reporting.sections.accuracy import unscored
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import (
     OutputKey,

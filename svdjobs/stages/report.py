@@ -20,10 +20,10 @@ from svdjobs.records import (
     Summary,
 )
 from svdjobs.reporting import junit, page, text
-from svdjobs.reporting.accuracy import accuracy_table, adjusted_p
 from svdjobs.reporting.data import Content
 from svdjobs.reporting.numbers import numbers_csv
-from svdjobs.reporting.tables import headlines, tables
+from svdjobs.reporting.sections import sentences, tables
+from svdjobs.reporting.sections.accuracy import accuracy_table, adjusted_p
 from svdjobs.runs import layout, outputs
 from svdjobs.runs.outputs import OutputKey, begin, content_print, readable_manifest
 from svdjobs.storage.objects import write_lines
@@ -66,8 +66,8 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
         return output.finished
     content = gather(config, store, plan, missing)
     pictures = page.drawn(content)
-    for name, (png, _) in pictures.items():
-        output.write(f"figures/{name}", png)
+    for one in pictures:
+        output.write(f"figures/{one.picture.name}", one.png)
     for table in tables(content):
         output.write(f"tables/{table.name}.csv", text.csv_table(table))
     apart = [one for by_id in content.agreements.values() for seen in by_id.values()
@@ -245,7 +245,7 @@ def closing_words(config: SweepConfig, store: Store) -> str:
         text.plain_table(accuracy_table(content, benchmark, adjusted))
         for benchmark in content.summaries
     ]
-    parts.append("\n".join(escape.line(line) for line in headlines(content)))
+    parts.append("\n".join(escape.line(line) for line in sentences(content)))
     if missing:
         parts.append("Not finished: " + escape.line(", ".join(missing)))
     parts.append(f"Report: {store.url}/{PREFIX}/report.html")

@@ -19,14 +19,13 @@ from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.config_file import parse_config
 from svdjobs.records import Interval, Likelihood, Outcome, Summary
 from svdjobs.reporting import text
-from svdjobs.reporting.accuracy import (
+from svdjobs.reporting.data import Content, interval_text, points
+from svdjobs.reporting.sections import sentences
+from svdjobs.reporting.sections.accuracy import (
     accuracy_table,
-    divergences,
-    likelihood_table,
     outcomes_table,
 )
-from svdjobs.reporting.data import Content, interval_text, points
-from svdjobs.reporting.tables import headlines
+from svdjobs.reporting.sections.likelihood import divergences, likelihood_table
 from svdjobs.stages import report
 from svdjobs.statistics import mean_interval
 from svdjobs.storage.local import LocalStore
@@ -173,13 +172,13 @@ def content(**by_id: list[float]) -> Content:
 
 def test_headlines_say_how_sure_they_are() -> None:
     before, after = [0.0, 0.5, 0.0, 0.5] * 10, [0.5, 1.0, 1.0, 0.5] * 10
-    flat = headlines(content(before=before, after=after, zero=after))
+    flat = sentences(content(before=before, after=after, zero=after))
     assert "after scores 75.0 %, before 25.0 %; RL changed accuracy by +50.00 [" in flat[0]
     assert "Every problem scored the same" in flat[1]
     assert "It would have found one of 3.9 points in 4 of 5 tries." in flat[1]
     noisy = [0.5, 1.0, 0.5, 1.0] * 10
-    assert "interval contains 0" in headlines(content(before=before, after=after, zero=noisy))[1]
-    assert "interval excludes 0" in headlines(content(before=before, after=after, zero=before))[1]
+    assert "interval contains 0" in sentences(content(before=before, after=after, zero=noisy))[1]
+    assert "interval excludes 0" in sentences(content(before=before, after=after, zero=before))[1]
 
 
 def likelihood(idx: int, log_probabilities: list[float]) -> Likelihood:
@@ -204,7 +203,7 @@ def test_an_effect_that_the_likelihood_shows_is_not_denied() -> None:
         {"benchmarks": [{"name": "b", "data": "b.jsonl"}]})})  # fmt: skip
     for shift, seen in ((1e-2, True), (1e-6, False)):
         found = {"b": {"after": read(0), "alpha-0.0000": read(shift)}}
-        line = headlines(replace(shown, config=sampled, likelihoods=found))[1]
+        line = sentences(replace(shown, config=sampled, likelihoods=found))[1]
         assert ("does show one: KL" in line) == seen
 
 

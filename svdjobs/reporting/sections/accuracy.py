@@ -1,27 +1,37 @@
-"""How the checkpoints answered: tables and sentences, every difference with its uncertainty."""
+"""How the checkpoints answered, every difference with its uncertainty."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from svdjobs.config import REPEAT_ID, alpha_id
-from svdjobs.records import Comparison, Interval, Likelihood, Outcome, Slope, Summary
-from svdjobs.reporting import graders
-from svdjobs.reporting.data import Content, Table, interval_text, percent, points
-from svdjobs.statistics import (
-    compare,
-    holm,
-    mean_per_token,
-    paired_difference,
-    slope_over_alpha,
+from svdjobs.escape import label as named
+from svdjobs.records import Comparison, Interval, Outcome, Slope, Summary
+from svdjobs.reporting import drawing
+from svdjobs.reporting.data import (
+    Content,
+    Picture,
+    Row,
+    Section,
+    Table,
+    interval_text,
+    percent,
+    points,
 )
+from svdjobs.reporting.sections import likelihood
+from svdjobs.statistics import compare, holm, paired_difference, slope_over_alpha
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 # Log-probabilities in float32 are off by about 1e-5, half of whose square is this.
 _ROUNDING_KL = 1e-9
 
 
-def headlines(content: Content) -> list[str]:
+def _sentences(content: Content) -> list[str]:
     """What the evaluation says about the question, in sentences."""
     lines = []
     for benchmark, by_id in content.summaries.items():
@@ -77,12 +87,12 @@ def _likelihood_effect(content: Content, benchmark: str) -> str:
     """A sentence where the likelihood of after's answers tells alpha = 0 from what is blended."""
     if content.config.bases_of != "after":
         return ""
-    kl = divergences(content, benchmark).get(alpha_id(0.0))
+    kl = likelihood.divergences(content, benchmark).get(alpha_id(0.0))
     if kl is None or kl.low is None or kl.low <= _ROUNDING_KL:
         return ""
     return (
         f" The likelihood of after's answers, which is far finer, does show one: KL "
-        f"{_plain(kl)} nats per token."
+        f"{likelihood.plain(kl)} nats per token."
     )
 
 
@@ -113,20 +123,6 @@ def adjusted_p(content: Content) -> dict[tuple[str, str], float]:
                     made.p if made.mcnemar_p is None else made.mcnemar_p
                 )
     return holm(raw)
-
-
-def tables(content: Content) -> list[Table]:
-    """All tables about answers, in reading order."""
-    found, adjusted = [], adjusted_p(content)
-    for benchmark in content.summaries:
-        found.append(accuracy_table(content, benchmark, adjusted))
-        found.append(outcomes_table(content, benchmark))
-        found.append(estimates_table(content, benchmark))
-        if content.agreements.get(benchmark):
-            found += graders.tables(content, benchmark)
-        if content.likelihoods.get(benchmark):
-            found.append(likelihood_table(content, benchmark))
-    return found
 
 
 def accuracy_table(
@@ -168,15 +164,18 @@ def accuracy_table(
         f"only boxed answers count: what it lacks is format.{lost}",
         ["checkpoint", f"avg@{some.n}", "95 % interval", f"minus {bases}", "p", "in a box"],
         rows,
-    )  # fmt: skip
+        benchmark,
+    )
 
 
 def outcomes_table(content: Content, benchmark: str) -> Table:
     """What became of every checkpoint's completions; each is counted once in the last five."""
     rows = []
     for checkpoint_id, summary in content.summaries[benchmark].items():
-        counts = [summary.outcomes[kind] for kind in (Outcome.CORRECT, Outcome.WRONG,
-                  Outcome.TRUNCATED, Outcome.NO_ANSWER)]  # fmt: skip
+        counts = [
+            summary.outcomes[kind]
+            for kind in (Outcome.CORRECT, Outcome.WRONG, Outcome.TRUNCATED, Outcome.NO_ANSWER)
+        ]
         cells = [sum(summary.outcomes.values()), summary.not_boxed, *counts, unscored(summary)]
         rows.append([checkpoint_id, *map(str, cells)])
     return Table(
@@ -187,6 +186,7 @@ def outcomes_table(content: Content, benchmark: str) -> Table:
         "gave none, `unscored` gave one that could not be read or took too long.",
         ["checkpoint", "drawn", "not boxed", "correct", "wrong", "cut off", "none", "unscored"],
         rows,
+        benchmark,
     )
 
 
@@ -213,99 +213,107 @@ def estimates_table(content: Content, benchmark: str) -> Table:
         "as one and ties shared.",
         ["checkpoint", *(f"pass@{k}" for k in some.pass_at), *majority],
         rows,
+        benchmark,
     )
 
 
-def likelihood_table(content: Content, benchmark: str) -> Table:
-    """NLL of after's own answers and divergence from after, per token."""
-    by_id = content.likelihoods[benchmark]
-    after, kl = by_id.get("after"), divergences(content, benchmark)
-    rows = []
-    for checkpoint_id, found in by_id.items():
-        nll = mean_per_token(_by_problem(found, None, lambda own, _: -own))
-        change = "-"
-        if checkpoint_id != "after" and (both := _by_problem(found, after or [], _nll_change)):
-            change = _signed(mean_per_token(both))
-        divergence = _plain(kl[checkpoint_id]) if checkpoint_id in kl else "-"
-        rows.append([checkpoint_id, str(len(found)), _plain(nll), change, divergence])
-    return Table(
-        f"likelihood-{benchmark}",
-        f"How likely after's answers are, on {benchmark}",
-        "Every checkpoint reads the same answers, drawn by after, instead of drawing its own, so "
-        "nothing here is sampling noise of the checkpoint. NLL in nats per token; `minus after` is "
-        "the difference token by token; KL(after ‖ checkpoint) is estimated without bias from the "
-        "same tokens (only where they were drawn at temperature 1 and top_p 1). 95 % intervals "
-        "clustered by problem. Differences are of the answers that both have read."
-        + _unread(by_id),
-        ["checkpoint", "answers", "NLL", "minus after", "KL"],
-        rows,
-    )
+def _figure(content: Content) -> Figure:
+    """Accuracy against alpha with intervals, one panel per benchmark, both baselines drawn."""
+    count = len(content.summaries)
+    figure, grid = drawing.new(count, width=max(6.5, 5.2 * count), height=4.2)
+    for axes, (benchmark, by_id) in zip(grid[0], content.summaries.items(), strict=True):
+        alphas = [alpha for alpha in content.config.alphas if alpha_id(alpha) in by_id]
+        points = [by_id[alpha_id(alpha)].avg_at_n for alpha in alphas]
+        span = drawing.span(axes, alphas)
+        for name, colour in (("before", drawing.COLOURS[1]), ("after", drawing.COLOURS[2])):
+            if name in by_id:
+                _baseline(axes, by_id[name].avg_at_n, name, colour, span)
+        if points:
+            axes.errorbar(
+                alphas,
+                [100 * p.value for p in points],
+                yerr=drawing.distances(points, 100),
+                color=drawing.COLOURS[0],
+                marker="o",
+                capsize=3,
+                linewidth=1.5,
+                zorder=3,
+                label="blend at alpha",
+            )
+        some = next(iter(by_id.values()))
+        axes.set(
+            title=named(benchmark),
+            xlabel=drawing.alpha_axis(content),
+            ylabel=f"avg@{some.n}, %",
+        )
+        axes.legend(loc="best")
+    return figure
 
 
-def _nll_change(own: float, after: float) -> float:
-    return after - own
+def _baseline(
+    axes: Axes, interval: Interval, name: str, colour: str, span: tuple[float, float]
+) -> None:
+    axes.axhline(100 * interval.value, color=colour, linestyle="--", linewidth=1.2, label=name)
+    if interval.low is not None and interval.high is not None:
+        axes.fill_between(
+            span, 100 * interval.low, 100 * interval.high, color=colour, alpha=0.12, linewidth=0
+        )
 
 
-def _unread(by_id: Mapping[str, list[Likelihood]]) -> str:
-    """A sentence where a checkpoint has not read all answers that another has."""
-    counts = {checkpoint_id: len(found) for checkpoint_id, found in by_id.items()}
-    most = max(counts.values(), default=0)
-    short = [f"{i} {most - n}" for i, n in counts.items() if n < most]
-    return f" Answers that are missing: {', '.join(short)}." if short else ""
+def _numbers(content: Content) -> Iterator[Row]:
+    for benchmark in content.summaries:
+        yield from _answers(content, benchmark)
 
 
-def divergences(content: Content, benchmark: str) -> dict[str, Interval]:
-    """KL(after ‖ checkpoint) per token by checkpoint id, in nats.
-
-    Empty unless the answers were drawn from after's own distribution, temperature 1 and top_p 1.
-    """
-    by_id, sampler = content.likelihoods.get(benchmark, {}), content.config.evaluate
-    after = by_id.get("after")
-    if after is None or sampler is None or (sampler.temperature, sampler.top_p) != (1, 1):
-        return {}
-    return {
-        checkpoint_id: mean_per_token(terms)
-        for checkpoint_id, found in by_id.items()
-        if checkpoint_id != "after" and (terms := _by_problem(found, after, _divergence))
-    }
-
-
-def _divergence(own: float, after: float) -> float:
-    """One token's share of KL(after ‖ own) where the token was drawn from after: e^d − 1 − d with
-    d = log p_own − log p_after.
-
-    Its mean is the divergence, each term is at least 0, and it varies far less than −d (Schulman
-    2020, "Approximating KL Divergence", estimator k3).
-    """
-    d = own - after
-    return math.expm1(d) - d
-
-
-def _by_problem(
-    found: list[Likelihood],
-    reference: list[Likelihood] | None,
-    term: Callable[[float, float], float],
-) -> list[list[float]]:
-    """A term per token, the traces of one problem joined."""
-    others = found if reference is None else reference
-    known = {(r.idx, r.sample_index): r.log_probabilities for r in others}
-    terms: dict[int, list[float]] = {}
-    for row in found:
-        # An answer that one of the two has not read is none of their comparison.
-        if (other := known.get((row.idx, row.sample_index))) is None:
-            continue
-        pairs = zip(row.log_probabilities, other, strict=True)
-        terms.setdefault(row.idx, []).extend(term(own, ref) for own, ref in pairs)
-    return [terms[idx] for idx in sorted(terms)]
+def _answers(content: Content, benchmark: str) -> Iterator[Row]:
+    by_id = content.summaries[benchmark]
+    unblended = by_id.get(content.config.bases_of)
+    for checkpoint_id, summary in by_id.items():
+        found = {
+            "avg": summary.avg_at_n,
+            "avg_in_a_box": summary.avg_at_n_boxed,
+            "maj": summary.maj_at_n,
+        }
+        found |= {f"pass@{k}": interval for k, interval in summary.pass_at.items()}
+        if unblended and checkpoint_id != content.config.bases_of:
+            scores = summary.problem_scores, unblended.problem_scores
+            found[f"minus_{content.config.bases_of}"] = paired_difference(*scores)
+        for quantity, interval in found.items():
+            if interval is not None:
+                yield benchmark, checkpoint_id, quantity, interval
+        counts = {outcome.value: number for outcome, number in summary.outcomes.items()}
+        counts |= {"not_boxed": summary.not_boxed, "hit_max_tokens": summary.truncated}
+        for quantity, number in counts.items():
+            yield benchmark, checkpoint_id, f"completions_{quantity}", Interval(value=number)
+        mean = Interval(value=summary.completion_tokens_mean)
+        yield benchmark, checkpoint_id, "completion_tokens_mean", mean
+        if summary.completion_tokens_median is not None:
+            median = Interval(value=summary.completion_tokens_median)
+            yield benchmark, checkpoint_id, "completion_tokens_median", median
 
 
-def _plain(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return f"{interval.value:.3g}"
-    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+def _tables(content: Content) -> Iterator[Table]:
+    adjusted = adjusted_p(content)
+    for benchmark in content.summaries:
+        yield accuracy_table(content, benchmark, adjusted)
+        yield outcomes_table(content, benchmark)
+        yield estimates_table(content, benchmark)
 
 
-def _signed(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return "0 (to the bit)" if interval.value == 0 else f"{interval.value:+.2e}"
-    return f"{interval.value:+.2e} [{interval.low:+.2e}, {interval.high:+.2e}]"
+def _pictures(content: Content) -> Iterator[Picture]:
+    if content.summaries:
+        bases, values = content.config.bases_of, content.config.values_of
+        moves = "falls" if content.config.direction == "forward" else "rises"
+        yield Picture(
+            "accuracy.png",
+            "Accuracy against alpha",
+            f"Each point is a checkpoint with {bases}'s singular vectors and blended singular "
+            f"values; bars and bands are 95 % intervals clustered by problem. A flat line at "
+            f"{bases}'s level says that the gain sits in the singular vectors; one that {moves} to "
+            f"{values}'s at alpha = 0, that it sits in the singular values. The paired differences "
+            f"in the table below are sharper than these bars.",
+            lambda: _figure(content),
+        )
+
+
+SECTION = Section(10, sentences=_sentences, tables=_tables, pictures=_pictures, numbers=_numbers)

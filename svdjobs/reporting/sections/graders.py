@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
-from svdjobs.reporting.data import Content, Table, percent
+from svdjobs.reporting.data import Content, Section, Table, percent
 
 MOST_DISAGREEMENTS = 20
 _CELL = 32
 
 
-def tables(content: Content, benchmark: str) -> list[Table]:
+def _of_benchmark(content: Content, benchmark: str) -> list[Table]:
     """The counts, and the answers in question if there are any."""
     apart = any(seen.disagreements for seen in content.agreements[benchmark].values())
     found = [agreement_table(content, benchmark)]
@@ -30,10 +31,18 @@ def agreement_table(content: Content, benchmark: str) -> Table:
         "Where they disagree one of them is wrong: that bounds what grading adds to the errors "
         "above. Scores are made from the first alone. `undecided`: math-verify took too long or "
         "broke down.",
-        ["checkpoint", "both", "neither", "svdjobs only", "math-verify only", "undecided",
-         "disagree"],
+        [
+            "checkpoint",
+            "both",
+            "neither",
+            "svdjobs only",
+            "math-verify only",
+            "undecided",
+            "disagree",
+        ],
         rows,
-    )  # fmt: skip
+        benchmark,
+    )
 
 
 def disagreements_table(content: Content, benchmark: str) -> Table:
@@ -51,9 +60,19 @@ def disagreements_table(content: Content, benchmark: str) -> Table:
         f"most frequent first. Every completion is a line of report/disagreements.jsonl.",
         ["gold", "answer", "svdjobs", "math-verify", "completions"],
         rows,
+        benchmark,
     )
 
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _CELL else f"{line[: _CELL - 1]}…"
+
+
+def _tables(content: Content) -> Iterator[Table]:
+    for benchmark in content.summaries:
+        if content.agreements.get(benchmark):
+            yield from _of_benchmark(content, benchmark)
+
+
+SECTION = Section(20, tables=_tables)

@@ -1,0 +1,45 @@
+"""The topics of a report: each module of this package is one, whole, and holds it as `SECTION`.
+
+A new topic is a new module here; nothing else names it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+from svdjobs.reporting.data import Content, Picture, Row, Section, Table
+
+
+@cache
+def sections() -> list[Section]:
+    """All topics, in reading order."""
+    modules = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
+    found: list[Section] = [module.SECTION for module in modules]
+    return sorted(found, key=lambda section: section.place)
+
+
+def sentences(content: Content) -> list[str]:
+    """The answers in sentences, each with its interval."""
+    return [line for section in sections() for line in section.sentences(content)]
+
+
+def tables(content: Content) -> list[Table]:
+    """All tables: those about one benchmark's answers together, then the others."""
+    benchmarks = list(content.summaries)
+    found = [table for section in sections() for table in section.tables(content)]
+    return sorted(
+        found,
+        key=lambda t: benchmarks.index(t.benchmark) if t.benchmark else len(benchmarks),
+    )
+
+
+def pictures(content: Content) -> list[Picture]:
+    """All figures that have something to show."""
+    return [picture for section in sections() for picture in section.pictures(content)]
+
+
+def numbers(content: Content) -> list[Row]:
+    """All numbers."""
+    return [row for section in sections() for row in section.numbers(content)]

@@ -1,0 +1,105 @@
+"""What was blended, and what rounding leaves of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import get_args
+
+from svdjobs.checkpoint.selection import coverage
+from svdjobs.config import StorageDtype, alpha_id
+from svdjobs.records import Interval
+from svdjobs.reporting.data import Content, Row, Section, Table
+from svdjobs.statistics import (
+    LARGEST_CAST_ERROR,
+    cast_error_total,
+    realised_total,
+    spectrum_shift,
+)
+
+
+def _rounding_headline(content: Content, alone: float) -> str:
+    shift = spectrum_shift(next(records for records in content.blends.values() if records))
+    most = " Most of it may be rounding, not training." if alone > shift / 2 else ""
+    return (
+        f"Rounding: over all blended matrices, singular values moved by {shift:.2g} of their norm; "
+        f"storing weights in 16 bits alone is expected to move them by {alone:.2g}.{most}"
+    )
+
+
+def realised_table(content: Content) -> Table:
+    """Realised fraction by alpha and dtype."""
+    dtypes, bases = get_args(StorageDtype), content.config.bases_of
+    rows = []
+    for alpha, records in content.blends.items():
+        fractions, errors = realised_total(records), cast_error_total(records)
+        cells = [
+            "-" if (value := totals[dtype]) is None else f"{value:.{digits}}"
+            for dtype in dtypes
+            for totals, digits in ((fractions, "4f"), (errors, "2g"))
+        ]
+        guarded = sum(record.guarded for record in records)
+        signal = sum(record.signal_norm**2 for record in records) ** 0.5
+        weight = sum(record.weight_norm**2 for record in records) ** 0.5
+        relative = abs(1 - alpha) * signal / weight if weight else 0.0
+        label = f"{alpha:g}" + ("" if 0 <= alpha <= 1 else " (extrapolation)")
+        rows.append([label, f"{relative:.3g}", *cells, str(guarded)])
+    return Table(
+        "realised",
+        "What rounding leaves of the blend",
+        "Size of the blend, ‖(1−alpha)·D‖/‖W‖, and what being rounded to each dtype makes of it: "
+        f"the share of it that survives (0 means that the checkpoint is {bases} again), and "
+        f"`error`, the rounding noise in the difference to {bases} as a share of that. An error of "
+        f"more than {LARGEST_CAST_ERROR} makes a KL divergence from after more than 9 % too large, "
+        f"whatever share survives. This sweep stores {content.config.blend.storage_dtype}. "
+        f"`guarded` directions have no singular value of {bases} to blend and are left alone.",
+        ["alpha", "blend size", *(x for d in dtypes for x in (d, f"error in {d}")), "guarded"],
+        rows,
+    )
+
+
+def coverage_table(content: Content) -> Table:
+    """How many tensors and parameters were blended, and why the others were not."""
+    tensors: Counter[str] = Counter(tensor.skip or "blended" for tensor in content.plan.tensors)
+    parameters = coverage(content.plan.tensors)
+    total = sum(parameters.values()) or 1
+    rows = [
+        [kind, str(tensors[kind]), f"{elements:,}", f"{100 * elements / total:.2f} %"]
+        for kind, elements in sorted(parameters.items(), key=lambda item: -item[1])
+    ]
+    return Table(
+        "coverage",
+        "Coverage",
+        "Tensors that were blended, and the reason for each that was copied from "
+        f"{content.config.bases_of} instead.",
+        ["tensors", "count", "parameters", "share"],
+        rows,
+    )
+
+
+def _numbers(content: Content) -> Iterator[Row]:
+    for alpha, records in content.blends.items():
+        size = abs(1 - alpha) * spectrum_shift(records)
+        yield "-", alpha_id(alpha), "blend_size", Interval(value=size)
+        for dtype, fraction in realised_total(records).items():
+            if fraction is not None:
+                yield "-", alpha_id(alpha), f"realised_in_{dtype}", Interval(value=fraction)
+        for dtype, error in cast_error_total(records).items():
+            if error is not None:
+                yield "-", alpha_id(alpha), f"cast_error_in_{dtype}", Interval(value=error)
+    if (alone := content.rounding_alone()) is not None:
+        yield "-", "-", "spectrum_shift_of_rounding_alone", Interval(value=alone)
+
+
+def _sentences(content: Content) -> Iterator[str]:
+    if (alone := content.rounding_alone()) is not None:
+        yield _rounding_headline(content, alone)
+
+
+def _tables(content: Content) -> Iterator[Table]:
+    if content.blends:
+        yield realised_table(content)
+    yield coverage_table(content)
+
+
+SECTION = Section(40, sentences=_sentences, tables=_tables, numbers=_numbers)

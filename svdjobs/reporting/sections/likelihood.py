@@ -1,0 +1,179 @@
+"""How likely every checkpoint finds after's answers, and how far that is from after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from svdjobs.config import alpha_id
+from svdjobs.escape import label as named
+from svdjobs.records import Interval, Likelihood
+from svdjobs.reporting import drawing
+from svdjobs.reporting.data import Content, Picture, Row, Section, Table
+from svdjobs.statistics import mean_per_token
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def likelihood_table(content: Content, benchmark: str) -> Table:
+    """NLL of after's own answers and divergence from after, per token."""
+    by_id = content.likelihoods[benchmark]
+    after, kl = by_id.get("after"), divergences(content, benchmark)
+    rows = []
+    for checkpoint_id, found in by_id.items():
+        nll = mean_per_token(_by_problem(found, None, lambda own, _: -own))
+        change = "-"
+        if checkpoint_id != "after" and (both := _by_problem(found, after or [], _nll_change)):
+            change = _signed(mean_per_token(both))
+        divergence = plain(kl[checkpoint_id]) if checkpoint_id in kl else "-"
+        rows.append([checkpoint_id, str(len(found)), plain(nll), change, divergence])
+    return Table(
+        f"likelihood-{benchmark}",
+        f"How likely after's answers are, on {benchmark}",
+        "Every checkpoint reads the same answers, drawn by after, instead of drawing its own, so "
+        "nothing here is sampling noise of the checkpoint. NLL in nats per token; `minus after` is "
+        "the difference token by token; KL(after ‖ checkpoint) is estimated without bias from the "
+        "same tokens (only where they were drawn at temperature 1 and top_p 1). 95 % intervals "
+        "clustered by problem. Differences are of the answers that both have read."
+        + _unread(by_id),
+        ["checkpoint", "answers", "NLL", "minus after", "KL"],
+        rows,
+        benchmark,
+    )
+
+
+def _nll_change(own: float, after: float) -> float:
+    return after - own
+
+
+def _unread(by_id: Mapping[str, list[Likelihood]]) -> str:
+    """A sentence where a checkpoint has not read all answers that another has."""
+    counts = {checkpoint_id: len(found) for checkpoint_id, found in by_id.items()}
+    most = max(counts.values(), default=0)
+    short = [f"{i} {most - n}" for i, n in counts.items() if n < most]
+    return f" Answers that are missing: {', '.join(short)}." if short else ""
+
+
+def divergences(content: Content, benchmark: str) -> dict[str, Interval]:
+    """KL(after ‖ checkpoint) per token by checkpoint id, in nats.
+
+    Empty unless the answers were drawn from after's own distribution, temperature 1 and top_p 1.
+    """
+    by_id, sampler = content.likelihoods.get(benchmark, {}), content.config.evaluate
+    after = by_id.get("after")
+    if after is None or sampler is None or (sampler.temperature, sampler.top_p) != (1, 1):
+        return {}
+    return {
+        checkpoint_id: mean_per_token(terms)
+        for checkpoint_id, found in by_id.items()
+        if checkpoint_id != "after" and (terms := _by_problem(found, after, _divergence))
+    }
+
+
+def _divergence(own: float, after: float) -> float:
+    """One token's share of KL(after ‖ own) where the token was drawn from after: e^d − 1 − d with
+    d = log p_own − log p_after.
+
+    Its mean is the divergence, each term is at least 0, and it varies far less than −d (Schulman
+    2020, "Approximating KL Divergence", estimator k3).
+    """
+    d = own - after
+    return math.expm1(d) - d
+
+
+def _by_problem(
+    found: list[Likelihood],
+    reference: list[Likelihood] | None,
+    term: Callable[[float, float], float],
+) -> list[list[float]]:
+    """A term per token, the traces of one problem joined."""
+    others = found if reference is None else reference
+    known = {(r.idx, r.sample_index): r.log_probabilities for r in others}
+    terms: dict[int, list[float]] = {}
+    for row in found:
+        # An answer that one of the two has not read is none of their comparison.
+        if (other := known.get((row.idx, row.sample_index))) is None:
+            continue
+        pairs = zip(row.log_probabilities, other, strict=True)
+        terms.setdefault(row.idx, []).extend(term(own, ref) for own, ref in pairs)
+    return [terms[idx] for idx in sorted(terms)]
+
+
+def plain(interval: Interval) -> str:
+    """`0.123 [0.12, 0.13]`: a number with its interval."""
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.3g}"
+    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+
+
+def _signed(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return "0 (to the bit)" if interval.value == 0 else f"{interval.value:+.2e}"
+    return f"{interval.value:+.2e} [{interval.low:+.2e}, {interval.high:+.2e}]"
+
+
+def _figure(content: Content) -> Figure:
+    """KL(after ‖ blend) per token against alpha, one panel per benchmark, before as a baseline."""
+    found = {b: kl for b in content.likelihoods if (kl := divergences(content, b))}
+    figure, grid = drawing.new(len(found), width=max(6.5, 5.2 * len(found)), height=4.2)
+    for axes, (benchmark, by_id) in zip(grid[0], found.items(), strict=True):
+        # Where alpha = 1 is after itself: 0 has no place on a log scale.
+        alphas = [
+            a
+            for a in content.config.alphas
+            if alpha_id(a) in by_id and not (a == 1 and content.config.bases_of == "after")
+        ]
+        points = [by_id[alpha_id(alpha)] for alpha in alphas]
+        axes.errorbar(
+            alphas,
+            drawing.positive([p.value for p in points]),
+            yerr=drawing.distances(points),
+            color=drawing.COLOURS[0],
+            marker="o",
+            capsize=3,
+            linewidth=1.5,
+            label="blend at alpha",
+        )
+        if "before" in by_id:
+            axes.axhline(
+                by_id["before"].value, color=drawing.COLOURS[1], linestyle="--", label="before"
+            )
+        drawing.span(axes, alphas)
+        axes.set(
+            title=named(benchmark),
+            yscale="log",
+            ylabel="KL(after ‖ checkpoint), nats per token",
+            xlabel=drawing.alpha_axis(content),
+        )
+        axes.legend(loc="best")
+    return figure
+
+
+def _tables(content: Content) -> Iterator[Table]:
+    for benchmark in content.summaries:
+        if content.likelihoods.get(benchmark):
+            yield likelihood_table(content, benchmark)
+
+
+def _pictures(content: Content) -> Iterator[Picture]:
+    if any(divergences(content, benchmark) for benchmark in content.likelihoods):
+        yield Picture(
+            "divergence.png",
+            "Divergence from after against alpha",
+            "How far each checkpoint's next-token distribution is from after's, on answers that "
+            "after gave: no sampling noise of the checkpoint, so it sees effects far too small to "
+            "move an accuracy. The dashed line is before: what the whole of RL amounts to by the "
+            "same measure.",
+            lambda: _figure(content),
+        )
+
+
+def _numbers(content: Content) -> Iterator[Row]:
+    for benchmark in content.likelihoods:
+        for checkpoint_id, kl in divergences(content, benchmark).items():
+            yield benchmark, checkpoint_id, "kl_from_after", kl
+
+
+SECTION = Section(30, tables=_tables, pictures=_pictures, numbers=_numbers)

@@ -1,0 +1,279 @@
+"""How the singular bases turned, and the singular values moved, beside random updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from svdjobs.escape import label as named
+from svdjobs.records import RotationRow
+from svdjobs.reporting import drawing
+from svdjobs.reporting.data import Content, Picture, Section, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_SIDES = {"u": "left", "vh": "right"}
+
+
+def _rotation_headline(rows: list[RotationRow]) -> str:
+    shift = _median([row.metrics.get("nss") for row in rows])
+    null = _median([row.null.get("nss") or row.null.get("nss_formula") for row in rows])
+    share = _median([row.metrics.get("touchable_share") for row in rows])
+    if shift is None or null is None or share is None:
+        return "Spectra: no update to measure."
+    return (
+        f"Spectra: the median matrix moved its singular values by {shift:.2g} of their norm (a "
+        f"random update of the same size: {null:.2g}), and {100 * share:.2g} % of its update lies "
+        f"along directions a singular-value blend can touch."
+    )
+
+
+def _turn_headline(rows: list[RotationRow]) -> list[str]:
+    """How far the bases turned, beside random updates of the same size."""
+    found = []
+    for side in ("u", "vh"):
+        key = f"angle_rms_{side}"
+        turned = _median([row.metrics.get(key) for row in rows])
+        null = _median([row.null.get(key) for row in rows])
+        if turned is not None and null is not None:
+            found.append(f"{turned:.2g} rad on the {_SIDES[side]} ({null:.2g})")
+    if not found:
+        return []
+    return [
+        f"Rotation: the leading singular bases of the median matrix turned by "
+        f"{' and '.join(found)}; in brackets what random updates of the same size turn them by."
+    ]
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def rotation_table(content: Content) -> Table:
+    """Rotation metrics by module family: medians over layers."""
+    families: dict[str, list[RotationRow]] = {}
+    for row in content.rotations:
+        families.setdefault(row.family, []).append(row)
+    rows = []
+    for family, members in families.items():
+
+        def median(key: str, null: bool = False, members: list[RotationRow] = members) -> str:
+            source = [(m.null if null else m.metrics).get(key) for m in members]
+            value = _median(source)
+            return "-" if value is None else f"{value:.2g}"
+
+        m, n = members[0].shape
+        rows.append(
+            [
+                family,
+                f"{m}×{n}",
+                median("update_norm"),
+                f"{median('nss')} ({median('nss', True)})",
+                f"{median('touchable_share')} ({median('touchable_share', True)})",
+                f"{median('angle_rms_u')} ({median('angle_rms_u', True)})",
+                f"{median('angle_rms_vh')} ({median('angle_rms_vh', True)})",
+            ]
+        )
+    return Table(
+        "rotations",
+        "Rotation of the singular bases, base → rl2",
+        "Medians over layers; in brackets the same for random updates of the same norm. "
+        "`update` is ‖ΔW‖/‖W‖; NSS is ‖Δs‖/‖s‖; φ is the share of ‖ΔW‖² a singular-value blend can "
+        "touch; angles are root-mean-square principal angles of the leading subspaces, in radians.",
+        ["module", "shape", "update", "NSS", "φ", "angle u", "angle vh"],
+        rows,
+    )
+
+
+def _mse_figure(content: Content) -> Figure:
+    """MSE(R4, R3) by layer: U and Vh panels, full and top-k rows, one curve per module family."""
+    figure, grid = drawing.new(2, 2, width=11, height=7.5)
+    titles = {"u": "U", "vh": "Vh"}
+    for row, (key, form) in enumerate((("mse", "all directions"), ("mse_top", "leading k"))):
+        for column, side in enumerate(("u", "vh")):
+            axes = grid[row][column]
+            trivial = _mse_panel(axes, content.rotations, f"{key}_{side}", side, full=row == 0)
+            axes.set(
+                title=f"{titles[side]}, {form}",
+                xlabel="layer",
+                ylabel="MSE(R1·R2, R3)",
+                yscale="log",
+            )
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            if trivial:
+                axes.set_title(f"{titles[side]}, {form}\n", fontsize=12)
+                axes.text(
+                    0.5,
+                    1.02,
+                    f"not drawn, R1·R2 = R3 by algebra: {named(_shorter(trivial))}",
+                    transform=axes.transAxes,
+                    fontsize=7.5,
+                    color="#666666",
+                    ha="center",
+                    va="bottom",
+                )
+    handles = _legend_handles(content.rotations)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)))
+    return figure
+
+
+def _shorter(families: Sequence[str]) -> str:
+    """`self_attn.q_proj`, `self_attn.k_proj` as `q, k`: a line of modules in little room."""
+    return ", ".join(family.rpartition(".")[2].removesuffix("_proj") for family in families)
+
+
+def _mse_panel(
+    axes: Axes, rows: Sequence[RotationRow], key: str, side: str, *, full: bool
+) -> list[str]:
+    """Draw one panel; returns the families whose curve is identically zero there."""
+    trivial = []
+    for colour, marker, family, members in _families(rows):
+        if full and members[0].trivial_side in (side, "both"):
+            trivial.append(family)
+            continue
+        layers = [member.layer or 0 for member in members]
+        axes.plot(
+            layers,
+            drawing.positive([m.metrics.get(key) for m in members]),
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linewidth=1.4,
+        )
+        axes.plot(
+            layers,
+            drawing.positive([m.null.get(key) for m in members]),
+            color=colour,
+            linestyle="--",
+            linewidth=1.0,
+        )
+        if full:
+            haar = [member.null.get("haar_mse") for member in members]
+            axes.plot(layers, drawing.positive(haar), color=colour, linestyle=":", linewidth=1.0)
+    return trivial
+
+
+def _legend_handles(rows: Sequence[RotationRow]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=colour, marker=marker, markersize=4, label=named(family))
+        for colour, marker, family, _ in _families(rows)
+    ]
+    return [
+        *handles,
+        Line2D([], [], color="#444444", linestyle="--", label="random updates of the same norm"),
+        Line2D([], [], color="#444444", linestyle=":", label="unrelated bases (Haar)"),
+    ]
+
+
+def _families(rows: Sequence[RotationRow]) -> list[tuple[str, str, str, list[RotationRow]]]:
+    """(colour, marker, family, its rows by layer); small multiples stay readable up to eight."""
+    families: dict[str, list[RotationRow]] = {}
+    for row in rows:
+        families.setdefault(row.family, []).append(row)
+    return [
+        (
+            drawing.COLOURS[i % len(drawing.COLOURS)],
+            drawing.MARKERS[i % len(drawing.MARKERS)],
+            family,
+            sorted(members, key=lambda row: row.layer or 0),
+        )
+        for i, (family, members) in enumerate(families.items())
+    ]
+
+
+def _spectrum_figure(content: Content) -> Figure:
+    """Left: relative change of each singular value. Right: spectral shift by layer, with null."""
+    figure, grid = drawing.new(2, width=11, height=5.0)
+    left, right = grid[0]
+    for i, (name, (before, after)) in enumerate(content.spectra.items()):
+        share = [(j + 0.5) / len(after) for j in range(len(after))]
+        change = [
+            abs(b - a) / a if a > 0 else float("nan") for b, a in zip(before, after, strict=True)
+        ]
+        left.plot(
+            share,
+            drawing.positive(change),
+            color=drawing.COLOURS[i % len(drawing.COLOURS)],
+            linewidth=1,
+            label=named(name),
+        )
+    left.set(
+        title="Change of each singular value",
+        xlabel="index / min(m, n), largest first",
+        ylabel="|s_before − s_after| / s_after",
+        yscale="log",
+    )
+    if content.spectra and not content.rotations:
+        left.legend(fontsize=7.5)
+    for colour, marker, family, members in _families(content.rotations):
+        layers = [member.layer or 0 for member in members]
+        right.plot(
+            layers,
+            drawing.positive([m.metrics.get("nss") for m in members]),
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linewidth=1.4,
+            label=named(family),
+        )
+        right.plot(
+            layers,
+            drawing.positive([m.null.get("nss_formula") for m in members]),
+            color=colour,
+            linestyle="--",
+            linewidth=1.0,
+        )
+    right.set(
+        title="Spectral shift by layer (dashed: random update)",
+        xlabel="layer",
+        ylabel="NSS = ‖Δs‖ / ‖s_base‖",
+        yscale="log",
+    )
+    right.xaxis.get_major_locator().set_params(integer=True)
+    if content.rotations:
+        handles = right.get_legend_handles_labels()[0]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    return figure
+
+
+def _sentences(content: Content) -> list[str]:
+    if not content.rotations:
+        return []
+    return [_rotation_headline(content.rotations), *_turn_headline(content.rotations)]
+
+
+def _tables(content: Content) -> Iterator[Table]:
+    if content.rotations:
+        yield rotation_table(content)
+
+
+def _pictures(content: Content) -> Iterator[Picture]:
+    if content.rotations:
+        yield Picture(
+            "rotation_mse_curves.png",
+            "Does the rotation compose? MSE(R1·R2, R3) by layer",
+            "R1, R2, R3 are the overlaps of the singular bases base→rl1, rl1→rl2 and base→rl2. "
+            "Solid: measured. Dashed: the same matrices moved by random updates of the same norm. "
+            "Dotted: unrelated bases. Solid far under dotted: the bases barely turned. Solid near "
+            "dashed: they turned no more than noise of that size would turn them.",
+            lambda: _mse_figure(content),
+        )
+    if content.spectra or content.rotations:
+        yield Picture(
+            "spectrum.png",
+            "What happened to the singular values",
+            "Left: how far each singular value moved, relative to itself. Right: the whole "
+            "spectrum's shift per matrix. Solid under dashed: the update avoids the singular "
+            "values, it moves them less than a random update of the same norm would.",
+            lambda: _spectrum_figure(content),
+        )
+
+
+SECTION = Section(50, sentences=_sentences, tables=_tables, pictures=_pictures)
