@@ -51,7 +51,7 @@ def differences(
     return found + [
         f"{where} was graded by another version of svdjobs' grader"
         for where, made in sides
-        if not grades.made_by_this_version(made.grades)
+        if not grades.made_by_this_grader(made.grades)
     ]
 
 

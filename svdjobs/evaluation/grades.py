@@ -1,7 +1,7 @@
 """Grades of finished completions, and the summary of them: an output of its own.
 
-Completions cost days of GPUs and grades seconds, so grades have a version of their own: what
-changes it lets no completion be drawn again.
+Completions cost days of GPUs and grades seconds, so grades have versions of their own, one of the
+grader and one of the summary: what changes them lets no completion be drawn again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from svdjobs.errors import BenchmarkError
+from svdjobs.evaluation import summary as summaries
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.generation import COMPLETIONS, ENGINE, PROMPTS, completions_in
 from svdjobs.evaluation.grading.pool import GradingPool
@@ -22,7 +23,6 @@ from svdjobs.runs.outputs import (
     OutputKey,
     begin,
     content_print,
-    made_by,
     read_finished,
     readable_manifest,
 )
@@ -30,7 +30,8 @@ from svdjobs.storage.objects import record_in, write_lines
 from svdjobs.storage.store import Store
 
 STAGE = "grade"
-VERSION = "1"
+GRADER = "1"
+"""Changes when a verdict may: answers of two graders are not compared."""
 GRADES = "grades.jsonl"
 SUMMARY = "summary.json"
 # An answer that equals no gold as text, number or choice, so that both have to be read.
@@ -72,18 +73,18 @@ def find(store: Store, checkpoint_id: str, benchmark: str) -> Evaluation | None:
     return None
 
 
-def made_by_this_version(grades: Manifest) -> bool:
-    """Whether this version's grader made grades; its first kept them with the completions."""
-    return made_by(grades, VERSION) if grades.stage == STAGE else VERSION == "1"
+def made_by_this_grader(grades: Manifest) -> bool:
+    """Whether this version of the grader made grades; its first kept them with the completions."""
+    return bool(grades.config.get("grader", "1") == GRADER)
 
 
-def key_of(completions: Manifest, version: str) -> OutputKey:
+def key_of(completions: Manifest) -> OutputKey:
     """What makes grades these: the completions, whatever drew them, and the grader."""
     inputs = {
         "completions": content_print(completions),
         "benchmark": completions.inputs["benchmark"],
     }
-    return OutputKey(STAGE, version, {}, inputs)
+    return OutputKey(STAGE, summaries.VERSION, {"grader": GRADER}, inputs)
 
 
 def make(
@@ -110,7 +111,7 @@ def make(
             f"golds have changed. Evaluate again, or put it back."
         )
     prefix = layout.grades_prefix(checkpoint_id, benchmark.name)
-    output = begin(store, prefix, key_of(completions, VERSION), force=force)
+    output = begin(store, prefix, key_of(completions), force=force)
     if output.finished:
         return output.finished
     place = layout.results_prefix(checkpoint_id, benchmark.name)

@@ -11,6 +11,9 @@ from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.records import Completion, Grade, Interval, Outcome, Summary
 from svdjobs.statistics import avg_at_n, maj_at_k, pass_at_k
 
+# Changes when a summary says more, or otherwise.
+VERSION = "1"
+
 
 def summarise(
     checkpoint_id: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def answer(
     *,
     benchmark: str | None = None,
     version: str = VERSION,
-    grader: str = grades_of.VERSION,
+    grader: str = grades_of.GRADER,
     prompts: str = "asked",
     weights: str | None = None,
     **settings: Any,
@@ -72,7 +73,7 @@ def answer(
         output = begin(
             store,
             layout.grades_prefix(checkpoint_id, section.name),
-            grades_of.key_of(drawn.commit(), grader),
+            replace(grades_of.key_of(drawn.commit()), config={"grader": grader}),
         )
         output.write_json("summary.json", summary.model_dump(mode="json"))
         output.commit()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from svdjobs.config import SweepConfig
-from svdjobs.evaluation import engine_holder, grades
+from svdjobs.evaluation import engine_holder, grades, summary
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import MANIFEST
 from svdjobs.stages import evaluate, grade, report
@@ -69,17 +70,20 @@ def test_an_older_run_is_graded_again_and_nothing_of_it_drawn(
         assert found.prefix == f"grades/{place}"
 
 
-def test_a_newer_grader_draws_nothing(swept: SweepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", [(grades, "GRADER"), (summary, "VERSION")])
+def test_a_newer_grader_or_summary_draws_nothing(
+    changed: tuple[ModuleType, str], swept: SweepConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, root = LocalStore(swept.store_url), Path(swept.store_url)
     results, old = files_in(root / "results"), files_in(root / "grades")
-    monkeypatch.setattr(grades, "VERSION", "another")
+    monkeypatch.setattr(*changed, "another")
     monkeypatch.setattr(
         engine_holder.Engines, "holding", lambda *_: pytest.fail("an engine was started")
     )
     evaluate.run(swept, store)
     assert files_in(root / "results") == results
     new = files_in(root / "grades")
-    changed = {name for name in old if new[name] != old[name]}
-    assert {Path(name).name for name in changed} == {MANIFEST}
+    others = {name for name in old if new[name] != old[name]}
+    assert {Path(name).name for name in others} == {MANIFEST}
     assert len(grade.run(swept, store)) == len(layout.evaluated_ids(swept))
     assert files_in(root / "grades") == new

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from svdjobs.config import BenchmarkConfig, SweepConfig
 from svdjobs.evaluation import second_grades
 from svdjobs.evaluation.benchmarks.load import load_benchmark
-from svdjobs.evaluation.grades import VERSION, key_of
+from svdjobs.evaluation.grades import key_of
 from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.evaluation.grading.second_grader import second_opinion
 from svdjobs.records import Completion, Outcome
@@ -86,7 +86,7 @@ def test_disagreements_are_counted_and_listed(tmp_path: Path) -> None:
         drawn = begin(store, layout.results_prefix("after", "b"), key)
         write(drawn, "completions.jsonl", completions)
         manifest = drawn.commit()
-        graded = begin(store, layout.grades_prefix("after", "b"), key_of(manifest, VERSION))
+        graded = begin(store, layout.grades_prefix("after", "b"), key_of(manifest))
         write(graded, "grades.jsonl", grades)
         graded.commit()
         made = second_grades.make(store, benchmark, "after", manifest, lambda: pool)
