@@ -20,6 +20,8 @@ class Swept(NamedTuple):
 
     space: Namespace
     workflow: Document
+    pods: list[Document]
+    """Those still there at its end; a while later the cluster has removed all."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,8 @@ def swept(image: str, make_namespace: Callable[..., Namespace]) -> Swept:
     given = {"config": SWEEP, "store": space.url(), "image": image, "evaluate-image": image}
     options = [word for key, value in given.items() for word in ("-p", f"{key}={value}")]
     name = space.argo("submit", str(WORKFLOW), "-o", "name", *options).split()[-1]
-    return Swept(space, space.wait(name))
+    workflow = space.wait(name)
+    return Swept(space, workflow, space.objects("pods", "app.kubernetes.io/name=svdjobs"))
 
 
 def test_every_node_succeeded(swept: Swept) -> None:
@@ -53,10 +56,9 @@ def test_it_comes_to_the_bytes_of_a_sweep_on_one_machine(
 
 
 def test_pods_are_nobody_and_their_roots_are_read_only(swept: Swept) -> None:
-    """Of the pods that are still there, all passed the restricted level to get in."""
-    pods = swept.space.objects("pods", "app.kubernetes.io/name=svdjobs")
-    assert pods
-    for pod in pods:
+    """All passed the restricted level to get in."""
+    assert swept.pods
+    for pod in swept.pods:
         spec = pod["spec"]
         assert spec["securityContext"]["runAsUser"] == 10001
         assert spec["securityContext"]["runAsNonRoot"] is True
