@@ -51,18 +51,11 @@ class OutputKey:
     """Changes when a stage's code changes what it writes."""
     config: Mapping[str, Any]
     inputs: Mapping[str, str]
-    recorded: str = ""
-    """The fingerprint, where a manifest says it and not the version that it is of."""
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> OutputKey:
-        """That of a finished output, whatever version of the code made it."""
-        return cls(manifest.stage, "", manifest.config, manifest.inputs, manifest.fingerprint)
 
     @property
     def fingerprint(self) -> str:
         """Of all of it."""
-        return self.recorded or fingerprint(
+        return fingerprint(
             {
                 "stage": self.stage,
                 "version": self.version,

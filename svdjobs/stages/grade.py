@@ -3,7 +3,7 @@ stage follows a newer grader, and draws nothing whatever else has changed since.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 from svdjobs.config import SweepConfig
 from svdjobs.errors import IncompleteError
@@ -29,7 +29,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> list[Manif
     with GradingPool(config.evaluate.grade_timeout_seconds) as pool:
         for section in config.evaluate.benchmarks:
             benchmark = load_benchmark(section)
-            gold_errors = cache(lambda: grades.unreadable_golds(pool, benchmark))  # noqa: B023
+            gold_errors = cache(partial(grades.unreadable_golds, pool, benchmark))
             for checkpoint_id in layout.evaluated_ids(config):
                 completions = find_manifest(
                     store, layout.results_prefix(checkpoint_id, section.name)

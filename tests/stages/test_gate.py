@@ -20,8 +20,8 @@ from svdjobs.runs.outputs import MANIFEST
 from svdjobs.stages import gate
 from svdjobs.statistics import holm
 from svdjobs.storage.local import LocalStore
+from tests.evaluation.older_runs import made_older
 from tests.evaluation.planted_answers import answer, noted
-from tests.evaluation.test_older_runs import made_older
 
 PROBLEMS = 40
 GOOD = [[True, True]] * 30 + [[True, False]] * 10
