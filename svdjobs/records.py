@@ -56,6 +56,10 @@ class Manifest(Record):
     provenance: dict[str, str]
     """Library versions and the git commit that wrote this."""
 
+    def file(self, name: str) -> FileRecord | None:
+        """The record of one of its files, None where it lists none of that name."""
+        return next((file for file in self.files if file.key == name), None)
+
 
 SkipReason = Literal[
     "missing_in_before",

@@ -68,7 +68,7 @@ def find(store: Store, checkpoint_id: str, benchmark: str) -> Evaluation | None:
     grades = readable_manifest(store, prefix)
     if grades is not None and grades.inputs["completions"] == content_print(completions):
         return Evaluation(completions, grades, prefix)
-    if any(file.key == SUMMARY for file in completions.files):
+    if completions.file(SUMMARY):
         return Evaluation(completions, completions, place)
     return None
 
@@ -142,7 +142,7 @@ def make(
 
 def _prompts_sha256(store: Store, place: str, completions: Manifest) -> str:
     """What the prompts were; evaluations that hold their grades say it in the summary."""
-    name = PROMPTS if any(file.key == PROMPTS for file in completions.files) else SUMMARY
+    name = PROMPTS if completions.file(PROMPTS) else SUMMARY
     document = json.loads(read_finished(store, place, name, completions))
     return str(document["prompts_sha256"])
 

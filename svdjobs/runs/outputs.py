@@ -263,9 +263,8 @@ def read_finished(store: Store, prefix: str, name: str, manifest: Manifest | Non
         StorageError: the file is not listed, or not what is listed; both digests are named.
     """
     (manifest,) = [manifest] if manifest else require(store, [prefix], stage=f"reading {name}")
-    for record in manifest.files:
-        if record.key == name:
-            return bytes(read_checked(store, f"{prefix}/{name}", record))
+    if record := manifest.file(name):
+        return bytes(read_checked(store, f"{prefix}/{name}", record))
     raise DamagedError(
         f"{store.url}/{prefix}/{MANIFEST} lists no {name}. Delete it and run {manifest.stage} "
         f"again."
