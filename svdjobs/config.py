@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from svdjobs.benchmarks import complete
+from svdjobs.errors import ConfigError
 from svdjobs.settings import Settings, read_as
 
 StorageDtype = Literal["float32", "bfloat16", "float16"]
@@ -315,6 +316,27 @@ class SweepConfig(Settings):
                 "store of an earlier run"
             )
         return self
+
+    @property
+    def evaluation(self) -> EvaluateConfig:
+        """The `evaluate` section.
+
+        Raises:
+            ConfigError: the config has none.
+        """
+        if self.evaluate is None:
+            raise ConfigError("this config has no `evaluate` section.")
+        return self.evaluate
+
+    @property
+    def benchmarks(self) -> tuple[BenchmarkConfig, ...]:
+        """The benchmarks of the evaluation; none without one."""
+        return self.evaluate.benchmarks if self.evaluate else ()
+
+    @property
+    def before_has_own_tokenizer(self) -> bool:
+        """Whether `before` is asked with its own tokenizer, all others with another."""
+        return self.evaluate is not None and self.evaluate.tokenizer_of_before == "own"
 
     @property
     def store_url(self) -> str:

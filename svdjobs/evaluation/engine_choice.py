@@ -7,13 +7,12 @@ from typing import Any
 
 from svdjobs.checkpoint.card import BLEND_META
 from svdjobs.checkpoint.reader import Checkpoint
-from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import EvaluateConfig, SweepConfig, alpha_id
+from svdjobs.config import EvaluateConfig, alpha_id
 from svdjobs.errors import ConfigError
 from svdjobs.evaluation.engines.device import refuse_idle_gpus, vllm_uses_gpus
 from svdjobs.progress import say
 from svdjobs.records import BlendRecord
-from svdjobs.runs import layout
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
 from svdjobs.storage.objects import try_read_json
 from svdjobs.storage.store import Store
@@ -29,7 +28,9 @@ NAMES_AND_DTYPES = {
 CPU_HEAD_DIMENSION = 32
 
 
-def settle(config: SweepConfig, store: Store, *, alone: str | None = None) -> EvaluateConfig:
+def settle(
+    checkpoints: RunCheckpoints, store: Store, *, alone: str | None = None
+) -> EvaluateConfig:
     """The `evaluate` section with `auto` replaced by what it comes to, one for all checkpoints.
 
     Whoever evaluates one checkpoint `alone` does not see the other blends, and takes float32.
@@ -37,12 +38,11 @@ def settle(config: SweepConfig, store: Store, *, alone: str | None = None) -> Ev
     Raises:
         ConfigError: a 16-bit dtype was asked for that rounds the blends away.
     """
-    assert config.evaluate is not None
-    after = open_checkpoint(config.after, allow_pickle=config.allow_pickle)
-    return config.evaluate.model_copy(
+    evaluate = checkpoints.config.evaluation
+    return evaluate.model_copy(
         update={
-            "engine": choose_engine(config.evaluate, after),
-            "dtype": _choose_dtype(config, store, after, alone),
+            "engine": choose_engine(evaluate, checkpoints.after),
+            "dtype": _choose_dtype(checkpoints, store, alone),
         }
     )
 
@@ -78,15 +78,15 @@ def head_dimension(config: dict[str, Any]) -> int:
     return int(text.get("head_dim") or (text.get("hidden_size", 0) // heads if heads else 0))
 
 
-def _choose_dtype(config: SweepConfig, store: Store, after: Checkpoint, alone: str | None) -> str:
+def _choose_dtype(checkpoints: RunCheckpoints, store: Store, alone: str | None) -> str:
     """float32 unless rounding is small beside the blends."""
-    assert config.evaluate is not None
-    asked = config.evaluate.dtype
+    config, after = checkpoints.config, checkpoints.after
+    asked = config.evaluation.dtype
     own = str(after.config.get("dtype") or after.config.get("torch_dtype") or "float32")
     wanted = own if asked == "auto" else asked
     if wanted not in ("bfloat16", "float16") or (alone and asked == "auto"):
         return "float32"
-    error = _cast_error(config, store, wanted, alone)
+    error = _cast_error(checkpoints, store, wanted, alone)
     if error is None or error <= LARGEST_CAST_ERROR:
         return wanted
     noise = (
@@ -96,7 +96,7 @@ def _choose_dtype(config: SweepConfig, store: Store, after: Checkpoint, alone: s
     if asked == "auto":
         say(f"evaluate.dtype auto: float32, since {noise}")
         return "float32"
-    if not config.evaluate.allow_lossy_dtype:
+    if not config.evaluation.allow_lossy_dtype:
         raise ConfigError(
             f"evaluate.dtype {asked}: {noise} (at most {LARGEST_CAST_ERROR} is allowed), so "
             f"differences between alphas would be those of rounding. Use float32, or set "
@@ -106,17 +106,18 @@ def _choose_dtype(config: SweepConfig, store: Store, after: Checkpoint, alone: s
     return asked
 
 
-def _cast_error(config: SweepConfig, store: Store, dtype: str, alone: str | None) -> float | None:
+def _cast_error(
+    checkpoints: RunCheckpoints, store: Store, dtype: str, alone: str | None
+) -> float | None:
     """Largest error of the difference that blending makes over the alphas (or of that evaluated
     `alone`), and of what is blended if that is a blend of ours itself; None where nothing is."""
     errors = []
-    source = layout.source(config, config.bases_of)
-    bases = open_checkpoint(source, allow_pickle=config.allow_pickle)
-    meta = try_read_json(bases.store, BLEND_META)  # scripts that only share the name write less
+    # Scripts whose metadata only shares this name write less into it.
+    meta = try_read_json(checkpoints.bases.store, BLEND_META)
     known = meta.get("cast_error") if isinstance(meta, dict) else None
     if isinstance(known, dict) and known.get(dtype) is not None:
         errors.append(known[dtype])
-    for alpha in config.alphas:
+    for alpha in checkpoints.config.alphas:
         if alone and alpha_id(alpha) != alone:
             continue
         records: list[BlendRecord] = shard_records(store, alpha)

@@ -7,13 +7,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import EvaluateConfig, SweepConfig
+from svdjobs.config import EvaluateConfig
 from svdjobs.errors import EvaluationError
 from svdjobs.evaluation.engine_choice import NAMES_AND_DTYPES
 from svdjobs.evaluation.engine_weights import is_written, weights_of
 from svdjobs.evaluation.engines.protocol import Engine, Weights
 from svdjobs.progress import say
 from svdjobs.runs import layout
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.storage.store import Store
 
 
@@ -23,14 +24,15 @@ class Engines:
 
     def __init__(
         self,
-        config: SweepConfig,
+        checkpoints: RunCheckpoints,
         evaluate: EvaluateConfig,
         store: Store,
         tokenizer_of: Callable[[str], Any],
         longest_prompt: int,
         alone: str | None = None,
     ) -> None:
-        self._config = config
+        self._checkpoints = checkpoints
+        self._config = checkpoints.config
         self._evaluate = evaluate
         self._store = store
         self._tokenizer_of = tokenizer_of
@@ -67,7 +69,7 @@ class Engines:
         return self._engine
 
     def _weights(self, checkpoint_id: str, *, whole: bool) -> Weights:
-        return weights_of(self._config, self._store, checkpoint_id, self._disk, whole=whole)
+        return weights_of(self._checkpoints, self._store, checkpoint_id, self._disk, whole=whole)
 
     def _alike(self, checkpoint_id: str) -> bool:
         """Whether the checkpoint's weights mean the same under after's config.
@@ -80,12 +82,9 @@ class Engines:
         if self._evaluate.tokenizer_of_before == "own":
             say("before has a tokenizer of its own: it gets an engine of its own")
             return False
-        both = [
-            open_checkpoint(source, allow_pickle=self._config.allow_pickle).config
-            for source in (self._config.before, self._config.after)
-        ]
-        keys = sorted({*both[0], *both[1]} - NAMES_AND_DTYPES)
-        differ = [key for key in keys if both[0].get(key) != both[1].get(key)]
+        before, after = self._checkpoints.before.config, self._checkpoints.after.config
+        keys = sorted({*before, *after} - NAMES_AND_DTYPES)
+        differ = [key for key in keys if before.get(key) != after.get(key)]
         if differ:
             say(
                 f"before differs from after in {', '.join(differ)}: {checkpoint_id} gets an engine "

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from svdjobs.checkpoint.documents import COMPANIONS
 from svdjobs.checkpoint.on_disk import on_disk
 from svdjobs.checkpoint.reader import Checkpoint
-from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
+from svdjobs.config import REPEAT_ID, alpha_id
 from svdjobs.errors import IncompleteError
 from svdjobs.evaluation.engines.protocol import Weights
 from svdjobs.runs import layout
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import find_manifest, require
 from svdjobs.storage.as_files import local_folder
 from svdjobs.storage.store import Store
@@ -36,7 +36,7 @@ def is_written(store: Store, checkpoint_id: str) -> bool:
 
 
 def weights_of(
-    config: SweepConfig, store: Store, checkpoint_id: str, disk: ExitStack, *, whole: bool
+    checkpoints: RunCheckpoints, store: Store, checkpoint_id: str, disk: ExitStack, *, whole: bool
 ) -> Weights:
     """A checkpoint of the run: before and after as they lie, an alpha from its written folder to
     start with, and computed from after and D to be put into a running engine.
@@ -47,15 +47,17 @@ def weights_of(
     Raises:
         IncompleteError: no such checkpoint in this run.
     """
+    config = checkpoints.config
     sources = {"before": config.before, "after": config.after, REPEAT_ID: config.after}
     if checkpoint_id in sources:
-        checkpoint = open_checkpoint(sources[checkpoint_id], allow_pickle=config.allow_pickle)
+        checkpoint = checkpoints.open(sources[checkpoint_id])
         folder = disk.enter_context(on_disk(checkpoint, weights=whole))
         return Weights(checkpoint.label, str(folder), partial(_read, checkpoint))
     for alpha in config.alphas:
         if alpha_id(alpha) == checkpoint_id:
             folder = disk.enter_context(_alpha_on_disk(store, alpha, whole=whole))
-            return Weights(checkpoint_id, str(folder), partial(_computed, config, store, alpha))
+            tensors = partial(_computed, checkpoints, store, alpha)
+            return Weights(checkpoint_id, str(folder), tensors)
     raise IncompleteError(
         f"no checkpoint {checkpoint_id!r} in this run; it has "
         f"{', '.join(layout.evaluated_ids(config))}."
@@ -63,9 +65,10 @@ def weights_of(
 
 
 def _computed(
-    config: SweepConfig, store: Store, alpha: float
+    checkpoints: RunCheckpoints, store: Store, alpha: float
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    return tensors_at(config, open_sources(config, store, stage=STAGE), alpha)
+    sources = open_sources(checkpoints, store, stage=STAGE)
+    return tensors_at(checkpoints.config, sources, alpha)
 
 
 def _read(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:

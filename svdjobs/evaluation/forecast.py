@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from svdjobs.checkpoint.on_disk import on_disk
+from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import embedding_rows
-from svdjobs.checkpoint.sources import open_headers
-from svdjobs.config import EvaluateConfig, SweepConfig
+from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError
 from svdjobs.evaluation import session
 from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
 from svdjobs.evaluation.engines.stop_tokens import stop_tokens
 from svdjobs.evaluation.tokenizers import differences, misread, unshared
 from svdjobs.runs import layout
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import find_manifest
 from svdjobs.storage.store import Store
 
@@ -34,17 +35,17 @@ def foresee(config: SweepConfig, store: Store) -> list[str]:
     """
     lines = [_alphas(config)]
     if config.evaluate is not None and not _answered(config, store):
-        benchmarks = [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
-        asked = session.ask(config, "after", benchmarks)
-        lines += _tokenizers(config, asked)
-        lines += _questions(config, config.evaluate, benchmarks, asked)
+        checkpoints = RunCheckpoints(config)
+        benchmarks = [load_benchmark(benchmark) for benchmark in config.benchmarks]
+        asked = session.ask(checkpoints, "after", benchmarks)
+        lines += _tokenizers(checkpoints, asked)
+        lines += _questions(checkpoints, benchmarks, asked)
     return lines
 
 
 def _answered(config: SweepConfig, store: Store) -> bool:
-    sections = config.evaluate.benchmarks if config.evaluate else ()
     ids = layout.evaluated_ids(config)
-    places = [layout.results_prefix(i, section.name) for section in sections for i in ids]
+    places = [layout.results_prefix(i, section.name) for section in config.benchmarks for i in ids]
     return all(find_manifest(store, place) is not None for place in places)
 
 
@@ -56,14 +57,14 @@ def _alphas(config: SweepConfig) -> str:
 
 
 def _questions(
-    config: SweepConfig,
-    evaluate: EvaluateConfig,
+    checkpoints: RunCheckpoints,
     benchmarks: Sequence[Benchmark],
     asked: session.Asking,
 ) -> Iterator[str]:
     """How much is asked on each benchmark, by the prompts themselves."""
+    config, evaluate = checkpoints.config, checkpoints.config.evaluation
     own = session.tokenizer_source(config, "before") != session.tokenizer_source(config, "after")
-    before = session.ask(config, "before", benchmarks) if own else asked
+    before = session.ask(checkpoints, "before", benchmarks) if own else asked
     count = len(layout.evaluated_ids(config))
     for benchmark in benchmarks:
         lengths = [len(prompt.ids) for prompt in asked.prompts[benchmark.name]]
@@ -78,15 +79,16 @@ def _questions(
         )
 
 
-def _tokenizers(config: SweepConfig, asked: session.Asking) -> Iterator[str]:
+def _tokenizers(checkpoints: RunCheckpoints, asked: session.Asking) -> Iterator[str]:
     """What is not alike in the tokenizers of before and after, and in what they embed.
 
     Raises:
         CheckpointError: before would read other tokens than were asked.
     """
-    assert config.evaluate is not None
-    source, chosen = session.tokenizer_source(config, "after"), config.evaluate.tokenizer_of_before
-    own = asked.tokenizer if source == config.before else _own_tokenizer(config)
+    config = checkpoints.config
+    source = session.tokenizer_source(config, "after")
+    chosen = config.evaluation.tokenizer_of_before
+    own = asked.tokenizer if source == config.before else _own_tokenizer(checkpoints)
     if own is not None and (differ := differences(own, asked.tokenizer)):
         words = f"before's tokenizer and that of {source} differ: {differ.words}"
         if chosen is None:
@@ -94,14 +96,14 @@ def _tokenizers(config: SweepConfig, asked: session.Asking) -> Iterator[str]:
         whose = "its own" if chosen == "own" else f"that of {source}"
         yield f"{words}. before is asked with {whose} (evaluate.tokenizer_of_before)"
     of_before = own if chosen == "own" else asked.tokenizer
-    yield from _embedded(config, "before", config.before, of_before)
-    yield from _embedded(config, "after", config.after, asked.tokenizer)
+    yield from _embedded("before", checkpoints.headers(config.before), of_before)
+    yield from _embedded("after", checkpoints.headers(config.after), asked.tokenizer)
 
 
-def _own_tokenizer(config: SweepConfig) -> Any:
+def _own_tokenizer(checkpoints: RunCheckpoints) -> Any:
     """before's own tokenizer; None where it has none."""
     try:
-        return session.tokenizer_in(config, config.before)
+        return session.tokenizer_in(checkpoints, checkpoints.config.before)
     except CheckpointError:
         return None
 
@@ -123,15 +125,12 @@ def _refuse_misread(own: Any, asked: session.Asking, words: str) -> None:
         )
 
 
-def _embedded(
-    config: SweepConfig, checkpoint_id: str, source: str, tokenizer: Any
-) -> Iterator[str]:
+def _embedded(checkpoint_id: str, checkpoint: Checkpoint, tokenizer: Any) -> Iterator[str]:
     """What a checkpoint and the tokenizer that it is asked with do not share.
 
     Raises:
         CheckpointError: no completion would end.
     """
-    checkpoint = open_headers(source, allow_pickle=config.allow_pickle)
     with on_disk(checkpoint, weights=False) as folder:
         stop = stop_tokens(str(folder), tokenizer)
     known = set(tokenizer.get_vocab().values())

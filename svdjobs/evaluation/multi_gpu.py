@@ -79,8 +79,7 @@ def run(
     Raises:
         EvaluationError: some could not be evaluated in two attempts; the others are finished.
     """
-    assert config.evaluate is not None
-    first = ["after"] if config.evaluate.teacher_forced and "after" in checkpoint_ids else []
+    first = ["after"] if config.evaluation.teacher_forced and "after" in checkpoint_ids else []
     rest = [i for i in checkpoint_ids if i not in first]
     lost: list[str] = []
     with (
@@ -154,10 +153,9 @@ def _process(
 
 
 def _finished(config: SweepConfig, store: Store, checkpoint_id: str) -> bool:
-    assert config.evaluate is not None
     return all(
         find_manifest(store, layout.results_prefix(checkpoint_id, benchmark.name)) is not None
-        for benchmark in config.evaluate.benchmarks
+        for benchmark in config.benchmarks
     )
 
 

@@ -28,13 +28,12 @@ def current_results(config: SweepConfig, store: Store) -> dict[str, Evaluation |
     """
     found: dict[str, Evaluation | None] = {}
     chosen: dict[str, Any] = {}
-    for section in config.evaluate.benchmarks if config.evaluate else ():
-        assert config.evaluate is not None
+    for section in config.benchmarks:
         sha256 = load_benchmark(section).sha256
         for checkpoint_id in in_order_of_work(layout.evaluated_ids(config)):
             prefix = layout.results_prefix(checkpoint_id, section.name)
             evaluation = find(store, checkpoint_id, section.name)
-            settled = config.evaluate
+            settled = config.evaluation
             if evaluation is not None:
                 completions = evaluation.completions
                 for key in ("engine", "dtype"):

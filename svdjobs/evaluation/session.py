@@ -7,11 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from svdjobs.checkpoint.identity import companions_digest, identity
 from svdjobs.checkpoint.on_disk import on_disk
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import embedding_rows
-from svdjobs.checkpoint.sources import open_checkpoint, open_headers
 from svdjobs.config import REPEAT_ID, EvaluateConfig, SweepConfig
 from svdjobs.errors import CheckpointError, IncompleteError
 from svdjobs.evaluation import (
@@ -30,6 +28,7 @@ from svdjobs.evaluation.prompts import Prompt, check_room, load_tokenizer, make_
 from svdjobs.fingerprint import derived_seed
 from svdjobs.records import Completion, Grade, Manifest
 from svdjobs.runs import layout
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import OutputKey, check_run, note_run, require
 from svdjobs.storage.store import Store
 
@@ -48,7 +47,7 @@ OPERATIONAL = {
 class Work:
     """One evaluation of a run: what is asked, and what answers and grades."""
 
-    config: SweepConfig
+    checkpoints: RunCheckpoints
     evaluate: EvaluateConfig
     store: Store
     benchmarks: list[Benchmark]
@@ -60,11 +59,16 @@ class Work:
     _pool: GradingPool | None = field(default=None, repr=False)
     _gold_errors: dict[str, set[int]] = field(default_factory=dict, repr=False)
 
+    @property
+    def config(self) -> SweepConfig:
+        """The run's config, as the user gave it."""
+        return self.checkpoints.config
+
     def asking(self, checkpoint_id: str) -> Asking:
         """The prompts of a checkpoint, tokenised when first asked for; most share them."""
         source = tokenizer_source(self.config, checkpoint_id)
         if source not in self._asking:
-            self._asking[source] = ask(self.config, checkpoint_id, self.benchmarks)
+            self._asking[source] = ask(self.checkpoints, checkpoint_id, self.benchmarks)
         return self._asking[source]
 
     @property
@@ -89,9 +93,9 @@ class Work:
     def engine(self, checkpoint_id: str) -> Engine:
         """The engine with that checkpoint in it; all prompts fit it."""
         if self._engines is None:
-            ways = ["after", "before"] if _asks_otherwise(self.config) else ["after"]
+            ways = ["after", "before"] if self.config.before_has_own_tokenizer else ["after"]
             self._engines = engine_holder.Engines(
-                self.config,
+                self.checkpoints,
                 self.evaluate,
                 self.store,
                 lambda way: self.asking(way).tokenizer,
@@ -123,7 +127,7 @@ class Work:
 
         A `before` with a tokenizer of its own reads none: they are other token ids to it.
         """
-        if checkpoint_id == "before" and _asks_otherwise(self.config):
+        if checkpoint_id == "before" and self.config.before_has_own_tokenizer:
             return
         likelihoods.make(
             self.store,
@@ -151,19 +155,18 @@ def opened(config: SweepConfig, store: Store, *, alone: str | None = None) -> It
     """Begin an evaluation: of the whole run, or of one checkpoint `alone`, as a pod does.
 
     Raises:
-        IncompleteError: the config has no `evaluate` section, or an alpha that the plan lacks.
-        ConfigError, BenchmarkError: what it asks for cannot be done.
+        IncompleteError: the config has an alpha that the plan lacks.
+        ConfigError, BenchmarkError: it has no `evaluate` section, or one that cannot be done.
     """
-    if config.evaluate is None:
-        raise IncompleteError("this config has no `evaluate` section.")
-    multi_gpu.join(config.evaluate)
+    multi_gpu.join(config.evaluation)
     check_run(store, config)
     layout.refuse_unplanned(store, config)
     note_run(store, config)
-    benchmarks = [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
-    evaluate = engine_choice.settle(config, store, alone=alone)
+    benchmarks = [load_benchmark(benchmark) for benchmark in config.benchmarks]
+    checkpoints = RunCheckpoints(config)
+    evaluate = engine_choice.settle(checkpoints, store, alone=alone)
     with ExitStack() as stack:
-        yield Work(config, evaluate, store, benchmarks, stack, alone)
+        yield Work(checkpoints, evaluate, store, benchmarks, stack, alone)
 
 
 def identities(work: Work, checkpoint_ids: Sequence[str]) -> dict[tuple[str, str], OutputKey]:
@@ -174,9 +177,8 @@ def identities(work: Work, checkpoint_ids: Sequence[str]) -> dict[tuple[str, str
     for checkpoint_id in checkpoint_ids:
         source = tokenizer_source(config, checkpoint_id)
         if source not in tokens:
-            opened = open_checkpoint(source, allow_pickle=config.allow_pickle)
-            tokens[source] = companions_digest(opened)
-        origin = _origin(config, work.store, checkpoint_id)
+            tokens[source] = work.checkpoints.companions(source)
+        origin = _origin(work.checkpoints, work.store, checkpoint_id)
         for benchmark in work.benchmarks:
             inputs = {
                 "checkpoint": origin,
@@ -188,17 +190,17 @@ def identities(work: Work, checkpoint_ids: Sequence[str]) -> dict[tuple[str, str
     return found
 
 
-def _origin(config: SweepConfig, store: Store, checkpoint_id: str) -> str:
+def _origin(checkpoints: RunCheckpoints, store: Store, checkpoint_id: str) -> str:
     """Fingerprint of a checkpoint.
 
     Raises:
         IncompleteError: there is none of that name, or it has not been blended.
     """
+    config = checkpoints.config
     if checkpoint_id in ("before", "after", REPEAT_ID):
         source = config.before if checkpoint_id == "before" else config.after
-        checkpoint = open_checkpoint(source, allow_pickle=config.allow_pickle)
         # Its companions decide where completions stop.
-        return f"{identity(checkpoint, store, layout.IDENTITIES)}/{companions_digest(checkpoint)}"
+        return f"{checkpoints.identity(source, store)}/{checkpoints.companions(source)}"
     if checkpoint_id in layout.evaluated_ids(config):
         (manifest,) = require(store, [f"{layout.CHECKPOINTS}/{checkpoint_id}"], stage=STAGE)
         return manifest.fingerprint
@@ -210,14 +212,9 @@ def _origin(config: SweepConfig, store: Store, checkpoint_id: str) -> str:
 
 def tokenizer_source(config: SweepConfig, checkpoint_id: str) -> str:
     """The checkpoint whose tokenizer a checkpoint is asked with."""
-    if checkpoint_id == "before" and _asks_otherwise(config):
+    if checkpoint_id == "before" and config.before_has_own_tokenizer:
         return config.before
     return config.tokenizer or config.after
-
-
-def _asks_otherwise(config: SweepConfig) -> bool:
-    """Whether before is asked with a tokenizer of its own."""
-    return config.evaluate is not None and config.evaluate.tokenizer_of_before == "own"
 
 
 class Asking(NamedTuple):
@@ -232,18 +229,17 @@ class Asking(NamedTuple):
         return max(len(prompt.ids) for prompts in self.prompts.values() for prompt in prompts)
 
 
-def tokenizer_in(config: SweepConfig, source: str) -> Any:
+def tokenizer_in(checkpoints: RunCheckpoints, source: str) -> Any:
     """The tokenizer of a checkpoint.
 
     Raises:
         CheckpointError: there is none, or it cannot be loaded.
     """
-    checkpoint = open_headers(source, allow_pickle=config.allow_pickle)
-    with on_disk(checkpoint, weights=False) as folder:
+    with on_disk(checkpoints.headers(source), weights=False) as folder:
         return load_tokenizer(str(folder))
 
 
-def ask(config: SweepConfig, checkpoint_id: str, benchmarks: Sequence[Benchmark]) -> Asking:
+def ask(checkpoints: RunCheckpoints, checkpoint_id: str, benchmarks: Sequence[Benchmark]) -> Asking:
     """Tokenise every benchmark, once for all checkpoints that are asked as this one is, and make
     sure that all prompts fit. Headers and tokenizer are enough.
 
@@ -251,18 +247,18 @@ def ask(config: SweepConfig, checkpoint_id: str, benchmarks: Sequence[Benchmark]
         CheckpointError: no tokenizer, or a prompt that contains a token which is not embedded.
         BenchmarkError: a prompt that does not fit the context.
     """
-    assert config.evaluate is not None
-    tokenizer = tokenizer_in(config, tokenizer_source(config, checkpoint_id))
-    otherwise = checkpoint_id == "before" and _asks_otherwise(config)
+    config, evaluate = checkpoints.config, checkpoints.config.evaluation
+    tokenizer = tokenizer_in(checkpoints, tokenizer_source(config, checkpoint_id))
+    otherwise = checkpoint_id == "before" and config.before_has_own_tokenizer
     whose = config.before if otherwise else config.after
-    checkpoint = open_headers(whose, allow_pickle=config.allow_pickle)
+    checkpoint = checkpoints.headers(whose)
     text = checkpoint.config.get("text_config") or checkpoint.config
     asked: dict[str, list[Prompt]] = {}
     for benchmark in benchmarks:
-        prompts = make_prompts(benchmark.problems, config.evaluate.prompt, tokenizer)
+        prompts = make_prompts(benchmark.problems, evaluate.prompt, tokenizer)
         lengths = {prompt.idx: len(prompt.ids) for prompt in prompts}
         context = text.get("max_position_embeddings")
-        check_room(lengths, context, config.evaluate.max_tokens, benchmark=benchmark.name)
+        check_room(lengths, context, evaluate.max_tokens, benchmark=benchmark.name)
         _refuse_strangers(prompts, checkpoint, benchmark.name)
         asked[benchmark.name] = prompts
     return Asking(tokenizer, asked)

@@ -61,12 +61,10 @@ def decompose_shares(config: SweepConfig, plan: Plan | None) -> list[Share]:
 
 def evaluate_shares(config: SweepConfig) -> list[Share]:
     """Shares of every benchmark, the same for each checkpoint; none without an evaluation."""
-    if config.evaluate is None:
-        return []
-    count = config.evaluate.shards
+    count = config.evaluate.shards if config.evaluate else 0
     return [
         Share(benchmark.name, number, count)
-        for benchmark in config.evaluate.benchmarks
+        for benchmark in config.benchmarks
         for number in range(count)
     ]
 

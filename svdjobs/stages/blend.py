@@ -32,6 +32,7 @@ from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import BlendRecord, CastRecord, FileRecord, Manifest, Plan, TensorPlan
 from svdjobs.runs import layout
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import Output, OutputKey, begin
 from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
 from svdjobs.storage.objects import record_in, write_bytes, write_json
@@ -85,7 +86,7 @@ def run(
     wanted = config.alphas if alphas is None else alphas
     if not wanted:
         return []
-    sources = open_sources(config, store, stage=STAGE)
+    sources = open_sources(RunCheckpoints(config), store, stage=STAGE)
     plan = sources.plan
     jobs = []
     for alpha in wanted:

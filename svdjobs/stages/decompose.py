@@ -11,11 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svdjobs.checkpoint.identity import identity
-from svdjobs.checkpoint.matrices import matrices
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.safetensors_format import OutputTensor
-from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.checkpoint.writer import Shard, open_shard
 from svdjobs.config import SweepConfig
 from svdjobs.errors import (
@@ -25,6 +22,7 @@ from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
 from svdjobs.runs import cost, layout, shards
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import Output, OutputKey, begin
 from svdjobs.storage.objects import record_in, write_json
 from svdjobs.storage.store import Store
@@ -61,15 +59,17 @@ def run(
     """Decompose the run's checkpoints, or one share of one of them; manifests of what is whole."""
     plan = layout.load_plan(store, config, stage=STAGE)
     share = shards.named(shards.decompose_shares(config, plan), unit) if unit else None
+    checkpoints = RunCheckpoints(config)
     made = [
         decompose_checkpoint(
             store,
             target,
+            checkpoints.matrices(target.source).view,
+            checkpoints.identity(target.source, store),
             plan.selected,
             plan.parts,
             workers=config.decompose.workers,
             share=share,
-            allow_pickle=config.allow_pickle,
             force=force,
         )
         for target in layout.decomposed(config)
@@ -81,19 +81,19 @@ def run(
 def decompose_checkpoint(
     store: Store,
     target: layout.Target,
+    checkpoint: Checkpoint,
+    origin: str,
     tensors: Sequence[TensorPlan],
     parts: Sequence[Sequence[str]],
     *,
     workers: int = 0,
     share: shards.Share | None = None,
-    allow_pickle: bool = False,
     force: bool = False,
 ) -> Manifest | None:
     """Decompose the given tensors of one checkpoint into `factors/<checkpoint id>/`.
 
     Of a `share`, its parts only; None while those of others are missing.
     """
-    checkpoint = open_checkpoint(target.source, allow_pickle=allow_pickle)
     output = begin(
         store,
         layout.factors_prefix(target.checkpoint_id),
@@ -101,7 +101,7 @@ def decompose_checkpoint(
             stage=STAGE,
             version=VERSION,
             config={"vectors": target.vectors, "parts": [list(part) for part in parts]},
-            inputs={"checkpoint": identity(checkpoint, store, layout.IDENTITIES)},
+            inputs={"checkpoint": origin},
         ),
         force=force,
     )
@@ -118,8 +118,7 @@ def decompose_checkpoint(
     ]
     count = workers or worker_count(cost.peak_tensor_bytes(tensors))
     mine = work if share is None else share.pick(work)
-    view = matrices(checkpoint).view
-    _make_parts(store, _undone(output, mine), count, target.checkpoint_id, view)
+    _make_parts(store, _undone(output, mine), count, target.checkpoint_id, checkpoint)
     if share is not None and _undone(output, work):
         return None
     fallbacks = []

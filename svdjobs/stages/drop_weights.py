@@ -25,8 +25,9 @@ def run(config: SweepConfig, store: Store, *, alpha: float) -> None:
     """
     prefix = layout.checkpoint_prefix(alpha)
     (manifest,) = require(store, [prefix], stage=STAGE)
-    sections = config.evaluate.benchmarks if config.evaluate else ()
-    results = [layout.results_prefix(alpha_id(alpha), section.name) for section in sections]
+    results = [
+        layout.results_prefix(alpha_id(alpha), section.name) for section in config.benchmarks
+    ]
     if missing := [place for place in results if find_manifest(store, place) is None]:
         raise IncompleteError(
             f"the weights of {alpha_id(alpha)} are still needed: {', '.join(missing)} is not there."

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from svdjobs.checkpoint.sources import open_headers
 from svdjobs.config import SweepConfig
 from svdjobs.errors import IncompleteError, MissingKeyError
 from svdjobs.evaluation import engine_choice, multi_gpu
@@ -23,6 +22,7 @@ from svdjobs.evaluation.results import in_order_of_work
 from svdjobs.evaluation.session import Work, identities, opened, seed_of
 from svdjobs.records import Completion, Grade, Manifest
 from svdjobs.runs import layout, shards
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import (
     Output,
     OutputKey,
@@ -91,9 +91,9 @@ def foresee(config: SweepConfig, store: Store) -> None:
         return
     multi_gpu.join(evaluate)
     ids = layout.evaluated_ids(config)
-    places = [layout.results_prefix(i, b.name) for i in ids for b in evaluate.benchmarks]
+    places = [layout.results_prefix(i, b.name) for i in ids for b in config.benchmarks]
     if not all(find_manifest(store, place) for place in places):
-        after = open_headers(config.after, allow_pickle=config.allow_pickle)
+        after = RunCheckpoints(config).headers(config.after)
         chosen = engine_choice.choose_engine(evaluate, after)
         engine_choice.require(evaluate.model_copy(update={"engine": chosen}))
 

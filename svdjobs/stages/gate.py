@@ -94,9 +94,9 @@ def foresee(config: SweepConfig) -> str:
     """What will keep this gate from judging, as far as it can be known before anything is asked:
     words for a person, or none. A baseline may still come to be meanwhile, so it is no error."""
     gate = config.gate
-    if gate is None or gate.baseline is None or config.evaluate is None:
+    if gate is None or gate.baseline is None:
         return ""
-    places = [layout.results_prefix(gate.checkpoint, b.name) for b in config.evaluate.benchmarks]
+    places = [layout.results_prefix(gate.checkpoint, b.name) for b in config.benchmarks]
     try:
         baseline = open_store(gate.baseline)
         lacking = [place for place in places if find_manifest(baseline, place) is None]
@@ -141,11 +141,10 @@ def _pairs(
     config: SweepConfig, gate: GateConfig, store: Store, baseline: Store
 ) -> dict[str, tuple[Answers, Answers]]:
     """Judged and baseline answers of every benchmark."""
-    assert config.evaluate is not None
     own = current_results(config, store)
     found: dict[str, list[Evaluation | None]] = {}
     places: dict[str, list[tuple[Store, str]]] = {}
-    for benchmark in config.evaluate.benchmarks:
+    for benchmark in config.benchmarks:
         judged = layout.results_prefix(gate.checkpoint, benchmark.name)
         other = layout.results_prefix(baseline_id(gate), benchmark.name)
         places[benchmark.name] = [(store, judged), (baseline, other)]

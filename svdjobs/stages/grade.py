@@ -20,14 +20,13 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> list[Manif
     """Grades of all completions that the run has finished; with `force` also where they are there.
 
     Raises:
+        ConfigError: the config has no `evaluate` section.
         IncompleteError: there are no completions.
         BenchmarkError: a benchmark is not the one that was asked.
     """
-    if config.evaluate is None:
-        raise IncompleteError("this config has no `evaluate` section.")
     made: list[Manifest] = []
-    with GradingPool(config.evaluate.grade_timeout_seconds) as pool:
-        for section in config.evaluate.benchmarks:
+    with GradingPool(config.evaluation.grade_timeout_seconds) as pool:
+        for section in config.benchmarks:
             benchmark = load_benchmark(section)
             gold_errors = cache(partial(grades.unreadable_golds, pool, benchmark))
             for checkpoint_id in layout.evaluated_ids(config):

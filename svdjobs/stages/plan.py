@@ -6,18 +6,17 @@ import math
 from collections import Counter
 
 from svdjobs.checkpoint.heads import missing_head, other_head
-from svdjobs.checkpoint.identity import identity
 from svdjobs.checkpoint.matrices import matrices
 from svdjobs.checkpoint.pairing import rounding_of, what_speaks_against
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import core_coverage, select
-from svdjobs.checkpoint.sources import open_checkpoint, open_headers
 from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError, DamagedError
 from svdjobs.fingerprint import fingerprint
 from svdjobs.progress import say, size
 from svdjobs.records import Estimate, Plan, TensorPlan
 from svdjobs.runs import cost, layout
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import Output, OutputKey, begin, check_run, note_run
 from svdjobs.storage.store import Store
 
@@ -51,9 +50,9 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
 
 def hash_checkpoints(config: SweepConfig, store: Store) -> None:
     """Find out which bytes every checkpoint is made of, so that no pod of a fan-out has to."""
+    checkpoints = RunCheckpoints(config)
     for source in dict.fromkeys(target.source for target in layout.targets(config)):
-        checkpoint = open_checkpoint(source, allow_pickle=config.allow_pickle)
-        identity(checkpoint, store, layout.IDENTITIES)
+        checkpoints.identity(source, store)
 
 
 def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Plan:
@@ -139,6 +138,7 @@ def _open_all(config: SweepConfig) -> dict[str, Checkpoint]:
     """Every checkpoint of the run by its id, one that has two ids opened once; or one error with
     all the reasons why some do not open."""
     targets = layout.targets(config)
+    checkpoints = RunCheckpoints(config)
     ids: dict[str, str] = {}
     for target in targets:
         ids.setdefault(target.source, target.checkpoint_id)
@@ -146,8 +146,7 @@ def _open_all(config: SweepConfig) -> dict[str, Checkpoint]:
     reasons: list[str] = []
     for source, checkpoint_id in ids.items():
         try:
-            stored = open_headers(source, allow_pickle=config.allow_pickle)
-            by_source[source] = matrices(stored).view
+            by_source[source] = matrices(checkpoints.headers(source)).view
         except CheckpointError as error:
             reasons.append(f"{checkpoint_id}: {error}")
     if reasons:

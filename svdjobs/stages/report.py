@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from svdjobs import escape
-from svdjobs.config import SweepConfig
+from svdjobs.config import BenchmarkConfig, SweepConfig
 from svdjobs.evaluation import grades, likelihoods, second_grades
 from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.results import current_results
@@ -117,7 +118,7 @@ def _answers(
     Likelihoods and second grades are extra: what is there is read, what is not is not missed.
     """
     found = {}
-    for benchmark in config.evaluate.benchmarks if config.evaluate else ():
+    for benchmark in config.benchmarks:
         for checkpoint_id in layout.evaluated_ids(config):
             results = layout.results_prefix(checkpoint_id, benchmark.name)
             if answered := manifests.get(results):
@@ -151,17 +152,21 @@ def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) ->
     )
 
 
+def _evaluated(config: SweepConfig, missing: list[str]) -> Iterator[tuple[BenchmarkConfig, str]]:
+    """Every benchmark and checkpoint that has an evaluation."""
+    for benchmark in config.benchmarks:
+        for checkpoint_id in layout.evaluated_ids(config):
+            if layout.results_prefix(checkpoint_id, benchmark.name) not in missing:
+                yield benchmark, checkpoint_id
+
+
 def _summaries(
     config: SweepConfig, store: Store, missing: list[str]
 ) -> dict[str, dict[str, Summary]]:
     found: dict[str, dict[str, Summary]] = {}
-    for benchmark in config.evaluate.benchmarks if config.evaluate else ():
-        for checkpoint_id in layout.evaluated_ids(config):
-            if layout.results_prefix(checkpoint_id, benchmark.name) in missing:
-                continue
-            if evaluation := grades.find(store, checkpoint_id, benchmark.name):
-                by_id = found.setdefault(benchmark.name, {})
-                by_id[checkpoint_id] = evaluation.summary(store)
+    for benchmark, checkpoint_id in _evaluated(config, missing):
+        if evaluation := grades.find(store, checkpoint_id, benchmark.name):
+            found.setdefault(benchmark.name, {})[checkpoint_id] = evaluation.summary(store)
     return found
 
 
@@ -169,12 +174,9 @@ def _likelihoods(
     config: SweepConfig, store: Store, missing: list[str]
 ) -> dict[str, dict[str, list[Likelihood]]]:
     found: dict[str, dict[str, list[Likelihood]]] = {}
-    for benchmark in config.evaluate.benchmarks if config.evaluate else ():
-        for checkpoint_id in layout.evaluated_ids(config):
-            if layout.results_prefix(checkpoint_id, benchmark.name) in missing:
-                continue
-            if rows := likelihoods.load(store, checkpoint_id, benchmark.name):
-                found.setdefault(benchmark.name, {})[checkpoint_id] = rows
+    for benchmark, checkpoint_id in _evaluated(config, missing):
+        if rows := likelihoods.load(store, checkpoint_id, benchmark.name):
+            found.setdefault(benchmark.name, {})[checkpoint_id] = rows
     return found
 
 
@@ -182,13 +184,10 @@ def _agreements(
     config: SweepConfig, store: Store, missing: list[str]
 ) -> dict[str, dict[str, Agreement]]:
     found: dict[str, dict[str, Agreement]] = {}
-    for section in config.evaluate.benchmarks if config.evaluate else ():
-        benchmark = load_benchmark(section)
-        for checkpoint_id in layout.evaluated_ids(config):
-            if layout.results_prefix(checkpoint_id, section.name) in missing:
-                continue
-            if seen := second_grades.agreement(store, benchmark, checkpoint_id):
-                found.setdefault(section.name, {})[checkpoint_id] = seen
+    benchmarks = {section: load_benchmark(section) for section in config.benchmarks}
+    for section, checkpoint_id in _evaluated(config, missing):
+        if seen := second_grades.agreement(store, benchmarks[section], checkpoint_id):
+            found.setdefault(section.name, {})[checkpoint_id] = seen
     return found
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svdjobs.checkpoint.identity import identity
-from svdjobs.checkpoint.matrices import matrices
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import layer_and_family
-from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import RotationsConfig, SweepConfig
 from svdjobs.errors import IncompleteError
 from svdjobs.fingerprint import derived_seed
@@ -16,6 +13,7 @@ from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import track
 from svdjobs.records import Manifest, RotationRow
 from svdjobs.runs import cost, layout
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import OutputKey, begin
 from svdjobs.storage.objects import write_lines
 from svdjobs.storage.store import Store
@@ -42,14 +40,14 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
         raise IncompleteError("this config has no `rotations` section.")
     plan = layout.load_plan(store, config, stage=STAGE)
     chain = layout.rotation_chain(config)
-    checkpoints = [open_checkpoint(s, allow_pickle=config.allow_pickle) for s in chain.values()]
+    checkpoints = RunCheckpoints(config)
     factors = [Factors(store, checkpoint_id, stage=STAGE) for checkpoint_id in chain]
     inputs = {
-        role: identity(checkpoint, store, layout.IDENTITIES)
-        for role, checkpoint in zip(("base", "rl1", "rl2"), checkpoints, strict=True)
+        role: checkpoints.identity(source, store)
+        for role, source in zip(("base", "rl1", "rl2"), chain.values(), strict=True)
     }
-    for checkpoint, factor, origin in zip(checkpoints, factors, inputs.values(), strict=True):
-        factor.require_origin(checkpoint, origin)
+    for source, factor, origin in zip(chain.values(), factors, inputs.values(), strict=True):
+        factor.require_origin(checkpoints.open(source), origin)
     output = begin(
         store,
         layout.ROTATIONS,
@@ -63,7 +61,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     )
     if output.finished:
         return output.finished
-    views = [matrices(checkpoint).view for checkpoint in checkpoints]
+    views = [checkpoints.matrices(source).view for source in chain.values()]
     shapes = {tensor.name: tensor.shape for tensor in plan.selected}
     flops = {name: _flops(shape, rotations.null_draws) for name, shape in shapes.items()}
 

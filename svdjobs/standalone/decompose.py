@@ -7,7 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from svdjobs.checkpoint.classic_pt import log_name, pickled
+from svdjobs.checkpoint.identity import identity
 from svdjobs.checkpoint.matrices import matrices
+from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import coverage_line, select
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import SelectionConfig
@@ -46,7 +48,8 @@ def run(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two checkpoints are called {', '.join(twice)}; decompose them apart.")
     for source, name in zip(model_ids, names, strict=True):
-        checkpoint = matrices(open_checkpoint(source, allow_pickle=allow_pickle)).view
+        opened = open_checkpoint(source, allow_pickle=allow_pickle)
+        checkpoint = matrices(opened).view
         tensors = select(checkpoint, checkpoint, selection or SelectionConfig())
         say(f"{name}: {coverage_line(tensors)}")
         chosen = [tensor for tensor in tensors if tensor.skip is None]
@@ -54,18 +57,17 @@ def run(
         made = decompose_checkpoint(
             store,
             layout.Target(name, source, vectors=True),
+            checkpoint,
+            identity(opened, store, layout.IDENTITIES),
             chosen,
             cost.balanced_parts(chosen, cost.part_count(chosen)),
             workers=workers,
-            allow_pickle=allow_pickle,
             force=force,
         )
         assert made is not None  # a whole checkpoint, not a share of one
         renewed = known is None or known.fingerprint != made.fingerprint
         if export:
-            export_pt(
-                store, source, name, chosen, allow_pickle=allow_pickle, force=force or renewed
-            )
+            export_pt(store, checkpoint, name, chosen, force=force or renewed)
 
 
 def checkpoint_name(source: str) -> str:
@@ -85,18 +87,16 @@ def checkpoint_name(source: str) -> str:
 
 def export_pt(
     store: Store,
-    source: str,
+    checkpoint: Checkpoint,
     name: str,
     tensors: Sequence[TensorPlan],
     *,
-    allow_pickle: bool,
     force: bool = False,
 ) -> None:
     """Write the classic layout: one `<name>/<tensor>.pt` with U, S, Vh (float32) and orig_shape.
 
     Files that are there are kept unless `force`; each is written atomically.
     """
-    checkpoint = matrices(open_checkpoint(source, allow_pickle=allow_pickle)).view
     factors = Factors(store, name, stage="export")
     with track(f"export {name}", len(tensors)) as advance:
         for tensor in tensors:

@@ -64,8 +64,7 @@ def run(
 
 def publish(config: SweepConfig, store: Store) -> str:
     """Write the results file of a run of `run` from what the run holds; a line for a person."""
-    assert config.evaluate is not None
-    evaluation = grades.find(store, "after", config.evaluate.benchmarks[0].name)
+    evaluation = grades.find(store, "after", config.benchmarks[0].name)
     if evaluation is None:
         raise IncompleteError(f"{store.url} has no finished evaluation.")
     summary = evaluation.summary(store)

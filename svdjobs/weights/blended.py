@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from svdjobs.checkpoint.identity import companions_digest, identity
-from svdjobs.checkpoint.matrices import Matrices, matrices
+from svdjobs.checkpoint.matrices import Matrices
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.safetensors_format import FLOATS, SAFETENSORS_NAMES
-from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.checkpoint.writer import to_storage
 from svdjobs.config import SweepConfig
 from svdjobs.errors import NumericalError
@@ -19,6 +17,7 @@ from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import say
 from svdjobs.records import Plan, TensorPlan
 from svdjobs.runs import cost, layout
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.storage.store import Store
 from svdjobs.weights.factors import Factors
 
@@ -62,25 +61,26 @@ class Sources:
     fingerprints: dict[str, str]
 
 
-def open_sources(config: SweepConfig, store: Store, *, stage: str) -> Sources:
+def open_sources(checkpoints: RunCheckpoints, store: Store, *, stage: str) -> Sources:
     """Open the plan, the checkpoint that gives the bases and both factorisations.
 
     Raises:
         IncompleteError: one is missing, or was made from another checkpoint.
     """
+    config = checkpoints.config
     plan = layout.load_plan(store, config, stage=stage)
-    opened, factors, fingerprints = {}, {}, {}
+    factors, fingerprints = {}, {}
     for role in ("before", "after"):
-        checkpoint = open_checkpoint(layout.source(config, role), allow_pickle=config.allow_pickle)
-        opened[role], factors[role] = checkpoint, Factors(store, role, stage=stage)
-        fingerprints[role] = identity(checkpoint, store, layout.IDENTITIES)
-        factors[role].require_origin(checkpoint, fingerprints[role])
-    bases = opened[config.bases_of]
-    fingerprints["companions"] = companions_digest(bases)
+        source = layout.source(config, role)
+        factors[role] = Factors(store, role, stage=stage)
+        fingerprints[role] = checkpoints.identity(source, store)
+        factors[role].require_origin(checkpoints.open(source), fingerprints[role])
+    bases = layout.source(config, config.bases_of)
+    fingerprints["companions"] = checkpoints.companions(bases)
     return Sources(
         plan,
-        bases,
-        matrices(bases),
+        checkpoints.open(bases),
+        checkpoints.matrices(bases),
         factors[config.bases_of],
         factors[config.values_of],
         fingerprints,

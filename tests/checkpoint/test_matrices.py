@@ -16,6 +16,7 @@ from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.errors import CheckpointError
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.stages import blend, decompose, plan
 from svdjobs.storage.local import LocalStore
 from svdjobs.weights.blended import open_sources, tensors_at
@@ -65,7 +66,9 @@ def swept(config: SweepConfig) -> dict[float, dict[str, torch.Tensor]]:
     for alpha in config.alphas:
         folder = Path(config.store_url, "checkpoints", alpha_id(alpha))
         found[alpha] = load_file(folder / "model.safetensors")
-        fed = dict(tensors_at(config, open_sources(config, store, stage="blend"), alpha))
+        fed = dict(
+            tensors_at(config, open_sources(RunCheckpoints(config), store, stage="blend"), alpha)
+        )
         assert fed.keys() == found[alpha].keys()
         assert all(torch.equal(fed[name], found[alpha][name]) for name in fed)
     return found

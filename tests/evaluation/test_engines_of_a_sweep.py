@@ -21,6 +21,7 @@ from svdjobs.evaluation import (
     likelihoods,
     session,
 )
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.stages import blend, decompose, evaluate, grade, plan
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import make_checkpoint, tensors
@@ -31,6 +32,10 @@ MakeConfig = Callable[..., SweepConfig]
 def section(config: SweepConfig, **changes: Any) -> dict[str, Any]:
     assert config.evaluate is not None
     return {**config.evaluate.model_dump(), **changes}
+
+
+def settled(config: SweepConfig, store: LocalStore) -> EvaluateConfig:
+    return engine_choice.settle(RunCheckpoints(config), store)
 
 
 def blended(config: SweepConfig) -> LocalStore:
@@ -59,7 +64,7 @@ def test_auto_is_float32_where_the_cast_erases_the_blend(
 ) -> None:
     config = make_config(**sixteen, rotations=None)
     store = blended(config)
-    assert engine_choice.settle(config, store).dtype == "float32"
+    assert settled(config, store).dtype == "float32"
 
 
 def test_forced_sixteen_bits_are_refused_with_the_figure_and_the_way_out(
@@ -76,7 +81,7 @@ def test_forced_sixteen_bits_are_refused_with_the_figure_and_the_way_out(
     assert not list(Path(forced.store_url).glob("results/*"))
     meant = section(base, dtype="bfloat16", allow_lossy_dtype=True)
     allowed = make_config(**sixteen, rotations=None, evaluate=meant)
-    assert engine_choice.settle(allowed, store).dtype == "bfloat16"
+    assert settled(allowed, store).dtype == "bfloat16"
 
 
 def test_auto_is_afters_own_dtype_where_the_blend_survives(
@@ -89,7 +94,7 @@ def test_auto_is_afters_own_dtype_where_the_blend_survives(
     config = make_config(
         before=str(tmp_path / "before"), after=str(tmp_path / "after"), rotations=None
     )
-    assert engine_choice.settle(config, blended(config)).dtype == "bfloat16"
+    assert settled(config, blended(config)).dtype == "bfloat16"
 
 
 def test_a_written_blend_says_itself_what_a_cast_would_lose(
@@ -103,7 +108,7 @@ def test_a_written_blend_says_itself_what_a_cast_would_lose(
         evaluate=section(config, dtype="bfloat16"),
     )  # fmt: skip
     with pytest.raises(ConfigError, match="rounding noise in bfloat16 is"):
-        engine_choice.settle(alone, LocalStore(tmp_path / "alone"))
+        settled(alone, LocalStore(tmp_path / "alone"))
 
 
 def test_a_blend_of_another_tool_says_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -113,7 +118,7 @@ def test_a_blend_of_another_tool_says_nothing(make_config: MakeConfig, tmp_path:
         before=str(foreign), after=str(foreign), alphas=[1], store=str(tmp_path / "alone"),
         rotations=None, evaluate=section(make_config(), dtype="bfloat16"),
     )  # fmt: skip
-    assert engine_choice.settle(alone, LocalStore(tmp_path / "alone")).dtype == "bfloat16"
+    assert settled(alone, LocalStore(tmp_path / "alone")).dtype == "bfloat16"
 
 
 def test_before_under_another_config_gets_an_engine_of_its_own(
@@ -198,15 +203,15 @@ def test_auto_engine(chain: dict[str, Path], monkeypatch: pytest.MonkeyPatch) ->
 def test_weights_put_into_an_engine_are_those_blend_writes(make_config: MakeConfig) -> None:
     config = make_config(rotations=None)
     store = blended(config)
+    checkpoints = RunCheckpoints(config)
     for alpha in ("alpha-0.0000", "alpha-0.5000", "alpha-1.0000"):
-        computed = dict(
-            engine_weights.weights_of(config, store, alpha, ExitStack(), whole=False).tensors()
-        )
+        weights = engine_weights.weights_of(checkpoints, store, alpha, ExitStack(), whole=False)
+        computed = dict(weights.tensors())
         written = tensors(Path(store.url) / "checkpoints" / alpha)
         assert computed.keys() == written.keys()
         assert all(bool((computed[name] == written[name]).all()) for name in written)
     with pytest.raises(IncompleteError, match=r"no checkpoint 'alpha-0\.3' in this run; it has"):
-        engine_weights.weights_of(config, store, "alpha-0.3", ExitStack(), whole=True)
+        engine_weights.weights_of(checkpoints, store, "alpha-0.3", ExitStack(), whole=True)
 
 
 def test_reused_and_separate_engines_agree(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -263,7 +268,7 @@ def test_likelihoods_are_those_of_the_drawn_tokens(make_config: MakeConfig) -> N
     rows = {r.idx: r.log_probabilities for r in likelihoods.load(store, "before", "sums")}
     model = AutoModelForCausalLM.from_pretrained(config.before, dtype=torch.float32)
     path = Path(store.url) / "results/after/sums/completions.jsonl"
-    prompts = session.ask(config, "after", _benchmarks(config)).prompts
+    prompts = session.ask(RunCheckpoints(config), "after", _benchmarks(config)).prompts
     asked = {prompt.idx: prompt.ids for prompt in prompts["sums"]}
     for line in path.read_text().splitlines():
         drawn = json.loads(line)

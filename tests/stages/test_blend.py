@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.errors import TensorError
+from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.stages import blend, decompose, plan
 from svdjobs.storage.local import LocalStore
 from svdjobs.weights.blended import open_sources, tensors_at
@@ -283,7 +284,7 @@ def test_float8_is_blended_as_what_it_stands_for_beside_a_complex_buffer(
         (folders[role] / "config.json").write_text(json.dumps(config))
     config = make_config(before=str(folders["base"]), after=str(folders["rl2"]))
     found = blended(config)
-    sources = open_sources(config, LocalStore(config.store_url), stage="test")
+    sources = open_sources(RunCheckpoints(config), LocalStore(config.store_url), stage="test")
     computed = dict(tensors_at(config, sources, 0.0))
     before, after = (open_checkpoint(str(folders[role])).read(name) for role in ("base", "rl2"))
     zero, one = tensors(found[0.0]), tensors(found[1.0])
