@@ -83,7 +83,7 @@ def _stage(given: Given, unit: str | None, index: tuple[int, int] | None, *, for
         stage.run(config, store, unit=unit, force=force)
         return
     plan = layout.load_plan(store, config, stage=stage.STAGE)
-    for share in shards.at(shards.decompose_shares(config, plan), *index):
+    for share in shards.at(shards.decompose_shards(config, plan), *index):
         stage.run(config, store, unit=share.id)
 
 

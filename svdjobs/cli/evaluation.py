@@ -102,7 +102,7 @@ def _stage(
     if index is not None:
         pairs = shards.at(shards.evaluations(config, ids[0] if ids else None), *index)
     for checkpoint_id, share in pairs:
-        stage.run_share(config, store, checkpoint_id=checkpoint_id, unit=share)
+        stage.run_shard(config, store, checkpoint_id=checkpoint_id, unit=share)
 
 
 @click.command()

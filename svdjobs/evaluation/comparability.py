@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from svdjobs.evaluation import grades, session
+from svdjobs.evaluation import grades, output_keys
 from svdjobs.evaluation.grades import Evaluation
 from svdjobs.records import Summary
 from svdjobs.runs.outputs import made_by
@@ -46,12 +46,12 @@ def differences(
     found += [
         f"{where} was evaluated by another version of svdjobs' evaluate stage"
         for where, made in sides
-        if not made_by(made.completions, session.VERSION)
+        if not made_by(made.completions, output_keys.VERSION)
     ]
     return found + [
         f"{where} was graded by another version of svdjobs' grader"
         for where, made in sides
-        if not grades.made_by_this_grader(made.grades)
+        if not grades.has_current_grader(made.grades)
     ]
 
 

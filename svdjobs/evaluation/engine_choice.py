@@ -29,39 +29,39 @@ CPU_HEAD_DIMENSION = 32
 
 
 def settle(
-    checkpoints: RunCheckpoints, store: Store, *, alone: str | None = None
+    checkpoints: RunCheckpoints, store: Store, *, only_checkpoint: str | None = None
 ) -> EvaluateConfig:
-    """The `evaluate` section with `auto` replaced by what it comes to, one for all checkpoints.
+    """The `evaluate` section with every `auto` resolved, the same for all checkpoints.
 
-    Whoever evaluates one checkpoint `alone` does not see the other blends, and takes float32.
+    In a pod (`only_checkpoint`) the other blends are not visible, so `dtype: auto` is float32.
 
     Raises:
-        ConfigError: a 16-bit dtype was asked for that rounds the blends away.
+        ConfigError: the config wants a 16-bit dtype whose rounding drowns the blends.
     """
     evaluate = checkpoints.config.evaluation
     return evaluate.model_copy(
         update={
             "engine": choose_engine(evaluate, checkpoints.after),
-            "dtype": _choose_dtype(checkpoints, store, alone),
+            "dtype": _choose_dtype(checkpoints, store, only_checkpoint),
         }
     )
 
 
-def choose_engine(evaluate: EvaluateConfig, checkpoint: Checkpoint) -> str:
-    """vLLM where it is installed and runs this checkpoint, unless the config says."""
+def choose_engine(evaluate: EvaluateConfig, after: Checkpoint) -> str:
+    """The engine of the config; for `auto`, vLLM if it is installed and runs this checkpoint."""
     if evaluate.engine != "auto":
         return evaluate.engine
     if find_spec("vllm") is None:
         return "transformers"
-    narrow = head_dimension(checkpoint.config) < CPU_HEAD_DIMENSION
+    narrow = head_dimension(after.config) < CPU_HEAD_DIMENSION
     return "transformers" if narrow and not vllm_uses_gpus() else "vllm"
 
 
-def require(evaluate: EvaluateConfig) -> None:
-    """Make sure that the engine is installed, and uses the GPUs that this process sees.
+def check_engine(evaluate: EvaluateConfig) -> None:
+    """Check that the engine is installed, and uses the GPUs that this process sees.
 
     Raises:
-        ConfigError: it is not, or leaves them idle.
+        ConfigError: it is not installed, or would leave the GPUs idle.
     """
     if evaluate.engine == "vllm" and find_spec("vllm") is None:
         raise ConfigError(
@@ -72,21 +72,23 @@ def require(evaluate: EvaluateConfig) -> None:
 
 
 def head_dimension(config: dict[str, Any]) -> int:
-    """Width of an attention head, from a checkpoint's config; 0 where it does not say."""
+    """Dimension of an attention head, from a checkpoint's config; 0 if the config does not say."""
     text = config.get("text_config") or config
     heads = text.get("num_attention_heads") or 0
     return int(text.get("head_dim") or (text.get("hidden_size", 0) // heads if heads else 0))
 
 
-def _choose_dtype(checkpoints: RunCheckpoints, store: Store, alone: str | None) -> str:
-    """float32 unless rounding is small beside the blends."""
+def _choose_dtype(checkpoints: RunCheckpoints, store: Store, only_checkpoint: str | None) -> str:
+    """The config's dtype; for `auto`, after's own if its rounding is small beside the blends."""
     config, after = checkpoints.config, checkpoints.after
     asked = config.evaluation.dtype
     own = str(after.config.get("dtype") or after.config.get("torch_dtype") or "float32")
     wanted = own if asked == "auto" else asked
-    if wanted not in ("bfloat16", "float16") or (alone and asked == "auto"):
+    if wanted not in ("bfloat16", "float16"):
         return "float32"
-    error = _cast_error(checkpoints, store, wanted, alone)
+    if only_checkpoint and asked == "auto":  # the pods of other blends have to choose the same
+        return "float32"
+    error = _cast_error(checkpoints, store, wanted, only_checkpoint)
     if error is None or error <= LARGEST_CAST_ERROR:
         return wanted
     noise = (
@@ -107,18 +109,18 @@ def _choose_dtype(checkpoints: RunCheckpoints, store: Store, alone: str | None) 
 
 
 def _cast_error(
-    checkpoints: RunCheckpoints, store: Store, dtype: str, alone: str | None
+    checkpoints: RunCheckpoints, store: Store, dtype: str, only_checkpoint: str | None
 ) -> float | None:
-    """Largest error of the difference that blending makes over the alphas (or of that evaluated
-    `alone`), and of what is blended if that is a blend of ours itself; None where nothing is."""
+    """Largest relative cast error of the alphas' blends in a dtype, and of the checkpoint that they
+    are made from if svdjobs blended that. None if no blend is known."""
     errors = []
-    # Scripts whose metadata only shares this name write less into it.
+    # Other tools write a file of this name too, without cast_error.
     meta = try_read_json(checkpoints.bases.store, BLEND_META)
-    known = meta.get("cast_error") if isinstance(meta, dict) else None
-    if isinstance(known, dict) and known.get(dtype) is not None:
-        errors.append(known[dtype])
+    recorded = meta.get("cast_error") if isinstance(meta, dict) else None
+    if isinstance(recorded, dict) and recorded.get(dtype) is not None:
+        errors.append(recorded[dtype])
     for alpha in checkpoints.config.alphas:
-        if alone and alpha_id(alpha) != alone:
+        if only_checkpoint and alpha_id(alpha) != only_checkpoint:
             continue
         records: list[BlendRecord] = shard_records(store, alpha)
         error = cast_error_total(records)[dtype] if records else None

@@ -1,4 +1,12 @@
-"""Which engine evaluates a sweep, in which dtype, and how it comes to hold each checkpoint."""
+"""Starts the engine of a session, and puts each checkpoint's weights into it.
+
+which checkpoint                    engine
+config like after's, reuse_engine   one engine, started with after; weights are swapped in
+alone in a pod, written in the run  an engine started with its own weights
+other config (`before` with other   an engine of its own, for that checkpoint only
+RoPE or tokenizer, say)
+reuse_engine: false                 an engine of its own
+"""
 
 from __future__ import annotations
 
@@ -18,9 +26,8 @@ from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.storage.store import Store
 
 
-class Engines:
-    """The engine of an evaluation: started when first needed, then given one checkpoint's weights
-    after another, or started anew for each."""
+class EngineHolder:
+    """Holds the one engine that is running, and knows which checkpoint is in it."""
 
     def __init__(
         self,
@@ -29,7 +36,7 @@ class Engines:
         store: Store,
         tokenizer_of: Callable[[str], Any],
         longest_prompt: int,
-        alone: str | None = None,
+        only_checkpoint: str | None = None,
     ) -> None:
         self._checkpoints = checkpoints
         self._config = checkpoints.config
@@ -40,60 +47,70 @@ class Engines:
         self._engine: Engine | None = None
         self._holds: str | None = None
         self._reuse = evaluate.reuse_engine
-        self._alone = alone
-        self._shared = False
+        self._only_checkpoint = only_checkpoint
+        self._started_for_reuse = False
         self._disk = ExitStack()
 
-    def holding(self, checkpoint_id: str) -> Engine:
-        """The engine, with that checkpoint in it."""
+    def engine_with(self, checkpoint_id: str) -> Engine:
+        """The engine, with a checkpoint's weights in it."""
         if self._engine is not None and self._holds == checkpoint_id:
             return self._engine
-        reuse = self._reuse and self._alike(checkpoint_id)
-        if self._engine is not None and not (reuse and self._shared):
+        reuse = self._reuse and self._has_config_of_after(checkpoint_id)
+        if self._engine is not None and not (reuse and self._started_for_reuse):
             self.close()
         if self._engine is None:
-            own = checkpoint_id == self._alone and is_written(self._store, checkpoint_id)
-            first = "after" if reuse and not own else checkpoint_id
-            tokenizer = self._tokenizer_of(first)
-            self._engine = self._start(self._weights(first, whole=True), tokenizer)
-            self._holds, self._shared = first, reuse and first == "after"
+            alone = checkpoint_id == self._only_checkpoint
+            own_weights = alone and is_written(self._store, checkpoint_id)
+            first = "after" if reuse and not own_weights else checkpoint_id
+            self._engine = self._start(self._files(first), self._tokenizer_of(first))
+            self._holds, self._started_for_reuse = first, reuse and first == "after"
         if self._holds != checkpoint_id:
-            self._holds = None  # whatever happens now, it is no longer the last one
+            self._holds = None  # a swap that fails leaves weights of two checkpoints
             try:
-                self._engine.put(self._weights(checkpoint_id, whole=False))
+                self._engine.put(self._tensors(checkpoint_id))
             except EvaluationError as error:
-                say(f"{error} Going on with an engine for each checkpoint.")
-                self._reuse = False
-                return self.holding(checkpoint_id)
+                say(f"{error} Starting an engine for each checkpoint instead.")
+                self._reuse = False  # so this happens once
+                return self.engine_with(checkpoint_id)
             self._holds = checkpoint_id
         return self._engine
 
-    def _weights(self, checkpoint_id: str, *, whole: bool) -> Weights:
-        return weights_of(self._checkpoints, self._store, checkpoint_id, self._disk, whole=whole)
+    def _files(self, checkpoint_id: str) -> Weights:
+        """A checkpoint whose weight files an engine can start from."""
+        return weights_of(
+            self._checkpoints, self._store, checkpoint_id, self._disk, with_weight_files=True
+        )
 
-    def _alike(self, checkpoint_id: str) -> bool:
-        """Whether the checkpoint's weights mean the same under after's config.
+    def _tensors(self, checkpoint_id: str) -> Weights:
+        """A checkpoint whose tensors can be put into a running engine."""
+        return weights_of(
+            self._checkpoints, self._store, checkpoint_id, self._disk, with_weight_files=False
+        )
 
-        A longer context set by another RoPE, say, lies in the config, and would not be swapped.
+    def _has_config_of_after(self, checkpoint_id: str) -> bool:
+        """Whether an engine that was started with after computes this checkpoint correctly.
+
+        RoPE scaling, for example, is set in config.json, which swapping weights does not change.
         """
         is_blend = checkpoint_id not in layout.baseline_ids(self._config)
-        if (self._config.bases_of if is_blend else checkpoint_id) != "before":
+        config_from = self._config.bases_of if is_blend else checkpoint_id
+        if config_from != "before":
             return True
-        if self._evaluate.tokenizer_of_before == "own":
-            say("before has a tokenizer of its own: it gets an engine of its own")
+        if self._config.before_has_own_tokenizer:
+            say("before has a tokenizer of its own, so it gets an engine of its own")
             return False
         before, after = self._checkpoints.before.config, self._checkpoints.after.config
         keys = sorted({*before, *after} - NAMES_AND_DTYPES)
         differ = [key for key in keys if before.get(key) != after.get(key)]
         if differ:
             say(
-                f"before differs from after in {', '.join(differ)}: {checkpoint_id} gets an engine "
-                f"of its own"
+                f"the configs of before and after differ in {', '.join(differ)}, so "
+                f"{checkpoint_id} gets an engine of its own"
             )
         return not differ
 
     def _start(self, weights: Weights, tokenizer: Any) -> Engine:
-        # The libraries' own complaints about a cut-off file name neither it nor what to do.
+        # Checks the files: an engine's own error for a truncated one names neither it nor a remedy.
         open_checkpoint(weights.folder, allow_pickle=self._config.allow_pickle)
         if self._evaluate.engine == "vllm":
             from svdjobs.evaluation.engines.vllm import VllmEngine, log_path

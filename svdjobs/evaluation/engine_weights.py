@@ -1,4 +1,4 @@
-"""A checkpoint of a run as an engine takes it: files to start from, tensors to be swapped in."""
+"""A checkpoint of a run as an engine takes it: files to start from, or tensors to swap in."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.config import REPEAT_ID, alpha_id
 from svdjobs.errors import IncompleteError
 from svdjobs.evaluation.engines.protocol import Weights
+from svdjobs.records import Manifest
 from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import find_manifest, require
@@ -25,37 +26,49 @@ if TYPE_CHECKING:
     import torch
 
 STAGE = "evaluate"
-WEIGHTS = (".safetensors", ".safetensors.index.json")
+WEIGHT_FILE_SUFFIXES = (".safetensors", ".safetensors.index.json")
 
 
 def is_written(store: Store, checkpoint_id: str) -> bool:
-    """Whether the run holds the checkpoint's weights; before and after lie elsewhere, and do."""
+    """Whether a checkpoint's weight files exist. True for before and after, which lie elsewhere."""
     prefix = f"{layout.CHECKPOINTS}/{checkpoint_id}"
     manifest = find_manifest(store, prefix)
-    return manifest is None or any(file.key.endswith(WEIGHTS) for file in manifest.files)
+    return manifest is None or any(
+        file.key.endswith(WEIGHT_FILE_SUFFIXES) for file in manifest.files
+    )
+
+
+def has_weight_files(manifest: Manifest) -> bool:
+    """Whether a checkpoint of the run was written with its weights."""
+    return any(file.key.endswith(WEIGHT_FILE_SUFFIXES) for file in manifest.files)
 
 
 def weights_of(
-    checkpoints: RunCheckpoints, store: Store, checkpoint_id: str, disk: ExitStack, *, whole: bool
+    checkpoints: RunCheckpoints,
+    store: Store,
+    checkpoint_id: str,
+    disk: ExitStack,
+    *,
+    with_weight_files: bool,
 ) -> Weights:
-    """A checkpoint of the run: before and after as they lie, an alpha from its written folder to
-    start with, and computed from after and D to be put into a running engine.
+    """A checkpoint of the run.
 
-    What an engine reads as files lies on this disk until `disk` is closed: the weights too, to
-    start with (`whole`), else what is beside them.
+    Its folder has the config and companions, and the weight files only if an engine will start from
+    them. The folder is on this disk until `disk` is closed. The tensors of `before` and `after` are
+    read where they lie; those of an alpha are computed from after and D.
 
     Raises:
-        IncompleteError: no such checkpoint in this run.
+        IncompleteError: the run has no checkpoint of that id.
     """
     config = checkpoints.config
     sources = {"before": config.before, "after": config.after, REPEAT_ID: config.after}
     if checkpoint_id in sources:
         checkpoint = checkpoints.open(sources[checkpoint_id])
-        folder = disk.enter_context(on_disk(checkpoint, weights=whole))
+        folder = disk.enter_context(on_disk(checkpoint, weights=with_weight_files))
         return Weights(checkpoint.label, str(folder), partial(_read, checkpoint))
     for alpha in config.alphas:
         if alpha_id(alpha) == checkpoint_id:
-            folder = disk.enter_context(_alpha_on_disk(store, alpha, whole=whole))
+            folder = disk.enter_context(_alpha_on_disk(store, alpha, with_weight_files))
             tensors = partial(_computed, checkpoints, store, alpha)
             return Weights(checkpoint_id, str(folder), tensors)
     raise IncompleteError(
@@ -72,20 +85,22 @@ def _computed(
 
 
 def _read(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of a checkpoint; of a tied pair, the embedding only."""
+    """Tensors of a checkpoint, without an lm_head that is tied to the embedding."""
     for name in checkpoint.entries:
         if not (checkpoint.tied and name == "lm_head.weight"):
             yield name, checkpoint.read(name)
 
 
-def _alpha_on_disk(store: Store, alpha: float, *, whole: bool) -> AbstractContextManager[Path]:
-    """Files of a blended checkpoint, which may have been measured only, and have no weights."""
+def _alpha_on_disk(
+    store: Store, alpha: float, with_weight_files: bool
+) -> AbstractContextManager[Path]:
+    """Files of a blended checkpoint; with `write_checkpoints: false` it has no weight files."""
     prefix = layout.checkpoint_prefix(alpha)
     (manifest,) = require(store, [prefix], stage=STAGE)
     wanted = {"config.json", *COMPANIONS}
     names = [
         file.key
         for file in manifest.files
-        if file.key in wanted or (whole and file.key.endswith(WEIGHTS))
+        if file.key in wanted or (with_weight_files and file.key.endswith(WEIGHT_FILE_SUFFIXES))
     ]
     return local_folder(store, names, below=prefix)

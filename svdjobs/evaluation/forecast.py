@@ -11,9 +11,14 @@ from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import embedding_rows
 from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError
-from svdjobs.evaluation import session
 from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
 from svdjobs.evaluation.engines.stop_tokens import stop_tokens
+from svdjobs.evaluation.prompt_sets import (
+    PromptSet,
+    make_prompt_set,
+    tokenizer_of,
+    tokenizer_source,
+)
 from svdjobs.evaluation.tokenizers import differences, misread, unshared
 from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
@@ -37,7 +42,7 @@ def foresee(config: SweepConfig, store: Store) -> list[str]:
     if config.evaluate is not None and not _answered(config, store):
         checkpoints = RunCheckpoints(config)
         benchmarks = [load_benchmark(benchmark) for benchmark in config.benchmarks]
-        asked = session.ask(checkpoints, "after", benchmarks)
+        asked = make_prompt_set(checkpoints, "after", benchmarks)
         lines += _tokenizers(checkpoints, asked)
         lines += _questions(checkpoints, benchmarks, asked)
     return lines
@@ -59,12 +64,12 @@ def _alphas(config: SweepConfig) -> str:
 def _questions(
     checkpoints: RunCheckpoints,
     benchmarks: Sequence[Benchmark],
-    asked: session.Asking,
+    asked: PromptSet,
 ) -> Iterator[str]:
     """How much is asked on each benchmark, by the prompts themselves."""
     config, evaluate = checkpoints.config, checkpoints.config.evaluation
-    own = session.tokenizer_source(config, "before") != session.tokenizer_source(config, "after")
-    before = session.ask(checkpoints, "before", benchmarks) if own else asked
+    own = tokenizer_source(config, "before") != tokenizer_source(config, "after")
+    before = make_prompt_set(checkpoints, "before", benchmarks) if own else asked
     count = len(layout.evaluated_ids(config))
     for benchmark in benchmarks:
         lengths = [len(prompt.ids) for prompt in asked.prompts[benchmark.name]]
@@ -79,14 +84,14 @@ def _questions(
         )
 
 
-def _tokenizers(checkpoints: RunCheckpoints, asked: session.Asking) -> Iterator[str]:
+def _tokenizers(checkpoints: RunCheckpoints, asked: PromptSet) -> Iterator[str]:
     """What is not alike in the tokenizers of before and after, and in what they embed.
 
     Raises:
         CheckpointError: before would read other tokens than were asked.
     """
     config = checkpoints.config
-    source = session.tokenizer_source(config, "after")
+    source = tokenizer_source(config, "after")
     chosen = config.evaluation.tokenizer_of_before
     own = asked.tokenizer if source == config.before else _own_tokenizer(checkpoints)
     if own is not None and (differ := differences(own, asked.tokenizer)):
@@ -103,12 +108,12 @@ def _tokenizers(checkpoints: RunCheckpoints, asked: session.Asking) -> Iterator[
 def _own_tokenizer(checkpoints: RunCheckpoints) -> Any:
     """before's own tokenizer; None where it has none."""
     try:
-        return session.tokenizer_in(checkpoints, checkpoints.config.before)
+        return tokenizer_of(checkpoints, checkpoints.config.before)
     except CheckpointError:
         return None
 
 
-def _refuse_misread(own: Any, asked: session.Asking, words: str) -> None:
+def _refuse_misread(own: Any, asked: PromptSet, words: str) -> None:
     """Make sure that before, given after's token ids, reads the words that were asked.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The drawing part of `evaluate`: completions read where they are there, drawn where not."""
+"""Generates the missing completions of an output, and keeps each one in a journal."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from svdjobs.evaluation.engines.protocol import Engine, Request
+from svdjobs.evaluation.grader import SubmitForGrading
 from svdjobs.progress import track
-from svdjobs.records import Completion
+from svdjobs.records import Completion, Manifest
 from svdjobs.runs.outputs import Output
 from svdjobs.storage.objects import record_in, try_read_json, write_lines
 
@@ -15,43 +16,50 @@ COMPLETIONS = "completions.jsonl"
 JOURNAL = "completions.journal"
 ENGINE = "engine.json"
 PROMPTS = "prompts.json"
-# Completions handed to the grading workers together.
+# Completions that are handed to the grading workers together.
 GRADED_TOGETHER = 32
-Submit = Callable[[Sequence[Completion]], None]
 
 
-def drawn(
+def generate_missing(
     output: Output,
     requests: Sequence[Request],
     engine: Callable[[], Engine],
-    submit: Submit,
+    submit: SubmitForGrading,
     label: str,
 ) -> list[Completion]:
-    """All completions by problem and sample: read where they are there, drawn where not; each is
-    handed on to be graded on the way."""
+    """All completions of an output, by problem and sample.
+
+    Those in the finished file or the journal are read, the missing ones are generated. Each is
+    handed to `submit` for grading.
+    """
     store, key = output.store, output.key(COMPLETIONS)
-    if not store.exists(key):
+    if store.exists(key):
+        completions = completions_in(bytes(store.read(key)))
+        submit(completions)
+    else:
         with store.journal(output.key(JOURNAL)) as journal:
-            kept = (
+            lines = (
                 record_in(Completion, line, "a completion of a journal") for line in journal.lines
             )
-            done = {(c.idx, c.sample_index): c for c in kept}
-            found = list(done.values())
-            submit(found)
+            # By sample: two processes that wrote the same journal may both have generated it.
+            done = {(c.idx, c.sample_index): c for c in lines}
+            completions = list(done.values())
+            submit(completions)
             if len(done) < len(requests):
                 running = engine()
+                # A list, since a resumed run may have another engine than the one before.
                 settings = try_read_json(store, output.key(ENGINE)) or []
                 if running.settings not in settings:
                     output.put_json(ENGINE, [*settings, running.settings])
-                found += _collected(running, requests, set(done), journal.append, submit, label)
-        found.sort(key=lambda c: (c.idx, c.sample_index))
-        write_lines(store, key, [completion.model_dump_json() for completion in found])
-    else:
-        found = completions_in(bytes(store.read(key)))
-        submit(found)
+                completions += _generate(
+                    running, requests, set(done), journal.append, submit, label
+                )
+        completions.sort(key=lambda c: (c.idx, c.sample_index))
+        write_lines(store, key, [completion.model_dump_json() for completion in completions])
     output.adopt(COMPLETIONS)
+    # Only now: until the file is written and adopted, the journal is all there is.
     store.delete(output.key(JOURNAL))
-    return found
+    return completions
 
 
 def completions_in(data: bytes) -> list[Completion]:
@@ -59,33 +67,38 @@ def completions_in(data: bytes) -> list[Completion]:
     return [record_in(Completion, line, f"a line of {COMPLETIONS}") for line in data.splitlines()]
 
 
-def _collected(
+def completions_sha256(manifest: Manifest) -> str:
+    """sha256 of the completions of an output: generated again, they may differ."""
+    return next(file.sha256 for file in manifest.files if file.key == COMPLETIONS)
+
+
+def _generate(
     engine: Engine,
     requests: Sequence[Request],
     done: set[tuple[int, int]],
-    keep: Callable[[str], None],
-    submit: Submit,
+    append_to_journal: Callable[[str], None],
+    submit: SubmitForGrading,
     label: str,
 ) -> list[Completion]:
-    """Completions as the engine finishes them, kept one by one."""
-    drawn: list[Completion] = []
-    left = {request.idx: 0 for request in requests}
+    """The missing completions as the engine finishes them, each in the journal at once."""
+    completions: list[Completion] = []
+    samples_missing = {request.idx: 0 for request in requests}
     for request in requests:
-        left[request.idx] += request[:2] not in done
-    tokens, cut, graded, started = 0, 0, 0, time.monotonic()
+        samples_missing[request.idx] += request.key not in done
+    tokens, truncated, submitted, started = 0, 0, 0, time.monotonic()
     with track(label, len(requests)) as advance:
         advance(len(done))
         for completion in engine.generate(requests, done):
-            keep(completion.model_dump_json())
-            drawn.append(completion)
+            append_to_journal(completion.model_dump_json())
+            completions.append(completion)
             tokens += completion.completion_tokens
-            cut += completion.finish_reason == "length"
-            left[completion.idx] -= 1
+            truncated += completion.finish_reason == "length"
+            samples_missing[completion.idx] -= 1
             rate = tokens / max(time.monotonic() - started, 1e-9)
-            problems = sum(not count for count in left.values())
-            advance(1, f"{problems} problems, {rate:.0f} tokens/s, {cut} cut off")
-            if len(drawn) - graded >= GRADED_TOGETHER:
-                submit(drawn[graded:])
-                graded = len(drawn)
-        submit(drawn[graded:])
-    return drawn
+            problems = sum(not count for count in samples_missing.values())
+            advance(1, f"{problems} problems, {rate:.0f} tokens/s, {truncated} cut off")
+            if len(completions) - submitted >= GRADED_TOGETHER:
+                submit(completions[submitted:])
+                submitted = len(completions)
+        submit(completions[submitted:])
+    return completions

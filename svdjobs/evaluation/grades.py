@@ -1,23 +1,22 @@
-"""Grades of finished completions, and the summary of them: an output of its own.
+"""Grades of finished completions and their summary: an output of its own.
 
-Completions cost days of GPUs and grades seconds, so grades have versions of their own, one of the
-grader and one of the summary: what changes them lets no completion be drawn again.
+Completions cost GPU-days, grades cost seconds. So the grader and the summary have versions of their
+own, and raising one of these never regenerates a completion.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from svdjobs.errors import BenchmarkError
 from svdjobs.evaluation import summary as summaries
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.generation import COMPLETIONS, ENGINE, PROMPTS, completions_in
-from svdjobs.evaluation.grading.pool import GradingPool
+from svdjobs.evaluation.grader import Grader
 from svdjobs.evaluation.summary import details, summarise
-from svdjobs.progress import say
-from svdjobs.records import Completion, Grade, Manifest, Outcome, Summary
+from svdjobs.records import Completion, Grade, Manifest, Summary
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import (
     OutputKey,
@@ -31,15 +30,13 @@ from svdjobs.storage.store import Store
 
 STAGE = "grade"
 GRADER = "1"
-"""Changes when a verdict may: answers of two graders are not compared."""
+"""Raise it when a grade may change: evaluations of different graders are not compared."""
 GRADES = "grades.jsonl"
 SUMMARY = "summary.json"
-# An answer that equals no gold as text, number or choice, so that both have to be read.
-PROBE = r"\boxed{x_{7}+98765}"
 
 
 class Evaluation(NamedTuple):
-    """Finished completions of a checkpoint on a benchmark, and the grades of them."""
+    """The outputs of one checkpoint on one benchmark: its completions, and their grades."""
 
     completions: Manifest
     grades: Manifest
@@ -56,9 +53,9 @@ class Evaluation(NamedTuple):
 
 
 def find(store: Store, checkpoint_id: str, benchmark: str) -> Evaluation | None:
-    """The finished evaluation of a checkpoint, None where completions lack, or grades of them.
+    """The finished evaluation of a checkpoint; None if its completions or their grades are missing.
 
-    Evaluations made before grades had an output of their own hold both.
+    Older runs stored the grades beside the completions: then both manifests are the same one.
     """
     place = layout.results_prefix(checkpoint_id, benchmark)
     completions = readable_manifest(store, place)
@@ -68,18 +65,19 @@ def find(store: Store, checkpoint_id: str, benchmark: str) -> Evaluation | None:
     grades = readable_manifest(store, prefix)
     if grades is not None and grades.inputs["completions"] == content_print(completions):
         return Evaluation(completions, grades, prefix)
-    if completions.file(SUMMARY):
+    if completions.file(SUMMARY):  # an older run
         return Evaluation(completions, completions, place)
     return None
 
 
-def made_by_this_grader(grades: Manifest) -> bool:
-    """Whether this version of the grader made grades; its first kept them with the completions."""
+def has_current_grader(grades: Manifest) -> bool:
+    """Whether the grader of this version made some grades."""
+    # Version 1 recorded no grader while it kept grades with the completions.
     return bool(grades.config.get("grader", "1") == GRADER)
 
 
 def key_of(completions: Manifest) -> OutputKey:
-    """What makes grades these: the completions, whatever drew them, and the grader."""
+    """Cache key of the grades of some completions."""
     inputs = {
         "completions": content_print(completions),
         "benchmark": completions.inputs["benchmark"],
@@ -92,23 +90,22 @@ def make(
     checkpoint_id: str,
     benchmark: Benchmark,
     completions: Manifest,
-    pool: Callable[[], GradingPool],
-    gold_errors: Callable[[], set[int]],
+    grader: Grader,
     *,
     graded: tuple[Sequence[Completion], Sequence[Grade]] | None = None,
     force: bool = False,
 ) -> Manifest:
-    """Grades and summary of finished completions, or find them made.
+    """Grade finished completions and write the summary, unless that is done.
 
-    `graded` is what was graded while it was being drawn, if it was.
+    `graded` are the completions and their grades if they were graded while they were generated.
 
     Raises:
-        BenchmarkError: the benchmark is not the one that was asked.
+        BenchmarkError: the benchmark has changed since the completions were generated.
     """
     if completions.inputs["benchmark"] != benchmark.sha256:
         raise BenchmarkError(
-            f"benchmark {benchmark.name} is not the one {checkpoint_id} was asked: its problems or "
-            f"golds have changed. Evaluate again, or put it back."
+            f"benchmark {benchmark.name}: its problems or golds have changed since {checkpoint_id} "
+            f"was evaluated on it. Evaluate again, or restore the benchmark's file."
         )
     prefix = layout.grades_prefix(checkpoint_id, benchmark.name)
     output = begin(store, prefix, key_of(completions), force=force)
@@ -116,13 +113,10 @@ def make(
         return output.finished
     place = layout.results_prefix(checkpoint_id, benchmark.name)
     if graded is None:
-        found: Sequence[Completion] = completions_in(
-            read_finished(store, place, COMPLETIONS, completions)
-        )
-        golds = {problem.idx: problem.gold for problem in benchmark.problems}
-        graded = found, pool().grade(found, golds)
+        stored = completions_in(read_finished(store, place, COMPLETIONS, completions))
+        graded = stored, grader.grade(benchmark, stored)
     in_order = sorted(graded[1], key=lambda grade: (grade.idx, grade.sample_index))
-    grades = pool().classify(in_order)
+    grades = grader.pool.classify(in_order)
     summary = summarise(
         checkpoint_id,
         benchmark,
@@ -131,7 +125,7 @@ def make(
         graded[0],
         grades,
         json.loads(read_finished(store, place, ENGINE, completions)),
-        gold_errors(),
+        grader.unreadable_golds(benchmark),
     )
     lines = [grade.model_dump_json() for grade in grades]
     output.add(write_lines(store, output.key(GRADES), lines))
@@ -141,34 +135,7 @@ def make(
 
 
 def _prompts_sha256(store: Store, place: str, completions: Manifest) -> str:
-    """What the prompts were; evaluations that hold their grades say it in the summary."""
+    """sha256 of the prompts; older runs stored it in the summary."""
     name = PROMPTS if completions.file(PROMPTS) else SUMMARY
     document = json.loads(read_finished(store, place, name, completions))
     return str(document["prompts_sha256"])
-
-
-def unreadable_golds(pool: GradingPool, benchmark: Benchmark) -> set[int]:
-    """Problems whose gold the grader cannot read, found by an answer that equals none as text.
-
-    Raises:
-        BenchmarkError: that is all of them.
-    """
-    golds = {problem.idx: problem.gold for problem in benchmark.problems}
-    probes = [
-        Completion(idx=idx, sample_index=0, seed=0, text=PROBE, finish_reason="stop",
-                   completion_tokens=0)
-        for idx in golds
-    ]  # fmt: skip
-    found = {g.idx for g in pool.grade(probes, golds) if g.outcome is Outcome.GOLD_ERROR}
-    if found:
-        first = min(found)
-        say(
-            f"benchmark {benchmark.name}: {len(found)} golds cannot be read and their problems are "
-            f"left out of all estimates, e.g. problem {first}: {golds[first]!r:.60}"
-        )
-    if len(found) == len(golds):
-        raise BenchmarkError(
-            f"benchmark {benchmark.name}: none of its {len(golds)} golds can be read as an answer. "
-            f"Is answer_field the right one?"
-        )
-    return found

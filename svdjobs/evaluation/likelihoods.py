@@ -1,15 +1,16 @@
-"""How likely each checkpoint finds after's own answers: no sampling noise, so it sees what accuracy
-cannot. Taken while `evaluate` has the checkpoint in its engine."""
+"""Log-probabilities of after's completions under each checkpoint.
+
+They have no sampling noise, so they show differences that accuracy cannot. `evaluate` computes them
+while its engine holds the checkpoint.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from svdjobs.config import REPEAT_ID
 from svdjobs.evaluation.benchmarks.load import Benchmark
-from svdjobs.evaluation.engines.protocol import Engine, Trace
-from svdjobs.evaluation.generation import COMPLETIONS, completions_in
-from svdjobs.evaluation.prompts import Prompt
+from svdjobs.evaluation.engines.protocol import Trace
+from svdjobs.evaluation.generation import COMPLETIONS, completions_in, completions_sha256
+from svdjobs.evaluation.session import Session
 from svdjobs.progress import track
 from svdjobs.records import Likelihood, Manifest
 from svdjobs.runs import layout
@@ -22,46 +23,56 @@ ROWS = "likelihoods.jsonl"
 
 
 def make(
-    store: Store,
-    benchmark: Benchmark,
+    session: Session,
     checkpoint_id: str,
-    results: Manifest,
-    per_problem: int,
-    prompts: Callable[[], Sequence[Prompt]],
-    engine: Callable[[], Engine],
+    benchmark: Benchmark,
+    completions: Manifest,
     *,
     force: bool = False,
-) -> Manifest | None:
-    """Likelihoods of the first answers after gave to each problem; None while there are none.
+) -> None:
+    """Write the likelihoods of a checkpoint, unless that is done.
 
-    `results` is the checkpoint's evaluation. after's repetition holds the same weights as after.
+    Of after's completions of each problem, the first `evaluate.teacher_forced` are read.
+    `completions` is the manifest of the checkpoint's own. Nothing is written if after has no
+    completions yet; for the second evaluation of after, which has after's weights; and for a
+    `before` with its own tokenizer, to which after's token ids mean other tokens.
     """
-    after = layout.results_prefix("after", benchmark.name)
-    answered = find_manifest(store, after)
-    if answered is None or checkpoint_id == REPEAT_ID:
-        return None
+    store, per_problem = session.store, session.evaluate.teacher_forced
+    if not per_problem or checkpoint_id == REPEAT_ID:
+        return
+    if checkpoint_id == "before" and session.config.before_has_own_tokenizer:
+        return
+    after_prefix = layout.results_prefix("after", benchmark.name)
+    after_manifest = find_manifest(store, after_prefix)
+    if after_manifest is None:
+        return
     key = OutputKey(
         stage="likelihoods",
         version=VERSION,
         config={
             "per_problem": per_problem,
-            "engine": results.config["engine"],
-            "dtype": results.config["dtype"],
+            "engine": completions.config["engine"],
+            "dtype": completions.config["dtype"],
         },
-        inputs={"checkpoint": results.inputs["checkpoint"], "traces": _traces(answered)},
+        inputs={
+            "checkpoint": completions.inputs["checkpoint"],
+            "traces": completions_sha256(after_manifest),
+        },
     )
     prefix = layout.likelihoods_prefix(checkpoint_id, benchmark.name)
     output = begin(store, prefix, key, force=force)
     if output.finished:
-        return output.finished
-    completions = completions_in(read_finished(store, after, COMPLETIONS, answered))
-    chosen = [c for c in completions if c.sample_index < per_problem and c.token_ids]
-    asked = {prompt.idx: prompt.ids for prompt in prompts()}
-    traces = [Trace(asked[c.idx], c.token_ids) for c in chosen]
+        return
+    of_after = completions_in(read_finished(store, after_prefix, COMPLETIONS, after_manifest))
+    chosen = [c for c in of_after if c.sample_index < per_problem and c.token_ids]
+    prompts = session.prompt_set(checkpoint_id).prompts[benchmark.name]
+    prompt_ids = {prompt.idx: prompt.ids for prompt in prompts}
+    traces = [Trace(prompt_ids[c.idx], c.token_ids) for c in chosen]
     rows = []
     label = f"likelihoods {checkpoint_id} on {benchmark.name}"
     with track(label, len(traces)) as advance:
-        for completion, values in zip(chosen, engine().log_probabilities(traces), strict=True):
+        engine = session.engine_with(checkpoint_id)
+        for completion, values in zip(chosen, engine.log_probabilities(traces), strict=True):
             row = Likelihood(
                 idx=completion.idx,
                 sample_index=completion.sample_index,
@@ -70,26 +81,21 @@ def make(
             rows.append(row.model_dump_json())
             advance()
     output.add(write_lines(store, output.key(ROWS), rows))
-    return output.commit()
-
-
-def _traces(answered: Manifest) -> str:
-    """sha256 of after's completions: drawn anew, they may be others."""
-    return next(file.sha256 for file in answered.files if file.key == COMPLETIONS)
+    output.commit()
 
 
 def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None:
-    """Manifest of a checkpoint's likelihoods, None where there are none of after's present
-    answers."""
-    answered = readable_manifest(store, layout.results_prefix("after", benchmark))
-    found = readable_manifest(store, layout.likelihoods_prefix(checkpoint_id, benchmark))
-    if found is None or answered is None or found.inputs["traces"] != _traces(answered):
+    """Manifest of a checkpoint's likelihoods; None if they are missing, or those of completions
+    that after no longer has."""
+    of_after = readable_manifest(store, layout.results_prefix("after", benchmark))
+    manifest = readable_manifest(store, layout.likelihoods_prefix(checkpoint_id, benchmark))
+    if manifest is None or of_after is None:
         return None
-    return found
+    return manifest if manifest.inputs["traces"] == completions_sha256(of_after) else None
 
 
 def load(store: Store, checkpoint_id: str, benchmark: str) -> list[Likelihood]:
-    """The likelihoods of a checkpoint; empty where there are none of after's present answers."""
+    """The likelihoods of a checkpoint; empty if `current` has none."""
     prefix = layout.likelihoods_prefix(checkpoint_id, benchmark)
     if (manifest := current(store, checkpoint_id, benchmark)) is None:
         return []

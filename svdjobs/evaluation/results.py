@@ -8,7 +8,7 @@ from typing import Any
 from svdjobs.config import REPEAT_ID, SweepConfig
 from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.grades import Evaluation, find
-from svdjobs.evaluation.session import settings_of
+from svdjobs.evaluation.output_keys import settings_of
 from svdjobs.runs import layout
 from svdjobs.storage.store import Store
 

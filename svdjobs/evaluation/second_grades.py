@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from svdjobs.evaluation.benchmarks.load import Benchmark
-from svdjobs.evaluation.generation import COMPLETIONS, completions_in
+from svdjobs.evaluation.generation import COMPLETIONS, completions_in, completions_sha256
 from svdjobs.evaluation.grades import GRADES, find
 from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.progress import track
@@ -39,7 +39,7 @@ def make(
             stage="second_grader",
             version=VERSION,
             config={"math-verify": versions().get("math-verify", "unknown")},
-            inputs={"completions": _completions(results), "benchmark": benchmark.sha256},
+            inputs={"completions": completions_sha256(results), "benchmark": benchmark.sha256},
         ),
         force=force,
     )
@@ -59,7 +59,11 @@ def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None
     """Manifest of a checkpoint's second grades, None where there are none of its completions."""
     results = readable_manifest(store, layout.results_prefix(checkpoint_id, benchmark))
     found = readable_manifest(store, layout.second_grades_prefix(checkpoint_id, benchmark))
-    if results is None or found is None or found.inputs["completions"] != _completions(results):
+    if (
+        results is None
+        or found is None
+        or found.inputs["completions"] != completions_sha256(results)
+    ):
         return None
     return found
 
@@ -107,7 +111,3 @@ def agreement(store: Store, benchmark: Benchmark, checkpoint_id: str) -> Agreeme
         undecided=counts[True, None] + counts[False, None],
         disagreements=apart,
     )
-
-
-def _completions(results: Manifest) -> str:
-    return next(file.sha256 for file in results.files if file.key == COMPLETIONS)

@@ -70,7 +70,7 @@ def part_count(tensors: Sequence[TensorPlan]) -> int:
     return max(1, min(256, round(total / 1e11)))
 
 
-def share_count(tensors: Sequence[TensorPlan]) -> int:
+def shard_count(tensors: Sequence[TensorPlan]) -> int:
     """Pods for one checkpoint: 50 teraflops each, minutes of 16 cores, since a pod costs half a
     minute to start."""
     total = sum(decompose_flops(tensor.shape, vectors=True) for tensor in tensors)

@@ -99,9 +99,9 @@ def grades_prefix(checkpoint_id: str, benchmark: str) -> str:
     return f"grades/{checkpoint_id}/{benchmark}"
 
 
-def share_prefix(checkpoint_id: str, share_id: str) -> str:
-    """Where a share of a checkpoint's completions lies until all shares are there."""
-    return f"shares/{checkpoint_id}/{share_id}"
+def shard_prefix(checkpoint_id: str, shard_id: str) -> str:
+    """Where a shard of a checkpoint's completions lies until all shards exist."""
+    return f"shares/{checkpoint_id}/{shard_id}"
 
 
 def second_grades_prefix(checkpoint_id: str, benchmark: str) -> str:

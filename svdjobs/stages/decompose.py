@@ -56,9 +56,12 @@ def run(
     unit: str | None = None,
     force: bool = False,
 ) -> list[Manifest]:
-    """Decompose the run's checkpoints, or one share of one of them; manifests of what is whole."""
+    """Decompose the run's checkpoints, or one shard of one of them.
+
+    Returns the manifests of the factors that are complete.
+    """
     plan = layout.load_plan(store, config, stage=STAGE)
-    share = shards.named(shards.decompose_shares(config, plan), unit) if unit else None
+    shard = shards.named(shards.decompose_shards(config, plan), unit) if unit else None
     checkpoints = RunCheckpoints(config)
     made = [
         decompose_checkpoint(
@@ -69,11 +72,11 @@ def run(
             plan.selected,
             plan.parts,
             workers=config.decompose.workers,
-            share=share,
+            shard=shard,
             force=force,
         )
         for target in layout.decomposed(config)
-        if share is None or target.checkpoint_id == share.name
+        if shard is None or target.checkpoint_id == shard.name
     ]
     return [manifest for manifest in made if manifest is not None]
 
@@ -87,12 +90,12 @@ def decompose_checkpoint(
     parts: Sequence[Sequence[str]],
     *,
     workers: int = 0,
-    share: shards.Share | None = None,
+    shard: shards.Shard | None = None,
     force: bool = False,
 ) -> Manifest | None:
     """Decompose the given tensors of one checkpoint into `factors/<checkpoint id>/`.
 
-    Of a `share`, its parts only; None while those of others are missing.
+    With a `shard`, only its parts; None while parts of other shards are missing.
     """
     output = begin(
         store,
@@ -117,9 +120,9 @@ def decompose_checkpoint(
         for number, names in enumerate(parts)
     ]
     count = workers or worker_count(cost.peak_tensor_bytes(tensors))
-    mine = work if share is None else share.pick(work)
+    mine = work if shard is None else shard.pick(work)
     _make_parts(store, _undone(output, mine), count, target.checkpoint_id, checkpoint)
-    if share is not None and _undone(output, work):
+    if shard is not None and _undone(output, work):
         return None
     fallbacks = []
     for part in work:

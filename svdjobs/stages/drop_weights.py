@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from svdjobs.config import SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
-from svdjobs.evaluation.engine_weights import WEIGHTS
+from svdjobs.evaluation.engine_weights import WEIGHT_FILE_SUFFIXES
 from svdjobs.progress import say, size
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import MANIFEST, find_manifest, require
@@ -32,11 +32,11 @@ def run(config: SweepConfig, store: Store, *, alpha: float) -> None:
         raise IncompleteError(
             f"the weights of {alpha_id(alpha)} are still needed: {', '.join(missing)} is not there."
         )
-    kept = [file for file in manifest.files if not file.key.endswith(WEIGHTS)]
+    kept = [file for file in manifest.files if not file.key.endswith(WEIGHT_FILE_SUFFIXES)]
     if len(kept) < len(manifest.files):
         document = manifest.model_copy(update={"files": kept}).model_dump(mode="json")
         write_json(store, f"{prefix}/{MANIFEST}", document)
-    gone = {key: n for key, n in store.sizes(prefix).items() if key.endswith(WEIGHTS)}
+    gone = {key: n for key, n in store.sizes(prefix).items() if key.endswith(WEIGHT_FILE_SUFFIXES)}
     for key in gone:
         store.delete(key)
     say(f"{alpha_id(alpha)}: deleted {len(gone)} weight files, {size(sum(gone.values()))}")

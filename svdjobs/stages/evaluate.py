@@ -1,7 +1,7 @@
-"""evaluate: ask every checkpoint the same questions with the same seeds, grade.
+"""evaluate: generate completions with every checkpoint, from the same prompts and seeds, and grade.
 
-Each completion is kept from the moment it is drawn, in a journal beside the output to be, so a
-killed run draws only what is missing. Grading goes on in worker processes meanwhile.
+A completion is in a journal from the moment it is generated, so a run that was killed generates
+only what is missing. Worker processes grade meanwhile.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ from typing import Any
 
 from svdjobs.config import SweepConfig
 from svdjobs.errors import IncompleteError, MissingKeyError
-from svdjobs.evaluation import engine_choice, multi_gpu
+from svdjobs.evaluation import engine_choice, grades, likelihoods, multi_gpu, second_grades
 from svdjobs.evaluation.benchmarks.load import Benchmark
-from svdjobs.evaluation.engines.protocol import make_requests
-from svdjobs.evaluation.generation import COMPLETIONS, ENGINE, PROMPTS, completions_in, drawn
+from svdjobs.evaluation.engines.protocol import Request, make_requests
+from svdjobs.evaluation.generation import (
+    COMPLETIONS,
+    ENGINE,
+    PROMPTS,
+    completions_in,
+    generate_missing,
+)
+from svdjobs.evaluation.output_keys import evaluation_keys, seed_of
 from svdjobs.evaluation.prompts import prompts_sha256
 from svdjobs.evaluation.results import in_order_of_work
-from svdjobs.evaluation.session import Work, identities, opened, seed_of
+from svdjobs.evaluation.session import Session, open_session
 from svdjobs.records import Completion, Grade, Manifest
 from svdjobs.runs import layout, shards
 from svdjobs.runs.checkpoints import RunCheckpoints
@@ -42,41 +49,36 @@ def run(
     checkpoint_ids: Sequence[str] | None = None,
     force: bool = False,
 ) -> list[Manifest]:
-    """Evaluate the run's checkpoints, or those named, on every benchmark.
+    """Evaluate the run's checkpoints, or some of them, on every benchmark.
 
-    What the settings cannot do is found before anything that is there makes way for it.
+    Whatever the settings cannot do is refused before an existing output makes way for a new one.
     """
     manifests: list[Manifest] = []
-    with opened(config, store) as work:
-        evaluate, benchmarks = work.evaluate, work.benchmarks
-        groups = multi_gpu.device_groups(evaluate)
+    with open_session(config, store) as session:
+        benchmarks = session.benchmarks
         ids = layout.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
         wanted = in_order_of_work(ids)
-        what = identities(work, wanted)
-        places = {key: layout.results_prefix(*key) for key in what}
-        if force or not all(is_current(store, places[key], what[key]) for key in what):
-            engine_choice.require(evaluate)
-            for checkpoint_id in wanted:
-                work.asking(checkpoint_id)
-        outputs = {key: begin(store, places[key], what[key], force=force) for key in what}
+        keys = _keys(session, wanted)
+        places = {pair: layout.results_prefix(*pair) for pair in keys}
+        if force or not all(is_current(store, places[pair], keys[pair]) for pair in keys):
+            _check_settings(session, wanted)
+        outputs = {pair: begin(store, places[pair], keys[pair], force=force) for pair in keys}
         unfinished = [
             i for i in wanted if any(outputs[i, b.name].finished is None for b in benchmarks)
         ]
+        groups = multi_gpu.device_groups(session.evaluate)
         if len(groups) > 1 and len(unfinished) > 1:
             multi_gpu.run(config, store, unfinished, groups)
-            outputs = {key: begin(store, places[key], what[key]) for key in what}
-        for checkpoint_id in wanted:
-            for benchmark in benchmarks:
-                finished = _evaluate(
-                    work, checkpoint_id, benchmark, outputs[checkpoint_id, benchmark.name],
-                    force=force,
-                )  # fmt: skip
-                manifests.append(finished)
-                if evaluate.teacher_forced:
-                    work.take_likelihoods(checkpoint_id, benchmark, finished, force=force)
+            outputs = {pair: begin(store, places[pair], keys[pair]) for pair in keys}
         pairs = [(checkpoint_id, benchmark) for checkpoint_id in wanted for benchmark in benchmarks]
+        for checkpoint_id, benchmark in pairs:
+            output = outputs[checkpoint_id, benchmark.name]
+            finished = _generate_and_grade(session, checkpoint_id, benchmark, output, force=force)
+            manifests.append(finished)
+            # Now, while the engine holds this checkpoint.
+            likelihoods.make(session, checkpoint_id, benchmark, finished, force=force)
         for (checkpoint_id, benchmark), finished in zip(pairs, manifests, strict=True):
-            work.grade_again(checkpoint_id, benchmark, finished, force=force)
+            _run_second_grader(session, checkpoint_id, benchmark, finished, force=force)
     return manifests
 
 
@@ -94,112 +96,158 @@ def foresee(config: SweepConfig, store: Store) -> None:
     places = [layout.results_prefix(i, b.name) for i in ids for b in config.benchmarks]
     if not all(find_manifest(store, place) for place in places):
         after = RunCheckpoints(config).headers(config.after)
-        chosen = engine_choice.choose_engine(evaluate, after)
-        engine_choice.require(evaluate.model_copy(update={"engine": chosen}))
+        engine = engine_choice.choose_engine(evaluate, after)
+        engine_choice.check_engine(evaluate.model_copy(update={"engine": engine}))
 
 
-def run_share(
+def run_shard(
     config: SweepConfig, store: Store, *, checkpoint_id: str, unit: str
 ) -> Manifest | None:
-    """Evaluate one checkpoint on one share of a benchmark's problems, as a pod does.
+    """Evaluate one checkpoint on one shard of a benchmark's problems, as a pod does.
 
-    The last share to be drawn is followed by grading them all, to the same output as `run`'s; None
-    while shares of others are missing.
+    The pod that finishes last joins the shards and grades them, into the same output as `run`'s.
+    Until then, None.
     """
-    shares = shards.evaluate_shares(config)
-    share = shards.named(shares, unit)
-    with opened(config, store, alone=checkpoint_id) as work:
-        (benchmark,) = (b for b in work.benchmarks if b.name == share.name)
-        what = identities(work, [checkpoint_id])[checkpoint_id, benchmark.name]
+    all_shards = shards.evaluate_shards(config)
+    shard = shards.named(all_shards, unit)
+    with open_session(config, store, only_checkpoint=checkpoint_id) as session:
+        (benchmark,) = (b for b in session.benchmarks if b.name == shard.name)
+        key = _keys(session, [checkpoint_id])[checkpoint_id, benchmark.name]
         place = layout.results_prefix(checkpoint_id, benchmark.name)
-        if not is_current(store, place, what):
-            engine_choice.require(work.evaluate)
-            work.asking(checkpoint_id)
-            of_benchmark = [s for s in shares if s.name == share.name]
-            if share.of > 1 and not _draw_share(work, checkpoint_id, benchmark, share, what):
+        if not is_current(store, place, key):
+            _check_settings(session, [checkpoint_id])
+            if shard.of > 1 and not _generate_shard(session, checkpoint_id, benchmark, shard, key):
                 return None
-            output = begin(store, place, what)
-            if output.finished is None and share.of > 1:
-                try:
-                    _join(checkpoint_id, of_benchmark, output)
-                except (IncompleteError, MissingKeyError):
-                    # Another pod has just done so, and cleared the shares away.
-                    output = begin(store, place, what)
-                    if output.finished is None:
-                        raise
-            _evaluate(work, checkpoint_id, benchmark, output, force=False)
-            for one in of_benchmark if share.of > 1 else ():
-                clear(store, layout.share_prefix(checkpoint_id, one.id))
-        manifest = find_manifest(store, place)
-        if manifest is not None:
-            work.grade(checkpoint_id, benchmark, manifest, None, force=False)
-            if work.evaluate.teacher_forced:
-                work.take_likelihoods(checkpoint_id, benchmark, manifest, force=False)
-            work.grade_again(checkpoint_id, benchmark, manifest, force=False)
-        return manifest
+        output = begin(store, place, key)
+        of_benchmark = [s for s in all_shards if s.name == shard.name and shard.of > 1]
+        if output.finished is None and of_benchmark:
+            try:
+                _join(checkpoint_id, of_benchmark, output)
+            except (IncompleteError, MissingKeyError):
+                # Another pod has joined the shards meanwhile, and deleted them.
+                output = begin(store, place, key)
+                if output.finished is None:
+                    raise
+        finished = _generate_and_grade(session, checkpoint_id, benchmark, output, force=False)
+        for one in of_benchmark:
+            clear(store, layout.shard_prefix(checkpoint_id, one.id))
+        likelihoods.make(session, checkpoint_id, benchmark, finished)
+        _run_second_grader(session, checkpoint_id, benchmark, finished, force=False)
+        return finished
 
 
-def _draw_share(
-    work: Work, checkpoint_id: str, benchmark: Benchmark, share: shards.Share, what: OutputKey
+def _keys(session: Session, checkpoint_ids: Sequence[str]) -> dict[tuple[str, str], OutputKey]:
+    return evaluation_keys(
+        session.checkpoints, session.evaluate, session.store, checkpoint_ids, session.benchmarks
+    )
+
+
+def _check_settings(session: Session, checkpoint_ids: Sequence[str]) -> None:
+    """Check the engine and all prompts.
+
+    Raises:
+        ConfigError, CheckpointError, BenchmarkError: one will not do.
+    """
+    engine_choice.check_engine(session.evaluate)
+    for checkpoint_id in checkpoint_ids:
+        session.prompt_set(checkpoint_id)
+
+
+def _requests(
+    session: Session, checkpoint_id: str, benchmark: Benchmark, shard: shards.Shard | None = None
+) -> list[Request]:
+    """The completions to generate: a benchmark's, or those of a shard of it."""
+    problems = benchmark.problems
+    prompts = session.prompt_set(checkpoint_id).prompts[benchmark.name]
+    if shard is not None:
+        problems, prompts = shard.pick(problems), shard.pick(prompts)
+    seed = seed_of(session.evaluate, checkpoint_id)
+    return make_requests(problems, prompts, session.evaluate.n_samples, seed)
+
+
+def _generate_shard(
+    session: Session, checkpoint_id: str, benchmark: Benchmark, shard: shards.Shard, key: OutputKey
 ) -> bool:
-    """Draw the completions of a share; whether all shares of the benchmark are there now."""
+    """Generate the completions of a shard; whether all shards of the benchmark exist now."""
 
-    def place(number: int) -> tuple[str, OutputKey]:
-        one = share._replace(number=number)
-        inputs = {**what.inputs, "share": f"{number} of {share.of}"}
-        return layout.share_prefix(checkpoint_id, one.id), replace(what, inputs=inputs)
+    def place_and_key(number: int) -> tuple[str, OutputKey]:
+        inputs = {**key.inputs, "share": f"{number} of {shard.of}"}
+        prefix = layout.shard_prefix(checkpoint_id, shard._replace(number=number).id)
+        return prefix, replace(key, inputs=inputs)
 
-    prefix, identity = place(share.number)
-    output = begin(work.store, prefix, identity)
+    output = begin(session.store, *place_and_key(shard.number))
     if output.finished is None:
-        problems = share.pick(benchmark.problems)
-        prompts = share.pick(work.asking(checkpoint_id).prompts[benchmark.name])
-        seed = seed_of(work.evaluate, checkpoint_id)
-        requests = make_requests(problems, prompts, work.evaluate.n_samples, seed)
-        label = f"evaluate {checkpoint_id} on {share.id}"
-        drawn(output, requests, lambda: work.engine(checkpoint_id), lambda _: None, label)
-        if not work.store.exists(output.key(ENGINE)):  # more shares than problems: nothing to draw
+        requests = _requests(session, checkpoint_id, benchmark, shard)
+        label = f"evaluate {checkpoint_id} on {shard.id}"
+        # Not graded here: the pod that joins the shards grades them all.
+        generate_missing(
+            output, requests, lambda: session.engine_with(checkpoint_id), lambda _: None, label
+        )
+        if not session.store.exists(output.key(ENGINE)):  # an empty shard has started no engine
             output.put_json(ENGINE, [])
         output.adopt(ENGINE)
         output.commit()
-    places = (place(number) for number in range(share.of))
-    return all(is_current(work.store, where, which) for where, which in places)
+    return all(is_current(session.store, *place_and_key(number)) for number in range(shard.of))
 
 
-def _join(checkpoint_id: str, shares: Sequence[shards.Share], output: Output) -> None:
-    """Put the completions of all shares where those of a whole evaluation lie."""
+def _join(checkpoint_id: str, all_shards: Sequence[shards.Shard], output: Output) -> None:
+    """Write the completions of all shards to where those of a whole evaluation lie."""
     completions: list[Completion] = []
-    ran: list[dict[str, Any]] = []
-    for share in shares:
-        prefix = layout.share_prefix(checkpoint_id, share.id)
+    engines: list[dict[str, Any]] = []
+    for shard in all_shards:
+        prefix = layout.shard_prefix(checkpoint_id, shard.id)
         completions += completions_in(read_finished(output.store, prefix, COMPLETIONS))
         settings = json.loads(read_finished(output.store, prefix, ENGINE))
-        ran += [item for item in settings if item not in ran]
+        engines += [item for item in settings if item not in engines]
     completions.sort(key=lambda c: (c.idx, c.sample_index))
-    output.put_json(ENGINE, ran)
+    output.put_json(ENGINE, engines)
     lines = [completion.model_dump_json() for completion in completions]
     write_lines(output.store, output.key(COMPLETIONS), lines)
 
 
-def _evaluate(
-    work: Work, checkpoint_id: str, benchmark: Benchmark, output: Output, *, force: bool
+def _generate_and_grade(
+    session: Session, checkpoint_id: str, benchmark: Benchmark, output: Output, *, force: bool
 ) -> Manifest:
-    """Draw what is missing, grading on the way, and grade what was drawn before."""
+    """Generate the missing completions of an output and grade all; those of a finished output are
+    graded unless their grades are current."""
     graded: tuple[Sequence[Completion], Sequence[Grade]] | None = None
-    if output.finished is None:
-        evaluate, prompts = work.evaluate, work.asking(checkpoint_id).prompts[benchmark.name]
-        seed = seed_of(evaluate, checkpoint_id)
-        requests = make_requests(benchmark.problems, prompts, evaluate.n_samples, seed)
-        label = f"evaluate {checkpoint_id} on {benchmark.name}"
-        work.gold_errors(benchmark)  # none readable: refused before anything is drawn
-        completions = drawn(
-            output, requests, lambda: work.engine(checkpoint_id), work.grader(benchmark), label
+    finished = output.finished
+    if finished is None:
+        # Refuses a benchmark without a readable gold before the engine generates anything.
+        session.grader.unreadable_golds(benchmark)
+        completions = generate_missing(
+            output,
+            _requests(session, checkpoint_id, benchmark),
+            lambda: session.engine_with(checkpoint_id),
+            session.grader.submitter(benchmark),
+            f"evaluate {checkpoint_id} on {benchmark.name}",
         )
         output.adopt(ENGINE)
+        prompts = session.prompt_set(checkpoint_id).prompts[benchmark.name]
         output.write_json(PROMPTS, {"prompts_sha256": prompts_sha256(prompts)})
         finished = output.commit()
-        graded = completions, work.pool.collect()
-    else:
-        finished = output.finished
-    work.grade(checkpoint_id, benchmark, finished, graded, force=force)
+        graded = completions, session.grader.pool.collect()
+    grades.make(
+        session.store,
+        checkpoint_id,
+        benchmark,
+        finished,
+        session.grader,
+        graded=graded,
+        force=force,
+    )
     return finished
+
+
+def _run_second_grader(
+    session: Session, checkpoint_id: str, benchmark: Benchmark, finished: Manifest, *, force: bool
+) -> None:
+    if session.evaluate.second_grader != "off":
+        second_grades.make(
+            session.store,
+            benchmark,
+            checkpoint_id,
+            finished,
+            lambda: session.grader.pool,
+            force=force,
+        )

@@ -1,15 +1,16 @@
-"""grade: grade finished completions, and summarise. `evaluate` does it on the way; on its own this
-stage follows a newer grader, and draws nothing whatever else has changed since."""
+"""grade: grade the finished completions of a run again, and summarise them.
+
+`evaluate` grades as it generates. This stage by itself lets a run follow a newer grader, and never
+generates a completion, whatever else has changed.
+"""
 
 from __future__ import annotations
-
-from functools import cache, partial
 
 from svdjobs.config import SweepConfig
 from svdjobs.errors import IncompleteError
 from svdjobs.evaluation import grades
 from svdjobs.evaluation.benchmarks.load import load_benchmark
-from svdjobs.evaluation.grading.pool import GradingPool
+from svdjobs.evaluation.grader import Grader
 from svdjobs.records import Manifest
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import find_manifest
@@ -17,29 +18,25 @@ from svdjobs.storage.store import Store
 
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> list[Manifest]:
-    """Grades of all completions that the run has finished; with `force` also where they are there.
+    """Grade all completions that the run has finished; with `force` those with grades, too.
 
     Raises:
         ConfigError: the config has no `evaluate` section.
         IncompleteError: there are no completions.
-        BenchmarkError: a benchmark is not the one that was asked.
+        BenchmarkError: a benchmark has changed since its completions were generated.
     """
-    made: list[Manifest] = []
-    with GradingPool(config.evaluation.grade_timeout_seconds) as pool:
+    written: list[Manifest] = []
+    with Grader(config.evaluation.grade_timeout_seconds) as grader:
         for section in config.benchmarks:
             benchmark = load_benchmark(section)
-            gold_errors = cache(partial(grades.unreadable_golds, pool, benchmark))
             for checkpoint_id in layout.evaluated_ids(config):
-                completions = find_manifest(
-                    store, layout.results_prefix(checkpoint_id, section.name)
-                )
-                if completions is not None:
-                    made.append(
+                prefix = layout.results_prefix(checkpoint_id, section.name)
+                if completions := find_manifest(store, prefix):
+                    written.append(
                         grades.make(
-                            store, checkpoint_id, benchmark, completions, lambda: pool,
-                            gold_errors, force=force,
+                            store, checkpoint_id, benchmark, completions, grader, force=force
                         )
-                    )  # fmt: skip
-    if not made:
+                    )
+    if not written:
         raise IncompleteError(f"{store.url} has no finished completions to grade.")
-    return made
+    return written

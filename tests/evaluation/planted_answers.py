@@ -10,7 +10,7 @@ from typing import Any
 from svdjobs.config import SweepConfig
 from svdjobs.evaluation import grades as grades_of
 from svdjobs.evaluation.benchmarks.load import load_benchmark
-from svdjobs.evaluation.session import STAGE, VERSION, settings_of
+from svdjobs.evaluation.output_keys import STAGE, VERSION, settings_of
 from svdjobs.evaluation.summary import summarise
 from svdjobs.records import Completion, Grade, Outcome
 from svdjobs.runs import layout

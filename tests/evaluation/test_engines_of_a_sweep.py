@@ -19,7 +19,7 @@ from svdjobs.evaluation import (
     engine_holder,
     engine_weights,
     likelihoods,
-    session,
+    prompt_sets,
 )
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.stages import blend, decompose, evaluate, grade, plan
@@ -203,15 +203,17 @@ def test_auto_engine(chain: dict[str, Path], monkeypatch: pytest.MonkeyPatch) ->
 def test_weights_put_into_an_engine_are_those_blend_writes(make_config: MakeConfig) -> None:
     config = make_config(rotations=None)
     store = blended(config)
-    checkpoints = RunCheckpoints(config)
+    checkpoints, disk = RunCheckpoints(config), ExitStack()
     for alpha in ("alpha-0.0000", "alpha-0.5000", "alpha-1.0000"):
-        weights = engine_weights.weights_of(checkpoints, store, alpha, ExitStack(), whole=False)
+        weights = engine_weights.weights_of(
+            checkpoints, store, alpha, disk, with_weight_files=False
+        )
         computed = dict(weights.tensors())
         written = tensors(Path(store.url) / "checkpoints" / alpha)
         assert computed.keys() == written.keys()
         assert all(bool((computed[name] == written[name]).all()) for name in written)
     with pytest.raises(IncompleteError, match=r"no checkpoint 'alpha-0\.3' in this run; it has"):
-        engine_weights.weights_of(checkpoints, store, "alpha-0.3", ExitStack(), whole=True)
+        engine_weights.weights_of(checkpoints, store, "alpha-0.3", disk, with_weight_files=True)
 
 
 def test_reused_and_separate_engines_agree(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -268,7 +270,8 @@ def test_likelihoods_are_those_of_the_drawn_tokens(make_config: MakeConfig) -> N
     rows = {r.idx: r.log_probabilities for r in likelihoods.load(store, "before", "sums")}
     model = AutoModelForCausalLM.from_pretrained(config.before, dtype=torch.float32)
     path = Path(store.url) / "results/after/sums/completions.jsonl"
-    prompts = session.ask(RunCheckpoints(config), "after", _benchmarks(config)).prompts
+    checkpoints = RunCheckpoints(config)
+    prompts = prompt_sets.make_prompt_set(checkpoints, "after", _benchmarks(config)).prompts
     asked = {prompt.idx: prompt.ids for prompt in prompts["sums"]}
     for line in path.read_text().splitlines():
         drawn = json.loads(line)
@@ -300,7 +303,7 @@ def test_grading_again_draws_nothing_and_gives_the_same_bytes(
     for path in root.rglob("grades.jsonl"):
         path.write_text("")
     monkeypatch.setattr(
-        engine_holder.Engines, "holding", lambda *_: pytest.fail("an engine was started")
+        engine_holder.EngineHolder, "engine_with", lambda *_: pytest.fail("an engine was started")
     )
     grade.run(config, store, force=True)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before

@@ -12,7 +12,7 @@ import pytest
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import EXIT_TRY_AGAIN, BenchmarkError, BusyError, ConfigError, exit_code
-from svdjobs.evaluation import engine_choice, engine_holder, session
+from svdjobs.evaluation import engine_choice, engine_holder, output_keys
 from svdjobs.stages import evaluate, grade, report
 from svdjobs.storage.local import LocalStore
 
@@ -38,7 +38,7 @@ def test_grading_again_keeps_completions_whatever_has_changed(
     store = LocalStore(config.store_url)
     evaluate.run(config, store, checkpoint_ids=IDS)
     drawn = {k: v for k, v in contents(config).items() if "completions" in k}
-    monkeypatch.setattr(session, "VERSION", "another")
+    monkeypatch.setattr(output_keys, "VERSION", "another")
     monkeypatch.setattr(
         engine_choice, "choose_engine", lambda *_: pytest.fail("asked for an engine")
     )
@@ -58,7 +58,9 @@ def test_grading_against_other_golds_is_refused(
     other.write_text(benchmark_file.read_text().replace('"1"', '"2"'))
     benchmarks = [{"name": "sums", "data": str(other)}]
     changed = make_config(rotations=None, evaluate=section(make_config, benchmarks=benchmarks))
-    with pytest.raises(BenchmarkError, match="sums is not the one after was asked"):
+    with pytest.raises(
+        BenchmarkError, match="sums: its problems or golds have changed since"
+    ):
         grade.run(changed, store)
     assert contents(config) == before
 
@@ -88,7 +90,7 @@ def test_a_longer_time_for_grading_draws_nothing_again(
     evaluate.run(config, store, checkpoint_ids=IDS)
     patient = make_config(rotations=None, evaluate=section(make_config, grade_timeout_seconds=50.0))
     monkeypatch.setattr(
-        engine_holder.Engines, "holding", lambda *_: pytest.fail("an engine was started")
+        engine_holder.EngineHolder, "engine_with", lambda *_: pytest.fail("an engine was started")
     )
     evaluate.run(patient, store, checkpoint_ids=IDS)
 

@@ -41,7 +41,7 @@ def test_an_older_run_is_graded_again_and_nothing_of_it_drawn(
     store, root = LocalStore(older.store_url), Path(older.store_url)
     results = files_in(root / "results")
     monkeypatch.setattr(
-        engine_holder.Engines, "holding", lambda *_: pytest.fail("an engine was started")
+        engine_holder.EngineHolder, "engine_with", lambda *_: pytest.fail("an engine was started")
     )
     evaluate.run(older, store)
     assert files_in(root / "results") == results
@@ -62,7 +62,7 @@ def test_a_newer_grader_or_summary_draws_nothing(
     results, old = files_in(root / "results"), files_in(root / "grades")
     monkeypatch.setattr(*changed, "another")
     monkeypatch.setattr(
-        engine_holder.Engines, "holding", lambda *_: pytest.fail("an engine was started")
+        engine_holder.EngineHolder, "engine_with", lambda *_: pytest.fail("an engine was started")
     )
     evaluate.run(swept, store)
     assert files_in(root / "results") == results

@@ -58,7 +58,7 @@ def test_size_and_time_of_a_sweep_on_paper(
         "decompose": shares,
         "alphas": [alpha_id(alpha) for alpha in config.alphas],
         "baselines": ["before"],
-        "evaluate": [share.id for share in shards.evaluate_shares(config)],
+        "evaluate": [share.id for share in shards.evaluate_shards(config)],
         "rotations": True,
         "gate": False,
     }

@@ -74,9 +74,9 @@ def test_units_come_to_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> Non
 
 def evaluate_all(config: SweepConfig, store: Store, checkpoint_id: str, shares: list[str]) -> None:
     for unit in reversed(shares):
-        whole = evaluate.run_share(config, store, checkpoint_id=checkpoint_id, unit=unit)
+        whole = evaluate.run_shard(config, store, checkpoint_id=checkpoint_id, unit=unit)
         assert (whole is not None) == (unit == shares[0]), "the last share makes it whole"
-    again = evaluate.run_share(config, store, checkpoint_id=checkpoint_id, unit=shares[1])
+    again = evaluate.run_shard(config, store, checkpoint_id=checkpoint_id, unit=shares[1])
     assert again is not None
     assert not store.keys(f"shares/{checkpoint_id}")
 
@@ -85,19 +85,19 @@ def test_more_shares_than_problems(whole: SweepConfig, make_config: MakeConfig) 
     config = make_config(evaluate=asking(whole, shards=9))
     store = LocalStore(config.store_url)
     plan.run(config, store)
-    shares = [share.id for share in shards.evaluate_shares(config)]
-    done = [evaluate.run_share(config, store, checkpoint_id="after", unit=i) for i in shares]
+    shares = [share.id for share in shards.evaluate_shards(config)]
+    done = [evaluate.run_shard(config, store, checkpoint_id="after", unit=i) for i in shares]
     assert [manifest is not None for manifest in done] == [False] * 8 + [True]
 
 
 def test_a_checkpoint_with_few_parts_has_as_many_shares(make_config: MakeConfig) -> None:
     config = make_config(decompose={"parts": 2, "shards": 7}, rotations=None)
     made = plan.run(config, LocalStore(config.store_url))
-    assert [share.of for share in shards.decompose_shares(config, made)] == [2] * 4
+    assert [share.of for share in shards.decompose_shards(config, made)] == [2] * 4
 
 
 def test_shares_cover_everything_once() -> None:
-    shares = [shards.Share("x", number, 3) for number in range(3)]
+    shares = [shards.Shard("x", number, 3) for number in range(3)]
     assert sorted(item for share in shares for item in share.pick(range(10))) == list(range(10))
 
 
@@ -114,7 +114,7 @@ def test_unknown_unit_is_named(make_config: MakeConfig) -> None:
     config = make_config()
     store = LocalStore(config.store_url)
     plan.run(config, store)
-    with pytest.raises(ConfigError, match=r"no unit 'after-7' in this run; it has before-000"):
+    with pytest.raises(ConfigError, match=r"no shard 'after-7' in this run; it has before-000"):
         decompose.run(config, store, unit="after-7")
 
 

@@ -36,7 +36,7 @@ def test_weights_go_and_what_was_measured_stays(make_config: MakeConfig) -> None
     results = "results/alpha-0.5000/sums"
     answers = store.read(f"{results}/completions.jsonl")
     clear(store, results)
-    evaluate.run_share(config, store, checkpoint_id="alpha-0.5000", unit="sums-000")
+    evaluate.run_shard(config, store, checkpoint_id="alpha-0.5000", unit="sums-000")
     assert store.read(f"{results}/completions.jsonl") == answers
 
 

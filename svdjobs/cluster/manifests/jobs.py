@@ -29,7 +29,7 @@ def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict
     """Manifests by file, numbered in the order to apply them in."""
     run = run_name(config)
     counts = {
-        "decompose": len(shards.decompose_shares(config, None)),
+        "decompose": len(shards.decompose_shards(config, None)),
         "blend": len(config.alphas),
         "evaluate-after": len(shards.evaluations(config, "after")),
         "evaluate": len(shards.evaluations(config)),

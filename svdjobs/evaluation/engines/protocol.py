@@ -24,6 +24,11 @@ class Request(NamedTuple):
     """For a person; what is generated from is `prompt_ids`."""
     prompt_ids: tuple[int, ...]
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """What tells it from the other requests: the problem and the sample."""
+        return self.idx, self.sample_index
+
 
 class Trace(NamedTuple):
     """A completion to be read: how likely is each of its tokens?"""
@@ -79,4 +84,4 @@ def make_requests(
         for p in prompts
         for k in range(n_samples)
     ]
-    return sorted(requests, key=lambda request: (len(request.prompt_ids), request[:2]))
+    return sorted(requests, key=lambda request: (len(request.prompt_ids), request.key))

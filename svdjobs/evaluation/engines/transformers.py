@@ -111,7 +111,7 @@ class TransformersEngine:
         size = self._config.batch_size
         for start in range(0, len(requests), size):
             batch = requests[start : start + size]
-            if any(request[:2] not in done for request in batch):
+            if any(request.key not in done for request in batch):
                 drawn = self._generate(batch)
                 yield from (c for c in drawn if (c.idx, c.sample_index) not in done)
 

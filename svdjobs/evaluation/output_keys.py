@@ -1,0 +1,87 @@
+"""Cache keys of evaluations: everything that decides a checkpoint's completions on a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from svdjobs.config import REPEAT_ID, EvaluateConfig
+from svdjobs.errors import IncompleteError
+from svdjobs.evaluation.benchmarks.load import Benchmark
+from svdjobs.evaluation.prompt_sets import tokenizer_source
+from svdjobs.fingerprint import derived_seed
+from svdjobs.runs import layout
+from svdjobs.runs.checkpoints import RunCheckpoints
+from svdjobs.runs.outputs import OutputKey, require
+from svdjobs.storage.store import Store
+
+STAGE = "evaluate"
+VERSION = "4"
+"""Raise it when the same key would give other completions: every run then generates them again."""
+OPERATIONAL = {
+    "benchmarks", "devices", "reuse_engine", "gpu_memory_utilization", "tensor_parallel_size",
+    "enforce_eager", "teacher_forced", "repeat_after", "allow_lossy_dtype",
+    "grade_timeout_seconds", "second_grader", "shards", "tokenizer_of_before",
+}  # fmt: skip
+"""Settings that are no part of the key: they do not change completions, or (the benchmarks, the
+tokenizer of `before`) the thing itself is an input."""
+
+
+def evaluation_keys(
+    checkpoints: RunCheckpoints,
+    evaluate: EvaluateConfig,
+    store: Store,
+    checkpoint_ids: Sequence[str],
+    benchmarks: Sequence[Benchmark],
+) -> dict[tuple[str, str], OutputKey]:
+    """Keys of evaluations, by checkpoint id and name of the benchmark.
+
+    `evaluate` is the section with every `auto` resolved.
+
+    Raises:
+        IncompleteError: the run has no checkpoint of that id, or has not blended it.
+    """
+    keys = {}
+    for checkpoint_id in checkpoint_ids:
+        tokenizer = checkpoints.companions(tokenizer_source(checkpoints.config, checkpoint_id))
+        weights = _weights(checkpoints, store, checkpoint_id)
+        settings = settings_of(evaluate, checkpoint_id)
+        for benchmark in benchmarks:
+            inputs = {
+                "checkpoint": weights,
+                "benchmark": benchmark.sha256,
+                "tokenizer": tokenizer,
+            }
+            keys[checkpoint_id, benchmark.name] = OutputKey(STAGE, VERSION, settings, inputs)
+    return keys
+
+
+def _weights(checkpoints: RunCheckpoints, store: Store, checkpoint_id: str) -> str:
+    """Fingerprint of a checkpoint."""
+    config = checkpoints.config
+    if checkpoint_id in ("before", "after", REPEAT_ID):
+        source = config.before if checkpoint_id == "before" else config.after
+        # The companions are part of it: they decide where a completion stops.
+        return f"{checkpoints.identity(source, store)}/{checkpoints.companions(source)}"
+    if checkpoint_id in layout.evaluated_ids(config):
+        (manifest,) = require(store, [f"{layout.CHECKPOINTS}/{checkpoint_id}"], stage=STAGE)
+        return manifest.fingerprint
+    raise IncompleteError(
+        f"no checkpoint {checkpoint_id!r} in this run; it has "
+        f"{', '.join(layout.evaluated_ids(config))}."
+    )
+
+
+def settings_of(evaluate: EvaluateConfig, checkpoint_id: str) -> dict[str, Any]:
+    """The settings that are part of a checkpoint's key."""
+    settings = evaluate.model_dump(mode="json", exclude=OPERATIONAL)
+    if evaluate.engine == "vllm":  # it makes its own batches
+        del settings["batch_size"]
+    return {**settings, "seed": seed_of(evaluate, checkpoint_id)}
+
+
+def seed_of(evaluate: EvaluateConfig, checkpoint_id: str) -> int:
+    """Base of a checkpoint's seeds: the same for all, except the second evaluation of after."""
+    if checkpoint_id == REPEAT_ID:
+        return derived_seed(evaluate.seed, REPEAT_ID)
+    return evaluate.seed
