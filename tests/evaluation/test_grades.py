@@ -58,9 +58,7 @@ def test_grading_against_other_golds_is_refused(
     other.write_text(benchmark_file.read_text().replace('"1"', '"2"'))
     benchmarks = [{"name": "sums", "data": str(other)}]
     changed = make_config(rotations=None, evaluate=section(make_config, benchmarks=benchmarks))
-    with pytest.raises(
-        BenchmarkError, match="sums: its problems or golds have changed since"
-    ):
+    with pytest.raises(BenchmarkError, match="sums: its problems or golds have changed since"):
         grade.run(changed, store)
     assert contents(config) == before
 
