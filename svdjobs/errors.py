@@ -7,6 +7,7 @@
     │   └── TensorError                    exit 2   one tensor of it: NaN, cut off, bad dtype
     ├── BenchmarkError(ValueError)         exit 2   a benchmark that is missing, empty or malformed
     ├── OutputError(ValueError)            exit 2   the output place holds something else
+    ├── FormatError(RuntimeError)          exit 2   a record that a newer svdjobs has written
     ├── NumericalError(ArithmeticError)    exit 2   a self-check failed twice
     ├── IncompleteError(RuntimeError)      exit 2   an earlier stage has not been run
     ├── StorageError(OSError)              exit 4   disk full, store unreachable
@@ -73,6 +74,11 @@ class BenchmarkError(SvdjobsError, ValueError):
 
 class OutputError(SvdjobsError, ValueError):
     """The output place already holds something else."""
+
+
+class FormatError(SvdjobsError, RuntimeError):
+    """A record that a newer svdjobs has written. (No ValueError: pydantic would take it for one of
+    its own.)"""
 
 
 class NumericalError(SvdjobsError, ArithmeticError):

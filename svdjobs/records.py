@@ -3,16 +3,78 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
+
+from svdjobs.errors import FormatError
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, unknown fields refused, docstrings are the field docs."""
+    """Base of all records: frozen, unknown fields refused, docstrings are the field docs.
+
+    A record's format changes when a field moves or changes its meaning: raise `FORMAT`, and say in
+    `MIGRATIONS` how the format before is read. Runs of every earlier version then stay readable. A
+    record of format 1 does not say so, as no record did before there were formats.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    FORMAT: ClassVar[int] = 1
+    MIGRATIONS: ClassVar[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
+    """By older format: makes of a document of it one of the next format."""
+
+    @classmethod
+    def read(cls, document: Any) -> Self:
+        """The record in a JSON document (its text, or what was parsed), of this format or an older.
+
+        Raises:
+            ValidationError: it is not such a record.
+            FormatError: a newer svdjobs wrote it.
+        """
+        if isinstance(document, (str, bytes, bytearray)):
+            return cls.model_validate_json(document, context=_STORED)
+        return cls.model_validate(document, context=_STORED)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _migrate(cls, document: Any, info: ValidationInfo) -> Any:
+        if info.context is not _STORED or not isinstance(document, dict):
+            return document  # a record that is being made
+        if "format" not in document and not cls.MIGRATIONS:
+            return document
+        document = dict(document)
+        stored = document.pop("format", 1)
+        if not isinstance(stored, int) or not stored >= 1:
+            raise ValueError(f"format {stored!r:.80} is no number above 0")
+        if stored > cls.FORMAT:
+            raise FormatError(
+                f"a newer svdjobs has written this {cls.__name__} (format {stored}; this version "
+                f"reads up to {cls.FORMAT}). Use that version, or another store."
+            )
+        for older in range(stored, cls.FORMAT):
+            document = cls.MIGRATIONS[older](document)
+        return document
+
+    @model_serializer(mode="wrap")
+    def _with_format(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = fields(self)
+        return {"format": self.FORMAT, **document} if self.FORMAT > 1 else document
+
+
+# The context that tells a stored document from the fields of a new record.
+_STORED = {"stored": True}
 
 
 def checked_key(key: str) -> str:
@@ -426,8 +488,71 @@ class Summary(Record):
     are made of)."""
 
 
+Side = Literal["u", "vh"]
+
+
+class SideMetrics(Record):
+    """How the singular vectors of one side, u or vh, moved along base → rl1 → rl2."""
+
+    mse: float | None = None
+    """MSE(R1·R2, R3) over all directions kept."""
+    mse_top: float | None = None
+    """The same over the leading k directions."""
+    angle_max: float | None = None
+    """Largest principal angle between the leading-k subspaces of base and rl2, in radians."""
+    angle_rms: float | None = None
+    """Root mean square of these angles."""
+
+
+class RotationMetrics(Record):
+    """Metrics of one tensor in base, rl1, rl2. None: the matrices give no such number."""
+
+    nss: float | None = None
+    """‖s_rl2 − s_base‖ / ‖s_base‖."""
+    touchable_share: float | None = None
+    """Share of ‖ΔW‖² that a blend of singular values can touch."""
+    stable_rank_base: float | None = None
+    stable_rank_rl2: float | None = None
+    update_norm: float | None = None
+    """‖W_rl2 − W_base‖ / ‖W_base‖."""
+    u: SideMetrics = SideMetrics()
+    vh: SideMetrics = SideMetrics()
+
+    def side(self, name: Side) -> SideMetrics:
+        """The metrics of a side."""
+        return self.u if name == "u" else self.vh
+
+
+class RotationNull(RotationMetrics):
+    """The same metrics with each update replaced by a random one of the same norm: their mean over
+    the draws. Beside them, what theory says."""
+
+    haar_mse: float | None = None
+    """`mse` of unrelated bases."""
+    nss_formula: float | None = None
+    touchable_formula: float | None = None
+
+
+def _sides_apart(row: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 held `angle_rms_u` where format 2 holds `u.angle_rms`."""
+    for name in ("metrics", "null"):
+        flat = row.get(name, {})
+        nested: dict[str, Any] = {}
+        for key, value in flat.items() if isinstance(flat, dict) else ():
+            metric, _, side = key.rpartition("_")
+            if side in ("u", "vh"):
+                nested.setdefault(side, {})[metric] = value
+            else:
+                nested[key] = value
+        row[name] = nested
+    return row
+
+
 class RotationRow(Record):
     """How one tensor's singular bases moved along base → rl1 → rl2, beside the nulls."""
+
+    FORMAT = 2
+    MIGRATIONS = {1: _sides_apart}
 
     name: str
     layer: int | None
@@ -436,8 +561,7 @@ class RotationRow(Record):
     shape: tuple[int, int]
     rank: int
     """Directions kept: s above the rank guard in all three."""
-    metrics: dict[str, float | None]
-    null: dict[str, float | None] = Field(default_factory=dict)
-    """The same metrics with each update replaced by a random one of the same norm."""
+    metrics: RotationMetrics
+    null: RotationNull = RotationNull()
     trivial_side: Literal["u", "vh", "both"]
-    """Side on which R4 ≡ R3 by algebra, so that its MSE is rounding noise."""
+    """Side on which R1·R2 ≡ R3 by algebra, so that its MSE is rounding noise."""

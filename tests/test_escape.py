@@ -19,7 +19,15 @@ from svdjobs import escape, progress
 from svdjobs.ci.summary import Finding, page
 from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError, StorageError, SvdjobsError, first_line
-from svdjobs.records import Interval, Outcome, RotationRow, Summary
+from svdjobs.records import (
+    Interval,
+    Outcome,
+    RotationMetrics,
+    RotationNull,
+    RotationRow,
+    SideMetrics,
+    Summary,
+)
 from svdjobs.reporting import page as report_page
 from svdjobs.reporting import text
 from svdjobs.reporting.data import Content, Table
@@ -129,12 +137,20 @@ def hostile_content(names: list[str]) -> Content:
         dtype="float32", n=1, problems=1, avg_at_n=Interval(value=1), truncated=0,
         outcomes=dict.fromkeys(Outcome, 0), completion_tokens_mean=1, problem_scores=[1.0],
     )  # fmt: skip
-    metrics = {"nss": 0.1, "mse_u": 0.1}
+    side = SideMetrics(mse=0.1)
     rows = [
-        RotationRow(name=name, layer=0, family=name, shape=(2, 2), rank=2, metrics=dict(metrics),
-                    null=dict(metrics), trivial_side="u")
+        RotationRow(
+            name=name,
+            layer=0,
+            family=name,
+            shape=(2, 2),
+            rank=2,
+            metrics=RotationMetrics(nss=0.1, u=side),
+            null=RotationNull(nss=0.1, u=side),
+            trivial_side="u",
+        )
         for name in names
-    ]  # fmt: skip
+    ]
     spectra = {name: ([1.0, 0.5], [1.0, 0.4]) for name in names}
     benchmark = {names[0]: {"after": made}}
     provenance = {"torch": "<script>\x1b"}

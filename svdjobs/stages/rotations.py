@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import layer_and_family
@@ -11,7 +12,14 @@ from svdjobs.errors import IncompleteError
 from svdjobs.fingerprint import derived_seed
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import track
-from svdjobs.records import Manifest, RotationRow
+from svdjobs.records import (
+    Manifest,
+    Record,
+    RotationMetrics,
+    RotationNull,
+    RotationRow,
+    SideMetrics,
+)
 from svdjobs.runs import cost, layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import OutputKey, begin
@@ -20,13 +28,14 @@ from svdjobs.storage.store import Store
 from svdjobs.weights.factors import Factors
 
 if TYPE_CHECKING:
+    import torch
+
     from svdjobs.kernels.rotation import Bases
 
 STAGE = "rotations"
 VERSION = "1"
 # A triple and its random counterpart hold six matrices and their bases at once.
 TRIPLES = 6
-Metrics = dict[str, float | None]
 
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
@@ -108,12 +117,12 @@ def measure(name: str, triple: list[Bases], config: RotationsConfig) -> Rotation
 
     m, n = triple[0].w_MN.shape
     layer, family = layer_and_family(name)
-    metrics, rank = _metrics(triple, config.top_k)
+    measured, rank = _metrics(triple, config.top_k)
     base, rl1, rl2 = (bases.w_MN for bases in triple)
     first, scale = rotation.update_norm(base, rl1)
     second, _ = rotation.update_norm(rl1, rl2)
     total, _ = rotation.update_norm(base, rl2)
-    metrics["update_norm"] = total / scale if scale > 0 else None
+    update_norm = total / scale if scale > 0 else None
     draws = [
         _metrics(
             _random_triple(triple[0], first, second, total, derived_seed(config.seed, name, draw)),
@@ -121,18 +130,19 @@ def measure(name: str, triple: list[Bases], config: RotationsConfig) -> Rotation
         )[0]
         for draw in range(config.null_draws)
     ]
-    null = _mean(draws)
-    null["haar_mse"] = rotation.haar_mse(max(m, n), min(m, n))
-    if scale > 0:
-        null["nss_formula"] = rotation.nss_null(total / scale, (m, n))
-    null["touchable_formula"] = 1 / max(m, n)
+    null = RotationNull(
+        **_mean(draws),
+        haar_mse=rotation.haar_mse(max(m, n), min(m, n)),
+        nss_formula=None if update_norm is None else rotation.nss_null(update_norm, (m, n)),
+        touchable_formula=1 / max(m, n),
+    )
     return RotationRow(
         name=name,
         layer=layer,
         family=family,
         shape=(m, n),
         rank=rank,
-        metrics=metrics,
+        metrics=measured.model_copy(update={"update_norm": update_norm}),
         null=null,
         trivial_side="both" if m == n else "vh" if m > n else "u",
     )
@@ -161,18 +171,20 @@ def _random_triple(
     return triple
 
 
-def _mean(draws: list[Metrics]) -> Metrics:
-    """Mean over draws of each metric, None where any draw has none."""
-    means: Metrics = {}
-    for key in draws[0] if draws else {}:
-        values = [draw[key] for draw in draws]
-        known = [value for value in values if value is not None]
-        means[key] = sum(known) / len(known) if len(known) == len(values) else None
+def _mean(draws: Sequence[Record]) -> dict[str, Any]:
+    """Mean over the draws of each metric, by field; None if a draw has no such number."""
+    means: dict[str, Any] = {}
+    for name in type(draws[0]).model_fields if draws else ():
+        values = [getattr(draw, name) for draw in draws]
+        if isinstance(values[0], Record):
+            means[name] = type(values[0])(**_mean(values))
+        elif all(value is not None for value in values):
+            means[name] = sum(values) / len(values)
     return means
 
 
-def _metrics(triple: list[Bases], top_k: int) -> tuple[Metrics, int]:
-    """Scalars of one triple, and the number of directions they use."""
+def _metrics(triple: list[Bases], top_k: int) -> tuple[RotationMetrics, int]:
+    """Metrics of one triple, and the number of directions that they use."""
     from svdjobs.kernels import rotation, spectrum
 
     base, rl1, rl2 = triple
@@ -180,29 +192,37 @@ def _metrics(triple: list[Bases], top_k: int) -> tuple[Metrics, int]:
     # k ≪ min(m, n), or the top-k form turns into the full one.
     t = min(r, max(1, min(top_k, min(base.w_MN.shape) // 4)))
     side = ("u", "vh") if base.tall else ("vh", "u")
-    metrics: Metrics = {
-        "nss": rotation.nss(base.s_K, rl2.s_K),
-        "touchable_share": rotation.touchable_share(base.w_MN, rl2),
-        "stable_rank_base": spectrum.stable_rank(base.s_K),
-        "stable_rank_rl2": spectrum.stable_rank(rl2.s_K),
-    }
+    metrics = RotationMetrics(
+        nss=rotation.nss(base.s_K, rl2.s_K),
+        touchable_share=rotation.touchable_share(base.w_MN, rl2),
+        stable_rank_base=spectrum.stable_rank(base.s_K),
+        stable_rank_rl2=spectrum.stable_rank(rl2.s_K),
+    )
     if r == 0:
         return metrics, 0
     pairs = ((base, rl1), (rl1, rl2), (base, rl2))
     thin, square = zip(*(rotation.overlaps(a, b, r) for a, b in pairs), strict=True)
-    for name, overlaps in zip(side, (thin, square), strict=True):
-        metrics[f"mse_{name}"] = rotation.composition_mse(*overlaps)
-        metrics[f"mse_top_{name}"] = rotation.composition_mse(*(o[:t, :t] for o in overlaps))
-    tops = zip(
-        side,
-        (
-            (rotation.thin_top(base, t), rotation.thin_top(rl2, t)),
-            (base.square_KK[:, :t], rl2.square_KK[:, :t]),
-        ),
-        strict=True,
+    tops = (
+        (rotation.thin_top(base, t), rotation.thin_top(rl2, t)),
+        (base.square_KK[:, :t], rl2.square_KK[:, :t]),
     )
-    for name, (a_LT, b_LT) in tops:
-        angles_T = rotation.principal_angles(a_LT, b_LT)
-        metrics[f"angle_max_{name}"] = float(angles_T[-1])
-        metrics[f"angle_rms_{name}"] = float(angles_T.square().mean().sqrt())
-    return metrics, r
+    sides = {
+        name: _side(overlaps, top, t)
+        for name, overlaps, top in zip(side, (thin, square), tops, strict=True)
+    }
+    return metrics.model_copy(update=sides), r
+
+
+def _side(
+    overlaps: Sequence[torch.Tensor], top: tuple[torch.Tensor, torch.Tensor], t: int
+) -> SideMetrics:
+    """Metrics of one side: R1, R2, R3 (R×R), and the leading t directions of base and rl2 (L×T)."""
+    from svdjobs.kernels import rotation
+
+    angles_T = rotation.principal_angles(*top)
+    return SideMetrics(
+        mse=rotation.composition_mse(*overlaps),
+        mse_top=rotation.composition_mse(*(overlap_RR[:t, :t] for overlap_RR in overlaps)),
+        angle_max=float(angles_T[-1]),
+        angle_rms=float(angles_T.square().mean().sqrt()),
+    )

@@ -62,7 +62,7 @@ def listed(store: Readable, below: str = "") -> dict[str, FileRecord]:
     that svdjobs did not write."""
     document = try_read_json(store, f"{below}/manifest.json" if below else "manifest.json")
     try:
-        manifest = Manifest.model_validate(document)
+        manifest = Manifest.read(document)
     except ValueError:
         return {}
     return {record.key: record for record in manifest.files}

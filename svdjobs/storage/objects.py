@@ -74,15 +74,14 @@ def parsed_json(
 
 
 def record_in(kind: type[Kept], value: Any, where: str) -> Kept:
-    """A record from JSON: text of it, or the value in it.
+    """The record in a JSON document, whichever version of svdjobs wrote it.
 
     Raises:
-        DamagedError: it is none.
+        DamagedError: the document is not such a record.
+        FormatError: a newer svdjobs wrote it.
     """
     try:
-        if isinstance(value, (str, bytes, bytearray)):
-            return kind.model_validate_json(value)
-        return kind.model_validate(value)
+        return kind.read(value)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,8 @@ def test_one_row_per_selected_tensor(make_config: MakeConfig, chain: dict[str, P
     assert len(found) == 14
     for name, row in found.items():
         r = (after[name] - before[name]).norm() / before[name].norm()
-        assert row.metrics["update_norm"] == pytest.approx(float(r), rel=1e-5)
-        assert row.null["nss_formula"] == pytest.approx(float(r) / max(row.shape) ** 0.5, rel=1e-5)
+        assert row.metrics.update_norm == pytest.approx(float(r), rel=1e-5)
+        assert row.null.nss_formula == pytest.approx(float(r) / max(row.shape) ** 0.5, rel=1e-5)
     assert found["model.layers.1.mlp.up_proj.weight"].trivial_side == "vh"
     assert found["model.layers.1.mlp.down_proj.weight"].trivial_side == "u"
     assert found["model.layers.1.self_attn.q_proj.weight"].layer == 1
@@ -44,9 +45,9 @@ def test_one_row_per_selected_tensor(make_config: MakeConfig, chain: dict[str, P
 def test_random_updates_look_like_their_null(make_config: MakeConfig) -> None:
     """The chain's updates are Gaussian, so every metric must sit near its null."""
     found = rows(make_config(rotations={"rl1": make_config().rotations.rl1, "null_draws": 4}))  # type: ignore[union-attr]
-    for key in ("nss", "touchable_share", "angle_rms_u", "angle_rms_vh"):
-        real = torch.tensor([row.metrics[key] for row in found])
-        null = torch.tensor([row.null[key] for row in found])
+    for key in ("nss", "touchable_share", "u.angle_rms", "vh.angle_rms"):
+        real = torch.tensor([attrgetter(key)(row.metrics) for row in found])
+        null = torch.tensor([attrgetter(key)(row.null) for row in found])
         assert real.median() == pytest.approx(float(null.median()), rel=0.35), key
 
 
@@ -62,10 +63,10 @@ def triple(*matrices: torch.Tensor) -> list[Bases]:
 def test_nothing_moved() -> None:
     w = gaussian(20, 12, seed=0)
     row = rotations.measure("x.layers.0.mlp.w", triple(w, w, w), RotationsConfig(rl1="-"))
-    assert row.metrics["nss"] == 0
-    assert row.metrics["update_norm"] == 0
-    assert row.metrics["touchable_share"] is None
-    angle = row.metrics["angle_max_u"]
+    assert row.metrics.nss == 0
+    assert row.metrics.update_norm == 0
+    assert row.metrics.touchable_share is None
+    angle = row.metrics.u.angle_max
     assert angle is not None
     assert angle < 1e-12
 
@@ -74,15 +75,20 @@ def test_zero_matrices_give_no_numbers_rather_than_nan() -> None:
     zero = torch.zeros(6, 4)
     row = rotations.measure("zero", triple(zero, zero, zero), RotationsConfig(rl1="-"))
     assert row.rank == 0
-    assert row.metrics["nss"] is None
-    assert row.metrics["update_norm"] is None
+    assert row.metrics.nss is None
+    assert row.metrics.update_norm is None
 
 
 def test_rank_deficient_directions_are_left_out() -> None:
     w = gaussian(20, 3, seed=0) @ gaussian(3, 12, seed=1)
     row = rotations.measure("low", triple(w, 1.01 * w, 1.02 * w), RotationsConfig(rl1="-"))
     assert row.rank == 3
-    assert all(value is None or value == value for value in row.metrics.values())
+    values = [
+        *row.metrics.model_dump(exclude={"u", "vh"}).values(),
+        *row.metrics.u.model_dump().values(),
+    ]
+    assert all(value == value for value in values)
+    assert None not in values
 
 
 def test_without_a_rotations_section(make_config: MakeConfig) -> None:

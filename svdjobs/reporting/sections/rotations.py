@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.escape import label as named
-from svdjobs.records import RotationRow
+from svdjobs.records import RotationMetrics, RotationRow, Side
 from svdjobs.reporting import drawing
 from svdjobs.reporting.data import Content, Picture, Section, Table
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Metric = Callable[[RotationMetrics], float | None]
 
-_SIDES = {"u": "left", "vh": "right"}
+_SIDES: tuple[tuple[Side, str], ...] = (("u", "left"), ("vh", "right"))
 
 
 def _rotation_headline(rows: list[RotationRow]) -> str:
-    shift = _median([row.metrics.get("nss") for row in rows])
-    null = _median([row.null.get("nss") or row.null.get("nss_formula") for row in rows])
-    share = _median([row.metrics.get("touchable_share") for row in rows])
+    shift = _median([row.metrics.nss for row in rows])
+    null = _median([row.null.nss or row.null.nss_formula for row in rows])
+    share = _median([row.metrics.touchable_share for row in rows])
     if shift is None or null is None or share is None:
         return "Spectra: no update to measure."
     return (
@@ -35,12 +36,11 @@ def _rotation_headline(rows: list[RotationRow]) -> str:
 def _turn_headline(rows: list[RotationRow]) -> list[str]:
     """How far the bases turned, beside random updates of the same size."""
     found = []
-    for side in ("u", "vh"):
-        key = f"angle_rms_{side}"
-        turned = _median([row.metrics.get(key) for row in rows])
-        null = _median([row.null.get(key) for row in rows])
+    for side, where in _SIDES:
+        turned = _median([row.metrics.side(side).angle_rms for row in rows])
+        null = _median([row.null.side(side).angle_rms for row in rows])
         if turned is not None and null is not None:
-            found.append(f"{turned:.2g} rad on the {_SIDES[side]} ({null:.2g})")
+            found.append(f"{turned:.2g} rad on the {where} ({null:.2g})")
     if not found:
         return []
     return [
@@ -54,6 +54,16 @@ def _median(values: Sequence[float | None]) -> float | None:
     return median(known) if known else None
 
 
+def _median_text(values: Sequence[float | None]) -> str:
+    value = _median(values)
+    return "-" if value is None else f"{value:.2g}"
+
+
+def _beside_null(rows: Sequence[RotationRow], metric: Metric) -> str:
+    measured = _median_text([metric(row.metrics) for row in rows])
+    return f"{measured} ({_median_text([metric(row.null) for row in rows])})"
+
+
 def rotation_table(content: Content) -> Table:
     """Rotation metrics by module family: medians over layers."""
     families: dict[str, list[RotationRow]] = {}
@@ -61,22 +71,16 @@ def rotation_table(content: Content) -> Table:
         families.setdefault(row.family, []).append(row)
     rows = []
     for family, members in families.items():
-
-        def median(key: str, null: bool = False, members: list[RotationRow] = members) -> str:
-            source = [(m.null if null else m.metrics).get(key) for m in members]
-            value = _median(source)
-            return "-" if value is None else f"{value:.2g}"
-
         m, n = members[0].shape
         rows.append(
             [
                 family,
                 f"{m}×{n}",
-                median("update_norm"),
-                f"{median('nss')} ({median('nss', True)})",
-                f"{median('touchable_share')} ({median('touchable_share', True)})",
-                f"{median('angle_rms_u')} ({median('angle_rms_u', True)})",
-                f"{median('angle_rms_vh')} ({median('angle_rms_vh', True)})",
+                _median_text([row.metrics.update_norm for row in members]),
+                _beside_null(members, lambda metrics: metrics.nss),
+                _beside_null(members, lambda metrics: metrics.touchable_share),
+                _beside_null(members, lambda metrics: metrics.u.angle_rms),
+                _beside_null(members, lambda metrics: metrics.vh.angle_rms),
             ]
         )
     return Table(
@@ -94,10 +98,10 @@ def _mse_figure(content: Content) -> Figure:
     """MSE(R4, R3) by layer: U and Vh panels, full and top-k rows, one curve per module family."""
     figure, grid = drawing.new(2, 2, width=11, height=7.5)
     titles = {"u": "U", "vh": "Vh"}
-    for row, (key, form) in enumerate((("mse", "all directions"), ("mse_top", "leading k"))):
-        for column, side in enumerate(("u", "vh")):
+    for row, form in enumerate(("all directions", "leading k")):
+        for column, (side, _) in enumerate(_SIDES):
             axes = grid[row][column]
-            trivial = _mse_panel(axes, content.rotations, f"{key}_{side}", side, full=row == 0)
+            trivial = _mse_panel(axes, content.rotations, side, full=row == 0)
             axes.set(
                 title=f"{titles[side]}, {form}",
                 xlabel="layer",
@@ -127,10 +131,13 @@ def _shorter(families: Sequence[str]) -> str:
     return ", ".join(family.rpartition(".")[2].removesuffix("_proj") for family in families)
 
 
-def _mse_panel(
-    axes: Axes, rows: Sequence[RotationRow], key: str, side: str, *, full: bool
-) -> list[str]:
-    """Draw one panel; returns the families whose curve is identically zero there."""
+def _mse_panel(axes: Axes, rows: Sequence[RotationRow], side: Side, *, full: bool) -> list[str]:
+    """Draw one panel, of all directions or of the leading k. Returns the families whose curve is
+    identically zero there."""
+
+    def mse(metrics: RotationMetrics) -> float | None:
+        return metrics.side(side).mse if full else metrics.side(side).mse_top
+
     trivial = []
     for colour, marker, family, members in _families(rows):
         if full and members[0].trivial_side in (side, "both"):
@@ -139,7 +146,7 @@ def _mse_panel(
         layers = [member.layer or 0 for member in members]
         axes.plot(
             layers,
-            drawing.positive([m.metrics.get(key) for m in members]),
+            drawing.positive([mse(m.metrics) for m in members]),
             color=colour,
             marker=marker,
             markersize=4,
@@ -147,13 +154,13 @@ def _mse_panel(
         )
         axes.plot(
             layers,
-            drawing.positive([m.null.get(key) for m in members]),
+            drawing.positive([mse(m.null) for m in members]),
             color=colour,
             linestyle="--",
             linewidth=1.0,
         )
         if full:
-            haar = [member.null.get("haar_mse") for member in members]
+            haar = [member.null.haar_mse for member in members]
             axes.plot(layers, drawing.positive(haar), color=colour, linestyle=":", linewidth=1.0)
     return trivial
 
@@ -216,7 +223,7 @@ def _spectrum_figure(content: Content) -> Figure:
         layers = [member.layer or 0 for member in members]
         right.plot(
             layers,
-            drawing.positive([m.metrics.get("nss") for m in members]),
+            drawing.positive([m.metrics.nss for m in members]),
             color=colour,
             marker=marker,
             markersize=4,
@@ -225,7 +232,7 @@ def _spectrum_figure(content: Content) -> Figure:
         )
         right.plot(
             layers,
-            drawing.positive([m.null.get("nss_formula") for m in members]),
+            drawing.positive([m.null.nss_formula for m in members]),
             color=colour,
             linestyle="--",
             linewidth=1.0,
