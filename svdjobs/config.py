@@ -1,6 +1,6 @@
-"""What a user may say: frozen models that refuse unknown keys.
+"""The sections and keys of a sweep config, as frozen models that refuse unknown keys.
 
-A docstring under each field is its documentation.
+The docstring under a field is the documentation of its key, which `svdjobs keys` prints.
 """
 
 from __future__ import annotations
@@ -24,63 +24,74 @@ class SelectionConfig(Settings):
     """Which tensors are decomposed and blended."""
 
     include: tuple[str, ...] = ()
-    """Regular expressions; a 2-D tensor is taken if one matches its name. Empty: attention and MLP
-    weights."""
+    """Regular expressions. A 2-D tensor is blended if one of them matches its name. Empty: blend
+    the attention and MLP weights."""
     exclude: tuple[str, ...] = ()
-    """Regular expressions; a tensor one of them matches is copied from after."""
+    """Regular expressions. A tensor whose name one of them matches is not blended but copied: from
+    `after`, or from `before` if `direction` is reverse."""
     embeddings: bool = False
-    """Also blend the embedding and lm_head matrices (tied ones once)."""
+    """Also blend the embedding and lm_head matrices; tied ones are blended once."""
     minimum_coverage: float = Field(default=0.8, ge=0, le=1)
-    """Least share of attention and MLP parameters that has to be blended; a sweep that would
-    measure less is refused. What `include` and `exclude` leave out is not counted."""
+    """Smallest fraction of the attention and MLP parameters that must be blended. `plan` refuses a
+    sweep that blends less. Tensors that `include` or `exclude` leaves out do not count."""
 
 
 class DecomposeConfig(Settings):
     """How the weight matrices are decomposed."""
 
     parts: int = Field(default=0, ge=0)
-    """Files the factors are spread over, balanced by cost; 0 chooses."""
+    """Files that the factors of a checkpoint are written to; all take about the same time to
+    compute. 0: one file per 0.1 teraflop, at most 256."""
     workers: int = Field(default=0, ge=0)
-    """Matrices decomposed at a time on one machine; 0 fits them to cores and memory."""
+    """Matrices that one machine decomposes at the same time. 0: one per core, or fewer if they
+    would take more than half of the memory."""
     shards: int = Field(default=0, ge=0)
-    """Pods that share the parts of each checkpoint on a cluster; 0 chooses."""
+    """Pods that decompose each checkpoint on a cluster, at most one per file of factors. 0: one pod
+    per 50 teraflops."""
 
 
 class BlendConfig(Settings):
     """How blended checkpoints are written."""
 
     storage_dtype: StorageDtype = "float32"
-    """bfloat16 and float16 round most of an RL-sized blend away; the report says how much."""
+    """Dtype of the blended weights in the weight files. bfloat16 and float16 round away most of a
+    blend that is as small as RL's; the report says how much."""
     max_shard_bytes: int = Field(default=5_000_000_000, ge=1)
-    """A checkpoint larger than this is written as several files with an index."""
+    """Largest size of a weight file in bytes. A larger checkpoint is written as several files with
+    an index; a tensor is never split."""
     write_checkpoints: bool = True
-    """false: measure the blends without writing their weights; a reused engine computes them."""
+    """Write the weights of every blend. false: evaluate the blends without writing their weights,
+    which are computed when they are loaded; this needs `evaluate.reuse_engine`."""
     svd_logs: bool = True
-    """Write each tensor's spectra as `svd_logs/alpha_*/<tensor>.pt`."""
+    """Write each tensor's singular values before, after and in the blend to
+    `svd_logs/alpha_*/<tensor>.pt`."""
 
 
 class BenchmarkConfig(Settings):
-    """One set of problems with reference answers; a plain string is the name of a known one.
-
-    Known: `svdjobs/benchmarks.py`. What is known fills the keys that are not given.
+    """A benchmark is a set of problems with reference answers. A plain string stands for a
+    benchmark that svdjobs knows (`svdjobs/benchmarks.py`), a file or a hub dataset. Keys that are
+    not given get the values of the known benchmark.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the result folder. A known name also says how many problems there must be."""
+    """Name of the benchmark and of its folder of results. With the name of a known benchmark,
+    `data` must hold as many problems as that has, unless `limit` is set."""
     data: str = ""
-    """A local JSONL or Parquet file, or a hub data set id; default: where the known one is."""
+    """A JSONL or Parquet file (a path or an s3:// URL), or the id of a hub dataset. Default: the
+    data of the known benchmark."""
     subset: str | None = None
-    """Configuration of a hub data set that has several."""
+    """Configuration of a hub dataset that has several."""
     split: str = "test"
-    """Split of a hub data set."""
+    """Split of a hub dataset."""
     revision: str | None = None
-    """Commit of a hub data set. Known ones are pinned; of others, the commit found is recorded."""
+    """Commit of a hub dataset. null: the pinned commit of a known benchmark; for another dataset
+    the newest, which the run records."""
     problem_field: str = "problem"
-    """Field of a row that holds the problem's text."""
+    """Field that holds the problem's text."""
     answer_field: str = "answer"
-    """Field of a row that holds the reference answer."""
+    """Field that holds the reference answer (the gold)."""
     limit: int | None = Field(default=None, ge=1)
-    """Use only the first so many problems."""
+    """Use only this many problems, from the first on. null: use all."""
 
     @model_validator(mode="before")
     @classmethod
@@ -89,59 +100,69 @@ class BenchmarkConfig(Settings):
 
 
 class EvaluateConfig(Settings):
-    """How every checkpoint is asked, with identical prompts and seeds."""
+    """How every checkpoint is evaluated: with the same prompts and the same seeds."""
 
     benchmarks: tuple[BenchmarkConfig, ...] = Field(min_length=1)
-    """What is asked. Each is a name that svdjobs knows, or a section of its own."""
+    """Give a list of names, of sections, or of both; the names must differ."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """auto: vLLM where it is installed and can run the checkpoint, transformers elsewhere."""
+    """auto: vLLM if it is installed and can run the checkpoint, else transformers."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Compute dtype of the engine. auto: after's own where its rounding is small beside the blends,
-    else float32; on a cluster, where no pod sees all blends, float32."""
+    """Compute dtype of the engine. auto: the dtype of `after`, or float32 if rounding to that dtype
+    is not small beside the blends. On a cluster auto is float32, since no pod sees all blends."""
     allow_lossy_dtype: bool = False
-    """Evaluate in a 16-bit dtype although its rounding drowns the blends. On a cluster each
-    alpha's pod looks for itself whether it does, after the baselines."""
+    """Accept a 16-bit `dtype` even if its rounding noise hides the differences between blends;
+    otherwise it is refused. On a cluster each pod checks its own alpha only, when the baselines
+    have already been evaluated."""
     shards: int = Field(default=1, ge=1)
-    """Pods that share each benchmark's problems on a cluster."""
+    """Pods that evaluate one checkpoint on one benchmark on a cluster; each takes a shard of the
+    problems."""
     reuse_engine: bool = True
-    """Start one engine and put each checkpoint's weights into it, instead of one engine each."""
+    """Start one engine and load the weights of every checkpoint into it. false: start an engine for
+    each checkpoint."""
     devices: tuple[str, ...] = ()
-    """GPUs to use, as CUDA_VISIBLE_DEVICES names them; empty: all. Each gets an engine."""
+    """GPUs to use, named as in CUDA_VISIBLE_DEVICES. Empty: all that are visible. Each GPU, or each
+    group of `tensor_parallel_size` GPUs, runs an engine."""
     tensor_parallel_size: int = Field(default=1, ge=1)
-    """GPUs that share one engine (vLLM)."""
+    """GPUs per engine (vLLM)."""
     gpu_memory_utilization: float = Field(default=0.95, gt=0, le=1)
-    """Share of the GPU's memory that vLLM may take."""
+    """Fraction of the GPU's memory that vLLM may use."""
     enforce_eager: bool = False
-    """No CUDA graphs (vLLM): slower, starts faster, takes less memory."""
+    """Run vLLM without CUDA graphs: it starts faster and uses less memory, but generates more
+    slowly."""
     prompt: str = "plain"
-    """`plain`: the problem and the instruction to box the answer; `chat`: the same in the
-    tokenizer's chat template; or a template of your own that contains {problem}."""
+    """`plain`: the problem, then the instruction to box the answer. `chat`: the same text as a
+    user's message in the tokenizer's chat template. Any other text is a template of your own and
+    must contain {problem}."""
     tokenizer_of_before: Literal["own", "after"] | None = None
-    """With whose tokenizer and chat template `before` is asked. after: with the tokenizer of all
-    others, so that every checkpoint is given the same token ids. own: with its own; then the
-    questions may be other token ids, and `before` reads none of after's answers. None: after's,
-    refused where the two give the same token other ids."""
+    """Tokenizer and chat template of the prompts for `before`. after: those of all other
+    checkpoints, so every checkpoint reads the same token ids. own: its own; the prompts may then be
+    other token ids, and `before` gets no likelihoods of after's completions. null: as with after,
+    but the sweep is refused if a token id of the prompts is another token to before's tokenizer."""
     n_samples: int = Field(default=4, ge=1)
-    """Completions drawn per problem."""
+    """Completions to generate per problem."""
     temperature: float = Field(default=1.0, ge=0)
-    """0 is greedy decoding."""
+    """Sampling temperature; 0 is greedy decoding."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Draw each token from the likeliest ones that together have this probability; 1: from all."""
+    """Nucleus sampling: sample each token from the most likely ones whose probabilities add up to
+    this. 1: sample from all tokens."""
     max_tokens: int = Field(default=1024, ge=1)
-    """A completion that reaches this is counted as truncated."""
+    """Most tokens of a completion; one that reaches this number counts as truncated."""
     seed: int = 0
-    """Base of the per-(problem, sample) seeds, which all checkpoints share."""
+    """Base seed. Each completion's seed is derived from it and is the same for all checkpoints."""
     batch_size: int = Field(default=128, ge=1)
-    """Completions generated together by the transformers engine."""
+    """Completions that the transformers engine generates together."""
     grade_timeout_seconds: float = Field(default=5.0, gt=0)
-    """Longest time for the grading of one answer, which is then counted as `timeout`."""
+    """Longest time for grading one answer. An answer that takes longer gets the outcome
+    `timeout`."""
     second_grader: Literal["math-verify", "off"] = "math-verify"
-    """Grades every completion once more, after the first grades are kept: the report says where the
-    two disagree. No score is made from it."""
+    """math-verify: grade every completion again once its first grade is written; the report says
+    where the two graders disagree. Accuracies use the first grades only. off: grade once."""
     teacher_forced: int = Field(default=1, ge=0)
-    """Of after's completions per problem, how many every checkpoint's likelihood is taken of."""
+    """Number of after's completions per problem whose likelihood is computed under every
+    checkpoint. 0: no likelihoods."""
     repeat_after: bool = False
-    """Also evaluate after with other seeds (an A/A comparison): what noise alone looks like."""
+    """Also evaluate `after` with other seeds (an A/A comparison), to see what sampling noise alone
+    does."""
 
     @model_validator(mode="after")
     def _check(self) -> EvaluateConfig:
@@ -159,46 +180,52 @@ class RotationsConfig(Settings):
     """How the rotation of the singular bases is measured."""
 
     base: str | None = None
-    """Start of the chain; default: `before`."""
+    """First checkpoint of the chain base, rl1, rl2. Default: `before`."""
     rl1: str
-    """A checkpoint between base and rl2."""
+    """Checkpoint between base and rl2."""
     rl2: str | None = None
-    """End of the chain; default: `after`."""
+    """Last checkpoint of the chain. Default: `after`."""
     top_k: int = Field(default=16, ge=1)
-    """Leading directions in the top-k metrics; at most a quarter of the smaller side is used."""
+    """Singular directions in the top-k metrics, at most a quarter of the matrix's smaller side."""
     null_draws: int = Field(default=1, ge=0)
-    """Random updates of the same norm that each tensor is compared with."""
+    """Random updates, of the same norm as the real one, with which each matrix is compared."""
     seed: int = 0
-    """Of the random updates."""
+    """Seed of the random updates."""
 
 
 class ReportConfig(Settings):
-    """What the report says."""
+    """Options of the report."""
 
     title: str | None = None
-    """Heading of the report; default: the run's name."""
+    """Heading of the report. Default: `Singular-value sweep: <name>`."""
 
 
 class GateConfig(Settings):
-    """When a run is a regression."""
+    """When a run counts as a regression."""
 
     baseline: str | None = None
-    """Store of an earlier run, s3://… or a folder; default: this run's own `before`."""
+    """Store of an earlier run to compare with: a folder or an s3:// URL. Default: compare with
+    `before` of this run."""
     checkpoint: str = "after"
-    """Whose answers are judged: after, before, alpha-0.2000…; the same one of the baseline run."""
+    """Checkpoint to judge: after, before, alpha-0.2000, … With `baseline`, it is compared with the
+    checkpoint of the same name in that run."""
     margin: float = Field(default=0.01, ge=0, lt=1)
-    """Accuracy that may be lost, as a share of completions: 0.01 is one point."""
+    """Accuracy that may be lost, as a fraction: 0.01 is one percentage point."""
     inconclusive: Literal["pass", "fail"] = "pass"
-    """What to do where the data show neither a loss beyond the margin nor that there is none."""
+    """Result if the data neither show a loss of more than the margin nor rule it out."""
 
 
 _MOST_ALPHAS = 10_000
-"""More are a slip of the step, and make more pods than any cluster takes."""
+"""More alphas come from a mistyped step, and would be more pods than any cluster takes."""
 _ALPHAS_LOOK_LIKE = "[0, 0.5, 1], or a range such as {from: 0, to: 1, step: 0.1}"
 
 
 def _alphas(value: Any) -> Any:
-    """Accept a list of numbers or a range, and say which alpha is wrong."""
+    """The sorted alphas of a list, a range or a single number.
+
+    Raises:
+        ValueError: the value is none of these, or an alpha is not finite or is given twice.
+    """
     if isinstance(value, Mapping):
         value = _range(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -233,62 +260,68 @@ def _range(given: Mapping[str, Any]) -> list[float]:
             f"from ≤ to and a step above 0"
         )
     if (end - start) / step >= _MOST_ALPHAS:
-        raise ValueError(f"steps of {step} from {start} to {end} make more than {_MOST_ALPHAS}")
+        raise ValueError(
+            f"steps of {step} from {start} to {end} make more than {_MOST_ALPHAS} alphas"
+        )
     steps = int((end - start) / step)
     if start + steps * step != end:
         raise ValueError(
-            f"steps of {step} from {start} do not come to {end}: the last would be "
+            f"steps of {step} from {start} do not end at {end}: the last would be "
             f"{start + steps * step}. Give that as `to`, or another step"
         )
     return [float(start + i * step) for i in range(steps + 1)]
 
 
 def _selection(value: Any) -> Any:
-    """`all`: every 2-D tensor, as scripts of the field blend them."""
+    """Replace `all` by the rules that select every 2-D tensor, as other blending scripts do."""
     return {"include": ["."], "embeddings": True} if value == "all" else value
 
 
 class SweepConfig(Settings):
-    """A whole sweep: two checkpoints in, a report out."""
+    """A sweep: two checkpoints in, a report out."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the run."""
+    """Name of the run."""
     before: str
-    """The checkpoint before RL: a folder, or a hub id with optional revision:
-    `owner/name@revision`."""
+    """Checkpoint before RL: a folder, an s3:// URL, a hub id (`owner/name` or
+    `owner/name@revision`), or `BASE + ADAPTER` for a LoRA adapter."""
     after: str
-    """The checkpoint after RL, whose singular vectors every blend keeps; named as `before` is."""
+    """Checkpoint after RL, given in one of the same forms. Blends have its singular vectors, unless
+    `direction` is reverse."""
     store: str | None = None
-    """Where the run lives; default `runs/<name>`."""
+    """Folder or s3:// URL that the run is written to. Default: `runs/<name>`."""
     tokenizer: str | None = None
-    """Whose tokenizer is used for every checkpoint; default: `after`."""
+    """Checkpoint whose tokenizer is used for all checkpoints (but see
+    `evaluate.tokenizer_of_before`). Default: `after`."""
     alphas: Annotated[tuple[float, ...], BeforeValidator(_alphas)] = (0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    """1 is after, 0 has before's singular values; outside [0, 1] is extrapolation. A list, or a
-    range {from: 0, to: 1, step: 0.1} with both its ends."""
+    """Alphas to blend at: a list, or a range {from: 0, to: 1, step: 0.1} that includes both ends.
+    At 1 a blend is `after`, at 0 it has before's singular values; outside [0, 1] it extrapolates.
+    With `direction` reverse, `before` and `after` change places."""
     direction: Literal["forward", "reverse"] = "forward"
-    """forward: after's singular vectors with values that go from before's to after's. reverse:
-    before's singular vectors with values that go from after's (alpha = 0) to before's (alpha = 1,
-    which is before bit for bit)."""
+    """forward: blends have after's singular vectors, and singular values that go from before's
+    (alpha = 0) to after's (alpha = 1). reverse: blends have before's singular vectors, and singular
+    values that go from after's (alpha = 0) to before's (alpha = 1)."""
     allow_pickle: bool = False
-    """Read `.bin` checkpoints (weights only) where there is no safetensors file."""
+    """Read pickled `.bin` weights (with weights_only) if a checkpoint has no safetensors file."""
     selection: Annotated[SelectionConfig, BeforeValidator(_selection)] = SelectionConfig()
+    """Give `all` instead of a section to blend every 2-D tensor, embeddings included."""
     decompose: DecomposeConfig = DecomposeConfig()
     blend: BlendConfig = BlendConfig()
     evaluate: EvaluateConfig | None = None
-    """None: no evaluation."""
+    """null: no evaluation."""
     rotations: RotationsConfig | None = None
-    """None: no rotation measurements."""
+    """null: the rotation is not measured."""
     report: ReportConfig = ReportConfig()
     gate: GateConfig | None = None
-    """None: no verdict on regressions."""
+    """null: no verdict on regressions."""
 
     @model_validator(mode="after")
     def _evaluable(self) -> SweepConfig:
         unwritten = not self.blend.write_checkpoints
         if unwritten and self.evaluate is not None and not self.evaluate.reuse_engine:
             raise ValueError(
-                "blend.write_checkpoints false needs evaluate.reuse_engine true: there is no "
-                "checkpoint to start another engine from"
+                "blend.write_checkpoints false needs evaluate.reuse_engine true: an engine cannot "
+                "be started from a blend whose weights are not written"
             )
         return self
 
@@ -297,7 +330,7 @@ class SweepConfig(Settings):
         if self.gate is None:
             return self
         if self.evaluate is None:
-            raise ValueError("gate needs an `evaluate` section: it judges answers")
+            raise ValueError("gate needs an `evaluate` section: it compares accuracies")
         again = [REPEAT_ID] if self.evaluate.repeat_after else []
         known = ["before", "after", *again, *map(alpha_id, self.alphas)]
         if self.gate.checkpoint not in known:
@@ -307,12 +340,13 @@ class SweepConfig(Settings):
             )
         if self.gate.baseline is None and self.evaluate.tokenizer_of_before == "own":
             raise ValueError(
-                "evaluate.tokenizer_of_before own asks before other token ids than the checkpoint "
-                "it is compared with: give gate.baseline, or tokenizer_of_before after"
+                "evaluate.tokenizer_of_before own gives before other token ids than the checkpoint "
+                "that the gate compares it with: set gate.baseline, or set tokenizer_of_before to "
+                "after"
             )
         if self.gate.baseline is None and self.gate.checkpoint == "before":
             raise ValueError(
-                "gate.checkpoint before would be compared with itself: give gate.baseline, the "
+                "gate.checkpoint before would be compared with itself: set gate.baseline to the "
                 "store of an earlier run"
             )
         return self
@@ -340,26 +374,26 @@ class SweepConfig(Settings):
 
     @property
     def store_url(self) -> str:
-        """Where this run lives."""
+        """The path or URL of the store."""
         return self.store or f"runs/{self.name}"
 
     @property
     def bases_of(self) -> Literal["before", "after"]:
-        """The checkpoint that a blend is at alpha = 1: it gives the singular vectors, and all that
-        is not blended."""
+        """The checkpoint that gives a blend its singular vectors and the tensors that are not
+        blended: a blend equals it at alpha = 1."""
         return "after" if self.direction == "forward" else "before"
 
     @property
     def values_of(self) -> Literal["before", "after"]:
-        """The checkpoint whose singular values a blend has at alpha = 0."""
+        """The checkpoint that gives a blend its singular values at alpha = 0."""
         return "before" if self.direction == "forward" else "after"
 
 
-# After once more with other seeds: what noise alone looks like.
 REPEAT_ID = "after-again"
+"""Checkpoint id of `after` evaluated with other seeds."""
 
 
 def alpha_id(alpha: float) -> str:
-    """Name of an alpha's checkpoint: `alpha-0.2000`; more digits where four would lose some."""
+    """The checkpoint id of a blend: `alpha-0.2000`, with more decimals if the alpha has more."""
     short = f"{alpha:.4f}"
     return f"alpha-{short if float(short) == alpha else repr(alpha)}"
