@@ -1,3 +1,3 @@
-"""How much of what RL did to a language model sits in the singular values, how much in rotation."""
+"""Measure how much of RL's effect on a language model is in the singular values of its weights."""
 
 __version__ = "0.1.0"

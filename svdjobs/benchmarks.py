@@ -1,15 +1,15 @@
-r"""The benchmarks known by name, and how one entry of `evaluate.benchmarks` is completed from them.
+r"""The benchmarks that svdjobs knows, and how they complete an entry of `evaluate.benchmarks`.
 
-An entry is a name, or a mapping in which every key given wins over what is known here:
+An entry is a name or a mapping. The keys of a mapping override the values of the known benchmark:
 
     benchmarks:
-      - math-500                             # known: where, which fields, how many problems
-      - HuggingFaceH4/aime_2024              # known as well, by its hub id, in any case
-      - {name: amc-2023, data: amc.jsonl}    # an own copy, which must hold 40 problems too
+      - math-500                             # known: data, fields and number of problems
+      - HuggingFaceH4/aime_2024              # known by its hub id too, in upper or lower case
+      - {name: amc-2023, data: amc.jsonl}    # a copy, which must also hold 40 problems
       - {name: mine, data: mine.parquet, answer_field: solution}
       - {name: other, data: owner/set, subset: main, split: train}
 
-Pure data and no imports of ours, so that a config is refused before anything is computed.
+This module imports nothing of svdjobs, because the config models import it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from pathlib import PurePath
 from typing import Any, Final, NamedTuple
 
 PACKAGE: Final = "package:"
-"""Prefix of a file inside the installed package, so that a recorded config holds no local path."""
+"""Prefix of a file inside the installed package; a recorded config then holds no local path."""
 LOCAL_SUFFIXES: Final = (".jsonl", ".json", ".parquet")
 
 
 class KnownBenchmark(NamedTuple):
-    """What is known about one benchmark."""
+    """The data, the fields and the size of one benchmark."""
 
     name: str
     data: str
-    """Hub id in the hub's own spelling, or a file of the package."""
+    """Id of a hub dataset in the hub's own spelling, or a file of the package."""
     problems: int
-    """A copy with another number of problems is cut off, doubled, or something else."""
+    """Number of problems. A copy with another number is cut off, doubled, or another benchmark."""
     problem_field: str = "problem"
     answer_field: str = "answer"
     split: str = "test"
     revision: str | None = None
-    """Commit of the hub set. Each one below is the revision that independent public evaluation code
-    pins or records; math-500's test.jsonl was also compared by sha256 (35dc4108…). A set whose
-    content is corrected later then still gives the numbers it gave."""
+    """Commit of the hub dataset. A pinned dataset gives the same numbers after its owner corrects
+    it. Each commit below is one that independent public evaluation code pins or records; math-500's
+    test.jsonl was also compared by sha256 (35dc4108…)."""
 
 
 KNOWN: Final = (
@@ -74,12 +74,12 @@ _BY_NAME: Final = {name.casefold(): known for known in KNOWN for name in (known.
 
 
 def find(name: object) -> KnownBenchmark | None:
-    """The benchmark of that short name or hub id, in any case; None if there is none."""
+    """The known benchmark with this short name or hub id, in upper or lower case, or None."""
     return _BY_NAME.get(name.casefold()) if isinstance(name, str) else None
 
 
 def near(name: str) -> str:
-    """`did you mean …?` for a name that is nearly a known one, else empty."""
+    """`did you mean …?` if a known name is similar but not equal, else an empty text."""
     if find(name):
         return ""
     spelled = [n for known in KNOWN for n in (known.name, known.data) if not n.startswith(PACKAGE)]
@@ -89,12 +89,13 @@ def near(name: str) -> str:
 
 
 def complete(entry: object) -> object:
-    """One entry of `evaluate.benchmarks` as a mapping, with what is known about it filled in.
+    """One entry of `evaluate.benchmarks` as a mapping, completed from the known benchmarks.
 
-    Completing twice changes nothing. What is not an entry at all is returned as it is.
+    A completed entry stays as it is. A value that is neither text nor a mapping is returned as it
+    is, for pydantic to refuse.
 
     Raises:
-        ValueError: a name that is not known and comes without `data`.
+        ValueError: the name is not known, and `data` is missing.
     """
     if isinstance(entry, str):
         entry = {"name": entry}
@@ -103,7 +104,7 @@ def complete(entry: object) -> object:
     completed: dict[str, Any] = dict(entry)
     name = completed.get("name")
     if isinstance(name, (int, float)) and not isinstance(name, bool):
-        name = str(name)  # what YAML takes for a number may be a name
+        name = str(name)  # YAML reads a name of digits as a number
     known = find(name)
     if known is not None:
         completed["name"] = known.name
@@ -123,18 +124,22 @@ def complete(entry: object) -> object:
 
 
 def _place(name: str) -> str:
-    """A name that is really a file or a hub id."""
+    """The name itself, if it is a file or a hub id.
+
+    Raises:
+        ValueError: it is neither.
+    """
     if "/" in name or PurePath(name).suffix in LOCAL_SUFFIXES:
         return name
     hint = near(name)
     raise ValueError(
         f"unknown benchmark {name!r}; {hint + ' ' if hint else ''}"
-        f"Known: {', '.join(sorted(known.name for known in KNOWN))}. For another one give `data`: "
-        f"a JSONL or Parquet file, or a hub data set (owner/name)."
+        f"Known: {', '.join(sorted(known.name for known in KNOWN))}. For another benchmark set "
+        f"`data` to a JSONL or Parquet file, or to a hub dataset (owner/name)."
     )
 
 
 def _name_of(place: str) -> str:
-    """Short name of a file or hub id: its last part, without the suffix of a file."""
+    """Short name of a file or hub id: its last component, without the suffix of a file."""
     path = PurePath(place)
     return path.stem if path.suffix in LOCAL_SUFFIXES else path.name

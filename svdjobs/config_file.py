@@ -1,4 +1,4 @@
-"""From the text of a config to a config: YAML or JSON in, overrides, complaints."""
+"""Read a config from YAML or JSON, apply overrides, and report errors in the terms of its keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from svdjobs.settings import Settings, keys
 
 Section = TypeVar("Section", bound=Settings)
 
-# What a value must be, by pydantic's name of the error; the numbers are the error's own.
+# What was expected, by pydantic's name of the error; pydantic supplies the values in braces.
 _EXPECTED = {
     "string_type": "expected text",
     "string_pattern_mismatch": (
@@ -47,23 +47,21 @@ _EXPECTED = {
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
-    """Read a sweep description from YAML or JSON and apply `key.path=value` overrides.
+    """Read a sweep config from a YAML or JSON file and apply `key.path=value` overrides.
 
-    Relative paths of checkpoints and benchmarks in the file are relative to the working directory,
-    as on a command line.
+    Relative paths in the file are relative to the working directory, as on a command line.
 
     Raises:
-        ConfigError: unreadable file, a key that is unknown (with the nearest right one) or given
-            twice, or a bad value.
+        ConfigError: the file cannot be read, a key is unknown or given twice, or a value is wrong.
     """
     return read_config(read_text(path), overrides, where=str(path))
 
 
 def read_text(path: Path, what: str = "config file", examples: str = "jobs/sweeps/") -> str:
-    """Text of a config, or of another file of that sort.
+    """The text of a config file; `what` and `examples` name another kind of file in errors.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -74,12 +72,12 @@ def read_text(path: Path, what: str = "config file", examples: str = "jobs/sweep
 
 
 def read_config(text: str, overrides: Iterable[str] = (), *, where: str) -> SweepConfig:
-    """A sweep description from YAML or JSON text; as `load_config`."""
+    """Read a sweep config from YAML or JSON text, like `load_config`."""
     return parse_config(_document(text, overrides, where), where=where)
 
 
 def overridden(text: str, overrides: Iterable[str], *, where: str) -> str:
-    """The text of a sweep description with its overrides in it, for whoever passes on texts."""
+    """The text of a sweep config with its overrides applied, to be passed on to a Workflow."""
     import yaml
 
     document = _document(text, overrides, where)
@@ -87,7 +85,7 @@ def overridden(text: str, overrides: Iterable[str], *, where: str) -> str:
 
 
 def _document(text: str, overrides: Iterable[str], where: str) -> dict[str, Any]:
-    """The mapping in a YAML or JSON text, with overrides applied."""
+    """The mapping in a YAML or JSON text, with the overrides applied."""
     document = yaml_core.load(text, where)
     if not isinstance(document, dict):
         raise ConfigError(
@@ -99,10 +97,12 @@ def _document(text: str, overrides: Iterable[str], where: str) -> dict[str, Any]
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
-    """Set one `a.b=value`, or `a.0.b=value` in the first item of a list; the value is YAML.
+    """Apply one override: `a.b=value`, or `a.0.b=value` for the first item of a list.
+
+    The value is YAML.
 
     Raises:
-        ConfigError: there is no such place, or the value is not valid YAML.
+        ConfigError: the key cannot exist in the document, or the value is not valid YAML.
     """
     where = f"--set {override!r}"
     key, equals, text = override.partition("=")
@@ -117,13 +117,14 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 
 
 def _section(node: Any, name: str, then: list[str], where: str) -> Any:
-    """What lies under a name and can hold what comes `then`; made where there is nothing yet."""
+    """The section or list under a name, for the names in `then`; an empty section if it is
+    missing."""
     place = _place(node, name, where)
     found = node[place] if isinstance(node, list) else node.get(place)
     if then[0].isdecimal() and not isinstance(found, (list, type(None))):
-        found = [found]  # one item for a list of one
+        found = [found]  # a single item may stand for a list of one
     if isinstance(node, list) and isinstance(found, str):
-        found = {"name": found}  # so is a benchmark spelled that is given by its name
+        found = {"name": found}  # a benchmark that was given by its name alone
     if found is None:
         found = {}
     if not isinstance(found, (dict, list)):
@@ -133,25 +134,29 @@ def _section(node: Any, name: str, then: list[str], where: str) -> Any:
 
 
 def _place(node: Any, name: str, where: str) -> Any:
-    """A name as key of a section, or as position in a list."""
+    """The name as a key of a section or as an index of a list.
+
+    Raises:
+        ConfigError: the list has no item with this index.
+    """
     if not isinstance(node, list):
         return name
     if name.isdecimal() and int(name) < len(node):
         return int(name)
-    there = ", ".join(map(str, range(len(node)))) or "none, it is empty"
+    there = ", ".join(map(str, range(len(node)))) or "no items"
     raise ConfigError(f"{where}: the list has no item {name!r}; it has {there}")
 
 
 def parse_config(document: Mapping[str, Any], *, where: str) -> SweepConfig:
-    """A sweep from a document; as `validated`."""
+    """Validate a document as a sweep config, like `validated`."""
     return validated(SweepConfig, document, where=where)
 
 
 def validated(section: type[Section], document: object, *, where: str) -> Section:
-    """A document as a config of that kind.
+    """Validate a document as a config section of the given class.
 
     Raises:
-        ConfigError: with every complaint at once.
+        ConfigError: keys or values are wrong; the message lists all of them.
     """
     _refuse_secrets(document, where)
     try:
@@ -162,24 +167,31 @@ def validated(section: type[Section], document: object, *, where: str) -> Sectio
 
 
 def _refuse_secrets(document: object, where: str) -> None:
-    """Refuse addresses with a user, a password or a signature: a config is kept with its run, in
-    every manifest, and in a Workflow that everybody sees who sees Workflows."""
+    """Refuse a URL with a user, a password or a signature.
+
+    A config is written into its run, into every manifest and into a Workflow, where others read it.
+
+    Raises:
+        ConfigError: there is such a URL; the message lists all of them.
+    """
     found = [
-        f"{place}: an address with a user, password or signature (found {_shown(text)})"
+        f"{place}: a URL with a user, password or signature (found {_shown(text)})"
         for place, text in _texts(document)
         if without_secrets(text) != text
     ]
     if found:
         advice = (
-            "A config is kept and shown. Let the environment hold what is secret: "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, HF_TOKEN."
+            "A config is stored with its run and shown to others. Put secrets into the "
+            "environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, HF_TOKEN."
         )
         raise ConfigError("\n  ".join([f"{where}:", *found, advice]))
 
 
 def _texts(document: object) -> Iterator[tuple[str, str]]:
-    """Every text of a document with the key it stands under; what YAML refers to twice comes once,
-    so that a section may contain itself."""
+    """The key and the value of every text in a document.
+
+    A section that occurs twice (by a YAML alias) is visited once, because it may contain itself.
+    """
     left, seen = [("", document)], set[int]()
     while left:
         place, value = left.pop()
@@ -192,7 +204,7 @@ def _texts(document: object) -> Iterator[tuple[str, str]]:
 
 
 def _complaint(section: type[Settings], item: Any) -> str:
-    """One pydantic error as a sentence."""
+    """One pydantic error as a sentence that names the key."""
     kind, given = item["type"], item["input"]
     place = ".".join(str(part) for part in item["loc"])
     where = f"{place}: " if place else ""
@@ -205,12 +217,12 @@ def _complaint(section: type[Settings], item: Any) -> str:
     else:
         words = _EXPECTED.get(kind, "cannot be used here").format(**item.get("ctx", {}))
     if kind == "value_error" and isinstance(given, Mapping):
-        return f"{where}{words}"  # it is about several keys, and names them
+        return f"{where}{words}"  # the message names the keys that conflict
     return f"{where}{words} (found {_shown(given)})"
 
 
 def _hint(section: type[Settings], location: tuple[Any, ...]) -> str:
-    """The nearest key to an unknown one, else all keys of its section."""
+    """The key that is most similar to an unknown key, or else all keys of the section."""
     *sections, last = ("*" if isinstance(part, int) else str(part) for part in location)
     under = ".".join([*sections, ""]) if sections else ""
     names = (key.name for key in keys(section) if key.name.startswith(under))
@@ -220,7 +232,7 @@ def _hint(section: type[Settings], location: tuple[Any, ...]) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as a file spells it, cut where it is long."""
+    """A value as JSON for an error, without secrets, cut after 60 characters."""
     try:
         text = without_secrets(json.dumps(value, ensure_ascii=False, default=str))
     except ValueError:

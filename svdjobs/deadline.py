@@ -1,4 +1,4 @@
-"""An end to waiting, whatever is being waited for."""
+"""A time limit on a block of code."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 
 class OutOfTime(BaseException):
-    """The time that was given is over."""
+    """The time limit of `deadline` has passed."""
 
 
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
-    """Raise `OutOfTime` in the main thread once so many seconds are over; None: never.
+    """Raise `OutOfTime` in the main thread after this many seconds; None: never.
 
-    By a signal, since what is waited for may be a read that returns when it likes.
+    A signal raises it, because the block may be inside a read that never returns.
     """
     if seconds is None:
         yield

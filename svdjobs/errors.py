@@ -1,25 +1,25 @@
-"""The whole exception tree.
+"""The exceptions of svdjobs, and the exit code that each ends a process with.
 
     SvdjobsError
-    ├── ConfigError(ValueError)            exit 2   a config key, a flag, an alpha
-    │   └── RefusedError(PermissionError)  exit 2   the Kubernetes API said no
+    ├── ConfigError(ValueError)            exit 2   a config key, a flag or an alpha
+    │   └── RefusedError(PermissionError)  exit 2   the Kubernetes API refused a request
     ├── CheckpointError(ValueError)        exit 2   a checkpoint that cannot be read or paired
-    │   └── TensorError                    exit 2   one tensor of it: NaN, cut off, bad dtype
+    │   └── TensorError                    exit 2   one tensor: NaN, cut off, bad dtype
     ├── BenchmarkError(ValueError)         exit 2   a benchmark that is missing, empty or malformed
-    ├── OutputError(ValueError)            exit 2   the output place holds something else
-    ├── FormatError(RuntimeError)          exit 2   a record that a newer svdjobs has written
+    ├── OutputError(ValueError)            exit 2   the store already holds something else
+    ├── FormatError(RuntimeError)          exit 2   a newer svdjobs has written a record
     ├── NumericalError(ArithmeticError)    exit 2   a self-check failed twice
     ├── IncompleteError(RuntimeError)      exit 2   an earlier stage has not been run
     ├── StorageError(OSError)              exit 4   disk full, store unreachable
-    │   ├── DamagedError                    exit 4   an object that is not what its key says
-    │   ├── MissingKeyError(FileNotFoundError)
-    │   ├── BusyError                       exit 75  another process holds what is to be written
-    │   └── UnavailableError(ConnectionError)  exit 75  a store that does not answer for now
-    ├── ClusterError(RuntimeError)         exit 4   something on the cluster is gone or cannot be
-    └── EvaluationError(RuntimeError)      exit 4   an engine or a grading worker that would not run
+    │   ├── DamagedError                    exit 4   the content of a key is not what it should be
+    │   ├── MissingKeyError(FileNotFoundError)  exit 4   a key that does not exist
+    │   ├── BusyError                       exit 75  another process is writing the same output
+    │   └── UnavailableError(ConnectionError)  exit 75  a store or an API does not answer for now
+    ├── ClusterError(RuntimeError)         exit 4   something on the cluster is gone or unavailable
+    └── EvaluationError(RuntimeError)      exit 4   an engine or a grading worker does not run
 
-Each message says which thing, what was found, what was expected and what to do. `exit_code` is the
-one place that maps an exception to the process's exit code.
+A message names the thing (tensor, key, file, field), what was found, what was expected and what to
+do. Only `exit_code` maps exceptions to exit codes.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ EXIT_TERMINATED = 143
 
 
 class SvdjobsError(Exception):
-    """Everything this package raises on purpose; `str(error)` is meant for a person, a terminal
-    and a log: what it quotes forges no line there, and no address in it shows a password."""
+    """Base of all errors that svdjobs raises on purpose.
+
+    `str(error)` is safe to show in a terminal or a log: quoted text cannot look like another line,
+    and URLs show no password.
+    """
 
     exit_code = EXIT_USAGE
 
@@ -49,11 +52,11 @@ class SvdjobsError(Exception):
 
 
 class ConfigError(SvdjobsError, ValueError):
-    """A config key, a flag or a value of one."""
+    """A config key, a flag, or the value of one is wrong."""
 
 
 class RefusedError(ConfigError, PermissionError):
-    """The Kubernetes API answered, and said no; `status` is its HTTP status."""
+    """The Kubernetes API refused a request; `status` is the HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -65,7 +68,7 @@ class CheckpointError(SvdjobsError, ValueError):
 
 
 class TensorError(CheckpointError):
-    """One tensor of a checkpoint."""
+    """One tensor of a checkpoint is unusable."""
 
 
 class BenchmarkError(SvdjobsError, ValueError):
@@ -73,7 +76,7 @@ class BenchmarkError(SvdjobsError, ValueError):
 
 
 class OutputError(SvdjobsError, ValueError):
-    """The output place already holds something else."""
+    """The store or folder for the output already holds something else."""
 
 
 class FormatError(SvdjobsError, RuntimeError):
@@ -82,21 +85,21 @@ class FormatError(SvdjobsError, RuntimeError):
 
 
 class NumericalError(SvdjobsError, ArithmeticError):
-    """A numerical self-check failed in every method tried."""
+    """A numerical self-check failed with every method."""
 
 
 class IncompleteError(SvdjobsError, RuntimeError):
-    """An input of this stage has not been produced yet."""
+    """An input of this stage is missing, because an earlier stage has not been run."""
 
 
 class StorageError(SvdjobsError, OSError):
-    """The disk or the store refused."""
+    """The disk or the store refused to read or write."""
 
     exit_code = EXIT_INFRASTRUCTURE
 
 
 class DamagedError(StorageError):
-    """What lies under a key is not what it should be: cut off, or something else."""
+    """The content of a key is cut off, or is not what it should be."""
 
 
 class MissingKeyError(StorageError, FileNotFoundError):
@@ -104,32 +107,32 @@ class MissingKeyError(StorageError, FileNotFoundError):
 
 
 class BusyError(StorageError):
-    """Another process is writing what is to be written; when it has ended, the run goes on."""
+    """Another process is writing the same output; once it has ended, the run can resume."""
 
     exit_code = EXIT_TRY_AGAIN
 
 
 class UnavailableError(StorageError, ConnectionError):
-    """A store or an API does not answer for now, or cut a connection; later it may."""
+    """A store or an API does not answer, or cut a connection; it may answer later."""
 
     exit_code = EXIT_TRY_AGAIN
 
 
 class ClusterError(SvdjobsError, RuntimeError):
-    """Something on the cluster went away, or cannot be had there."""
+    """Something on the cluster is gone, or the cluster cannot provide it."""
 
     exit_code = EXIT_INFRASTRUCTURE
 
 
 class EvaluationError(SvdjobsError, RuntimeError):
-    """An engine or a grading worker that would not run."""
+    """An engine or a grading worker does not run."""
 
     exit_code = EXIT_INFRASTRUCTURE
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says first, fit for a line of a log; its type where it says
-    nothing."""
+    """The first line of a library's error message, made safe for a log; the type of the error if
+    the message is empty."""
     said = (escape.line(text.strip()) for text in str(error).splitlines())
     return next((text for text in said if text), type(error).__name__)
 
@@ -146,7 +149,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def from_os_error(error: OSError, *, doing: str) -> StorageError:
-    """Turn an operating-system error into ours, saying what was being done and what to do now."""
+    """A StorageError for an operating-system error; `doing` says what failed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"{doing}: no space left on the disk. Free some space (or point `store` at another "

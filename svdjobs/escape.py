@@ -1,14 +1,14 @@
-r"""Text from elsewhere, made fit for the medium that shows it: one function for each medium.
+r"""Make untrusted text safe to show: one function for each medium.
 
-Names of tensors, files and tasks, problems, answers, settings and the records of another run are
-written by someone else. None of them may end a line of a log, move a terminal's cursor, give a CI
-system a command, be markup of a page or a formula of a spreadsheet, or show a password. What a
-medium would act on is shown by its number, as Python writes it: `\n`, `\x1b`, `\u202e`.
+Names of tensors and files, problems, answers, settings and the records of other runs are written by
+others. None of them may end a line of a log, move the cursor of a terminal, give a CI system a
+command, become markup of a page or a formula of a spreadsheet, or show a password. A character that
+a medium would act on is shown by its number, as Python writes it: `\n`, `\x1b`, `\u202e`.
 
     line       a name, a cell or a sentence within one line of a terminal or a log
-    message    an error or a remark of ours, which may go on over several lines
-    screen     lines that were put together from such parts, for a terminal
-    markdown   a cell or a sentence of Markdown, with our own backticks
+    message    an error or a notice of svdjobs, which may have several lines
+    screen     several lines for a terminal
+    markdown   a cell or a sentence of Markdown; backticks stay
     code       a name or a command as a code span of Markdown
     html       a value of an HTML template that escapes `<` and `&` itself
     csv_cell   a cell that a spreadsheet opens
@@ -20,48 +20,48 @@ from __future__ import annotations
 
 import re
 
-# What is not seen but acts: control characters, ends of lines, marks that turn the direction of
-# what follows (https://trojansource.codes), halves of characters, and what XML forbids.
+# Invisible characters with an effect: control characters, ends of lines, marks that change the
+# direction of the text (https://trojansource.codes), lone surrogates, and what XML forbids.
 _UNSEEN = (
     r"\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
     r"\ud800-\udfff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f"
 )
 _ACTS = re.compile(f"[{_UNSEEN}]")
-# GitHub takes commands from lines that begin with `::`, spaces or not, and, as Azure does, from
-# `##[…]` and `##vso[…]` anywhere; TeamCity from `##teamcity[…]`.
+# GitHub reads a command from a line that begins with `::`, with or without indentation. GitHub and
+# Azure read one from `##[…]` and `##vso[…]` anywhere, TeamCity from `##teamcity[…]`.
 _COMMAND = re.compile(r"(?m)^(?P<indent>[ \t]*):(?=:)|#(?=#\w*\[)")
-# RFC 3986: user information ends at the last @ before a path, a query or a fragment. Of an address
-# that was taken for a path one slash is left.
+# RFC 3986: user information ends at the last @ before the path, the query or the fragment. A URL
+# that pathlib has normalised has one slash left (`https:/user:password@host`).
 _USERINFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@|(?<=[a-zA-Z0-9]:/)[^\s/?#\"'<>:]*:[^\s/?#\"'<>]*@")
-# What signed addresses carry: S3's and Azure's signatures, tokens in a query.
+# Secrets in the query of a URL: S3's and Azure's signatures, and tokens.
 _SIGNED = re.compile(
     r"(?i)(?P<key>[?&][\w.-]*(?:signature|credential|token|password|secret|accesskeyid|sig)=)[^&\s\"'<>]+"
 )
 HIDDEN = "***"
 
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
-# `](` makes a link or an image of what stands before it, `][` and `]:` by a reference.
+# `](` makes the text before it a link or an image; `][` and `]:` do so by a reference.
 _LINK = re.compile(r"\](?=[(\[:])")
 _HEADING = re.compile(r"^(?=#)")
-# GitHub and GitLab write to the person or the team that an @ names; a comment between is not seen.
+# GitHub and GitLab notify the person or team that an @ names. An invisible comment prevents that.
 _MENTION = re.compile(r"(?<!\w)@(?=\w)")
 _FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
 _NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:e[-+]?\d+)?|inf|nan)"
-# A number, with its interval: `-0.31`, `+1.20 [-0.31, +2.71]`; a dash for none.
+# A number, with or without an interval (`-0.31`, `+1.20 [-0.31, +2.71]`), or a dash for none.
 _FIGURES = re.compile(rf"-|{_NUMBER}(?: \[{_NUMBER}, {_NUMBER}\])?", re.IGNORECASE)
 LABEL_LENGTH = 40
-"""Longest name in a figure: a longer one would leave no room to draw in."""
+"""Longest name in a figure; a longer name would leave no room for the axes."""
 
 
 def without_secrets(text: str) -> str:
-    """Text whose addresses name no user, password or signature: `https://***@host/…`."""
+    """The text without users, passwords and signatures in its URLs: `https://***@host/…`."""
     if ":/" not in text:
         return text
     return _SIGNED.sub(rf"\g<key>{HIDDEN}", _USERINFO.sub(f"{HIDDEN}@", text))
 
 
 def line(text: str) -> str:
-    """A name, a cell or a sentence as a part of one line of a terminal or a log."""
+    """Escape a name, a cell or a sentence for one line of a terminal or a log."""
     shown = _ACTS.sub(_by_number, without_secrets(text))
     return _COMMAND.sub(lambda found: f"{found['indent'] or ''}{_by_number(found)}", shown)
 
@@ -74,32 +74,34 @@ def _by_number(found: re.Match[str]) -> str:
 
 
 def screen(text: str) -> str:
-    """Lines for a terminal or a log: every one is shown as one, and none is a command."""
+    """Escape text line by line for a terminal or a log; its line feeds stay."""
     return "\n".join(line(part) for part in text.split("\n"))
 
 
 def message(text: str) -> str:
-    """An error or a remark: lines after its first are indented, so that none looks like another
-    message or another line of a log."""
+    """Escape an error or a notice, and indent the lines after the first.
+
+    An indented line cannot look like another message or another line of the log.
+    """
     first, *more = screen(text).split("\n")
     return "\n".join([first, *(part if part[:1] in ("", " ") else f"  {part}" for part in more)])
 
 
 def uncoloured(text: str) -> str:
-    """Another program's line of a log without its colours."""
+    """A log line of another program without its colour codes."""
     return _COLOUR.sub("", text)
 
 
 def markdown(text: str) -> str:
-    """A cell or a sentence of Markdown: no tag, link, image, cell or heading begins in it, and
-    nobody is written to."""
+    """Escape a cell or a sentence for Markdown: it can contain no tag, link, image, cell border,
+    heading or mention."""
     shown = line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     shown = _MENTION.sub("@<!-- -->", shown)
     return _HEADING.sub(r"\\", _LINK.sub(r"]\\", shown).replace("|", r"\|").replace("![", r"!\["))
 
 
 def code(text: str) -> str:
-    """A name or a command as a code span of Markdown, whatever backticks it has."""
+    """A name or a command as a code span of Markdown, even if it contains backticks."""
     shown = line(text)
     longest = max((len(run) for run in re.findall("`+", shown)), default=0)
     space = " " if shown[:1] == "`" or shown[-1:] == "`" else ""
@@ -107,12 +109,12 @@ def code(text: str) -> str:
 
 
 def html(value: object) -> object:
-    """A value of a template, which escapes tags itself; markup of ours stays as it is."""
+    """Escape a value of a template that escapes tags itself; markup of svdjobs stays as it is."""
     return line(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def csv_cell(text: str) -> str:
-    """A cell: what a spreadsheet would compute becomes text by an apostrophe, numbers stay."""
+    """Escape a CSV cell: an apostrophe turns a formula into text; numbers stay as they are."""
     shown = line(text)
     if shown.lstrip()[:1] not in _FORMULA or not shown.strip() or _FIGURES.fullmatch(shown):
         return shown
@@ -120,12 +122,13 @@ def csv_cell(text: str) -> str:
 
 
 def xml(text: str) -> str:
-    """A value of JUnit XML, whose writer escapes tags itself but not what XML has no place for."""
+    """Escape the characters that XML forbids; the XML writer escapes tags itself."""
     return line(text)
 
 
 def label(text: str) -> str:
-    """A name in a figure: matplotlib reads `$` as mathematics and hides what begins with `_`."""
+    """Escape a name for a figure: matplotlib reads `$` as mathematics, and leaves a name that
+    begins with `_` out of the legend."""
     shown = line(text)
     if len(shown) > LABEL_LENGTH:
         shown = f"{shown[: LABEL_LENGTH // 2]}…{shown[1 - LABEL_LENGTH // 2 :]}"

@@ -1,4 +1,4 @@
-"""Equal values as equal bytes, and what is derived from them: fingerprints and seeds."""
+"""Canonical JSON, and the fingerprints and seeds that are derived from values."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """One spelling for equal values: sorted keys, no spaces, UTF-8."""
+    """The value as UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
 
 
 def fingerprint(value: Any) -> str:
-    """sha256 of a value's canonical JSON, in hex."""
+    """The sha256 of the value's canonical JSON, in hex."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A seed of its own for every combination of parts: 63 bits of a hash, so neighbours differ."""
+    """A seed for this combination of parts: 63 bits of a hash, so that every combination has its
+    own."""
     digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -1,9 +1,9 @@
-"""Use all cores: threads of one process with results in order, and processes that end with theirs.
+"""Thread pools that use all cores, and child processes that end with their parent.
 
-The heavy calls (BLAS, LAPACK, hashing, file I/O) let go of the interpreter lock, so threads do as
-well as processes here and share one copy of torch, half a gigabyte each. Eigen-solvers scale badly
-over threads: with one library thread per matrix and as many matrices at a time as there are cores,
-a 1536×1536 `eigh` takes 0.35 s a piece on two cores, against 0.45 s one after the other.
+Threads are as fast as processes here, because BLAS, LAPACK, hashing and file I/O release the
+interpreter lock; and they share one copy of torch, which takes half a gigabyte. Eigen-solvers scale
+badly over library threads. With one library thread per matrix and one matrix per core, a 1536×1536
+`eigh` takes 0.35 s per matrix on two cores; one matrix after the other, it takes 0.45 s.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from svdjobs.provenance import cores, memory_limit_bytes
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Of the machine's memory, what the matrices being worked on may take.
+# Fraction of the memory limit that the matrices in work may take together.
 MEMORY_SHARE = 0.5
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def worker_count(bytes_each: int) -> int:
-    """How many items of that size to work on at a time: one per core, while memory lasts.
+    """The number of items of this size to work on at the same time: one per core, if memory allows.
 
-    Depends on the machine only, not on what is left to do, so a resumed run computes with as many
-    library threads, and to the same bits, as an undisturbed one.
+    The number depends on the machine only, not on the work that is left. A resumed run therefore
+    computes with as many library threads as an uninterrupted one, and gets the same bits.
     """
     return max(1, min(cores(), int(MEMORY_SHARE * memory_limit_bytes() // max(1, bytes_each))))
 
 
 @contextmanager
 def library_threads(count: int) -> Iterator[None]:
-    """BLAS and torch use `count` threads per call while the block runs."""
+    """Limit BLAS and torch to `count` threads per call inside the block."""
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -55,14 +55,16 @@ def library_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that shares the cores with the libraries, and is not waited for after a failure.
+    """A pool of `workers` threads that divide the cores: each may use an equal number of library
+    threads.
 
-    What its threads still compute then is thrown away; they write nothing on their own.
+    The end of the block does not wait for the threads. After a failure their results are thrown
+    away; they write nothing themselves.
     """
     import torch
 
     each = max(1, cores() // workers)
-    # OpenMP's number of threads belongs to the thread that sets it, so each worker sets its own.
+    # OpenMP keeps the number of threads per calling thread, so each worker must set it.
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,))
     try:
         with library_threads(each):
@@ -77,9 +79,10 @@ def in_order(
     items: Iterable[Item],
     ahead: int,
 ) -> Iterator[Result]:
-    """`map` in a pool, with at most `ahead` items begun and not yet consumed.
+    """Map a function over items in a pool, and yield the results in order.
 
-    The bound is what keeps memory bounded when the consumer is slower than the pool.
+    At most `ahead` items are submitted and not yet consumed. This limits the memory if the consumer
+    is slower than the pool.
     """
     iterator = iter(items)
     waiting: deque[Future[Result]] = deque(
@@ -92,10 +95,10 @@ def in_order(
 
 
 def die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent ends, however that ends.
+    """Have the kernel kill this process when its parent ends, for whatever reason.
 
     Source: man 2 prctl, PR_SET_PDEATHSIG.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before the call
+    if os.getppid() != parent_pid:  # the parent died before the call
         sys.exit(0)

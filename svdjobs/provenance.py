@@ -1,4 +1,4 @@
-"""Which code and which libraries made a result, and on what hardware."""
+"""The code, the libraries and the hardware that made a result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ LIBRARIES = (
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of this package, its git commit and the libraries that decide results."""
+    """The versions of svdjobs, of Python and of the libraries that affect results, and the git
+    commit."""
     found = {
         "svdjobs": svdjobs.__version__,
         "git": git_commit(),
@@ -36,9 +37,9 @@ def versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str:
-    """Commit of this source tree, with `+dirty` where it has changes; `unknown` outside git.
+    """The commit of this source tree, with `+dirty` if files have changed; `unknown` outside git.
 
-    An image sets SVDJOBS_GIT_COMMIT when it is built, since it carries no repository.
+    An image holds no repository, so its build sets SVDJOBS_GIT_COMMIT.
     """
     if given := os.environ.get("SVDJOBS_GIT_COMMIT"):
         return given
@@ -58,7 +59,7 @@ def git_commit() -> str:
 
 
 def hardware() -> str:
-    """One line: processor, cores, memory."""
+    """The processor, the number of cores and the memory, in one line."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -70,23 +71,23 @@ def hardware() -> str:
 
 
 def cores() -> int:
-    """Cores this process may use: by its affinity, and by the quota of its container."""
+    """The number of cores that affinity and the container's quota allow this process."""
     allowed = len(os.sched_getaffinity(0))
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.exists():
         share, _, period = quota.read_text().partition(" ")
-        if share.isdigit():  # else `max`
+        if share.isdigit():  # `max` means no quota
             allowed = min(allowed, math.ceil(int(share) / int(period)))
     return max(1, allowed)
 
 
 def memory_bytes() -> int:
-    """Physical memory of the machine."""
+    """The physical memory of the machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def memory_limit_bytes() -> int:
-    """Memory this process may take at most: the machine's, or its container's if that is less."""
+    """The memory that this process may take: the machine's, or the container's limit if lower."""
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
         return min(memory_bytes(), int(text))

@@ -1,4 +1,4 @@
-"""What all sections of all configs share: how values are read, and which keys there are."""
+"""The base of all config sections: it converts values, and lists the keys."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Settings(BaseModel):
 
 
 def read_as(expected: Any, value: object) -> object:
-    """A value of a file, read as the type that a field expects.
+    """Convert a value of a file to the type that a field expects.
 
-    A file does not know what its keys are for: `1e-1` is a number where a number is expected, and
-    2026 is text where text is, the name of a folder, say. One item stands for a list of one. What
-    does not fit is returned as it is, for pydantic to refuse.
+    The text `1e-1` becomes a number if a number is expected, and the number 2026 becomes text if
+    text is expected (it may name a folder). A single item becomes a list of one. A value that does
+    not fit is returned as it is, for pydantic to refuse.
 
     Raises:
-        ValueError: a truth value for a number, or something else for a truth value.
+        ValueError: true or false for a number, or another value for true or false.
     """
     expected = _without_none(expected)
     if value is None:
@@ -60,7 +60,7 @@ def read_as(expected: Any, value: object) -> object:
 
 
 def _without_none(expected: Any) -> Any:
-    """`X` of `X | None`; anything else as it is."""
+    """The type `X` for `X | None`; any other type as it is."""
     options = [option for option in get_args(expected) if option is not NoneType]
     optional = NoneType in get_args(expected) and len(options) == 1
     return options[0] if optional else expected
@@ -70,19 +70,19 @@ class Key(NamedTuple):
     """A key of a config, or a section of keys."""
 
     name: str
-    """With its sections: `evaluate.n_samples`; of a list's items, `evaluate.benchmarks.*.limit`."""
+    """Full name: `evaluate.n_samples`, or `evaluate.benchmarks.*.limit` for the items of a list."""
     meaning: str
-    """The docstring under its field, after that of its section."""
+    """The docstring of the section, if the key is one, and the docstring under the field."""
     default: str
-    """` = 4` or ` (required)`; empty of a section, whose keys have their own."""
+    """` = 4` or ` (required)`; empty for a section, whose keys have defaults themselves."""
 
 
 def keys(
     section: type[Settings], under: str = "", defaults: Settings | None = None
 ) -> Iterator[Key]:
-    """Every key of a section in the order of declaration, each section before its own keys.
+    """Every key of a section in the order of declaration; a subsection comes before its keys.
 
-    `defaults`, if given, stands for the section's own defaults.
+    `defaults` overrides the defaults that the section declares.
     """
     for name, field in section.model_fields.items():
         expected = _without_none(field.annotation)

@@ -1,9 +1,9 @@
-"""YAML as version 1.2 reads it: its core schema (chapter 10.3 of the specification), on PyYAML.
+"""Read YAML by the core schema of version 1.2 (chapter 10.3 of the specification), with PyYAML.
 
-PyYAML reads 1.1, where `0:1:0.1` is 60.1 (base 60), `0123456` is octal, `2026-01-31` a date, and
-`no` false. Here a number whose spelling says more than its value stays text: `0123456`, `1e-1`,
-`1.10`. So a folder of that name keeps its name; `config.Settings` reads the number where a number
-is expected.
+PyYAML reads version 1.1, in which `0:1:0.1` is 60.1 (base 60), `0123456` is octal, `2026-01-31` is
+a date, and `no` is false. This loader returns a number as text if Python would spell the number
+differently (`0123456`, `1e-1`, `1.10`), so a folder with such a name keeps its name.
+`settings.read_as` converts the text if the key expects a number.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _INTEGER = re.compile(r"[-+]?[0-9]+")
 _OTHER_BASE = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
-# What a plain scalar is read as, and the characters that it can begin with.
+# Kinds of plain scalars, with their spelling and the characters that they can begin with.
 _RESOLVERS = (
     ("null", re.compile(r"(?:~|null|Null|NULL|)$"), [*"~nN", ""]),
     ("bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), [*"tTfF"]),
     ("float", re.compile(r"[-+.0-9][-+.0-9a-zA-Z]*$"), [*"-+.0123456789"]),
-    ("merge", re.compile(r"<<$"), ["<"]),  # 1.2 dropped it, and gave it no other meaning
+    ("merge", re.compile(r"<<$"), ["<"]),  # not in 1.2, where `<<` has no other meaning
 )
-# Longer numbers are text: nothing here is that large, and Python refuses to read much longer ones.
+# Longer numbers stay text: no key needs them, and Python refuses to convert much longer ones.
 _MOST_DIGITS = 300
 
 
 def number(text: str) -> int | float | None:
-    """The number that a plain scalar spells in the core schema; None where it is text."""
+    """The number that a plain scalar spells in the core schema; None if it spells none."""
     if len(text) > _MOST_DIGITS:
         return None
     if _INTEGER.fullmatch(text):
@@ -43,16 +43,16 @@ def number(text: str) -> int | float | None:
 
 
 def load(text: str, where: str) -> Any:
-    """What a text says, YAML or JSON.
+    """The document in a YAML or JSON text; `where` names its source in errors.
 
     Raises:
-        ConfigError: it is not valid, is nested too deeply, or gives a key twice.
+        ConfigError: the text is not valid, is nested too deeply, or gives a key twice.
     """
     import yaml
 
     try:
         loader = _loader_type()(text)
-        loader.name = where  # for its complaints
+        loader.name = where  # shown in PyYAML's errors
         return loader.get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not valid YAML: {error}") from None
@@ -60,13 +60,13 @@ def load(text: str, where: str) -> Any:
         raise ConfigError(f"{where} is nested too deeply.") from None
     except ConfigError:
         raise
-    except (ValueError, KeyError, AttributeError) as error:  # PyYAML's own, of `!!int x` and such
+    except (ValueError, KeyError, AttributeError) as error:  # PyYAML's, for `!!int x` etc.
         raise ConfigError(f"{where}: a value does not fit its tag ({error}).") from None
 
 
 @functools.cache
 def _loader_type() -> Any:
-    """A SafeLoader with the core schema's words in place of 1.1's."""
+    """A SafeLoader that resolves plain scalars by the core schema instead of version 1.1."""
     import yaml
 
     class CoreLoader(yaml.SafeLoader):
@@ -89,7 +89,11 @@ def _loader_type() -> Any:
 
 
 def _refuse_twice(mapping: Any) -> None:
-    """A key given twice: the later value would win without a word."""
+    """Refuse a key that is given twice; PyYAML would silently use the later value.
+
+    Raises:
+        ConfigError: a key is given twice.
+    """
     first: dict[tuple[str, str], int] = {}
     for key, _ in mapping.value:
         if not isinstance(key.value, str) or key.value == "<<":
