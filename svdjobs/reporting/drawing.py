@@ -1,4 +1,4 @@
-"""What the figures of a report share: palette, style, axes, and how a figure becomes bytes."""
+"""The palette, style and axes that the figures of a report share, and their export to bytes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ STYLE: Any = {
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
     "svg.hashsalt": "svdjobs", "svg.fonttype": "path", "figure.dpi": 100, "savefig.dpi": 150,
 }  # fmt: skip
-# Under this an MSE is what float64 leaves of an exact zero; drawing it would invite reading it.
+# An MSE below this is an exact zero with float64 rounding, which a reader must not take for a
+# value.
 ROUNDING_NOISE = 1e-24
 
 
 def new(columns: int, rows: int = 1, *, width: float, height: float) -> tuple[Figure, Any]:
-    """A figure and its axes, rows × columns."""
+    """A new figure and its array of axes, rows × columns."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -38,27 +39,27 @@ def new(columns: int, rows: int = 1, *, width: float, height: float) -> tuple[Fi
 
 
 def alpha_axis(content: Content) -> str:
-    """What the ends of the alpha axis are."""
+    """The label of the alpha axis, which says what its ends are."""
     words = f"0: {content.config.values_of}'s singular values, 1: {content.config.bases_of}'s"
     return f"alpha   ({words})"
 
 
 def span(axes: Axes, alphas: Sequence[float]) -> tuple[float, float]:
-    """Let the axis of alphas reach from 0 to 1 and over all of them; its ends."""
+    """Extend the alpha axis over 0, 1 and all alphas; return its ends."""
     low, high = min([0.0, *alphas]), max([1.0, *alphas])
     axes.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     return axes.get_xlim()
 
 
 def distances(points: Sequence[Interval], scale: float = 1) -> list[list[float]]:
-    """Distances down and up from each value, 0 where there is no interval."""
+    """The distances from each value to the ends of its interval, or 0 without an interval."""
     down = [scale * (p.value - p.low) if p.low is not None else 0.0 for p in points]
     up = [scale * (p.high - p.value) if p.high is not None else 0.0 for p in points]
     return [down, up]
 
 
 def positive(values: Sequence[float | None]) -> list[float]:
-    """Values for a log axis; what is missing or rounding noise becomes a gap."""
+    """The values for a log axis; a missing value or rounding noise becomes NaN, which is a gap."""
     return [v if v is not None and v > ROUNDING_NOISE else float("nan") for v in values]
 
 
@@ -68,7 +69,7 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an SVG element to be put into HTML."""
+    """The figure as an SVG element for HTML."""
     text = _saved(figure, "svg").decode()
     return text[text.index("<svg") :]
 
@@ -77,7 +78,7 @@ def _saved(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else None
     figure.savefig(buffer, format=kind, metadata=metadata)
-    # What fits is known now: to look again for the next format takes as long as drawing it, and any
-    # layout engine, "none" also, has matplotlib draw once before it draws.
+    # The layout is final now. Keep it for the next format: any layout engine, also "none", makes
+    # matplotlib draw the figure once more before saving it.
     figure.set_layout_engine(None)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A gate's verdict in words: a table, sentences, Markdown, and test cases for CI systems."""
+"""The verdict of a gate as a table, as sentences, as Markdown and as test cases for CI systems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from svdjobs.reporting.data import Table, percent, points
 from svdjobs.reporting.junit import Case, document
 
 NAME_LENGTH = 20
-"""Longest name of a benchmark in a table of a hundred columns."""
+"""Longest benchmark name in the table, which must fit into a hundred columns."""
 
 
 def headline(gate: Gate) -> str:
@@ -47,7 +47,7 @@ def _names(rows: Iterable[GateRow]) -> str:
 
 
 def table(gate: Gate) -> Table:
-    """Both sides of every benchmark, their difference and what it amounts to."""
+    """Both accuracies of every benchmark, their difference and the outcome."""
     rows = [
         [
             _short(row.benchmark),
@@ -79,17 +79,18 @@ def _short(name: str) -> str:
 
 
 def _both(row: GateRow, what: str) -> str:
-    """A count of the baseline and of the judged side."""
+    """A count of both sides: `baseline/judged`."""
     return f"{getattr(row.baseline, what)}/{getattr(row.judged, what)}"
 
 
 def sentences(gate: Gate) -> list[str]:
-    """What each benchmark says, what it could have said, and what else differs."""
+    """A sentence about each benchmark, then the notes on other differences between the two
+    sides."""
     return [*(sentence(gate, row) for row in gate.rows), *gate.notes]
 
 
 def sentence(gate: Gate, row: GateRow) -> str:
-    """One benchmark's judgement with its reason."""
+    """The outcome of one benchmark and the reason for it."""
     lost, problems = share(gate.margin), row.comparison.problems
     difference = row.comparison.difference
     if row.outcome == "regression":
@@ -122,7 +123,7 @@ def sentence(gate: Gate, row: GateRow) -> str:
 
 
 def _needed(row: GateRow) -> str:
-    """How many problems would decide, as far as their spread says."""
+    """How many problems would be enough to decide, estimated from the spread of these."""
     needed = row.problems_needed
     if needed is None:
         return "at this one, no number of such problems would tell"
@@ -132,7 +133,7 @@ def _needed(row: GateRow) -> str:
 
 
 def markdown(gate: Gate) -> str:
-    """The verdict as a page, or as a part of one."""
+    """The verdict as a Markdown page or section."""
     lines = [f"## {escape.markdown(headline(gate))}", "", *text.markdown_rows(table(gate)), ""]
     lines += [f"- {escape.markdown(line)}" for line in sentences(gate)]
     return "\n".join([*lines, "", escape.markdown(table(gate).caption), ""])
@@ -145,7 +146,11 @@ def plain(gate: Gate) -> str:
 
 
 def junit(gate: Gate) -> bytes:
-    """A test case for every benchmark: a regression has failed, inconclusive is as it was set."""
+    """The verdict as JUnit XML with a test case per benchmark.
+
+    A regression is a failure. An inconclusive benchmark is a failure or skipped, as the config
+    says.
+    """
     return document(f"{gate.name}.gate", [_case(gate, row) for row in gate.rows])
 
 

@@ -1,4 +1,4 @@
-"""Verdicts for programs: JSON, and JUnit XML, which CI systems show by themselves."""
+"""The verdict on a run for programs: as JSON, and as JUnit XML, which CI systems can show."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from svdjobs.escape import xml
 
 
 def verdict(name: str, wanted: Iterable[str], missing: Iterable[str]) -> dict[str, object]:
-    """Whether everything is there that the config asks for, and what is not."""
-    lacking = sorted(missing)
+    """Whether the run has all outputs that its config asks for, and which are missing."""
+    absent = sorted(missing)
     return {
         "name": name,
-        "complete": not lacking,
+        "complete": not absent,
         "wanted": len(set(wanted)),
-        "missing": lacking,
+        "missing": absent,
     }
 
 
 class Case(NamedTuple):
-    """One test case; neither failed nor skipped is passed."""
+    """One test case; it has passed if it has neither a failure nor a reason to skip it."""
 
     classname: str
     name: str
     failure: tuple[str, str] | None = None
-    """A short message, and more."""
+    """A short message and a longer text."""
     skipped: str | None = None
-    """Why nothing is said of it."""
+    """Why the case has no result."""
 
 
 def junit(name: str, wanted: Iterable[str], missing: Iterable[str]) -> bytes:
-    """A test case for every output of the run; one that is not there has failed."""
-    lacking = set(missing)
+    """A test case for every output of the run; a missing output is a failure."""
+    absent = set(missing)
     cases = []
     for output in sorted(set(wanted)):
         stage, _, rest = output.partition("/")
         text = f"{output} is missing, or was made with other settings"
-        failure = ("not finished", text) if output in lacking else None
+        failure = ("not finished", text) if output in absent else None
         cases.append(Case(f"{name}.{stage}", rest or stage, failure))
     return document(name, cases)
 
 
 def document(name: str, cases: Sequence[Case]) -> bytes:
-    """Cases as one suite.
+    """The cases as one test suite in JUnit XML.
 
-    The format has no standard; this keeps to what all readers take:
+    The format has no standard. This writes only elements that all readers know:
     https://github.com/testmoapp/junitxml
     """
     counts = {"tests": len(cases), "failures": sum(case.failure is not None for case in cases)}

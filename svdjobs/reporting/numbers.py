@@ -1,4 +1,4 @@
-"""Every number of a report in one CSV that programs read: one row each, every cell a float."""
+"""All numbers of a report in one CSV file for programs: a row per number, in unrounded floats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ HEADER = ("benchmark", "checkpoint", "quantity", "value", "low", "high", "standa
 
 
 def numbers_csv(content: Content) -> bytes:
-    """The rows as CSV, shares as shares (0.5, not 50 %); what does not exist is `nan`."""
+    """The numbers as CSV; fractions are not in percent (0.5, not 50 %), a missing number is
+    `nan`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(HEADER)

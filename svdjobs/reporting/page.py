@@ -1,4 +1,4 @@
-"""From content to files: one self-contained HTML page, Markdown, CSV, PNG."""
+"""Write the content of a report as one self-contained HTML page and as Markdown, with figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from svdjobs.reporting.text import markdown_rows
 
 
 class Drawn(NamedTuple):
-    """A figure in both its formats."""
+    """A figure as PNG and as SVG."""
 
     picture: Picture
     png: bytes
@@ -21,7 +21,7 @@ class Drawn(NamedTuple):
 
 
 def drawn(content: Content) -> list[Drawn]:
-    """Every figure that has something to show."""
+    """Draw every figure for which the content has data."""
     found = []
     for picture in pictures(content):
         figure = picture.draw()
@@ -30,7 +30,7 @@ def drawn(content: Content) -> list[Drawn]:
 
 
 def html_report(content: Content, figures: Sequence[Drawn]) -> str:
-    """One page that needs no network: styles and figures are inside."""
+    """The report as one HTML page that needs no network: it contains styles and figures."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -49,7 +49,7 @@ def html_report(content: Content, figures: Sequence[Drawn]) -> str:
 
 
 def markdown_report(content: Content, figures: Sequence[Drawn]) -> str:
-    """The same for a terminal or a pull request; figures are links."""
+    """The report as Markdown, for a terminal or a pull request; figures are links."""
     lines = [f"# {escape.markdown(content.title)}", ""]
     lines += [f"- {escape.markdown(line)}" for line in sentences(content)]
     if content.missing:
@@ -75,7 +75,10 @@ def markdown_report(content: Content, figures: Sequence[Drawn]) -> str:
 
 
 def engines_line(content: Content) -> str:
-    """Engines and dtypes that answered, whatever the config leaves to `auto`; empty for none."""
+    """The engines and dtypes that generated the completions; empty without an evaluation.
+
+    They come from the summaries, because the config may say `auto`.
+    """
     found = {
         f"{summary.engine} in {summary.dtype}"
         for by_id in content.summaries.values()

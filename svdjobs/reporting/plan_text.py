@@ -1,4 +1,4 @@
-"""What a plan says to a person: what will be computed, what it costs, what the report will lack."""
+"""A plan in words, for the terminal: what is computed, what it costs, what the report will lack."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from svdjobs.statistics import rounding_shift
 
 
 def describe(made: Plan, free: int | None = None) -> list[str]:
-    """What a person wants to know of a plan before spending an hour on it; `free` is how many bytes
-    the store has left, where that is known."""
+    """Lines that tell a user what the planned sweep will compute and what it will cost.
+
+    `free` is the number of bytes that the store has left, or None if that is unknown.
+    """
     shapes: dict[tuple[int, ...], int] = {}
     for tensor in made.selected:
         shapes[tensor.shape] = shapes.get(tensor.shape, 0) + 1
@@ -35,18 +37,21 @@ def describe(made: Plan, free: int | None = None) -> list[str]:
     if made.rounding:
         lines.append(
             f"storing weights in 16 bits alone is expected to move singular values by "
-            f"{_rounding(made):.2g} of their norm: what training did less than that is lost in it"
+            f"{_rounding(made):.2g} of their norm: what training changed less is lost in rounding"
         )
     if made.only_in_before:
         lines.append(
-            f"{len(made.only_in_before)} tensors are in before only and play no part, e.g. "
+            f"{len(made.only_in_before)} tensors are only in before and are ignored, e.g. "
             f"{made.only_in_before[0]}"
         )
     return [escape.message(line) for line in lines + made.notes]
 
 
 def _rounding(made: Plan) -> float:
-    """Over the matrices of a plan, whose norms are guessed from the samples of their families."""
+    """The expected shift of the singular values by rounding alone, over the matrices of a plan.
+
+    The norm of a matrix is estimated from the sampled matrices of its family.
+    """
     matrices = []
     for tensor in made.selected:
         family = layer_and_family(tensor.name)[1]
@@ -57,12 +62,12 @@ def _rounding(made: Plan) -> float:
 
 
 def lacks(config: SweepConfig) -> list[str]:
-    """What the report will lack, and which setting leaves it out; a sentence each."""
+    """Sentences that tell a user what the report will not have, and which setting causes it."""
     found = []
     if config.evaluate is None:
         found.append("no accuracy and no likelihood: there is no `evaluate` section")
     else:
-        found += _of_answers(config.evaluate)
+        found += _lacks_of_evaluation(config.evaluate)
     if config.rotations is None:
         found.append("no rotation of the bases: there is no `rotations` section")
     elif not config.rotations.null_draws:
@@ -72,19 +77,19 @@ def lacks(config: SweepConfig) -> list[str]:
     return [f"the report will have {lack}" for lack in found]
 
 
-def _of_answers(evaluate: EvaluateConfig) -> list[str]:
+def _lacks_of_evaluation(evaluate: EvaluateConfig) -> list[str]:
     found = []
     if not evaluate.teacher_forced:
         found.append("no likelihood of after's answers: evaluate.teacher_forced is 0")
     elif (evaluate.temperature, evaluate.top_p) != (1, 1):
         found.append(
-            f"no divergence from after: it needs answers that were drawn with temperature 1 and "
-            f"top_p 1, here {evaluate.temperature:g} and {evaluate.top_p:g}"
+            f"no divergence from after: it needs completions that are generated at temperature 1 "
+            f"and top_p 1, here {evaluate.temperature:g} and {evaluate.top_p:g}"
         )
     if evaluate.temperature == 0 and evaluate.n_samples > 1:
         found.append(
             f"nothing new from {evaluate.n_samples} completions of each problem instead of one: "
-            f"at temperature 0 they are all the same"
+            f"at temperature 0 all are the same"
         )
     if evaluate.n_samples == 1:
         found.append("no pass@k but pass@1, and no majority vote: evaluate.n_samples is 1")

@@ -1,4 +1,4 @@
-"""A table as text: in Markdown, as CSV, in aligned columns."""
+"""A table as text: as Markdown, as CSV, and in aligned columns."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from svdjobs.reporting.data import Table
 
 
 def markdown_rows(table: Table) -> list[str]:
-    """A table's lines in Markdown."""
+    """The lines of a table in Markdown."""
     rows = [table.header, ["---"] * len(table.header), *table.rows]
     return ["| " + " | ".join(escape.markdown(cell) for cell in row) + " |" for row in rows]
 
 
 def csv_table(table: Table) -> bytes:
-    """A table as CSV."""
+    """The table as CSV."""
     buffer = io.StringIO()
     rows = [[escape.csv_cell(cell) for cell in row] for row in (table.header, *table.rows)]
     csv.writer(buffer, lineterminator="\n").writerows(rows)
@@ -24,7 +24,7 @@ def csv_table(table: Table) -> bytes:
 
 
 def plain_table(table: Table) -> str:
-    """A table in aligned columns for a terminal."""
+    """The table in aligned columns, for a terminal."""
     rows = [[escape.line(cell) for cell in row] for row in (table.header, *table.rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(table.header))]
     lines = [

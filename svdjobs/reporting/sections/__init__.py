@@ -1,6 +1,6 @@
-"""The topics of a report: each module of this package is one, whole, and holds it as `SECTION`.
+"""The sections of a report: each module of this package defines one as `SECTION`.
 
-A new topic is a new module here; nothing else names it.
+To add a section, add a module here; no other file names the modules.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from svdjobs.reporting.data import Content, Picture, Row, Section, Table
 
 @cache
 def sections() -> list[Section]:
-    """All topics, in reading order."""
+    """All sections, in reading order."""
     modules = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
     found: list[Section] = [module.SECTION for module in modules]
     return sorted(found, key=lambda section: section.place)
 
 
 def sentences(content: Content) -> list[str]:
-    """The answers in sentences, each with its interval."""
+    """The sentences of all sections."""
     return [line for section in sections() for line in section.sentences(content)]
 
 
 def tables(content: Content) -> list[Table]:
-    """All tables: those about one benchmark's answers together, then the others."""
+    """The tables of all sections: those about one benchmark together, then the others."""
     benchmarks = list(content.summaries)
     found = [table for section in sections() for table in section.tables(content)]
     return sorted(
@@ -36,10 +36,10 @@ def tables(content: Content) -> list[Table]:
 
 
 def pictures(content: Content) -> list[Picture]:
-    """All figures that have something to show."""
+    """The figures of all sections for which the content has data."""
     return [picture for section in sections() for picture in section.pictures(content)]
 
 
 def numbers(content: Content) -> list[Row]:
-    """All numbers."""
+    """The numbers of all sections."""
     return [row for section in sections() for row in section.numbers(content)]

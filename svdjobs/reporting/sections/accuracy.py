@@ -1,4 +1,4 @@
-"""How the checkpoints answered, every difference with its uncertainty."""
+"""The accuracies of the checkpoints, and their differences with confidence intervals."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Log-probabilities in float32 are off by about 1e-5, half of whose square is this.
+# Log-probabilities in float32 are off by about 1e-5, and the KL of an error is half of its square:
+# about 5e-11. A KL of up to this limit may be rounding.
 _ROUNDING_KL = 1e-9
 
 
 def _sentences(content: Content) -> list[str]:
-    """What the evaluation says about the question, in sentences."""
+    """Sentences about the accuracies of each benchmark."""
     lines = []
     for benchmark, by_id in content.summaries.items():
         before, after = by_id.get("before"), by_id.get("after")
@@ -67,7 +68,10 @@ def _sentences(content: Content) -> list[str]:
 
 
 def _verdict(change: Comparison, elsewhere: str) -> str:
-    """What a difference of accuracies says; `elsewhere` is what the likelihood adds, or empty."""
+    """A sentence about a difference of accuracies.
+
+    `elsewhere` is the sentence of `_likelihood_effect`, or empty.
+    """
     interval = change.difference
     if interval.low is None or interval.high is None:
         if interval.value != 0:
@@ -84,7 +88,8 @@ def _verdict(change: Comparison, elsewhere: str) -> str:
 
 
 def _likelihood_effect(content: Content, benchmark: str) -> str:
-    """A sentence where the likelihood of after's answers tells alpha = 0 from what is blended."""
+    """A sentence if the likelihood of after's completions differs between after and alpha = 0; else
+    an empty text."""
     if content.config.bases_of != "after":
         return ""
     kl = likelihood.divergences(content, benchmark).get(alpha_id(0.0))
@@ -97,7 +102,7 @@ def _likelihood_effect(content: Content, benchmark: str) -> str:
 
 
 def sweep_slope(content: Content, benchmark: str) -> Slope | None:
-    """One trend over all alphas that were evaluated; None for fewer than two."""
+    """The slope of accuracy over all evaluated alphas; None for fewer than two."""
     by_id = content.summaries[benchmark]
     scores = {
         alpha: by_id[alpha_id(alpha)].problem_scores
@@ -108,10 +113,10 @@ def sweep_slope(content: Content, benchmark: str) -> Slope | None:
 
 
 def adjusted_p(content: Content) -> dict[tuple[str, str], float]:
-    """p of every alpha against what it blends (after, unless reversed) on every benchmark, by
-    Holm's method over all of them.
+    """The p-value of every alpha on every benchmark, adjusted by Holm's method over all of them.
 
-    alpha = 1 is that itself and is not a comparison.
+    An alpha is compared with the checkpoint that gives its bases (after, unless the direction is
+    reverse). alpha = 1 equals that checkpoint, so it has no p-value.
     """
     raw = {}
     for benchmark, by_id in content.summaries.items():
@@ -128,9 +133,10 @@ def adjusted_p(content: Content) -> dict[tuple[str, str], float]:
 def accuracy_table(
     content: Content, benchmark: str, adjusted: Mapping[tuple[str, str], float] | None = None
 ) -> Table:
-    """avg@n of every checkpoint with its interval and its paired difference to what is blended.
+    """avg@n of every checkpoint, its interval, and its paired difference from the unblended
+    checkpoint.
 
-    `adjusted` is that of all benchmarks together (`adjusted_p`), made here if it is not given.
+    `adjusted` holds the p-values of all benchmarks (`adjusted_p`); None: compute them.
     """
     by_id = content.summaries[benchmark]
     bases = content.config.bases_of
@@ -169,7 +175,10 @@ def accuracy_table(
 
 
 def outcomes_table(content: Content, benchmark: str) -> Table:
-    """What became of every checkpoint's completions; each is counted once in the last five."""
+    """The outcomes of every checkpoint's completions.
+
+    The last five columns count each completion once.
+    """
     rows = []
     for checkpoint_id, summary in content.summaries[benchmark].items():
         counts = [
@@ -191,7 +200,7 @@ def outcomes_table(content: Content, benchmark: str) -> Table:
 
 
 def unscored(summary: Summary) -> int:
-    """Completions whose answer could not be graded; they count as not correct."""
+    """The number of completions whose answer could not be graded; they count as not correct."""
     kinds = (Outcome.PARSE_ERROR, Outcome.TIMEOUT, Outcome.GOLD_ERROR)
     return sum(summary.outcomes[kind] for kind in kinds)
 
@@ -218,7 +227,8 @@ def estimates_table(content: Content, benchmark: str) -> Table:
 
 
 def _figure(content: Content) -> Figure:
-    """Accuracy against alpha with intervals, one panel per benchmark, both baselines drawn."""
+    """Accuracy against alpha with intervals: a panel per benchmark, with before and after as
+    lines."""
     count = len(content.summaries)
     figure, grid = drawing.new(count, width=max(6.5, 5.2 * count), height=4.2)
     for axes, (benchmark, by_id) in zip(grid[0], content.summaries.items(), strict=True):
@@ -262,10 +272,10 @@ def _baseline(
 
 def _numbers(content: Content) -> Iterator[Row]:
     for benchmark in content.summaries:
-        yield from _answers(content, benchmark)
+        yield from _numbers_of(content, benchmark)
 
 
-def _answers(content: Content, benchmark: str) -> Iterator[Row]:
+def _numbers_of(content: Content, benchmark: str) -> Iterator[Row]:
     by_id = content.summaries[benchmark]
     unblended = by_id.get(content.config.bases_of)
     for checkpoint_id, summary in by_id.items():

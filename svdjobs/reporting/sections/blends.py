@@ -1,4 +1,4 @@
-"""What was blended, and what rounding leaves of it."""
+"""Which tensors were blended, and how much of each blend survives rounding."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _rounding_headline(content: Content, alone: float) -> str:
 
 
 def realised_table(content: Content) -> Table:
-    """Realised fraction by alpha and dtype."""
+    """The fraction of each blend that each dtype keeps, and the rounding error, by alpha."""
     dtypes, bases = get_args(StorageDtype), content.config.bases_of
     rows = []
     for alpha, records in content.blends.items():
@@ -59,7 +59,7 @@ def realised_table(content: Content) -> Table:
 
 
 def coverage_table(content: Content) -> Table:
-    """How many tensors and parameters were blended, and why the others were not."""
+    """The numbers of tensors and parameters that were blended, and of the others by reason."""
     tensors: Counter[str] = Counter(tensor.skip or "blended" for tensor in content.plan.tensors)
     parameters = coverage(content.plan.tensors)
     total = sum(parameters.values()) or 1

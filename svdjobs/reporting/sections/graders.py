@@ -1,4 +1,4 @@
-"""How far the second grader agrees with the first, and where it does not."""
+"""How often the second grader agrees with the first, and where the two disagree."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _CELL = 32
 
 
 def _of_benchmark(content: Content, benchmark: str) -> list[Table]:
-    """The counts, and the answers in question if there are any."""
+    """The table of counts, and the table of disagreements if there are any."""
     apart = any(seen.disagreements for seen in content.agreements[benchmark].values())
     found = [agreement_table(content, benchmark)]
     return [*found, disagreements_table(content, benchmark)] if apart else found
 
 
 def agreement_table(content: Content, benchmark: str) -> Table:
-    """How far two graders agree on every checkpoint's completions."""
+    """How often the two graders agree on each checkpoint's completions."""
     rows = []
     for checkpoint_id, seen in content.agreements[benchmark].items():
         counts = (seen.both_correct, seen.neither, seen.only_first, seen.only_second)
@@ -46,7 +46,7 @@ def agreement_table(content: Content, benchmark: str) -> Table:
 
 
 def disagreements_table(content: Content, benchmark: str) -> Table:
-    """Answers of which two graders say different things, the most frequent first."""
+    """The answers on which the two graders disagree, the most frequent first."""
     seen: Counter[tuple[str, str, str, str]] = Counter()
     for found in content.agreements[benchmark].values():
         for one in found.disagreements:

@@ -1,4 +1,4 @@
-"""How likely every checkpoint finds after's answers, and how far that is from after."""
+"""The likelihood of after's completions under every checkpoint, and the divergence from after."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def likelihood_table(content: Content, benchmark: str) -> Table:
-    """NLL of after's own answers and divergence from after, per token."""
+    """The NLL of after's completions and the divergence from after, per token."""
     by_id = content.likelihoods[benchmark]
     after, kl = by_id.get("after"), divergences(content, benchmark)
     rows = []
@@ -49,7 +49,7 @@ def _nll_change(own: float, after: float) -> float:
 
 
 def _unread(by_id: Mapping[str, list[Likelihood]]) -> str:
-    """A sentence where a checkpoint has not read all answers that another has."""
+    """A sentence if a checkpoint lacks likelihoods that another has; else an empty text."""
     counts = {checkpoint_id: len(found) for checkpoint_id, found in by_id.items()}
     most = max(counts.values(), default=0)
     short = [f"{i} {most - n}" for i, n in counts.items() if n < most]
@@ -59,7 +59,8 @@ def _unread(by_id: Mapping[str, list[Likelihood]]) -> str:
 def divergences(content: Content, benchmark: str) -> dict[str, Interval]:
     """KL(after ‖ checkpoint) per token by checkpoint id, in nats.
 
-    Empty unless the answers were drawn from after's own distribution, temperature 1 and top_p 1.
+    Empty unless the completions were sampled from after's own distribution: at temperature 1 and
+    top_p 1.
     """
     by_id, sampler = content.likelihoods.get(benchmark, {}), content.config.evaluate
     after = by_id.get("after")
@@ -73,11 +74,11 @@ def divergences(content: Content, benchmark: str) -> dict[str, Interval]:
 
 
 def _divergence(own: float, after: float) -> float:
-    """One token's share of KL(after ‖ own) where the token was drawn from after: e^d − 1 − d with
+    """The term of one token in KL(after ‖ own), for tokens sampled from after: e^d − 1 − d with
     d = log p_own − log p_after.
 
-    Its mean is the divergence, each term is at least 0, and it varies far less than −d (Schulman
-    2020, "Approximating KL Divergence", estimator k3).
+    The mean of the terms estimates the divergence without bias. A term is at least 0 and varies far
+    less than −d (Schulman 2020, "Approximating KL Divergence", estimator k3).
     """
     d = own - after
     return math.expm1(d) - d
@@ -88,12 +89,16 @@ def _by_problem(
     reference: list[Likelihood] | None,
     term: Callable[[float, float], float],
 ) -> list[list[float]]:
-    """A term per token, the traces of one problem joined."""
+    """The terms of all tokens, joined by problem.
+
+    `term` gets the log-probability of a token in `found` and in `reference`. None for `reference`
+    stands for `found` itself.
+    """
     others = found if reference is None else reference
     known = {(r.idx, r.sample_index): r.log_probabilities for r in others}
     terms: dict[int, list[float]] = {}
     for row in found:
-        # An answer that one of the two has not read is none of their comparison.
+        # Compare only completions whose likelihood is known under both checkpoints.
         if (other := known.get((row.idx, row.sample_index))) is None:
             continue
         pairs = zip(row.log_probabilities, other, strict=True)
@@ -115,11 +120,11 @@ def _signed(interval: Interval) -> str:
 
 
 def _figure(content: Content) -> Figure:
-    """KL(after ‖ blend) per token against alpha, one panel per benchmark, before as a baseline."""
+    """KL(after ‖ blend) per token against alpha: a panel per benchmark, with before as a line."""
     found = {b: kl for b in content.likelihoods if (kl := divergences(content, b))}
     figure, grid = drawing.new(len(found), width=max(6.5, 5.2 * len(found)), height=4.2)
     for axes, (benchmark, by_id) in zip(grid[0], found.items(), strict=True):
-        # Where alpha = 1 is after itself: 0 has no place on a log scale.
+        # Leave out alpha = 1 if it is after itself: its KL is 0, which a log scale cannot show.
         alphas = [
             a
             for a in content.config.alphas
