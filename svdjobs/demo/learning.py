@@ -1,9 +1,9 @@
-# ruff: noqa: TID253 - this module is itself imported late, by `train.py`
-"""How the weights are learnt: imitation of imperfect demonstrations, then reinforcement.
+# ruff: noqa: TID253 - `train.py` imports this module inside a function
+"""Train the demo model: imitation of imperfect demonstrations, then reinforcement learning.
 
-Both objectives are a weighted sum of the log-probabilities of completion tokens, divided by their
-number; imitation weighs every token 1, reinforcement by the advantage of its completion. Shape
-suffixes as in `model.py`, and G completions per problem, Q problems (B = Q G).
+Both objectives are a weighted mean of the log-probabilities of completion tokens. Imitation weights
+every token by 1, reinforcement learning weights it by the advantage of its completion. Shape
+suffixes are those of `model.py`, and G completions per problem, Q problems (B = Q G).
 """
 
 import math
@@ -24,11 +24,12 @@ from svdjobs.records import Outcome
 _MAX_GRADIENT_NORM: Final = 1.0
 
 Report = Callable[[int, float], None]
-"""Called after every update with its index and its loss (imitation) or mean reward (RL)."""
+"""A function that is called after every update, with its index and its loss (imitation) or its
+mean reward (RL)."""
 
 
 class SupervisedSettings(NamedTuple):
-    """How `base` is made from nothing."""
+    """How `base` is trained from random weights."""
 
     seed: int
     n_updates: int = 1000
@@ -39,12 +40,12 @@ class SupervisedSettings(NamedTuple):
 
 
 class ReinforceSettings(NamedTuple):
-    """How `rl1` and `rl2` are made; the two differ in seed and `n_updates` only."""
+    """How `rl1` and `rl2` are trained; the two differ in `seed` and `n_updates` only."""
 
     seed: int
     n_updates: int
     n_problems: int = 32
-    """Problems per update, each answered `group_size` times."""
+    """Problems per update, with `group_size` completions each."""
     group_size: int = 8
     learning_rate: float = 5e-5
     n_warmup_updates: int = 5
@@ -56,7 +57,7 @@ def train_supervised(
     settings: SupervisedSettings,
     report: Report,
 ) -> None:
-    """Imitate fresh demonstrations, slips included; AdamW, cosine decay. Changes `model`."""
+    """Train `model` in place to imitate demonstrations, slips included (AdamW, cosine decay)."""
     optimiser = torch.optim.AdamW(
         model.parameters(),
         lr=settings.learning_rate,
@@ -85,12 +86,13 @@ def train_reinforced(
     settings: ReinforceSettings,
     report: Report,
 ) -> None:
-    """Reinforce completions that the project's grader calls correct. Changes `model`.
+    """Train `model` in place to reinforce completions that svdjobs' grader finds correct.
 
-    GRPO (Shao et al. 2024, arXiv:2402.03300) with one update per draw, so that the importance
-    ratio is 1 and nothing is clipped: REINFORCE with a group-normalised advantage. No KL term;
-    loss per token rather than per completion (DAPO, Yu et al. 2025, arXiv:2503.14476). Plain
-    AdamW on all weights, no weight decay, constant rate after a short warm-up.
+    The method is GRPO (Shao et al. 2024, arXiv:2402.03300) with one update per batch of
+    completions. The importance ratio is then 1 and nothing is clipped, so this is REINFORCE with a
+    group-normalised advantage. There is no KL term, and the loss is per token, not per completion
+    (DAPO, Yu et al. 2025, arXiv:2503.14476). AdamW updates all weights without weight decay, at a
+    constant rate after a short warm-up.
     """
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
@@ -110,9 +112,9 @@ def train_reinforced(
 
 
 def group_advantages(reward_QG: torch.Tensor) -> torch.Tensor:
-    """Reward minus its mean over the group, over its standard deviation; 0 where all are equal.
+    """The reward minus its mean over the group, divided by its standard deviation over the group.
 
-    A group that is all right or all wrong says nothing about which completion to prefer.
+    The advantages of a group with equal rewards are 0: it does not show which completion is better.
     """
     centred_QG = reward_QG - reward_QG.mean(dim=1, keepdim=True)
     advantage_QG: torch.Tensor = centred_QG / (reward_QG.std(dim=1, keepdim=True) + 1e-4)
@@ -125,7 +127,7 @@ def _grouped(problems: Iterator[Problem], settings: ReinforceSettings) -> list[P
 
 
 def _rewards(tokenizer: Qwen2Tokenizer, batch: Batch, problems: list[Problem]) -> torch.Tensor:
-    """1 for a correct completion that came to its end, else 0, (B,)."""
+    """The rewards (B,): 1 for a correct completion that ends with EOS, else 0."""
     outcomes = [
         grade_completion(text, problem.gold)
         for text, problem in zip(texts_of(tokenizer, batch), problems, strict=True)

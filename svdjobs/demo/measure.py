@@ -1,5 +1,5 @@
-# ruff: noqa: TID253 - this module is itself imported late, by `train.py`
-"""What a demo checkpoint can do, and how far training moved its weights."""
+# ruff: noqa: TID253 - `train.py` imports this module inside a function
+"""Measure the accuracy of a demo checkpoint, and how far training moved its weights."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from svdjobs.records import Outcome
 
 
 class Accuracy(TypedDict):
-    """avg@n over held-out problems at temperature 1.0."""
+    """avg@n on the held-out problems at temperature 1.0."""
 
     mean: float
     standard_error: float
-    """Over problems (the completions of one problem are averaged first)."""
+    """Clustered by problem: the completions of one problem are averaged first."""
     n_problems: int
     n_completions_per_problem: int
 
@@ -31,9 +31,9 @@ def measure_accuracy(
     n_completions: int,
     seed: int,
 ) -> Accuracy:
-    """Draw `n_completions` for every (problem, gold) and grade them with the project's grader.
+    """Generate `n_completions` for every (problem, gold) and grade them with svdjobs' grader.
 
-    A completion that reaches the token limit has no closed box and counts as not correct.
+    A completion that reaches the token limit has no closed box, so it counts as not correct.
     """
     generator = torch.Generator().manual_seed(seed)
     n_correct = [0] * len(problems)
@@ -52,7 +52,7 @@ def measure_accuracy(
 
 
 def relative_change(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> float:
-    """‖W_after − W_before‖ / ‖W_before‖, Frobenius, over all attention and MLP matrices at once."""
+    """‖W_after − W_before‖ / ‖W_before‖, Frobenius, over all attention and MLP matrices."""
     names = sorted(name for name in before if name.endswith("_proj.weight"))
     change = sum((after[name].double() - before[name].double()).square().sum() for name in names)
     size = sum(before[name].double().square().sum() for name in names)

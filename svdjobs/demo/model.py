@@ -1,5 +1,5 @@
-# ruff: noqa: TID253 - this module is itself imported late, by `train.py`
-"""The small transformer, its batches, and how completions are drawn and scored by it.
+# ruff: noqa: TID253 - `train.py` imports this module inside a function
+"""The demo model, its batches, and how it generates completions and computes their likelihood.
 
 Shape suffixes: B completions in a batch, P prompt positions (left-padded), C completion positions
 (right-padded), T = P + C, V vocabulary.
@@ -17,9 +17,9 @@ MAX_NEW_TOKENS: Final = 48
 HIDDEN_SIZE: Final = 128
 N_LAYERS: Final = 3
 N_HEADS: Final = 4
-"""Head dimension 32: vLLM on CPU refuses 16."""
+"""Four heads give a head dimension of 32, the smallest that vLLM runs on a CPU."""
 N_KV_HEADS: Final = 1
-"""k and v are 32 x 128, so that wide matrices occur; q and o are square, gate and up tall."""
+"""k and v are then wide matrices (32 x 128), while q and o are square, and gate and up tall."""
 INTERMEDIATE_SIZE: Final = 192
 
 
@@ -27,20 +27,20 @@ class Batch(NamedTuple):
     """Prompts with their completions, as tokens."""
 
     tokens_BT: torch.Tensor
-    """int64; left-padded prompt, then right-padded completion."""
+    """int64: the left-padded prompt, then the right-padded completion."""
     real_BT: torch.Tensor
-    """bool; False on padding."""
+    """bool: False on padding."""
     n_prompt_positions: int
-    """P; the completion starts there."""
+    """P, the position at which the completion starts."""
 
     @property
     def drawn_BC(self) -> torch.Tensor:  # noqa: N802 - a tensor, so with its shape
-        """Bool; True on the tokens of the completion, its EOS included."""
+        """Bool: True on the tokens of the completion, including EOS."""
         return self.real_BT[:, self.n_prompt_positions :]
 
 
 def build_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2ForCausalLM:
-    """A fresh float32 model with tied embeddings for `tokenizer`. Seeds torch globally."""
+    """A new float32 model with random weights and tied embeddings; seeds torch globally."""
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -64,9 +64,9 @@ def build_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2ForCausalLM:
 
 
 def encode(tokenizer: Qwen2Tokenizer, prompts: Sequence[str], completions: Sequence[str]) -> Batch:
-    """Tokenise prompts and completions apart and join them, as they meet when one is drawn.
+    """A batch of prompts and completions that are tokenised separately and then joined.
 
-    Apart, because a merge across the seam would give tokens that a prompt alone never has.
+    A merge across the border would give other tokens than the prompt has when the model generates.
     """
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     prompt_tokens = [tokenizer.encode(prompt) for prompt in prompts]
@@ -83,7 +83,8 @@ def encode(tokenizer: Qwen2Tokenizer, prompts: Sequence[str], completions: Seque
 
 
 def log_probabilities(model: Qwen2ForCausalLM, batch: Batch) -> torch.Tensor:
-    """Natural log-probability of each completion token after its past, (B, C); 0 on padding."""
+    """The natural log-probability of each completion token given the tokens before it (B, C); 0 on
+    padding."""
     tokens_BT, real_BT, n_prompt = batch
     hidden = model(
         input_ids=tokens_BT[:, :-1],
@@ -109,9 +110,9 @@ def draw_completions(
     temperature: float = 1.0,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Batch:
-    """Draw one completion per prompt from the untruncated distribution (no top-k, no top-p).
+    """Generate one completion per prompt from the full distribution (no top-k, no top-p).
 
-    Our own loop, not `generate`: it takes a generator, so the draw depends on nothing global.
+    `generate` of transformers uses torch's global random state; this loop uses `generator` only.
     """
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     rows = [tokenizer.encode(prompt) for prompt in prompts]

@@ -1,14 +1,14 @@
-r"""Arithmetic problems, their golds, and demonstrations by imperfect writers.
+r"""Arithmetic problems, their golds, and demonstrations that contain mistakes.
 
-Five kinds of problem; each is a pure function of its operands, so a held-out set and a training
-stream can be told apart by the operands alone (`is_held_out`).
+There are five kinds of problems. The kind and the operands decide whether a problem is held out or
+may occur in training (`is_held_out`).
 
-A demonstration is one short worked answer. A stated share of them contains a plausible slip - a
-forgotten carry, a neighbour in the times table, the wrong operation - and goes on from there to a
-wrong `\boxed{}`. A model that imitates them puts probability on both the right and the slipped
-continuation: its accuracy at temperature 1 is far below 1 although it can solve the problems, and
-reinforcement learning can raise it by concentrating on what is already there. That is how RLVR is
-described to act on large models (Yue et al. 2025, arXiv:2504.13837).
+A demonstration is a short worked answer. A fixed fraction of them contains a plausible slip (a
+forgotten carry, a neighbour in the times table, the wrong operation) and continues from there to a
+wrong `\boxed{}`. A model that imitates them gives probability to both the right and the wrong
+continuation. Its accuracy at temperature 1 is therefore far below 1, although it can solve the
+problems, and reinforcement learning can raise it by concentrating the probability. RLVR is said to
+act on large models in the same way (Yue et al. 2025, arXiv:2504.13837).
 """
 
 import hashlib
@@ -23,10 +23,10 @@ Kind = Literal["addition", "subtraction", "two_part", "multiplication", "story"]
 KINDS: Final[tuple[Kind, ...]] = ("addition", "subtraction", "two_part", "multiplication", "story")
 
 HELD_OUT_SHARE: Final = 0.15
-"""Share of all problems that no training stream ever yields."""
+"""Fraction of all problems that are held out: no training stream yields them."""
 
 SLIP_SHARE: Final = 0.4
-"""Share of demonstrations with a slip."""
+"""Fraction of the demonstrations that contain a slip."""
 
 _STORIES: Final = (
     "Ann has {0} pens and buys {1} boxes of {2}. How many pens now?",
@@ -37,7 +37,7 @@ _STORIES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem: kind and operands fix everything but a story's wording (`variant`)."""
+    """One problem: kind and operands determine all but the wording of a story (`variant`)."""
 
     kind: Kind
     operands: tuple[int, ...]
@@ -45,14 +45,14 @@ class Problem:
 
     @property
     def text(self) -> str:
-        """The problem as it is asked, without the prompt suffix."""
+        """The text of the problem, without the prompt suffix."""
         if self.kind == "story":
             return _STORIES[self.variant].format(*self.operands)
         return f"What is {_expression(self)}?"
 
     @property
     def gold(self) -> str:
-        """The reference answer, an integer in decimal digits."""
+        """The reference answer as a decimal integer."""
         return str(_VALUES[self.kind](*self.operands))
 
 
@@ -77,7 +77,7 @@ _VALUES: Final[Mapping[str, Callable[..., int]]] = MappingProxyType(
 
 
 def draw_problem(rng: random.Random) -> Problem:
-    """Draw one problem; the kinds are equally likely, the range of operands belongs to the kind."""
+    """A random problem. All kinds are equally likely; each has its own range of operands."""
     kind = rng.choice(KINDS)
     operands: tuple[int, ...]
     if kind == "addition":
@@ -96,22 +96,22 @@ def draw_problem(rng: random.Random) -> Problem:
 
 
 def is_held_out(problem: Problem) -> bool:
-    """True for the fixed share of problems that training never sees.
+    """Whether a problem belongs to the fixed fraction that training never sees.
 
-    Decided by a hash of the kind and the *sorted* operands: a held-out `47 + 38` also keeps
-    `38 + 47` out, and a held-out story keeps the same numbers in another wording out.
+    A hash of the kind and the sorted operands decides. `38 + 47` is therefore held out if `47 + 38`
+    is, and a story is held out in every wording.
     """
     key = f"{problem.kind} {sorted(problem.operands)}".encode()
     return int.from_bytes(hashlib.sha256(key).digest()[:4]) < HELD_OUT_SHARE * 2**32
 
 
 def training_problems(seed: int) -> Iterator[Problem]:
-    """An endless, seeded stream of problems that are not held out."""
+    """An endless stream of problems that are not held out, determined by the seed."""
     return _stream(f"training {seed}", held_out=False)
 
 
 def held_out_problems(n_problems: int) -> list[Problem]:
-    """The first `n_problems` different held-out problems, the same on every call.
+    """The first `n_problems` distinct held-out problems, the same on every call.
 
     No two have the same text or the same sorted operands, so none is counted twice.
     """
@@ -132,7 +132,7 @@ def _stream(seed: str, *, held_out: bool) -> Iterator[Problem]:
 
 
 def write_demonstration(problem: Problem, rng: random.Random) -> str:
-    """A worked answer, one line per part, by a writer who slips with probability `SLIP_SHARE`."""
+    """A worked answer, one line per step, with a slip in a fraction `SLIP_SHARE` of the cases."""
     slips = rng.random() < SLIP_SHARE
     return _WRITERS[problem.kind](problem.operands, rng, slips)
 
@@ -142,7 +142,7 @@ def _closing(answer: int) -> str:
 
 
 def _write_addition(operands: tuple[int, ...], rng: random.Random, slips: bool) -> str:
-    """Column by column from the right; the slip drops a carry, or misadds a column without one."""
+    """Add column by column from the right. The slip drops a carry, or miscounts a column by one."""
     left, right = operands
     n_columns = len(str(max(operands)))
     bad_column = rng.randrange(n_columns) if slips else None
@@ -162,7 +162,7 @@ def _write_addition(operands: tuple[int, ...], rng: random.Random, slips: bool) 
 
 
 def _write_subtraction(operands: tuple[int, ...], rng: random.Random, slips: bool) -> str:
-    """Units first, with ten borrowed; the slip forgets the borrow, or miscounts by one."""
+    """Subtract units, then tens, with a borrow. The slip drops the borrow, or miscounts by one."""
     left, right = operands
     borrow = int(left % 10 < right % 10)
     raised = left % 10 + 10 * borrow
@@ -178,7 +178,7 @@ def _write_subtraction(operands: tuple[int, ...], rng: random.Random, slips: boo
 
 
 def _write_two_part(operands: tuple[int, ...], rng: random.Random, slips: bool) -> str:
-    """One operation after the other; the slip is off by ten at first, or adds the last number."""
+    """Add, then subtract. The slip is off by ten in the sum, or adds the last number."""
     first, second, third = operands
     middle, sign = first + second, "-"
     if slips and rng.random() < 0.5:
@@ -190,7 +190,7 @@ def _write_two_part(operands: tuple[int, ...], rng: random.Random, slips: bool) 
 
 
 def _write_multiplication(operands: tuple[int, ...], rng: random.Random, slips: bool) -> str:
-    """Tens and units apart; the slip is a neighbour in the times table."""
+    """Multiply tens and units, then add. The slip takes a neighbour in the times table."""
     left, right = operands
     tens, units = right // 10, right % 10
     tens_product, units_product = left * tens * 10, left * units
@@ -206,7 +206,8 @@ def _write_multiplication(operands: tuple[int, ...], rng: random.Random, slips: 
 
 
 def _write_story(operands: tuple[int, ...], rng: random.Random, slips: bool) -> str:
-    """Groups first, then the sum; the slip adds the groups, or counts one group too few."""
+    """Multiply groups by their size, then add. The slip adds instead of multiplying, or counts one
+    group too few."""
     start, groups, size = operands
     sign, bought = "*", groups * size
     if slips and rng.random() < 0.5:

@@ -1,9 +1,9 @@
-"""The demo tokenizer: byte-level BPE in which every digit is a token of its own.
+"""The demo tokenizer: byte-level BPE in which every digit is a separate token.
 
-It splits text with Qwen2's own rule, because `AutoTokenizer` gives every checkpoint of type `qwen2`
-that rule and ignores another one in `tokenizer.json` (transformers 5, observed with 5.19). All 256
-bytes are in the vocabulary, so any text round-trips. The prompt suffix, which every prompt repeats,
-is one added (not special) token: prompts stay short and cheap.
+It splits text by Qwen2's rule, because `AutoTokenizer` uses that rule for every checkpoint of type
+`qwen2` and ignores another one in `tokenizer.json` (transformers 5, observed with 5.19). All 256
+bytes are in the vocabulary, so any text round-trips. The suffix of all prompts is one added (not
+special) token, which keeps the prompts short.
 """
 
 import json
@@ -23,20 +23,21 @@ PAD: Final = "<|pad|>"
 SUFFIX_TOKEN: Final = f" {PROMPT_SUFFIX}"
 
 CHAT_TEMPLATE: Final = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-"""The prompt is the user's message as it is: the checkpoints know no roles."""
+"""The prompt is the bare text of the user's message, because the checkpoints know no roles."""
 
 _N_TEXTS: Final = 2000
 
 
 def build_tokenizer() -> "Qwen2Tokenizer":
-    """Train the tokenizer on a fixed corpus of prompts and demonstrations; same on every call."""
+    """Train the tokenizer on a fixed corpus of problems and demonstrations: every call gives the
+    same tokenizer."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE - 1,  # the suffix token is the last one
+        vocab_size=VOCABULARY_SIZE - 1,  # the suffix token is added last
         special_tokens=[EOS, PAD],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -61,6 +62,6 @@ def _corpus() -> list[str]:
     rng = random.Random("tokenizer")
     texts: list[str] = []
     for problem in islice(training_problems(0), _N_TEXTS):
-        # Without the suffix: it is a token of its own and needs no merges.
+        # The suffix is left out, because it is one token and needs no merges.
         texts += [problem.text, write_demonstration(problem, rng)]
     return texts

@@ -1,8 +1,8 @@
 """Train the demo checkpoints: `python -m svdjobs.demo.train [--output DIR] [--seed N]`.
 
-Three phases, each from where the one before ended: imitation (base), reinforcement (rl1), more of
-it (rl2); then measurement on the held-out problems. The same seed on the same machine gives the
-same bytes; the number of threads is fixed because it decides the order of float32 sums.
+Three phases follow each other: imitation (base), reinforcement learning (rl1), and more of it
+(rl2). Then the accuracy on the held-out problems is measured. The same seed on the same machine
+gives the same bytes. The number of threads is fixed, because it affects the order of float32 sums.
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 N_HELD_OUT: Final = 200
 N_COMPLETIONS: Final = 8
-"""Completions per held-out problem behind the accuracies in `measured.json`."""
+"""Completions per held-out problem for the accuracies in `measured.json`."""
 
 N_THREADS: Final = 2
 
@@ -39,7 +39,9 @@ _MADE_BY: Final = {
 Weights = Mapping[str, "torch.Tensor"]
 
 
-@click.command(help="Train base, rl1 and rl2 from nothing and measure them (about 8 minutes).")
+@click.command(
+    help="Train base, rl1 and rl2 from random weights and measure them (about 8 minutes)."
+)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -48,7 +50,7 @@ Weights = Mapping[str, "torch.Tensor"]
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 def main(output: Path, seed: int) -> None:
-    """Run all phases; what a phase wrote stays if a later one is interrupted."""
+    """Run all phases; if one is interrupted, the checkpoints of the finished ones stay."""
     from svdjobs.demo.learning import ReinforceSettings, SupervisedSettings
 
     try:
@@ -62,7 +64,8 @@ def main(output: Path, seed: int) -> None:
         )
     except KeyboardInterrupt:
         raise click.ClickException(
-            f"interrupted; the phases that ended are in {output}, the others are unchanged"
+            f"interrupted; {output} holds the checkpoints of the finished phases, the others are "
+            f"unchanged"
         ) from None
 
 
@@ -74,10 +77,10 @@ def train(
     n_held_out: int = N_HELD_OUT,
     n_completions: int = N_COMPLETIONS,
 ) -> dict[str, Any]:
-    """All phases and the measurement; returns what `measured.json` holds.
+    """Run all phases and the measurement; return the content of `measured.json`.
 
-    `supervised` is a `learning.SupervisedSettings`; `reinforced` maps each later checkpoint, in
-    order, to its `learning.ReinforceSettings`.
+    `supervised` is a `learning.SupervisedSettings`. `reinforced` maps the names of the later
+    checkpoints, in order, to their `learning.ReinforceSettings`.
     """
     import torch
 
@@ -106,7 +109,7 @@ def train(
 
 
 def write_held_out(path: Path, n_problems: int) -> None:
-    """The demo benchmark, one JSON object with `problem` and `answer` per line."""
+    """Write the demo benchmark: one JSON object with `problem` and `answer` per line."""
     rows = [
         json.dumps({"problem": problem.text, "answer": problem.gold})
         for problem in held_out_problems(n_problems)
@@ -115,13 +118,13 @@ def write_held_out(path: Path, n_problems: int) -> None:
 
 
 def read_held_out(path: Path) -> list[tuple[str, str]]:
-    """(problem, gold) of every line."""
+    """Read (problem, gold) from every line of the demo benchmark."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [(row["problem"], row["answer"]) for row in rows]
 
 
 def write_checkpoint(model: "Qwen2ForCausalLM", tokenizer: "Qwen2Tokenizer", folder: Path) -> None:
-    """Write a whole checkpoint beside `folder`, then put it in its place: never half of one."""
+    """Write a checkpoint beside `folder` and rename it: `folder` never holds an incomplete one."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -131,7 +134,7 @@ def write_checkpoint(model: "Qwen2ForCausalLM", tokenizer: "Qwen2Tokenizer", fol
     tokenizer.save_pretrained(written)
     (written / "README.md").write_text(_card(folder.name), encoding="utf-8")
     for path in written.iterdir():
-        path.chmod(0o644)  # safetensors writes 0600, which another user of a package cannot read
+        path.chmod(0o644)  # safetensors writes 0600, which other users cannot read
     shutil.rmtree(folder, ignore_errors=True)
     written.rename(folder)
 
@@ -154,7 +157,7 @@ def _measure(
     accuracy = {}
     for name, state in weights.items():
         model.load_state_dict(state)
-        # The same generator seed for each: differences between checkpoints are paired.
+        # Every checkpoint gets the same seed, so differences between checkpoints are paired.
         accuracy[name] = measure_accuracy(model, tokenizer, problems, n_completions, seed=0)
         click.echo(f"{name}: held-out accuracy {accuracy[name]['mean']:.3f}")
     names = list(weights)
@@ -175,7 +178,7 @@ def _measure(
 
 
 def _reporter(name: str, quantity: str, n_updates: int) -> Callable[[int, float], None]:
-    """A plain line about every twentieth of a phase, with the time left at the mean pace so far."""
+    """A function that prints about twenty lines per phase, with the time left at the mean rate."""
     started = time.monotonic()
     every = max(n_updates // 20, 1)
 

@@ -1,4 +1,4 @@
-"""The demo chain: what is shipped loads and does what `measured.json` says; training learns."""
+"""Tests of the demo: the shipped checkpoints load and match `measured.json`, and training works."""
 
 import ast
 import json
@@ -77,7 +77,7 @@ def measured() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Matrices this small gain nothing from two threads, which wait long for a busy core."""
+    """Use one thread: two do not speed up small matrices, and wait long for a busy core."""
     monkeypatch.setattr("svdjobs.demo.train.N_THREADS", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -89,7 +89,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def gold_by_reading(problem: str) -> int:
-    """An independent evaluator: parses the text, knows nothing of the generator's operands."""
+    """The answer computed from the text alone, independently of the generator's operands."""
     if match := re.fullmatch(r"What is (.+)\?", problem):
         return evaluate(ast.parse(match[1], mode="eval").body)
     start, groups, size = map(int, re.findall(r"\d+", problem))
@@ -111,7 +111,7 @@ def evaluate(node: ast.expr) -> int:
 
 
 def numbers_of(problem: str) -> tuple[str, ...]:
-    """What makes two problems the same whatever the order and wording: signs and numbers."""
+    """The signs and sorted numbers of a problem: equal for two orders or wordings of a problem."""
     signs = re.findall(r"[-+*]", problem) or ["story"]
     return (*signs, *sorted(re.findall(r"\d+", problem)))
 
@@ -133,7 +133,7 @@ def test_held_out_is_what_the_generator_gives_and_mixes_all_kinds() -> None:
 def test_held_out_and_training_share_no_problem() -> None:
     held_out = {numbers_of(problem) for problem, _ in read_held_out(HELDOUT)}
     assert len(held_out) == 200
-    for seed in range(3):  # base, rl1 and rl2 draw from these streams
+    for seed in range(3):  # base, rl1 and rl2 train on these streams
         seen = {numbers_of(problem.text) for problem in islice(training_problems(seed), 20_000)}
         assert len(seen) > 5000
         assert not seen & held_out
@@ -156,7 +156,8 @@ def test_demonstrations_are_right_or_slip_as_often_as_stated(kind: str) -> None:
         match = re.fullmatch(r"(\n[-+*=\d]+( carry| borrow)?)+\n\\boxed\{(\d+)\}", text)
         assert match, text
         n_right += match[3] == problem.gold
-    # A slip may be harmless (0 - 1 is kept at 0), so a little above 1 - SLIP_SHARE; 4 sigma.
+    # A slip may be harmless (0 - 1 is kept at 0), so the fraction may be a little above
+    # 1 - SLIP_SHARE. The tolerance is 4 sigma.
     tolerance = 4 * math.sqrt(SLIP_SHARE * (1 - SLIP_SHARE) / SLIPS_PER_KIND)
     assert -tolerance < n_right / SLIPS_PER_KIND - (1 - SLIP_SHARE) < tolerance + 0.06
 
@@ -232,8 +233,8 @@ def test_checkpoint_is_as_accurate_as_measured(name: str) -> None:
     model, tokenizer = checkpoint(name)
     stated = measured()["accuracy"][name]
     again = measure_accuracy(model, tokenizer, read_held_out(HELDOUT), 2, seed=12345)
-    # Same problems, other draws. The standard errors over problems also hold the spread between
-    # problems, which both share, so 4 of them together is a generous bound.
+    # The problems are the same, the completions are others. The standard errors also contain the
+    # spread between problems, which both measurements share, so 4 of them is a generous tolerance.
     tolerance = 4 * math.hypot(stated["standard_error"], again["standard_error"])
     assert again["n_problems"] == stated["n_problems"] == 200
     assert again["mean"] == pytest.approx(stated["mean"], abs=tolerance)
@@ -338,7 +339,7 @@ def toy_train(output: Path) -> tuple[dict[str, Any], dict[str, Weights]]:
 def test_training_changes_weights_and_repeats_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Two updates teach nothing that the grader would reward, so reward every other one.
+    # After two updates no completion is correct, so reward every other one.
     monkeypatch.setattr(
         "svdjobs.demo.learning._rewards",
         lambda tokenizer, batch, problems: torch.arange(len(problems)) % 2.0,
@@ -391,4 +392,4 @@ def test_interrupt_is_reported_in_words(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("svdjobs.demo.train.train", interrupted)
     result = CliRunner().invoke(main, ["--output", str(tmp_path)])
     assert result.exit_code == 1
-    assert "the phases that ended are in" in result.output
+    assert "holds the checkpoints of the finished phases" in result.output
