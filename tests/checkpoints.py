@@ -1,4 +1,4 @@
-"""Make small checkpoints of real architectures."""
+"""Small checkpoints of real architectures, for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CORPUS = [f"{p['problem']} {p['answer']} step by step boxed final answer" for p
 
 @cache
 def tokenizer() -> Any:
-    """A byte-level tokenizer with end-of-text and padding."""
+    """A byte-level tokenizer with an end-of-text and a padding token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -37,7 +37,7 @@ def tokenizer() -> Any:
 
 
 def make_model(architecture: str = "qwen2", *, tied: bool = True, **config: Any) -> Any:
-    """A randomly initialised model, the same on every call."""
+    """A model with random weights, the same on every call."""
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     classes: dict[str, tuple[Any, Any]] = {
@@ -71,7 +71,8 @@ def make_checkpoint(
     max_shard_size: str = "1GB",
     **model: Any,
 ) -> Path:
-    """Save a checkpoint; each update adds Gaussian noise of relative size to every matrix."""
+    """Save a checkpoint; each update adds Gaussian noise to every matrix, `relative` to its
+    spread."""
     made = make_model(**model)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -86,7 +87,7 @@ def make_checkpoint(
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, by the safetensors library."""
+    """All tensors of a checkpoint, read with the safetensors library."""
     from safetensors.torch import load_file
 
     found: dict[str, torch.Tensor] = {}

@@ -1,7 +1,8 @@
-"""A script that runs a cluster on this machine, where SVDJOBS_CLUSTER names one.
+"""Access to the script that runs a cluster on this machine; SVDJOBS_CLUSTER names it.
 
-It takes `up`, `down`, `env` (variables for a shell), `load ARCHIVE`, `base-image REFERENCE` and
-`gpus COUNT PRODUCT`; its kubeconfig lies in the folder of all that it makes.
+The commands of the script are `up`, `down`, `env` (which prints variables for a shell),
+`load ARCHIVE`, `base-image REFERENCE` and `gpus COUNT PRODUCT`. It keeps its kubeconfig and its
+other files in one folder.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MISSING = "SVDJOBS_CLUSTER names no script that runs one"
 
 @cache
 def exported() -> dict[str, str]:
-    """What its `env` exports; nothing where there is no script."""
+    """The variables that the script's `env` exports; empty without a script."""
     if not SCRIPT:
         return {}
     script = f'eval "$({shlex.quote(SCRIPT)} env)"; env -0'
@@ -29,7 +30,7 @@ def exported() -> dict[str, str]:
 
 
 def base_archive(reference: str) -> Path | None:
-    """Where `base-image` leaves that image; None without a script."""
+    """The archive in which `base-image` leaves an image; None without a script."""
     if not SCRIPT:
         return None
     home = Path(exported()["KUBECONFIG"]).parent

@@ -1,4 +1,4 @@
-"""Fixtures: small checkpoints made with transformers' own classes, and a sweep over them."""
+"""Fixtures: small checkpoints saved by transformers, and a sweep over them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Bytes are compared with those of CPUs; and vLLM's CPU build is refused beside a GPU.
+# Tests compare bytes with those that CPUs compute, and svdjobs refuses vLLM's CPU build if there is
+# a GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-# What chooses a library's kernels for a machine does not reach pods, and last bits depend on it: it
-# is forgotten before numpy and torch are imported, so that both sides compute alike.
+# These variables choose the kernels of a library, and the last bits depend on the kernels. Pods do
+# not get them, so remove them here, before numpy and torch are imported.
 os.environ.pop("OPENBLAS_CORETYPE", None)
 os.environ.pop("OPENBLAS_L2_SIZE", None)
 os.environ.pop("MKL_ENABLE_INSTRUCTIONS", None)
@@ -36,7 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cluster-down", action="store_true", help=words)
 
 
-# Files of few, long tests, which would end a parallel run alone if they came last.
+# Files with few, long tests. In a parallel run they must start first, or one of them runs alone at
+# the end.
 _FIRST = (
     "evaluation/test_multi_gpu.py", "cluster/test_contract.py", "engines/test_vllm.py",
     "runs/test_kills.py", "cli/test_cli.py", "runs/test_shards.py",
@@ -44,7 +46,7 @@ _FIRST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first."""
+    """Sort the files with long tests to the front."""
 
     def rank(item: pytest.Item) -> int:
         path = item.path.as_posix()
@@ -55,12 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Takes a line of numbers that the run shows at its end, whether or not a test failed."""
+    """A function that takes a line of measurements, which pytest prints at the end of the run."""
     return lambda line: record_property("measured", line)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Show what tests measured."""
+    """Print the lines that tests passed to `measured`."""
     reports = [one for kind in terminalreporter.stats.values() for one in kind]
     properties = [pair for one in reports for pair in getattr(one, "user_properties", ())]
     if lines := [line for name, line in dict.fromkeys(properties) if name == "measured"]:
@@ -71,7 +73,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """base, rl1, rl2 of one small Qwen2, each a small random update of the one before."""
+    """base, rl1 and rl2 of a small Qwen2; each is a small random update of the previous one."""
     root = tmp_path_factory.mktemp("chain")
     return {
         name: make_checkpoint(root / name, updates=updates)
@@ -90,7 +92,7 @@ def benchmark_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_config(
     chain: dict[str, Path], benchmark_file: Path, tmp_path: Path
 ) -> Callable[..., SweepConfig]:
-    """A config over the chain, in a fresh run folder; keyword arguments override keys."""
+    """A function that makes a config over `chain` in a new folder; its arguments override keys."""
 
     def make(**overrides: Any) -> SweepConfig:
         return _config(chain, benchmark_file, tmp_path, **overrides)
@@ -122,7 +124,7 @@ def _config(
 def _finished(
     chain: dict[str, Path], benchmark_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The run of that config, made once."""
+    """The finished run of the config without overrides, computed once per session."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("finished")
     local.sweep(_config(chain, benchmark_file, root))
@@ -131,7 +133,7 @@ def _finished(
 
 @pytest.fixture
 def swept(make_config: Callable[..., SweepConfig], _finished: Path) -> SweepConfig:
-    """That config with its sweep finished: a copy for this test."""
+    """The config without overrides, with a copy of its finished run in its store."""
     config = make_config()
     shutil.copytree(_finished, config.store_url)
     return config
@@ -139,5 +141,5 @@ def swept(make_config: Callable[..., SweepConfig], _finished: Path) -> SweepConf
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Matrices here are tiny; threads only cost."""
+    """Use one thread: more do not speed up tiny matrices."""
     torch.set_num_threads(1)

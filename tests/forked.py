@@ -1,12 +1,12 @@
-"""Commands of svdjobs as real processes that start in no time.
+"""Run commands of svdjobs as real processes that start at once.
 
-A server of each test process imports what commands need (torch, transformers, matplotlib: seconds),
-once, and forks for every command: an own process group, working directory, environment, and exit
-status, but no import again. What a library reads from the environment when it is imported is the
-server's: whoever needs another HF_HOME starts a process of its own.
+Each test process starts a server. The server imports torch, transformers and matplotlib once, which
+takes seconds, and forks for every command. A command has its own process group, working directory,
+environment and exit status. A library that reads the environment at import sees the server's
+variables: a test that needs another HF_HOME must start a process with subprocess.
 
-`python -m tests.forked SOCKET` is the server. It gets one line of JSON and two file descriptors for
-each command, and answers the process id, then its exit status.
+`python -m tests.forked SOCKET` is the server. For each command it receives a JSON text and two file
+descriptors, and sends back the process id and, later, the exit status.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ IMPORTED = (
     "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
     "boto3", "jinja2",
 )  # fmt: skip
-# What vLLM needs as well, in a server of its own; it reads its settings when it is imported.
+# More imports for commands with vLLM. They have another server, because vLLM reads its settings
+# from the environment at import.
 VLLM = (
     "vllm", "vllm.entrypoints.llm", "vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker",
     "vllm.model_executor.models.qwen2",
@@ -47,7 +48,7 @@ COMMAND = "svdjobs.cli.main"
 
 
 class Process:
-    """A command that runs; the parts of `subprocess.Popen` that tests use."""
+    """A running command, with the parts of `subprocess.Popen` that tests use."""
 
     def __init__(
         self,
@@ -62,11 +63,11 @@ class Process:
     ) -> None:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._connection.connect(str(_server(vllm)))
-        asked = json.dumps(
+        request = json.dumps(
             {"module": module, "arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
         )
-        socket.send_fds(self._connection, [f"{len(asked.encode()):08d}".encode()], [out, err])
-        self._connection.sendall(asked.encode())
+        socket.send_fds(self._connection, [f"{len(request.encode()):08d}".encode()], [out, err])
+        self._connection.sendall(request.encode())
         self._answers = self._connection.makefile("r")
         self.pid = int(self._answers.readline())
         self.returncode: int | None = None
@@ -80,10 +81,10 @@ class Process:
         return self.returncode
 
     def wait(self, timeout: float = 600) -> int:
-        """Its exit status, once it has ended.
+        """Wait until the command has ended; return its exit status.
 
         Raises:
-            subprocess.TimeoutExpired: it has not.
+            subprocess.TimeoutExpired: it has not ended after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         while self.poll() is None:
@@ -100,7 +101,7 @@ def run(
     env: Mapping[str, str] | None = None,
     module: str = COMMAND,
 ) -> subprocess.CompletedProcess[str]:
-    """`svdjobs ARGUMENTS` to its end, as `subprocess.run` with captured text would."""
+    """Run `svdjobs ARGUMENTS` to its end, like `subprocess.run` with captured text."""
     words = list(map(str, arguments))
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = Process(
@@ -115,7 +116,8 @@ def run(
 
 @functools.cache
 def _server(vllm: bool) -> Path:
-    """The socket of this process's server, which ends with it."""
+    """Start the server of this test process; return its socket. The server ends with this
+    process."""
     folder = tempfile.mkdtemp(prefix="svdjobs-")
     path = Path(folder) / "socket"
     server = subprocess.Popen(
@@ -139,7 +141,7 @@ def _server(vllm: bool) -> Path:
 
 
 def _serve(path: Path) -> None:
-    """Fork for every request until standard input is closed; then end what still runs."""
+    """Fork for every request until standard input is closed, then kill the running commands."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(f"{path}.new")
     listening.listen(64)
@@ -174,7 +176,7 @@ def _forked(
     pid = os.fork()
     if pid:
         with contextlib.suppress(PermissionError, ProcessLookupError):
-            os.setpgid(pid, pid)  # by both, so that a signal to the group is never too early
+            os.setpgid(pid, pid)  # the child does it too: whoever is first, the group exists
         for descriptor in descriptors:
             os.close(descriptor)
     else:
@@ -184,21 +186,21 @@ def _forked(
     return pid
 
 
-def _become(asked: dict[str, object], descriptors: Sequence[int]) -> NoReturn:
-    """Be that command, to the end."""
+def _become(request: dict[str, object], descriptors: Sequence[int]) -> NoReturn:
+    """Run the requested command in this process, and exit with its status."""
     os.setpgid(0, 0)
     for descriptor, standard in zip(descriptors, (1, 2), strict=True):
         os.dup2(descriptor, standard)
         os.close(descriptor)
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
-    os.chdir(str(asked["cwd"]))
+    os.chdir(str(request["cwd"]))
     os.environ.clear()
-    os.environ.update(asked["env"])  # type: ignore[call-overload]
-    sys.argv = ["svdjobs", *asked["arguments"]]  # type: ignore[misc]
+    os.environ.update(request["env"])  # type: ignore[call-overload]
+    sys.argv = ["svdjobs", *request["arguments"]]  # type: ignore[misc]
     code: object = 1
     try:
-        importlib.import_module(str(asked["module"])).main()
+        importlib.import_module(str(request["module"])).main()
         code = 0
     except SystemExit as end:
         code = end.code

@@ -1,4 +1,4 @@
-"""The project stands alone: nothing in it reads or names what lies beside it."""
+"""No file of the project names a path outside the project."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ FOLDERS = ("svdjobs", "tests", "docs", "helm", "images", "jobs", "workflows")
 ABOVE = re.compile(
     r"\.\./shared|\bROOT\.parent\b|parents\[[3-9]\]|/(?:home|root|work)/|/(?:var/)?tmp/svdjobs|\.cache/svd"
 )
-# Whoever is meant by these is not this machine: a pod's home, an example.
+# These are not paths of this machine: one is an example, one is in a pod.
 EXAMPLES = ("/home/u/", "/root/.bashrc")
 
 
 def test_nothing_names_a_path_outside_the_project() -> None:
-    """Only .ci/run may, which says where CI keeps a cluster."""
+    """Only .ci/run may: it says where CI keeps a cluster."""
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]
     files += [path for path in ROOT.iterdir() if path.suffix in (".md", ".toml")]
     files += [ROOT / "Makefile"]

@@ -223,7 +223,7 @@ WRONG: tuple[object, ...] = (
 
 @pytest.mark.parametrize("section", [SweepConfig, ClusterSettings])
 def test_complaints_are_in_our_words(section: type[Settings]) -> None:
-    """Every kind of wrong value in every key."""
+    """Give every key every kind of wrong value."""
     for key in keys(section):
         for value in WRONG:
             document: dict[str, Any] = {**MINIMAL} if section is SweepConfig else {}
@@ -256,7 +256,7 @@ def test_keys_come_with_the_defaults_that_hold() -> None:
 
 
 def test_examples_quote_what_a_shell_expands() -> None:
-    """zsh takes brackets for patterns, and says only `no matches found`."""
+    """zsh reads unquoted brackets as a pattern, and prints only `no matches found`."""
     root = Path(__file__).parents[1]
     texts = [
         path
@@ -339,7 +339,7 @@ def test_derived_seeds_differ() -> None:
     ],
 )
 def test_an_address_with_a_password_is_refused_and_not_quoted(key: str, text: object) -> None:
-    """It would be kept in every manifest, and in a Workflow that others see."""
+    """It would be written into every manifest, and into a Workflow that others can read."""
     document = {"name": "x", "before": "a", "after": "b", key: text}
     with pytest.raises(ConfigError, match=r"\*\*\*") as caught:
         parse_config(document, where="test")

@@ -1,4 +1,4 @@
-"""Names that would act on what shows them: each medium shows them as what they are."""
+"""Names with control characters or markup have no effect on the medium that shows them."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def hostile_content(names: list[str]) -> Content:
 
 
 def test_figures_and_pages_parse_no_name() -> None:
-    """A `$` in a tensor's name was read as mathematics, once everything had been computed."""
+    """matplotlib once read a `$` in a tensor's name as mathematics, and the report failed."""
     found = hostile_content(["$\\frac{ and $", "_hidden", "<script>\n![x](//e)\x1b", "y" * 300])
     pictures = report_page.drawn(found)
     assert {one.picture.name for one in pictures} == {
@@ -229,7 +229,8 @@ def test_users_and_passwords_of_addresses(text: str, shown: str) -> None:
 
 
 def test_what_is_printed_goes_through_what_escapes_it() -> None:
-    """Results by `tell`, remarks by `say`; the others print what they have made themselves."""
+    """Modules print results by `tell` and notices by `say`; those listed print only their own
+    text."""
     known = {
         "progress.py", "cli/options.py", "cli/main.py", "cli/store.py", "cli/keys.py",
         "cli/doctor.py", "cluster/doctor/checks.py", "cluster/watching/screen.py", "demo/train.py",

@@ -1,4 +1,4 @@
-"""The layout's promises: help is instant, heavy packages come late, imports point one way."""
+"""Rules for imports: `--help` imports nothing heavy, and modules import only from lower floors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import svdjobs
 
 ROOT = Path(svdjobs.__file__).parent
 HEAVY = ("torch", "transformers", "vllm", "datasets", "matplotlib", "numpy", "scipy", "pydantic")
-# Lower floors first; a module may import from its own folder and from the floors below. Those that
-# share a line share a floor and may not import each other, but for single files of the lowest two.
+# The lowest floor comes first. A module may import from its own folder and from the floors below.
+# Folders on the same floor may not import each other; modules of the two lowest floors may.
 FLOORS = [
     {"errors", "escape", "records", "fingerprint", "benchmarks"},
     {
@@ -54,7 +54,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Modules of ours that a file imports, also as `from svdjobs.x import module`."""
+    """The modules of svdjobs that a file imports, also by `from svdjobs.x import module`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("svdjobs."))
@@ -82,7 +82,7 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
-    """Within a folder, too; an import inside a function counts."""
+    """This includes imports within a folder and inside functions."""
     names = {}
     for path in ROOT.rglob("*.py"):
         module = ".".join(["svdjobs", *path.relative_to(ROOT).with_suffix("").parts])

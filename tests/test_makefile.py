@@ -1,4 +1,4 @@
-"""What `make` would do: which lock an environment gets, and that nothing is installed unchecked."""
+"""The commands of `make setup`: which lock it installs, and that it checks every hash."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The Makefile and what it reads, with an environment that a test says was made."""
+    """A folder with the Makefile, the files that it reads, and an empty environment."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     shutil.copytree(ROOT / "images", tmp_path / "images")
@@ -23,7 +23,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def commands(folder: Path, *words: str) -> str:
-    ours = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "GPU"}  # of the `make test` that runs this
+    ours = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "GPU"}  # set by the `make test` that runs this
     done = subprocess.run(
         ["make", "--dry-run", *words],
         capture_output=True,
@@ -57,7 +57,7 @@ def test_an_environment_gets_one_build_of_vllm_and_keeps_it(
     synced = [line.split("images/locks/")[1] for line in lines if " pip sync " in line]
     assert synced == ([f"{lock}.lock"] if lock else [])
     if lock:
-        # no stamp of the other build survives, also where the installation fails
+        # The stamps are removed before the installation, so none is left if that fails.
         assert lines.index("rm -f .venv/.installed*") < next(
             number for number, line in enumerate(lines) if " pip sync " in line
         )

@@ -23,7 +23,7 @@ def test_results_come_in_order_and_no_more_than_allowed_are_begun() -> None:
         found = parallel.in_order(pool, slow_first, range(10), ahead=3)
         assert next(found) == 0
         time.sleep(0.05)
-        assert len(begun) == 4  # three at first, one more when the first was consumed
+        assert len(begun) == 4  # three at first, and one more after the first result
         assert list(found) == [item * item for item in range(1, 10)]
 
 

@@ -1,4 +1,4 @@
-"""The graph is whole, and what is generated from it is current."""
+"""The graph of stages is complete, and the files generated from it are up to date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for what something else does in its own time: a pod, a server, another process."""
+"""Wait for a pod, a server or another process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def until(look: Callable[[], T | None], seconds: float, what: str, pause: float = 1.0) -> T:
-    """What `look` finds, once it finds something."""
+    """Call `look` until it returns something, and return that; fail after so many seconds."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"

@@ -37,7 +37,7 @@ def describe(made: Plan, free: int | None = None) -> list[str]:
     if made.rounding:
         lines.append(
             f"storing weights in 16 bits alone is expected to move singular values by "
-            f"{_rounding(made):.2g} of their norm: what training changed less is lost in rounding"
+            f"{_rounding(made):.2g} of their norm: what training changed by less is lost"
         )
     if made.only_in_before:
         lines.append(

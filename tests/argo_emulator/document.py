@@ -1,4 +1,4 @@
-"""One Argo document as the lint rules see it: where its spec is, its templates, who calls whom."""
+"""An Argo document for the lint rules: its spec, its templates, and the calls between them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ LEAF_KINDS = ("container", "script", "containerSet", "resource", "http", "plugin
 
 
 class Call(NamedTuple):
-    """A place that calls a template: a DAG task, a step or a hook."""
+    """A call of a template by a DAG task, a step or a hook."""
 
     path: str
     caller: Json
-    owner: Json | None  # the DAG or steps template it is in
+    owner: Json | None  # the DAG or steps template that contains the caller
 
 
 @dataclass(frozen=True)
 class Document:
-    """A Workflow, WorkflowTemplate or CronWorkflow, with the WorkflowTemplates beside it."""
+    """A Workflow, WorkflowTemplate or CronWorkflow, and the documents that it may refer to."""
 
     body: Json
     others: Sequence[Json] = field(default=())
@@ -56,25 +56,27 @@ class Document:
 
     @cached_property
     def referenced(self) -> Document | None:
-        """The WorkflowTemplate that `workflowTemplateRef` names, where it is among the others."""
+        """The WorkflowTemplate that `workflowTemplateRef` names, or None."""
         name = self.spec.get("workflowTemplateRef", {}).get("name")
         other = self.library.get(name)
         return Document(other, self.others) if other else None
 
     @cached_property
     def templates(self) -> dict[str, Json]:
-        """The templates a run of this document can use by name: its own, or the referenced ones."""
+        """The templates of this document and of the referenced one, by name; its own take
+        precedence."""
         own = {template["name"]: template for template in self.spec.get("templates", [])}
         return {**(self.referenced.templates if self.referenced else {}), **own}
 
     @cached_property
     def parameters(self) -> dict[str, Json]:
-        """The workflow parameters by name, referenced ones first."""
+        """The workflow parameters of this document and of the referenced one, by name; its own take
+        precedence."""
         own = {p["name"]: p for p in parameters_of(self.spec.get("arguments"))}
         return {**(self.referenced.parameters if self.referenced else {}), **own}
 
     def own_templates(self) -> Iterator[tuple[str, Json]]:
-        """Path and body of every template written in this document."""
+        """The path and the body of every template in this document."""
         for template in self.spec.get("templates", []):
             yield f"{self.spec_path}.templates[{template['name']}]", template
 
@@ -82,7 +84,7 @@ class Document:
         return ((path, t) for path, t in self.own_templates() if is_leaf(t))
 
     def callee(self, caller: Json) -> Json | None:
-        """The template that a task, step or hook calls; None where it does not exist."""
+        """The template that a task, step or hook calls; None if it does not exist."""
         if reference := caller.get("templateRef"):
             other = self.library.get(reference["name"])
             return Document(other).templates.get(reference["template"]) if other else None
@@ -92,7 +94,7 @@ class Document:
         return self.templates.get(caller.get("template", ""))
 
     def calls(self) -> Iterator[Call]:
-        """Every task, step and hook of this document's own templates and spec."""
+        """Every call by a task, step or hook in this document."""
         for path, template in self.own_templates():
             for inner_path, caller in callers_of(template):
                 yield Call(f"{path}.{inner_path}", caller, template)
@@ -102,7 +104,7 @@ class Document:
             yield Call(f"{self.spec_path}.hooks.{name}", hook, None)
 
     def reachable(self, start: str) -> set[str]:
-        """Names of the templates that a run starting at one of them can reach."""
+        """The names of the templates that a run can reach from the template `start`."""
         found: set[str] = set()
         waiting = [start]
         while waiting:
@@ -117,19 +119,19 @@ class Document:
 
     @cached_property
     def exit_only(self) -> set[str]:
-        """Templates that run only after the work: reached from onExit, not from the entrypoint."""
+        """The templates that only the exit handler reaches, not the entrypoint."""
         return self.reachable(self.spec.get("onExit", "")) - self.reachable(
             self.spec.get("entrypoint", "")
         )
 
 
 def is_leaf(template: Json) -> bool:
-    """Whether it makes a pod (or work of its own) rather than calling other templates."""
+    """Whether a template runs a pod or does other work, instead of calling templates."""
     return any(kind in template for kind in LEAF_KINDS)
 
 
 def callers_of(template: Json) -> Iterator[tuple[str, Json]]:
-    """The DAG tasks or steps of one template, with their paths inside it."""
+    """The DAG tasks or steps of a template, with their paths in it."""
     for task in template.get("dag", {}).get("tasks", []):
         yield f"dag.tasks[{task['name']}]", task
     for number, group in enumerate(template.get("steps", [])):
@@ -138,7 +140,7 @@ def callers_of(template: Json) -> Iterator[tuple[str, Json]]:
 
 
 def containers_of(template: Json) -> Iterator[tuple[str, Json]]:
-    """Every container of a leaf, with its path inside the template."""
+    """Every container of a leaf, with its path in the template."""
     for kind in ("container", "script"):
         if kind in template:
             yield kind, template[kind]
@@ -165,7 +167,7 @@ def artifacts_of(holder: Json | None) -> list[Json]:
 
 
 def strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every string in a document with its path, keys left out."""
+    """Every string value in a document, with its path; keys are left out."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):
@@ -178,7 +180,7 @@ def strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def twice(path: str, names: list[str]) -> Iterator[str]:
-    """A finding for each name that is there more than once."""
+    """A finding for each name that occurs more than once."""
     for name, count in Counter(names).items():
         if count > 1:
             yield f"{path}: {name} is defined {count} times."

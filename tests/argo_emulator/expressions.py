@@ -1,7 +1,8 @@
-"""The part of Argo's expression language (expr-lang) that workflows need: read, names, evaluate.
+"""Parse and evaluate the part of Argo's expression language (expr-lang) that svdjobs needs.
 
-`depends`, `retryStrategy.expression` and `{{=…}}` are written in it. What is not read here
-(closures, pipes, ranges) is an error: no test passes on an expression it did not understand.
+`depends`, `retryStrategy.expression` and `{{=…}}` are written in this language. Closures, pipes and
+ranges are not supported. They are errors, so no test passes with an expression that was not
+understood.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ TOKEN = re.compile(
              | (?P<symbol>&&|\|\||==|!=|<=|>=|\?\?|[-!<>()\[\],.?:+*/%]) )""",
     re.VERBOSE,
 )
-# Binary operators from the loosest to the tightest, as in expr-lang's own table.
+# Binary operators from the lowest to the highest precedence, as in expr-lang's table.
 BINARY = [
     {"||", "or"},
     {"&&", "and"},
@@ -43,11 +44,12 @@ CONSTANTS = {"true": True, "false": False, "nil": None}
 
 
 class ExpressionError(ValueError):
-    """An expression that cannot be read, or fails when it is evaluated."""
+    """An expression cannot be parsed, or its evaluation fails."""
 
 
 class Node(NamedTuple):
-    """`kind` is constant, name, member, call, list, unary, binary or ternary."""
+    """A node of the syntax tree; `kind` is constant, name, member, call, list, unary, binary or
+    ternary."""
 
     kind: str
     value: Any
@@ -150,7 +152,11 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
 
 
 def parse(text: str) -> Node:
-    """The expression as a tree; ExpressionError where it is not one."""
+    """Parse an expression into a tree.
+
+    Raises:
+        ExpressionError: the text is not an expression.
+    """
     parser = _Parser(text)
     node = parser.ternary()
     if parser.peek():
@@ -165,7 +171,8 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def names(node: Node) -> list[str]:
-    """The dotted names it reads: `tasks['a-b'].outputs.result` is tasks.a-b.outputs.result."""
+    """The dotted names in an expression: `tasks['a-b'].outputs.result` is
+    tasks.a-b.outputs.result."""
     if dotted := _dotted(node):
         return [dotted]
     children = node.children[1:] if node.kind == "call" else node.children
@@ -173,7 +180,7 @@ def names(node: Node) -> list[str]:
 
 
 def functions(node: Node) -> list[str]:
-    """The names of the functions it calls."""
+    """The names of the functions that an expression calls."""
     return [_dotted(call.children[0]) for call in walk(node) if call.kind == "call"]
 
 
@@ -187,7 +194,11 @@ def _dotted(node: Node) -> str:
 
 
 def evaluate(text: str, scope: Mapping[str, Any]) -> Any:
-    """The value; `scope` holds variables (mappings for members). ExpressionError where it fails."""
+    """Evaluate an expression; `scope` holds its variables, with mappings for members.
+
+    Raises:
+        ExpressionError: the text is not an expression, or its evaluation fails.
+    """
     try:
         return evaluate_tree(parse(text), scope)
     except (TypeError, ValueError, KeyError, IndexError) as error:
@@ -197,7 +208,7 @@ def evaluate(text: str, scope: Mapping[str, Any]) -> Any:
 
 
 def evaluate_tree(node: Node, scope: Mapping[str, Any]) -> Any:
-    """The value of an expression that has been read."""
+    """Evaluate a parsed expression."""
     return _evaluate(node, {**FUNCTIONS, **scope})
 
 
@@ -242,7 +253,8 @@ def _integer(value: Any) -> int:
     return int(value)
 
 
-# Values of different types are never equal, as in Go: lastRetry.exitCode == 75 is always false.
+# Values of different types are never equal, as in Go: `lastRetry.exitCode == 75` is always false,
+# because the exit code is a string.
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "==": lambda a, b: type(a) is type(b) and a == b,
     "!=": lambda a, b: type(a) is not type(b) or a != b,

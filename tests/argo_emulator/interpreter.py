@@ -1,17 +1,18 @@
-"""Runs a Workflow's container leaves as local processes, to the same phases as Argo 3.7.
+"""Run the containers of a Workflow as local processes, with the same phases as Argo 3.7.
 
-`run_workflow(document, parameters=…, directory=…, commands=…)` returns a tree of nodes. What is
-modelled, with its place in Argo's sources (workflow/controller):
+`run_workflow(document, parameters=…, directory=…, commands=…)` returns a tree of nodes. It models
+these parts of Argo (names in brackets are from its sources in workflow/controller):
 
-- DAGs: `depends` over task results, omitted and skipped tasks, the phase of a DAG as that of its
-  leaf tasks, an omitted one inheriting from its branch (dag.go, assessDAGPhase);
-- `withParam` and `withItems`: a failed item fails the group, the others go on (executeDAGTask);
+- DAGs: `depends` on task results, omitted and skipped tasks. The phase of a DAG is that of its leaf
+  tasks; an omitted leaf task takes the phase of its branch (dag.go, assessDAGPhase);
+- `withParam` and `withItems`: a failed item fails the group, and the others continue
+  (executeDAGTask);
 - `when`, nested DAGs, input and output parameters with defaults, outputs of skipped tasks;
 - retries: policy, limit, then expression (operator.go, processNodeRetries), without the backoff;
-- `spec.parallelism`, activeDeadlineSeconds, the exit handler and what it does to the phase.
+- `spec.parallelism`, activeDeadlineSeconds, the exit handler and its effect on the phase.
 
 Steps, scripts, suspend, task hooks and artifacts between tasks are refused. Semaphores,
-podSpecPatch, resources and a template's own `parallelism` have no meaning here.
+podSpecPatch, resources and a template's own `parallelism` are ignored.
 """
 
 from __future__ import annotations
@@ -51,16 +52,16 @@ def run_workflow(
     """Run a Workflow (or the one in a WorkflowTemplate or CronWorkflow) and return its tree.
 
     Args:
-        document: The document; `others` holds WorkflowTemplates that it refers to.
-        directory: Gets a folder per pod, with its files and its log.
-        parameters: Values of workflow parameters, over the document's own.
-        commands: The program to run for a container's command: {"svdjobs": ["sh", …]};
-            nothing for a fork of svdjobs itself (`tests/forked.py`).
-        environment: Variables of every pod, secrets among them; nothing else is inherited but PATH.
-        parallelism: The most pods at a time, where the document does not ask for fewer.
-        on_start: Called in a thread with each pod when it runs; it may disrupt it.
-        others: The WorkflowTemplates beside it.
-        timeout_seconds: All pods are killed and TimeoutError is raised after this time.
+        document: The document.
+        directory: Gets a folder for each pod, with its files and its log.
+        parameters: Values of workflow parameters; they override those in the document.
+        commands: The program that runs instead of a container's command: {"svdjobs": ["sh", …]}.
+            Without an entry, `svdjobs` itself runs (`tests/forked.py`).
+        environment: The variables of every pod, with secrets. It inherits no others but PATH.
+        parallelism: The largest number of pods at a time; the document may lower it.
+        on_start: Called in a thread with each pod that starts; it may disrupt the pod.
+        others: The WorkflowTemplates that the document refers to.
+        timeout_seconds: After this time all pods are killed and TimeoutError is raised.
     """
     machine = Machine(directory, commands or {}, environment or {})
     subject = Document(document, others)
@@ -75,7 +76,7 @@ def run_workflow(
     interpreter = _Interpreter(subject, machine, values, parallelism, on_start)
     try:
         return asyncio.run(asyncio.wait_for(interpreter.run(), timeout_seconds))
-    except BaseExceptionGroup as group:  # of nested DAGs; a test wants the cause
+    except BaseExceptionGroup as group:  # from nested DAGs; a test needs the cause
         first: BaseException = group
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
@@ -115,7 +116,7 @@ class _Interpreter:
         if "onExit" not in self.spec:
             return Run(phase, root, None)
         self.globals["workflow.status"] = phase
-        # Quoted once more, as Argo does, so that it stays one string inside JSON and YAML.
+        # Encoded twice, as in Argo, so that the value is one string inside JSON and YAML.
         self.globals["workflow.failures"] = json.dumps(json.dumps(failures(root) or None))
         name = f"{RUN_NAME}.onExit"
         exit_node = await self.call(name, self.spec["onExit"], self.arguments)
@@ -124,7 +125,7 @@ class _Interpreter:
         return Run(phase, root, exit_node)
 
     async def call(self, name: str, template_name: str, arguments: Json) -> Node:
-        """Run a template with arguments whose expressions are filled in."""
+        """Run a template with arguments in which the expressions have been substituted."""
         node = Node(name, template_name)
         started = asyncio.get_running_loop().time()
         try:
@@ -188,7 +189,8 @@ def _inputs(template: Json, given: Mapping[str, str | None]) -> dict[str, str | 
 
 
 def _paths(template: Json) -> dict[str, str]:
-    """`outputs.parameters.X.path` and its like, known inside the pod."""
+    """The paths of artifacts and output parameters (`outputs.parameters.X.path`) for a pod's
+    scope."""
     found = {}
     for holder in ("inputs", "outputs"):
         for artifact in artifacts_of(template.get(holder)):
@@ -213,7 +215,7 @@ def _retry_scope(node: Node) -> dict[str, str]:
 
 
 def _no_retry(strategy: Json, node: Node) -> str:
-    """Why a failed leaf is not tried again; empty where it is (operator.go, processNodeRetries)."""
+    """Why a failed leaf is not retried, or an empty text (operator.go, processNodeRetries)."""
     expression = strategy.get("expression", "")
     policy = strategy.get("retryPolicy", "Always" if expression else "OnFailure")
     phase = node.attempts[-1].phase
@@ -222,7 +224,7 @@ def _no_retry(strategy: Json, node: Node) -> str:
     if "limit" in strategy and len(node.attempts) > int(strategy["limit"]):
         return "No more retries left"
     if expression:
-        # The count that the expression reads is one less than the template's own {{retries}}.
+        # In the expression, `retries` is one less than {{retries}} in the template.
         scope = {**_retry_scope(node), "retries": str(len(node.attempts) - 1)}
         if not expressions.evaluate(expression, nested(scope)):
             return "retryStrategy.expression evaluated to false"

@@ -1,4 +1,4 @@
-"""DAG templates in the interpreter: who may start, fan-outs, and the phase of the whole."""
+"""Run DAG templates: which tasks may start, fan-outs, and the phase of the DAG."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CallTemplate = Callable[[str, str, Json], Awaitable[Node]]
 
 
 class Dag:
-    """One DAG template at work: a coroutine per task, each waiting for those it depends on."""
+    """A run of one DAG template: each task is a coroutine that waits for its dependencies."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Dag:
         self.targets = _targets(template, self.before)
 
     async def run(self) -> None:
-        """Run every task that may run, then settle the node's phase and outputs."""
+        """Run every task that may run, then set the phase and outputs of the node."""
         async with asyncio.TaskGroup() as group:
             for name in self.tasks:
                 group.create_task(self.task(name))
@@ -66,7 +66,7 @@ class Dag:
         self.done[name].set()
 
     def stopped(self) -> bool:
-        """With failFast a DAG starts nothing more once one of its leaf tasks has failed."""
+        """Whether the DAG starts no more tasks: it has failFast, and a leaf task has failed."""
         ended = [self.nodes[name].phase for name in self.targets if name in self.nodes]
         return self.fail_fast and any(phase in UNSUCCESSFUL for phase in ended)
 
@@ -145,7 +145,7 @@ class Dag:
         return await self.call(node.name, task["template"], arguments)
 
     def scope(self, name: str) -> Json:
-        """What the fields of a task may read: outputs of every task that ended before it."""
+        """The names that the fields of a task may use, with outputs of all tasks before it."""
         found: Json = dict(self.visible)
         for other in self.ancestors(name):
             found |= self.task_scope(other)
@@ -172,7 +172,7 @@ class Dag:
         return found
 
     def phase(self) -> str:
-        """The phase of the leaf tasks; Failed and Error go before Succeeded."""
+        """The phase of the DAG: Succeeded, unless a leaf task has failed."""
         found = SUCCEEDED
         for target in sorted(self.targets):
             failed = [phase for phase in self.branch(target) if phase in UNSUCCESSFUL]
@@ -183,7 +183,8 @@ class Dag:
         return found
 
     def branch(self, name: str) -> list[str]:
-        """The phases a task counts with: its own, or where it did not run those before it."""
+        """The phases that a task contributes: its own, or those of the tasks before it if it did
+        not run."""
         node = self.nodes.get(name)
         if node is not None and node.phase in COMPLETED:
             return [node.phase]
@@ -210,7 +211,7 @@ def _targets(template: Json, before: Mapping[str, set[str]]) -> list[str]:
 
 
 def _results(node: Node | None) -> dict[str, bool]:
-    """What `depends` may ask of a task that has ended (dag.go, evaluateDependsLogic)."""
+    """The results of a finished task that `depends` may use (dag.go, evaluateDependsLogic)."""
     phase = node.phase if node else ""
     phases = [child.phase for child in node.children] if node and node.is_group else []
     return {
@@ -226,7 +227,7 @@ def _results(node: Node | None) -> dict[str, bool]:
 
 
 def _expand(node: expressions.Node) -> expressions.Node:
-    """A bare task name means (Succeeded || Skipped || Daemoned)."""
+    """Expand a bare task name to (Succeeded || Skipped); no task here is Daemoned."""
     if node.kind == "member":
         return node
     if node.kind == "name":
@@ -239,7 +240,8 @@ def _expand(node: expressions.Node) -> expressions.Node:
 
 
 def _argument(value: str, scope: Json) -> str | None:
-    """An argument; one that is only an absent output leaves the template's own default."""
+    """The value of an argument; None, for the template's default, if it is just a missing
+    output."""
     tag = TAG.fullmatch(value)
     if tag and (name := tag[1].strip()) in scope and scope[name] is None:
         return None
@@ -263,7 +265,7 @@ def _text(value: Any) -> str:
 
 
 def _aggregate(prefix: str, group: Node) -> dict[str, str]:
-    """The outputs of the items that succeeded, as JSON lists in their order."""
+    """The outputs of the successful items, as JSON lists in the order of the items."""
     outputs = [c.outputs for c in group.children if c.phase == SUCCEEDED and c.outputs]
     found = {f"{prefix}.outputs.parameters": json.dumps(outputs)}
     for name in {name for output in outputs for name in output}:

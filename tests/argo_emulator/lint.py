@@ -1,8 +1,9 @@
 """A strict lint of Workflow, WorkflowTemplate and CronWorkflow documents.
 
-`lint(document, others=…)` returns findings: sentences that start with the path of the place. First
-the strict schema (`argo_schema`), then rules about what it cannot say, one function each: here
-about a workflow's structure, in `argo_references` about names in braces, in `argo_pods` about pods.
+`lint(document, others=…)` returns findings: sentences that start with a path in the document. It
+checks the strict schema (`schema`) first, then rules that a schema cannot express. Each rule is a
+function: rules on the structure of a workflow are here, rules on names in braces in `references`,
+on retries in `retries`, and on pods in `pods`.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ TASK_NAME = re.compile(r"[A-Za-z][-A-Za-z0-9]*")
 PARAMETER_NAME = re.compile(r"[-A-Za-z0-9_]+")
 LABEL_LIMIT = 63
 CRON_NAME_LIMIT = 52
-# A pod is called <workflow>-<template>-<hash>, the hash a 32-bit number in decimal.
+# The name of a pod is <workflow>-<template>-<hash>; the hash is a 32-bit number in decimal.
 HASH_LENGTH = 10
 GENERATED_LENGTH = 5  # what the API server adds to generateName
 CRON_SUFFIX_LENGTH = 11  # "-" and the Unix time of the scheduled run
 
 
 def lint(document: Json, others: Sequence[Json] = ()) -> list[str]:
-    """What is wrong with a document; `others` are the WorkflowTemplates it may refer to."""
+    """The findings about a document; `others` are the WorkflowTemplates that it may refer to."""
     if document.get("kind") not in KINDS:
         return [f"kind: {document.get('kind')!r} is not one of {', '.join(KINDS)}."]
     if found := list(schema_findings(document, document["kind"])):
-        return found  # the rules below rely on the document's shape
+        return found  # the rules need a document that fits the schema
     subject = Document(document, others)
     return [finding for rule in RULES for finding in rule(subject)]
 
@@ -81,7 +82,7 @@ def templates_resolve(document: Document) -> Iterator[str]:
 
 
 def arguments_match(document: Document) -> Iterator[str]:
-    """Each call gives the inputs its template requires, and no other."""
+    """Each call gives the inputs that its template requires, and no others."""
     for call in document.calls():
         callee = document.callee(call.caller)
         if callee is None:
@@ -110,7 +111,7 @@ def _is_required(item: Json) -> bool:
 
 
 def parameters_have_values(document: Document) -> Iterator[str]:
-    """A reference to a WorkflowTemplate gives only parameters that it declares."""
+    """A reference to a WorkflowTemplate gives only parameters that the template declares."""
     if document.referenced:
         for parameter in parameters_of(document.spec.get("arguments")):
             if parameter["name"] not in document.referenced.parameters:
@@ -121,7 +122,7 @@ def parameters_have_values(document: Document) -> Iterator[str]:
 
 
 def one_kind_per_template(document: Document) -> Iterator[str]:
-    """A template is a DAG, steps or one kind of leaf."""
+    """A template is a DAG, a list of steps or one kind of leaf."""
     for path, template in document.own_templates():
         found = [kind for kind in (*LEAF_KINDS, "dag", "steps", "suspend") if kind in template]
         if len(found) != 1:
@@ -129,7 +130,7 @@ def one_kind_per_template(document: Document) -> Iterator[str]:
 
 
 def only_leaves_retry(document: Document) -> Iterator[str]:
-    """Retries are per leaf: on a DAG they would repeat finished work."""
+    """Only leaves have a retry strategy: a DAG would repeat finished tasks."""
     for key in ("retryStrategy", "templateDefaults"):
         if "retryStrategy" in (key, *document.spec.get(key, {})) and key in document.spec:
             yield f"{document.spec_path}.{key}: a retry strategy belongs on leaf templates only."
@@ -139,7 +140,7 @@ def only_leaves_retry(document: Document) -> Iterator[str]:
 
 
 def names_are_valid(document: Document) -> Iterator[str]:
-    """Names are what Kubernetes and Argo accept, each once."""
+    """Kubernetes and Argo accept all names, and no name occurs twice."""
     name = document.metadata.get("name")
     prefix = document.metadata.get("generateName", "").rstrip("-")
     if not DNS_NAME.fullmatch(name or prefix):
@@ -173,7 +174,8 @@ def _names_of(path: str, names: list[str]) -> Iterator[str]:
 
 
 def pod_names_fit(document: Document) -> Iterator[str]:
-    """The longest generated pod name fits a label, and a CronWorkflow's name its own limit."""
+    """The longest generated pod name fits into a label; a CronWorkflow's name is within its
+    limit."""
     metadata = document.metadata
     name: str = metadata.get("name") or metadata.get("generateName", "")
     if document.kind == "CronWorkflow" and len(name) > CRON_NAME_LIMIT:
@@ -195,10 +197,10 @@ def pod_names_fit(document: Document) -> Iterator[str]:
 
 
 def nothing_is_memoized_or_collected(document: Document) -> Iterator[str]:
-    """No memoize and no artifactGC: manifests say what is done, and the store keeps results."""
+    """There is no memoize and no artifactGC: manifests record finished work, the store keeps it."""
     for path, key in _keys(document.spec, document.spec_path):
         if key in ("memoize", "artifactGC"):
-            yield f"{path}: {key} is not used here; the store's manifests say what is done."
+            yield f"{path}: {key} is not used here; the store's manifests record finished work."
 
 
 def _keys(value: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -213,14 +215,14 @@ def _keys(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def braces_are_closed_in_keys(document: Document) -> Iterator[str]:
-    """No expression in a key: Argo substitutes values only."""
+    """No key contains an expression: Argo substitutes values only."""
     for path, key in _keys(document.spec, document.spec_path):
         if "{{" in key:
             yield f"{path}: an expression in a key is not substituted reliably."
 
 
 def cron_is_explicit(document: Document) -> Iterator[str]:
-    """A CronWorkflow says what happens when runs overlap; its `when` reads cron variables only."""
+    """A CronWorkflow has a concurrencyPolicy, and its own fields use only cron variables."""
     if document.kind != "CronWorkflow":
         return
     spec = document.body["spec"]

@@ -1,4 +1,4 @@
-"""Lint rules about leaves, the templates that become pods: command, image, resources, security."""
+"""Lint rules on leaves, the templates that run pods: command, image, resources, security."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.argo_emulator.references import TAG
 from tests.argo_emulator.schema import schema_findings
 
 REQUESTS = ("cpu", "memory", "ephemeral-storage")
-LIMITS = ("memory", "ephemeral-storage")  # a CPU limit only slows down what nobody else needs
+LIMITS = ("memory", "ephemeral-storage")  # a CPU limit would slow a pod down even on an idle node
 QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti)?")
 UNITS = {
     "m": 1e-3,
@@ -25,7 +25,7 @@ UNITS = {
     "Gi": 2**30,
     "Ti": 2**40,
 }
-# What the restricted Pod Security level lets a pod mount.
+# The kinds of volumes that the restricted Pod Security level allows.
 RESTRICTED_VOLUMES = {
     "configMap",
     "csi",
@@ -36,7 +36,7 @@ RESTRICTED_VOLUMES = {
     "projected",
     "secret",
 }
-# Fields of a pod that a patch may set; a typing error is otherwise found by the API server only.
+# Fields of a pod that a patch may set. Without this list only the API server would find a typo.
 POD_FIELDS = {
     "activeDeadlineSeconds",
     "affinity",
@@ -60,7 +60,7 @@ POD_FIELDS = {
 
 
 def leaves_name_their_command(document: Document) -> Iterator[str]:
-    """Containers have an explicit command: there may be no registry to ask for an entrypoint."""
+    """Every container has a command: without one, Argo asks the registry for the entrypoint."""
     for path, template in document.leaves():
         for inner, container in containers_of(template):
             if not container.get("command"):
@@ -80,7 +80,7 @@ def images_are_pinned(document: Document) -> Iterator[str]:
 
 
 def _with_values(document: Document, text: str) -> str:
-    """The text with workflow parameters that have a value filled in."""
+    """The text with the values of workflow parameters substituted."""
     for name, parameter in document.parameters.items():
         if "value" in parameter:
             text = text.replace(f"{{{{workflow.parameters.{name}}}}}", parameter["value"])
@@ -114,7 +114,7 @@ def _quantity_findings(resources: Json, where: str) -> Iterator[str]:
 
 
 def amount(quantity: object) -> float | None:
-    """A Kubernetes quantity as a number; None where it is not one."""
+    """A Kubernetes quantity as a number; None if the text is none."""
     match = QUANTITY.fullmatch(str(quantity))
     return float(match[1]) * UNITS.get(match[2], 1) if match else None
 
@@ -150,7 +150,8 @@ def _insecure(own: Json, both: Json) -> Iterator[str]:
 
 
 def volumes_exist(document: Document) -> Iterator[str]:
-    """Mounted volumes exist, no place is mounted twice, and volumes are bounded and harmless."""
+    """Mounted volumes exist and are of an allowed kind, an emptyDir has a size limit, and no path
+    is mounted twice."""
     spec = document.spec
     for path, volume in _volumes(document):
         for kind in set(volume) - RESTRICTED_VOLUMES - {"name"}:
@@ -186,7 +187,8 @@ def environment_is_unambiguous(document: Document) -> Iterator[str]:
 
 
 def outputs_have_defaults(document: Document) -> Iterator[str]:
-    """A parameter read from a file has a default: a pod may be gone before the file is read."""
+    """A parameter from a file has a default, because the pod may be gone before Argo reads the
+    file."""
     for path, template in document.leaves():
         for parameter in parameters_of(template.get("outputs")):
             source = parameter.get("valueFrom", {})
@@ -196,7 +198,7 @@ def outputs_have_defaults(document: Document) -> Iterator[str]:
 
 
 def patches_are_pods(document: Document) -> Iterator[str]:
-    """With its expressions filled in, podSpecPatch is a piece of a pod."""
+    """A podSpecPatch sets only fields of a pod, once its expressions are substituted."""
     places = [(document.spec_path, document.spec), *document.own_templates()]
     for path, holder in places:
         if "podSpecPatch" not in holder:
@@ -214,7 +216,7 @@ def patches_are_pods(document: Document) -> Iterator[str]:
         for field in sorted(set(patch) - POD_FIELDS):
             yield f"{where}: {field} is not a field of a pod that a patch may set."
         for container in patch.get("containers", []):
-            filled = {"image": "filled-in", **container}  # a patch may leave the image alone
+            filled = {"image": "filled-in", **container}  # a patch need not set the image
             name = container.get("name")
             yield from schema_findings(filled, "Container", f"{where}.containers[{name}]")
             yield from _quantity_findings(container.get("resources", {}), where)

@@ -1,4 +1,4 @@
-"""Whether everything in braces exists: parameters, task outputs, items, retry variables."""
+"""Lint rules on names in braces: parameters, task outputs, items and retry variables must exist."""
 
 from __future__ import annotations
 
@@ -50,8 +50,12 @@ METRIC_NAMES = {"status", "duration", "exitCode", "retries", "outputs.result"}
 
 
 def names_in(text: str) -> Iterator[str]:
-    """The dotted names that the tags of a string read; ExpressionError for an unreadable one."""
-    if "{{" in TAG.sub("", text):  # a closing pair alone is no tag: compact JSON ends in them
+    """The dotted names in the tags of a string.
+
+    Raises:
+        ExpressionError: a tag cannot be parsed, or its closing braces are missing.
+    """
+    if "{{" in TAG.sub("", text):  # closing braces alone are not a tag: compact JSON ends with them
         raise ExpressionError(f"{text!r} has braces without their partner")
     for tag in TAG.findall(text):
         if tag.startswith("="):
@@ -163,7 +167,7 @@ def _input_names(template: Json) -> set[str]:
 
 
 def _output_names(document: Document, prefix: str, caller: Json) -> set[str]:
-    """What a later task may read of this one."""
+    """The names of a task or step that later ones may use."""
     names = {f"{prefix}.{field}" for field in NODE_FIELDS}
     callee = document.callee(caller) or {}
     outputs = callee.get("outputs")
@@ -177,16 +181,16 @@ def _output_names(document: Document, prefix: str, caller: Json) -> set[str]:
 
 
 def dependencies(task: Json) -> set[str]:
-    """The names of the tasks that `depends` or `dependencies` waits for, existing or not."""
+    """The names of the tasks in `depends` or `dependencies`; they may not exist."""
     if "depends" not in task:
         return set(task.get("dependencies", []))
-    # Task names may hold hyphens, which the language reads as minus; Argo replaces them as well.
+    # The language reads a hyphen in a task name as minus, so replace it, as Argo does.
     names = expressions.names(expressions.parse(task["depends"].replace("-", "_")))
     return {name.partition(".")[0].replace("_", "-") for name in names}
 
 
 def ancestors(template: Json) -> dict[str, set[str]]:
-    """For each task or step, the existing ones that are finished before it starts."""
+    """For each task or step, the names of those that finish before it starts."""
     if "steps" in template:
         found: dict[str, set[str]] = {}
         for group in template["steps"]:
@@ -207,12 +211,12 @@ def ancestors(template: Json) -> dict[str, set[str]]:
 def _readable_dependencies(task: Json) -> set[str]:
     try:
         return dependencies(task)
-    except ExpressionError:  # its own finding, of `depends_is_sound`
+    except ExpressionError:  # `depends_is_sound` reports it
         return set()
 
 
 def depends_is_sound(document: Document) -> Iterator[str]:
-    """`depends` can be read, names existing tasks and results, and has no cycle."""
+    """Every `depends` can be parsed, names existing tasks and results, and has no cycle."""
     for path, template in document.own_templates():
         tasks = {task["name"]: task for task in template.get("dag", {}).get("tasks", [])}
         for name, task in tasks.items():
@@ -254,7 +258,7 @@ def _depends_problems(task: Json, tasks: dict[str, Json]) -> Iterator[str]:
 
 
 def fan_out_is_a_list(document: Document) -> Iterator[str]:
-    """`withParam` reads an output that is a JSON list even when its task wrote none."""
+    """Every `withParam` is a JSON list, also if it falls back to the default of an output."""
     for path, template in document.own_templates():
         callers = {caller["name"]: caller for _, caller in callers_of(template)}
         for inner_path, caller in callers_of(template):
@@ -282,7 +286,7 @@ def _list_problem(
     elif parts[0] in ("tasks", "steps") and parts[2:4] == ["outputs", "parameters"]:
         caller = callers.get(parts[1], {})
         if len(parts) == 4 or any(key in caller for key in FAN_OUT_FIELDS):
-            return None  # Argo itself joins the outputs of a fan-out to a list
+            return None  # Argo joins the outputs of a fan-out to a list
         outputs = parameters_of((document.callee(caller) or {}).get("outputs"))
         output = next((p for p in outputs if p["name"] == parts[4]), {})
         default = output.get("valueFrom", {}).get("default", "[]")

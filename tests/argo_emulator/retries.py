@@ -1,7 +1,8 @@
-"""Lint rules about retry expressions: that they can be read, and which ends of a pod they retry.
+"""Lint rules on retry expressions: they can be parsed, and they retry the right failures.
 
-The ends are what the controller of Argo 3.7 gives an expression to read; `pods` says where they are
-from. Exit codes alone cannot tell: a deadline ends with 143 as a deletion does.
+The failures below are those that the controller of Argo 3.7 passes to an expression
+(`tests/cluster/pods.py` names the sources). An exit code alone is not enough: a pod ends with 143
+both after a deadline and after a deletion.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tests.argo_emulator.references import RETRY_NAMES, TAG
 
 
 class End(NamedTuple):
-    """How an attempt ended, as `lastRetry` has it."""
+    """The end of an attempt, as in `lastRetry`."""
 
     exit_code: str
     status: str
@@ -46,7 +47,7 @@ NOT_RETRIED = [
 
 
 def retry_expressions_are_sound(document: Document) -> Iterator[str]:
-    """A retry expression is a plain expression over lastRetry, retries and template inputs."""
+    """A retry expression uses only `lastRetry`, `retries` and substituted template inputs."""
     for path, template in document.own_templates():
         expression = template.get("retryStrategy", {}).get("expression")
         if expression is None:
@@ -66,8 +67,11 @@ def retry_expressions_are_sound(document: Document) -> Iterator[str]:
 
 
 def retries_never_run_out_of_time(document: Document) -> Iterator[str]:
-    """Argo counts maxDuration from the start of the first attempt (processNodeRetries): a pod that
-    was evicted after it is not tried again, and one that is tried again is cut off by it."""
+    """No retry strategy has a maxDuration.
+
+    Argo counts it from the start of the first attempt (processNodeRetries). It does not retry a pod
+    that is evicted later, and it ends a retry at that time.
+    """
     for path, template in document.own_templates():
         if "maxDuration" in template.get("retryStrategy", {}).get("backoff", {}):
             where = f"{path}.retryStrategy.backoff.maxDuration"
@@ -75,7 +79,7 @@ def retries_never_run_out_of_time(document: Document) -> Iterator[str]:
 
 
 def retries_are_for_lost_pods(document: Document) -> Iterator[str]:
-    """What another pod may mend is retried; what will happen again is not."""
+    """A failure that another pod may not have is retried; one that will happen again is not."""
     for path, template in document.leaves():
         expression = template.get("retryStrategy", {}).get("expression")
         if expression is None or TAG.search(expression):

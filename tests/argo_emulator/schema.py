@@ -1,8 +1,8 @@
-"""A strict JSON schema of Argo's documents, for the versions that must accept one: 3.7, 4.0, 4.1.
+"""A strict JSON schema of documents that Argo 3.7, 4.0 and 4.1 all accept.
 
-Made of the typed models that hera generates from the schema Argo publishes. That one lets unknown
-fields pass (so does the API server: it drops them) and knows fields that Argo 3.7 does not. Here an
-unknown field is an error.
+It comes from hera's typed models, which are generated from Argo's published schema. The published
+schema accepts unknown fields, as the API server does, which drops them. It also has fields that
+Argo 3.7 lacks. In this schema both are errors.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError
 
 KINDS = ("Workflow", "WorkflowTemplate", "CronWorkflow")
-# Objects that may hold anything. Every other object without properties is an empty one.
+# Objects with arbitrary fields. Any other object without properties must be empty.
 FREE_FORM = {"Plugin", "FieldsV1"}
-# Fields of hera's models that Argo 3.7 lacks; later ones yet, hera does not know either.
+# Fields of hera's models that Argo 3.7 lacks. hera itself lacks still newer fields.
 LATER_THAN_3_7 = {"Artifact": ["plugin"], "ArtifactLocation": ["plugin"]}
-# Values that the controller checks and the schema leaves open.
+# Values that the controller checks but the published schema does not.
 ENUMERATIONS = {
     ("PodGC", "strategy"): [
         "OnPodCompletion",
@@ -37,7 +37,7 @@ ENUMERATIONS = {
 
 
 def published() -> dict[str, Any]:
-    """The definitions of hera's models, by their names."""
+    """The JSON schemas of hera's models, by name."""
     from hera.workflows import models
     from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
@@ -48,7 +48,7 @@ def published() -> dict[str, Any]:
 
 
 def _not_null(value: Any) -> Any:
-    """A schema without null, which a model stands for absence with and a manifest may not hold."""
+    """The schema without null: a model uses null for a missing field, a manifest must not."""
     if isinstance(value, list):
         return [_not_null(inner) for inner in value if inner != {"type": "null"}]
     if not isinstance(value, dict):
@@ -64,7 +64,7 @@ def _not_null(value: Any) -> Any:
 
 @cache
 def definitions() -> dict[str, Any]:
-    """The strict definitions, by the names of their models."""
+    """The strict schemas of the models, by name."""
     found = published()
     for name, fields in LATER_THAN_3_7.items():
         for field in fields:
@@ -75,7 +75,7 @@ def definitions() -> dict[str, Any]:
         if definition.get("type") == "object" and name not in FREE_FORM:
             definition["additionalProperties"] = False
             definition.setdefault("properties", {})
-    # Kubernetes reads both, and writes what it was given.
+    # Kubernetes accepts both types.
     found["IntOrString"] = {"type": ["integer", "string"]}
     found["Quantity"] = {"type": ["number", "string"]}
     for kind in KINDS:
@@ -88,12 +88,12 @@ def definitions() -> dict[str, Any]:
 
 @cache
 def validator(definition: str) -> Draft202012Validator:
-    """A validator for one definition, for example `Workflow`."""
+    """The validator of one model, for example `Workflow`."""
     return Draft202012Validator({"$ref": f"#/$defs/{definition}", "$defs": definitions()})
 
 
 def schema_findings(document: Any, definition: str, where: str = "") -> Iterator[str]:
-    """What the strict schema has against a document, each with the path of the place."""
+    """The violations of the strict schema in a document, each with its path."""
     for error in sorted(validator(definition).iter_errors(document), key=_order):
         path = readable_path(document, error.absolute_path)
         place = ".".join(part for part in (where, path) if part) or "the document"
@@ -101,7 +101,7 @@ def schema_findings(document: Any, definition: str, where: str = "") -> Iterator
 
 
 def readable_path(document: Any, path: Iterable[str | int]) -> str:
-    """`spec.templates[plan].container`: list items by their names where they have one."""
+    """A path such as `spec.templates[plan].container`, with list items by name if they have one."""
     text, here = "", document
     for part in path:
         here = here[part]

@@ -1,4 +1,4 @@
-"""Filling in what is in braces, and reading the conditions that are left."""
+"""Substitute tags in braces, and evaluate `when` conditions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from tests.argo_emulator import expressions
 from tests.argo_emulator.expressions import ExpressionError, Node
 from tests.argo_emulator.references import TAG
 
-Scope = Mapping[str, str | None]  # None: an output of a skipped task without a default
+Scope = Mapping[str, str | None]  # None: a skipped task's output without a default
 
 
 def substitute(value: Any, scope: Scope) -> Any:
-    """The value with every tag of its strings replaced; ExpressionError for an unknown one."""
+    """The value with every tag in its strings replaced.
+
+    Raises:
+        ExpressionError: a tag has no value.
+    """
     if isinstance(value, str):
         return TAG.sub(lambda match: _tag(match[1], scope), value)
     if isinstance(value, dict):
@@ -34,14 +38,14 @@ def _tag(tag: str, scope: Scope) -> str:
 
 
 def nested(scope: Scope) -> dict[str, Any]:
-    """`a.b.c: x` as {a: {b: {c: x}}}, the form that expressions read."""
+    """The scope in the form for expressions: `a.b.c: x` becomes {a: {b: {c: x}}}."""
     found: dict[str, Any] = {}
     for name, value in sorted(scope.items()):
         *parents, last = name.split(".")
         here = found
         for part in parents:
             inner = here.setdefault(part, {})
-            if not isinstance(inner, dict):  # a name that is a value and a parent: the value stays
+            if not isinstance(inner, dict):  # a name is both a value and a parent: keep the value
                 break
             here = inner
         else:
@@ -50,7 +54,7 @@ def nested(scope: Scope) -> dict[str, Any]:
 
 
 def is_true(condition: str) -> bool:
-    """A `when` condition: as in govaluate, words without quotes are strings."""
+    """Evaluate a `when` condition; unquoted words are strings, as in govaluate."""
     found = expressions.evaluate_tree(_words(expressions.parse(condition)), {})
     if not isinstance(found, bool):
         raise ExpressionError(f"when {condition!r} is {found!r}, not true or false")

@@ -1,8 +1,8 @@
-"""The interpreter on tiny workflows of shell commands: phases, retries and outputs as in Argo.
+"""The interpreter runs small workflows of shell commands with Argo's phases, retries and outputs.
 
-The workflows of the fan-out with a failed item, the nested DAGs, the missing output and the empty
-list, and the deletions, deadline and OOM kill were run on a real controller (3.7.18): it gave the
-phases, exit codes and messages that are asserted here.
+A real controller (3.7.18) gave the phases, exit codes and messages that are asserted here for the
+fan-out with a failed item, the nested DAGs, the missing output, the empty list, the deletions, the
+deadline and the OOM kill.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_fan_out_over_an_output_file(run: RunIt) -> None:
     )
     done = run(document)
     assert done.phase == "Succeeded"
-    assert done.node("plan").outputs == {"units": '["a", "c"]'}  # without its newline
+    assert done.node("plan").outputs == {"units": '["a", "c"]'}  # without the trailing newline
     items = done.node("work").children
     assert [node.name for node in items] == ["sweep-local.work(0:a)", "sweep-local.work(1:c)"]
     assert items[1].attempts[0].log.read_text() == "item is c\n"
@@ -128,7 +128,7 @@ def test_a_failed_item_fails_alone_and_its_group_fails(run: RunIt) -> None:
         "any": "Succeeded",
         "all": "Omitted",
     }
-    # An omitted leaf task counts with the phase of its branch.
+    # An omitted leaf task takes the phase of its branch.
     assert done.phase == "Failed"
 
 
@@ -186,7 +186,8 @@ RETRY = {"limit": "2", "expression": 'lastRetry.exitCode in ["75", "143"]'}
 
 
 def counting(codes: str) -> str:
-    """Exits with the next of the codes at each attempt; the count is kept outside the pods."""
+    """A script that exits with the next code at each attempt; a file outside the pods counts
+    them."""
     return f'echo x >> "$COUNT"; set -- {codes}; shift $(($(wc -l < "$COUNT") - 1)); exit $1'
 
 
@@ -215,7 +216,7 @@ def test_without_an_expression_the_policy_is_on_failure(run: RunIt) -> None:
     document = workflow([task("work")], work)
     assert run(document).node("work").exit_codes == ["1", "1"]
     deleted = run(document, on_start=once("work", pods.DELETED))
-    assert deleted.node("work").exit_codes == ["-1"]  # an Error is none
+    assert deleted.node("work").exit_codes == ["-1"]  # an Error is not a failure
     strategy["retryPolicy"] = "OnError"
     assert run(document).node("work").exit_codes == ["1"]
 
@@ -223,7 +224,7 @@ def test_without_an_expression_the_policy_is_on_failure(run: RunIt) -> None:
 def once(
     name: str, disruption: Disruption, *, grace_seconds: float = 5
 ) -> Callable[[Node, Pod], None]:
-    """Disrupts the first pod of a node when it has started to work."""
+    """A hook that disrupts the first pod of a node once the pod is running."""
 
     def hook(node: Node, pod: Pod) -> None:
         if node.name.endswith(f".{name}") and not node.attempts:

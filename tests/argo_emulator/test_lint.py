@@ -1,4 +1,4 @@
-"""The lint accepts a sweep, and each rule finds the one thing that a test breaks."""
+"""The lint accepts a sweep, and each rule finds the defect that a test puts into it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def task(document: Json, dag: str, name: str) -> Json:
 
 
 def put(path: str, value: object) -> Change:
-    """A change that sets `spec.templates[plan].container.image`; None removes."""
+    """A function that sets a path such as `spec.templates[plan].container.image`; None removes
+    it."""
 
     def change(document: Json) -> None:
         here: Any = document
@@ -65,7 +66,7 @@ def _child(here: Any, part: str) -> Any:
 
 
 def broken(change: Change, document: Json | None = None) -> list[str]:
-    # Through YAML text, so that aliases become copies and one place changes at a time.
+    # Go through YAML text, which turns aliases into copies, so that only one place changes.
     changed = copy.deepcopy(document or _sweep())
     changed = yaml.safe_load(_without_aliases(changed))
     change(changed)

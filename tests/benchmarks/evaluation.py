@@ -1,9 +1,9 @@
 """Time one engine for a whole sweep against one engine per checkpoint. `make bench` runs this.
 
-The demo sweep's evaluation (after, six alphas, before) through vLLM on this machine: once with each
-checkpoint's weights put into the running engine, once as usual, a process and an engine start for
-every written checkpoint. Everything before the evaluation is done once and not timed. Completions
-are compared, so that the ratio is one between equal results.
+It evaluates the demo sweep (after, six alphas, before) with vLLM on this machine in two ways. One
+engine gets the weights of every checkpoint, or, as usual, every checkpoint gets a process and an
+engine start. The stages before the evaluation run once and are not timed. The completions of both
+ways are compared, because a ratio of times is fair only between equal results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GREEDY = ("evaluate.engine=vllm", "evaluate.temperature=0", "evaluate.n_samples=
 
 
 def timed(config: SweepConfig, *arguments: str) -> float:
-    """Seconds of one `svdjobs evaluate`."""
+    """Run `svdjobs evaluate`; return its seconds."""
     path = Path(config.store_url).parent / "sweep.json"
     path.write_text(config.model_dump_json())
     command = [sys.executable, "-m", "svdjobs.cli.main", "evaluate", str(path), *arguments]
@@ -44,14 +44,14 @@ def timed(config: SweepConfig, *arguments: str) -> float:
 
 
 def texts(config: SweepConfig, checkpoint_id: str) -> list[str]:
-    """Completions of a checkpoint in order."""
+    """The completions of a checkpoint, in order."""
     path = Path(config.store_url) / layout.results_prefix(checkpoint_id, "demo")
     lines = (path / COMPLETIONS).read_text().splitlines()
     return [json.loads(line)["text"] for line in lines]
 
 
 def measure() -> dict[str, Any]:
-    """Both ways on the same blends."""
+    """Time both ways on the same blends, and compare their completions."""
     with tempfile.TemporaryDirectory() as folder:
         runs = {}
         for way in ("reused", "separate"):
@@ -93,7 +93,7 @@ def show(found: dict[str, Any]) -> str:
 
 
 def noted(name: str, found: dict[str, Any]) -> None:
-    """Add what was measured to runs/bench.json."""
+    """Write a measurement to runs/bench.json, beside those that it has."""
     path = Path("runs/bench.json")
     path.parent.mkdir(exist_ok=True)
     document = json.loads(path.read_text()) if path.exists() else {}

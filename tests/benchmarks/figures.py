@@ -1,8 +1,9 @@
-"""Write the figures that the docs quote, as measured here. `make docs-figures` runs this.
+"""Measure the numbers that the docs quote, and write them there. `make docs-figures` runs this.
 
-A block in a page stands between `<!-- figures: NAME -->` and `<!-- end of figures -->`. Those of
-the demo are measured: the sweep is run in a folder, again, and over an S3 server. Those of benches
-come from runs/bench.json, which `make bench` leaves; what is not there stays, and is named.
+A block of a page lies between `<!-- figures: NAME -->` and `<!-- end of figures -->`. For the
+blocks about the demo this runs the sweep in a folder, runs it again, and runs it over an S3 server.
+The blocks about benchmarks come from runs/bench.json, which `make bench` writes. A block without a
+measurement stays as it is, and the command names it.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n).*?( *<!-- end of figures -->)",
 
 
 def names(text: str) -> list[str]:
-    """The blocks of a page."""
+    """The names of the blocks in a page."""
     return [match[2] for match in BLOCK.finditer(text)]
 
 
 def replaced(text: str, bodies: Mapping[str, str]) -> str:
-    """A page with the blocks that are known replaced."""
+    """The page with the blocks in `bodies` replaced; other blocks stay."""
 
     def block(match: re.Match[str]) -> str:
         body = bodies.get(match[2])
@@ -51,7 +52,7 @@ def replaced(text: str, bodies: Mapping[str, str]) -> str:
 
 
 def pair(measured: Mapping[str, Any]) -> str:
-    """How accurate the shipped checkpoints are, as their training measured it."""
+    """A table of the shipped checkpoints' accuracies, from measured.json."""
     found = measured["accuracy"]
     cells = [
         f"{100 * one['mean']:.1f} % ± {100 * one['standard_error']:.1f}" for one in found.values()
@@ -62,7 +63,7 @@ def pair(measured: Mapping[str, Any]) -> str:
 
 
 def run_demo(store: str, environment: Mapping[str, str] | None = None) -> tuple[float, str]:
-    """Seconds that the demo sweep takes as a command, and what it prints."""
+    """Run the demo sweep as a command; return its seconds and its output."""
     command = [sys.executable, "-m", "svdjobs.cli.main", "sweep", DEMO, "--set", f"store={store}"]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
@@ -72,7 +73,7 @@ def run_demo(store: str, environment: Mapping[str, str] | None = None) -> tuple[
 
 
 def divergence_ratio(table: Path) -> float:
-    """How much further from after `before` is than alpha 0, by the KL of the report's table."""
+    """The KL of `before` divided by the KL of alpha = 0, from the report's table."""
     with table.open(encoding="utf-8", newline="") as file:
         rows = {row["checkpoint"]: row["KL"] for row in csv.DictReader(file)}
     before, blend = (
@@ -82,7 +83,7 @@ def divergence_ratio(table: Path) -> float:
 
 
 def demo_figures(folder: Path) -> dict[str, str]:
-    """The blocks about the demo sweep, from running it three times; pictures are taken along."""
+    """Run the demo sweep three times; return the blocks about it, and copy its figures to docs/."""
     local = folder / "run"
     fresh, printed = run_demo(str(local))
     again, _ = run_demo(str(local))
@@ -107,7 +108,7 @@ def demo_figures(folder: Path) -> dict[str, str]:
 
 
 def bench_figures(bench: dict[str, Any]) -> dict[str, str]:
-    """The blocks of the benches that were run."""
+    """The blocks about the benchmarks in runs/bench.json."""
     found = {}
     if "shapes" in bench:
         lines = sweep.show(bench).splitlines()
@@ -130,7 +131,7 @@ def bench_figures(bench: dict[str, Any]) -> dict[str, str]:
 @click.command()
 @click.option("--demo/--no-demo", default=True, help="Run the demo sweep; two minutes.")
 def main(demo: bool) -> None:
-    """Replace the figures of the docs."""
+    """Replace the numbers and pictures in the docs."""
     load_config(ROOT / DEMO)
     bodies = {"pair": pair(json.loads((ROOT / "svdjobs/demo/measured.json").read_text()))}
     if BENCH.exists():

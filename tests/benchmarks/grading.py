@@ -1,10 +1,11 @@
-"""Grading rate through the pool: answers a second. `python -m tests.benchmarks.grading`.
+"""Measure the grading rate of the pool: `python -m tests.benchmarks.grading`.
 
-The mixed load is 500 problems made here, or those of `--data` in the fields of MATH-500: for each
-its reference solution, its gold written differently, the golds of other problems of that subject
-(wrong, and of the right kind), and here and there a truncated or an answerless completion. The
-integer load is plain integers, a third of them off by one. Texts are distinct, and so is nearly
-every pair of answer and gold; real runs repeat answers, which only makes them faster.
+The mixed load has 500 generated problems, or those of `--data` with the fields of MATH-500. For
+each problem it has the reference solution, the gold written differently, and golds of other
+problems with the same subject, which are wrong answers of the right kind. Every tenth problem also
+gets a truncated completion and one without an answer. The integer load has plain integers, a third
+of them off by one. All texts differ, and so do nearly all pairs of answer and gold. Real runs
+repeat answers and are therefore faster.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from svdjobs.records import Completion, Grade
 from tests.benchmarks.evaluation import noted
 from tests.evaluation.problem_set import Row, problem_set
 
-# A reasoning trace of ordinary length precedes each answer.
+# The text before each answer, as long as usual reasoning.
 REASONING = "We set up the equation, simplify both sides and check the result again. " * 40
 
 
@@ -41,7 +42,7 @@ def completion(idx: int, number: int, text: str, *, finish: str = "stop") -> Com
 
 
 def rewritten(gold: str) -> str:
-    """The gold as a model might write it."""
+    """The gold in another notation that a model might use."""
     text = gold.replace(r"\frac", r"\dfrac")
     if r"\left" not in text:
         text = text.replace("(", r"\left( ").replace(")", r" \right)")
@@ -51,7 +52,7 @@ def rewritten(gold: str) -> str:
 def mixed_load(
     rows: Sequence[Row], wrong: int, seed: int = 0
 ) -> tuple[list[Completion], dict[int, str]]:
-    """Completions made from problems, `wrong` wrong ones for each, shuffled."""
+    """Shuffled completions of the problems, with `wrong` wrong answers for each; and the golds."""
     rng = random.Random(seed)
     completions: list[Completion] = []
     for idx, row in enumerate(rows):
@@ -67,7 +68,7 @@ def mixed_load(
 
 
 def integer_load(count: int = 10_000) -> tuple[list[Completion], dict[int, str]]:
-    """Integer answers, a third of them wrong."""
+    """Completions with integer answers, a third of them wrong; and the golds."""
     texts = [rf"\boxed{{{i + (i % 3 == 0)}}}" for i in range(count)]
     return [completion(i, i, text) for i, text in enumerate(texts)], {
         i: str(i) for i in range(count)
@@ -77,7 +78,7 @@ def integer_load(count: int = 10_000) -> tuple[list[Completion], dict[int, str]]
 def measure(
     pool: GradingPool, completions: list[Completion], golds: dict[int, str]
 ) -> tuple[float, list[Grade]]:
-    """Answers a second, and the grades."""
+    """The grading rate in answers per second, and the grades."""
     started = time.perf_counter()
     grades = pool.grade(completions, golds)
     return len(grades) / (time.perf_counter() - started), grades
@@ -88,7 +89,7 @@ def measure(
 @click.option("--wrong", default=4, help="Wrong answers for every problem of the mixed load.")
 @click.option("--data", type=click.Path(exists=True, path_type=Path), help="Other problems: JSONL.")
 def main(workers: int, wrong: int, data: Path | None) -> None:
-    """Print the rates; those of the problems made here go to runs/bench.json as well."""
+    """Print the rates; without `--data`, also write them to runs/bench.json."""
     from collections import Counter
 
     from svdjobs.provenance import hardware, versions
@@ -97,7 +98,8 @@ def main(workers: int, wrong: int, data: Path | None) -> None:
     rows = [json.loads(line) for line in lines] or problem_set()
     click.echo(f"{hardware()}; {workers} workers; math-verify {versions()['math-verify']}")
     with GradingPool(timeout_seconds=5, workers=workers) as pool:
-        pool.grade([completion(0, 0, r"\boxed{x+1}")] * 2 * workers, {0: "1+x"})  # started
+        # Start all workers before the clock starts.
+        pool.grade([completion(0, 0, r"\boxed{x+1}")] * 2 * workers, {0: "1+x"})
         loads = {"integers": integer_load(), "mixed": mixed_load(rows, wrong)}
         found: dict[str, Any] = {"workers": workers}
         for name, (completions, golds) in loads.items():

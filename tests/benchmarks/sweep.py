@@ -1,10 +1,10 @@
 """Time svdjobs against the usual procedure, side by side in one run. `make bench` runs this.
 
-The usual procedure loads both models, and for every alpha and every matrix takes two full float32
-SVDs and composes U·diag(S)·Vh. Shapes are those of Qwen2.5-1.5B. The matrices of two of its 28
-layers are really run at every alpha through both procedures, one shape at a time, each in a process
-of its own, files to files. Memory is measured on more whole layers, where the usual procedure is
-stopped after its first matrix, when it has loaded all it needs.
+The usual procedure loads both models. For every alpha and every matrix it computes two full float32
+SVDs and multiplies U·diag(S)·Vh. The shapes are those of Qwen2.5-1.5B. Both procedures blend the
+matrices of two of its 28 layers at every alpha, from files to files, one shape at a time, each in
+its own process. Memory is measured on more layers with all matrices. There the usual procedure
+stops after its first matrix, because it has then loaded everything.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ LAYER = {
     "mlp.gate_proj": UP, "mlp.up_proj": UP, "mlp.down_proj": DOWN,
 }  # fmt: skip
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-# ‖ΔW‖/‖W‖ of the planted update; its blend signal ‖D‖/‖W‖ is then about 1e-5 … 1e-4, as for RL.
+# ‖ΔW‖/‖W‖ of the random update. The blend signal ‖D‖/‖W‖ is then 1e-5 to 1e-4, as for RL.
 RELATIVE_UPDATE = 3e-3
 
 
 def make_pair(
     folder: Path, layers: int, shapes: tuple[tuple[int, int], ...] = (Q, K, UP, DOWN)
 ) -> None:
-    """Write before and after: power-law spectra, and after = before plus a Gaussian update.
+    """Write before, with power-law spectra, and after, which is before plus a Gaussian update.
 
-    One file per layer, so that no more than a layer is in memory here.
+    Each layer has its own file, so that this process holds one layer in memory at a time.
     """
     import torch
     from safetensors.torch import save_file
@@ -71,7 +71,7 @@ def make_pair(
 
 
 def run_svdjobs(folder: Path, alphas: list[float], first_only: bool) -> None:
-    """The project's own stages: plan, decompose, blend, with all their checks and manifests."""
+    """Run plan, decompose and blend of svdjobs, with all checks and manifests."""
     from svdjobs.config_file import parse_config
     from svdjobs.stages import blend, decompose, plan
     from svdjobs.storage.local import LocalStore
@@ -91,12 +91,13 @@ def run_svdjobs(folder: Path, alphas: list[float], first_only: bool) -> None:
 
 
 def run_usual(folder: Path, alphas: list[float], first_only: bool) -> None:
-    """Two float32 SVDs per tensor per alpha over fully loaded models."""
+    """Run the usual procedure: load both models, then two float32 SVDs per tensor and alpha."""
     import torch
     from safetensors.torch import load_file, save_file
 
     def load(role: str) -> dict[str, torch.Tensor]:
-        """load_file maps the files; a loaded model is its own memory, as with from_pretrained."""
+        """Load a model into memory, as from_pretrained does; load_file alone would map the
+        files."""
         files = sorted((folder / role).glob("*.safetensors"))
         return {n: w.clone() for file in files for n, w in load_file(file).items()}
 
@@ -115,7 +116,7 @@ def run_usual(folder: Path, alphas: list[float], first_only: bool) -> None:
 
 def child(which: str, folder: Path, alphas: list[float], first_only: bool) -> None:
     """Run one procedure and print its seconds."""
-    # Start-up is no part of the work: what is used is imported before the clock starts.
+    # Import everything before the clock starts: start-up is not measured.
     import numpy as np
     import safetensors.torch  # noqa: F401
     import scipy.linalg  # noqa: F401
@@ -136,8 +137,10 @@ def child(which: str, folder: Path, alphas: list[float], first_only: bool) -> No
 def measure(
     which: str, folder: Path, alphas: tuple[float, ...], *, first_only: bool = False
 ) -> Any:
-    """Run a procedure in a process of its own: its seconds, and the peak memory of it and its
-    worker processes together, looked at ten times a second."""
+    """Run a procedure in its own process; return its seconds and its peak memory.
+
+    The memory is that of the process and its children, sampled ten times per second.
+    """
     command = [sys.executable, "-m", "tests.benchmarks.sweep", "--child", which, str(folder),
                json.dumps(alphas), *(["--first-only"] if first_only else [])]  # fmt: skip
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
@@ -154,7 +157,7 @@ def measure(
 
 
 def family(pid: int) -> list[int]:
-    """A process and its descendants."""
+    """The ids of a process and its descendants."""
     found = [pid]
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
@@ -164,7 +167,8 @@ def family(pid: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Proportional resident memory of a process (shared pages shared out), 0 when it has gone."""
+    """Proportional set size of a process, in which processes divide shared pages; 0 if it has
+    ended."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -173,7 +177,10 @@ def resident_bytes(pid: int) -> int:
 
 
 def signal_errors(folder: Path, name: str) -> dict[str, float]:
-    """Relative error of one matrix's stored W(0) − W_after of both, against two float64 SVDs."""
+    """The relative error of W(0) − W_after of one stored matrix, by procedure.
+
+    The reference is D from two float64 SVDs.
+    """
     import torch
     from safetensors import safe_open
 
@@ -198,7 +205,8 @@ def signal_errors(folder: Path, name: str) -> dict[str, float]:
 
 
 def floor_seconds(shape: tuple[int, int]) -> float:
-    """Least time for one decomposition pair: 4mn²+6k³ at this machine's float64 product rate."""
+    """The time of 4mn²+6k³ operations, the least for a pair of decompositions, at this machine's
+    float64 matrix-product rate."""
     from svdjobs.runs.cost import measured_flops_per_second
 
     n = min(shape)
@@ -206,7 +214,7 @@ def floor_seconds(shape: tuple[int, int]) -> float:
 
 
 def time_shapes(root: Path) -> list[dict[str, Any]]:
-    """Both procedures on all matrices of one shape in two layers, at every alpha."""
+    """Time both procedures on all matrices of two layers at every alpha, shape by shape."""
     rows = []
     for shape in NAMES:
         folder = root / f"{shape[0]}x{shape[1]}"
@@ -231,7 +239,7 @@ def time_shapes(root: Path) -> list[dict[str, Any]]:
 
 
 def measure_memory(root: Path, layers: int, usual_layers: int) -> dict[str, Any]:
-    """Peak memory of both on `usual_layers` layers, and of svdjobs on `layers`."""
+    """Measure the peak memory of both on `usual_layers` layers, and of svdjobs on `layers`."""
     click.echo(f"memory on {usual_layers} layers …", err=True)
     make_pair(root / "some", usual_layers)
     usual = measure("usual", root / "some", (0.0,), first_only=True)
@@ -253,7 +261,7 @@ def measure_memory(root: Path, layers: int, usual_layers: int) -> dict[str, Any]
 
 
 def show(document: dict[str, Any]) -> str:
-    """The table as text."""
+    """The comparison as a text table."""
     rows, memory, overall = document["shapes"], document["memory"], document["overall"]
     lines = [
         f"{document['machine']}; {len(ALPHAS)} alphas, matrices of {TIMED_LAYERS} layers, files to "
@@ -291,12 +299,12 @@ def show(document: dict[str, Any]) -> str:
 
 
 def gib(count: float) -> str:
-    """Bytes in GiB."""
+    """A number of bytes as text in GiB."""
     return f"{count / 2**30:.2f} GiB"
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Total times, and the ratio of the errors averaged over matrices."""
+    """The total times, and the ratio of the mean errors over matrices."""
     usual = sum(row["usual_seconds"] for row in rows)
     ours = sum(row["svdjobs_seconds"] for row in rows)
     errors = {

@@ -1,4 +1,4 @@
-"""The docs quote what a command measured, and nothing that it would not write again."""
+"""Every measured number in the docs is in a block that `make docs-figures` writes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_demo_pair_is_quoted_as_it_was_measured() -> None:
 
 
 def test_times_are_quoted_in_blocks_only() -> None:
-    """Else they go stale: nobody knows which command made them."""
+    """A time outside a block goes stale, because no command writes it again."""
     for name in figures.PAGES:
         prose = figures.BLOCK.sub("", page(name))
         assert re.findall(r"[^.\n]*\b\d+ s\b[^.\n]*", prose) == []

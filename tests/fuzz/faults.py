@@ -1,8 +1,9 @@
-"""Sweeps that are killed, raced and cut off from their store at random: `make faults`.
+"""Kill sweeps, run two at once and let requests to their store fail, at random: `make faults`.
 
-A small sweep runs undisturbed. Then it runs again and again in fresh places: killed a few times at
-random writes, by two processes at once, over an S3 server whose requests fail at random. Each must
-end with the bytes of the undisturbed one. A failure names the seed that repeats it.
+A small sweep runs without faults. Then it runs many times in new stores: killed a few times at
+random writes, in two processes at once, and over an S3 server whose requests fail at random. Each
+run must end with the same bytes as the one without faults. A failure names the seed that repeats
+it.
 """
 
 from __future__ import annotations
@@ -40,22 +41,22 @@ PASSING: tuple[Kind, ...] = (
 )  # fmt: skip
 KILLS_OF_A_RUN = 4
 HARMED = 0.02
-"""Share of requests that fail."""
+"""Fraction of the requests that fail."""
 ATTEMPTS = 6
-# They name the store.
+# These files contain the path or URL of the store, so their bytes differ.
 _VOLATILE = ("config.json", "identities.json")
 
 
 @dataclass
 class Tally:
-    """What was done, and what came out wrong."""
+    """Counts of the faults and runs, and a line for each failure."""
 
     done: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
 
 class RandomTraffic(Traffic):
-    """Harms a share of all requests."""
+    """Lets a random fraction of the requests fail."""
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class RandomTraffic(Traffic):
         self.harmed = 0
 
     def fault(self, method: str, text: str) -> str:
-        """The harm due to a request, if any."""
+        """The fault for a request, or an empty text for none."""
         with self.lock:
             if self.rng.random() >= HARMED:
                 return ""
@@ -72,7 +73,7 @@ class RandomTraffic(Traffic):
 
 
 def config_over(root: Path, store: str) -> SweepConfig:
-    """A sweep in which every stage writes a few files."""
+    """The config of a sweep in which every stage writes a few files."""
     document: dict[str, Any] = {
         "name": "faults", "before": str(root / "base"), "after": str(root / "rl2"),
         "store": store, "alphas": [0, 1], "rotations": {"rl1": str(root / "rl1")},
@@ -85,7 +86,7 @@ def config_over(root: Path, store: str) -> SweepConfig:
 
 
 def digests(store: Store) -> dict[str, str]:
-    """sha256 of every file of a run."""
+    """The sha256 of every file of a run, without those that name the store."""
     return {
         key: hashlib.sha256(store.read(key)).hexdigest()
         for key in store.keys("")
@@ -94,7 +95,7 @@ def digests(store: Store) -> dict[str, str]:
 
 
 def forked(work: Callable[[], object]) -> int:
-    """Start work in a child that says nothing and ends with svdjobs' exit code; its process id."""
+    """Start `work` in a silent child that ends with svdjobs' exit code; return its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -108,12 +109,12 @@ def forked(work: Callable[[], object]) -> int:
 
 
 def ended(pid: int) -> int:
-    """How a child ended: its exit code, or minus the signal."""
+    """Wait for a child; return its exit code, or minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def kills(root: Path, expected: dict[str, str], rng: random.Random, tally: Tally) -> str | None:
-    """One run, killed a few times and then left alone."""
+    """Kill one run a few times, then let it finish; return what is wrong, or None."""
     config = config_over(root, str(root / "killed"))
     log = root / "writes"
     for _ in range(KILLS_OF_A_RUN):
@@ -127,7 +128,7 @@ def kills(root: Path, expected: dict[str, str], rng: random.Random, tally: Tally
 
 
 def race(root: Path, expected: dict[str, str], rng: random.Random, tally: Tally) -> str | None:
-    """Two sweeps at once; what one of them must try again it tries again."""
+    """Run two sweeps at once, then one more alone; return what is wrong, or None."""
     config = config_over(root, str(root / "raced"))
     pids = [forked(lambda: local.sweep(config)) for _ in range(2)]
     codes = [ended(pid) for pid in pids]
@@ -141,7 +142,8 @@ def race(root: Path, expected: dict[str, str], rng: random.Random, tally: Tally)
 def over_s3(
     root: Path, expected: dict[str, str], rng: random.Random, tally: Tally, proxy: Proxy
 ) -> str | None:
-    """One run over a store that fails now and then, begun again where it gives up with 75."""
+    """Run one sweep over a store with faults, again if it ends with 75; return what is wrong, or
+    None."""
     config = config_over(root, f"s3://{BUCKET}/faults-{rng.getrandbits(48):012x}")
     traffic = proxy.traffic = RandomTraffic(rng)
     codes = []
@@ -158,19 +160,19 @@ def over_s3(
 
 
 def _whole(config: SweepConfig, expected: dict[str, str]) -> str | None:
-    """One more sweep, which must end well and leave the expected bytes."""
+    """Run the sweep once more without faults; it must succeed and leave the expected bytes."""
     if code := ended(forked(lambda: local.sweep(config))):
-        return f"the sweep that was left alone ended with {code}"
+        return f"the sweep without faults ended with {code}"
     return _compared(digests(open_store(config.store_url)), expected)
 
 
 def _compared(found: dict[str, str], expected: dict[str, str]) -> str | None:
     differ = sorted(k for k in {*found, *expected} if found.get(k) != expected.get(k))
-    return f"other bytes than undisturbed: {', '.join(differ[:5])}" if differ else None
+    return f"bytes differ from a run without faults: {', '.join(differ[:5])}" if differ else None
 
 
 def main() -> int:
-    """The command."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=5, help="runs of each kind")
     parser.add_argument("--seed", type=int, default=0)
@@ -191,7 +193,7 @@ def main() -> int:
         os.environ.update({**server.environment, "AWS_ENDPOINT_URL": proxy.url})
         undisturbed = config_over(root, str(root / "undisturbed"))
         if code := ended(forked(lambda: local.sweep(undisturbed))):
-            print(f"the undisturbed sweep ended with {code}")
+            print(f"the sweep without faults ended with {code}")
             return 1
         expected = digests(open_store(undisturbed.store_url))
         kinds: dict[str, Callable[[random.Random], str | None]] = {
@@ -209,7 +211,7 @@ def main() -> int:
                     shutil.rmtree(root / name, ignore_errors=True)
     for what, count in sorted(tally.done.items()):
         print(f"{count:6,} {what}")
-    print(f"{len(tally.failures):6,} runs that ended otherwise than the undisturbed one")
+    print(f"{len(tally.failures):6,} runs that ended differently from the one without faults")
     return 1 if tally.failures else 0
 
 

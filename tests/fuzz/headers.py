@@ -1,8 +1,8 @@
-"""Mutated checkpoints, read by us and by the safetensors library: `make fuzz`.
+"""Read mutated checkpoints with svdjobs and with the safetensors library: `make fuzz`.
 
-Each case is a small checkpoint (one to three safetensors files, most with an index) in which a few
-things are wrong. Nothing may end in another error than ours, take long or much memory, or be read
-otherwise than the library reads it. What the library refuses is refused.
+Each case is a small checkpoint (one to three safetensors files, most with an index) with a few
+defects. svdjobs must raise no errors but its own, must take little time and memory, and must read
+the same content as the library. It must refuse every file that the library refuses.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ _TEXTS = (
     b"\xef\xbb\xbf",
 )
 _SCALES = ("_scale", "_scale_inv")
-# A library's word for a file: what it holds, by name: dtype, shape, bytes.
+# The content of a file as the library reads it: dtype, shape and bytes by tensor name.
 Read = dict[str, tuple[str, list[int], bytes]]
 
 
 @dataclass
 class Case:
-    """A checkpoint that is being spoilt: headers as objects, then as text, then files."""
+    """A checkpoint to mutate: its headers as objects, then as texts, then its files."""
 
     rng: random.Random
     headers: list[dict[str, Any]]
@@ -92,14 +92,14 @@ class Case:
         return self.rng.choice(self.headers)
 
     def any_entry(self) -> dict[str, Any]:
-        """An entry of one of the headers; an empty one where there is none."""
+        """An entry of one of the headers, or an empty one if that has none."""
         entries = [item for item in self.any_header().values() if isinstance(item, dict)]
         return self.rng.choice(entries or [{}])
 
 
 @dataclass
 class Tally:
-    """What a run found."""
+    """The results of a run."""
 
     cases: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -108,7 +108,7 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The results as lines to print."""
         counted = ", ".join(f"{words} {n:,}" for words, n in self.outcomes.most_common())
         return [
             f"{self.cases:,} checkpoints: {counted}; slowest {self.seconds:.2f} s, largest "
@@ -134,7 +134,7 @@ def make(rng: random.Random) -> Case:
             name = f"layers.{number}.{place}.weight"
             header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, end]}
             position, places[name] = end, _file_name(number, count)
-            if dtype.startswith("F8") and rng.random() < 0.8:  # and what it is multiplied by
+            if dtype.startswith("F8") and rng.random() < 0.8:  # with a scale
                 (numbers, width), ending = (
                     rng.choice((("F32", 4), ("F8_E8M0", 1))),
                     rng.choice(_SCALES),
@@ -145,7 +145,7 @@ def make(rng: random.Random) -> Case:
                     "data_offsets": [position, position + width],
                 }
                 position, places[f"{name}{ending}"] = position + width, places[name]
-        if count > 1 and rng.random() < 0.3:  # in several files: the index decides
+        if count > 1 and rng.random() < 0.3:  # a tensor in several files: the index decides
             header["shared"] = {
                 "dtype": "U8",
                 "shape": [4],
@@ -219,7 +219,7 @@ def _metadata(case: Case) -> None:
 
 
 def _shared(case: Case) -> None:
-    """The same tensor in two files."""
+    """Put the same tensor into two files."""
     entries = case.any_header()
     for name, item in list(entries.items())[:1]:
         case.any_header()[name] = item
@@ -257,7 +257,7 @@ def _config(case: Case) -> None:
 
 
 def _twice(case: Case) -> None:
-    """A key of a header given twice, as text."""
+    """Repeat a key in the text of a header."""
     place = case.rng.randrange(len(case.texts))
     text = case.texts[place]
     if text.startswith(b'{"'):
@@ -266,7 +266,7 @@ def _twice(case: Case) -> None:
 
 
 def _spliced(case: Case) -> None:
-    """Bytes changed, put in or taken out of a header."""
+    """Change, insert or remove bytes of a header."""
     place, rng = case.rng.randrange(len(case.texts)), case.rng
     text = case.texts[place]
     at = rng.randrange(len(text) + 1)
@@ -281,7 +281,7 @@ def _padded(case: Case) -> None:
 
 
 def _bomb(case: Case) -> None:
-    """Short to write, long to parse."""
+    """Replace a header by one that is short to write and long to parse."""
     bombs: tuple[Callable[[], bytes], ...] = (
         lambda: b"[" * 100_000 + b"]" * 100_000,
         lambda: b"[" + b"[],[]," * 400_000 + b"[]]",
@@ -326,7 +326,7 @@ _ON_FILES = (_cut, _trailing, _length)
 
 
 def spoil(case: Case) -> None:
-    """Make a few things wrong."""
+    """Mutate the case in a few ways."""
     rng = case.rng
     for mutation in rng.choices(_ON_OBJECTS, k=rng.choice((0, 0, 1, 1, 2))):
         mutation(case)
@@ -344,7 +344,7 @@ def spoil(case: Case) -> None:
 
 
 def write(case: Case, folder: Path) -> None:
-    """The checkpoint as files."""
+    """Write the checkpoint to a folder."""
     (folder / "config.json").write_text(json.dumps(case.config))
     for number, content in enumerate(case.files):
         (folder / _file_name(number, len(case.files))).write_bytes(content)
@@ -353,7 +353,7 @@ def write(case: Case, folder: Path) -> None:
 
 
 def check(folder: Path, tally: Tally) -> str | None:
-    """Read a checkpoint; what is wrong with how that went, None if nothing."""
+    """Read a checkpoint with svdjobs and the library; return what is wrong, or None."""
     library = {path.name: _library(path) for path in folder.glob("*.safetensors")}
     store = LocalStore(folder)
     for key, expected in library.items():
@@ -366,7 +366,7 @@ def check(folder: Path, tally: Tally) -> str | None:
             if expected is None:
                 return f"{key} is read, and the library refuses it"
             if found != expected.keys():
-                return f"{key}: read are {sorted(found)}, by the library {sorted(expected)}"
+                return f"{key}: svdjobs reads {sorted(found)}, the library {sorted(expected)}"
     try:
         opened = read_checkpoint(store, "case")
     except SvdjobsError:
@@ -380,7 +380,7 @@ def check(folder: Path, tally: Tally) -> str | None:
 
 
 def _use(folder: Path, tally: Tally) -> None:
-    """Read every tensor as what it stands for, where the checkpoint can be used."""
+    """Read every tensor, with its scales applied, if the checkpoint can be used."""
     try:
         opened = open_checkpoint(str(folder))
         for name in opened.entries:
@@ -391,7 +391,7 @@ def _use(folder: Path, tally: Tally) -> None:
 
 
 def _sound(path: Path, read: Read) -> bool:
-    """Whether a file that the library reads is one by the format, and its names can be printed."""
+    """Whether a file that the library reads also obeys the format and has printable names."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         assert len(dict(pairs)) == len(pairs)
@@ -407,7 +407,7 @@ def _sound(path: Path, read: Read) -> bool:
 
 
 def _library(path: Path) -> Read | None:
-    """What the library reads; None where it refuses."""
+    """The content of a file as the library reads it; None if the library refuses the file."""
     try:
         found = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except SafetensorError:
@@ -416,7 +416,8 @@ def _library(path: Path) -> Read | None:
 
 
 def _differences(opened: Checkpoint, folder: Path, library: dict[str, Read | None]) -> str | None:
-    """Where a checkpoint is read otherwise than its index and the library say."""
+    """A difference between the checkpoint as svdjobs reads it and its index or the library; None if
+    there is none."""
     places: dict[str, str] = {}
     if (folder / INDEX).exists():
         places = json.loads((folder / INDEX).read_text())["weight_map"]
@@ -436,7 +437,7 @@ def _differences(opened: Checkpoint, folder: Path, library: dict[str, Read | Non
 
 
 def one(seed: int, number: int, tally: Tally) -> None:
-    """Make, read and judge one case."""
+    """Make, read and check one case."""
     case = make(random.Random(f"{seed}/{number}"))
     spoil(case)
     with tempfile.TemporaryDirectory(prefix="svdjobs-fuzz-") as name:
@@ -459,20 +460,20 @@ def one(seed: int, number: int, tally: Tally) -> None:
 
 
 def forget_peak() -> float:
-    """Let the kernel count this process's largest memory from now on; MiB in use now."""
+    """Reset the kernel's record of this process's peak memory; return the MiB in use now."""
     Path("/proc/self/clear_refs").write_text("5")
     return status("VmRSS")
 
 
 def status(name: str) -> float:
-    """MiB, from /proc/self/status."""
+    """A value of /proc/self/status in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
 def run(count: int, seed: int) -> Tally:
     """Read `count` mutated checkpoints."""
-    import torch  # noqa: F401  # not within the time of the first case
+    import torch  # noqa: F401  # imported here, so that the first case is not timed with it
 
     tally = Tally()
     for number in range(count):
@@ -481,7 +482,7 @@ def run(count: int, seed: int) -> Tally:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

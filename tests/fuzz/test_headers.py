@@ -1,4 +1,4 @@
-"""A small helping of `make fuzz`."""
+"""A short run of `make fuzz`."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 def run(
     tmp_path_factory: pytest.TempPathFactory, chain: dict[str, Path], benchmark_file: Path
 ) -> Path:
-    """A finished run."""
+    """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("report") / "run"
     document = {
         "name": "mini",
@@ -101,7 +101,7 @@ def test_csv_holds_what_the_summaries_say(run: Path) -> None:
 
 
 def test_results_have_the_fields_names(run: Path) -> None:
-    """Read as a script of the field would."""
+    """Read results.json like a script that svdjobs did not write."""
     document = json.loads((run / "grades" / "after" / "sums" / "results.json").read_text())
     for row in document["summary"]:
         assert isinstance(row["model"], str)
@@ -208,7 +208,8 @@ def test_an_effect_that_the_likelihood_shows_is_not_denied() -> None:
 
 
 def test_an_answer_that_was_not_read_is_said_and_averaged_over_by_nobody() -> None:
-    """before has read one of two answers: its KL is that of the one."""
+    """Only one of two completions has likelihoods under both checkpoints: the KL is over that
+    one."""
     same = [0.5, 1.0]
     shown = content(before=same, after=same)
     sampled = shown.config.model_copy(update={"evaluate": EvaluateConfig.model_validate(
@@ -260,7 +261,7 @@ def test_no_evaluation_no_rotations(tmp_path: Path, chain: dict[str, Path]) -> N
 
 @pytest.fixture(scope="module")
 def page(run: Path) -> Iterator[Any]:
-    """The report in a real browser, without a network."""
+    """The report, opened in a browser without a network."""
     if CHROMIUM is None:
         pytest.skip("NO BROWSER: no chromium here to look at the report with: say `make programs`")
     from playwright.sync_api import sync_playwright
@@ -300,7 +301,7 @@ def test_page_never_scrolls_sideways(page: Any, width: int) -> None:
 
 
 def test_sharded_checkpoints_are_reported_whole(tmp_path: Path) -> None:
-    """Blend records of several shards end up in one table."""
+    """The blend records of several weight files are in one table."""
     before, after = (make_checkpoint(tmp_path / name, updates=i) for i, name in enumerate("ab"))
     document = {
         "name": "shards", "before": str(before), "after": str(after), "alphas": [0],
@@ -319,7 +320,7 @@ def test_sharded_checkpoints_are_reported_whole(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_missing_and_the_rest_reported(
     tmp_path: Path, chain: dict[str, Path], content: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As on a cluster, where one alpha must not keep the report of all others from being made."""
+    """On a cluster one damaged alpha must not prevent the report on the others."""
     document = {
         "name": "bare", "before": str(chain["base"]), "after": str(chain["rl2"]),
         "alphas": [0, 0.5], "store": str(tmp_path / "run"),

@@ -48,7 +48,7 @@ def test_comparison_of_equals_has_no_uncertainty_to_report(scores: list[float]) 
     assert (found.p, found.changed) == (1, 0)
     if len(scores) == 1:
         assert found.detectable is None
-    else:  # a change of that share of problems leaves all of them unchanged in 1 of 5 tries
+    else:  # if this fraction of problems changes, a sample has none of them in 1 of 5 cases
         assert found.detectable is not None
         assert (1 - found.detectable) ** len(scores) == pytest.approx(0.2)
 
@@ -103,7 +103,7 @@ def test_smallest_detectable_against_statsmodels(problems: int) -> None:
 
 def test_smallest_detectable_edges() -> None:
     quantiles = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
-    many = 10**6  # where t is normal
+    many = 10**6  # with so many problems t is normal
     assert smallest_detectable(1000.0, many) == pytest.approx(quantiles, rel=1e-5)
     assert smallest_detectable(0.3, 1) is None
     assert smallest_detectable(0.0, 50) is None

@@ -17,12 +17,12 @@ ANSWERS = st.lists(st.none() | st.integers(0, 3), min_size=1, max_size=8)
 
 
 def mean_over_subsets(n: int, k: int, value: Callable[[Sequence[int]], float]) -> float:
-    """The definition: the mean of `value` over all subsets of size k."""
+    """The mean of `value` over all subsets of size k, which defines pass@k and maj@k."""
     return float(np.mean([value(subset) for subset in combinations(range(n), k)]))
 
 
 def vote(answers: Sequence[int | None], right: set[int]) -> float:
-    """Share of correct classes among those with most votes; 0 if nobody answered."""
+    """The fraction of correct classes among those with most votes; 0 without an answer."""
     given_answers = [answer for answer in answers if answer is not None]
     counts = {answer: given_answers.count(answer) for answer in given_answers}
     winners = [answer for answer in counts if counts[answer] == max(counts.values())]
@@ -59,7 +59,7 @@ def test_maj_at_k_of_many_completions_against_drawn_subsets() -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 599, 600, 1200])
 def test_many_completions_neither_overflow_nor_cancel(k: int) -> None:
-    """Two classes of equal size are each as likely to win, whatever k."""
+    """Two classes of equal size win with equal probability for every k."""
     answers = [0, 1] * 600
     assert maj_at_k([answers], [{0}], n=1200, k=k).value == pytest.approx(0.5, rel=1e-9)
     one_correct = [True] + [False] * 1199
@@ -71,8 +71,8 @@ def test_majority_of_all_completions_is_the_vote_itself() -> None:
         [0, 0, 1, None],  # wins
         [0, 1, 1, None],  # loses
         [0, 1, None, None],  # ties
-        [0, None, None, None],  # wins: no answer is no vote
-        [None, None, None, None],  # nobody answered
+        [0, None, None, None],  # wins: a missing answer is not a vote
+        [None, None, None, None],  # no answer at all
     ]
     values = [maj_at_k([row], [{0}], n=4, k=4).value for row in classes]
     assert values == pytest.approx([1, 0, 0.5, 1, 0])
@@ -107,7 +107,7 @@ def test_one_problem_has_no_interval_and_problems_that_agree_have_one() -> None:
 
 @pytest.mark.parametrize("right", [0, 1, 2, 25, 49, 50])
 def test_shares_of_single_answers_are_wilsons(right: int) -> None:
-    """Against statsmodels, with the clustered draws and Student's quantile."""
+    """Compare with statsmodels, which gets the effective sample size and Student's quantile."""
     from scipy.stats import norm, t
     from statsmodels.stats.proportion import proportion_confint
 
@@ -120,7 +120,7 @@ def test_shares_of_single_answers_are_wilsons(right: int) -> None:
 
 @pytest.mark.parametrize("difficulty", [(0.5, 0.5), (0.02, 8.0), (8.0, 0.02)])
 def test_shares_cover_the_truth(difficulty: tuple[float, float]) -> None:
-    """40 problems of random difficulty, four completions each."""
+    """Sample 40 problems of random difficulty with four completions each."""
     rng = np.random.default_rng(0)
     truth = difficulty[0] / sum(difficulty)
     covered = 0

@@ -12,7 +12,7 @@ from tests.statistics.draws import NAN, draws, no_interval
 
 
 def test_standard_error_is_the_clustered_one() -> None:
-    """Against statsmodels' cluster-robust OLS of completions on a constant."""
+    """Compare with statsmodels' cluster-robust OLS of completions on a constant."""
     outcomes = draws(0).astype(float)
     found = mean_interval(outcomes.mean(axis=1).tolist())
     groups = np.repeat(np.arange(len(outcomes)), outcomes.shape[1])
@@ -46,7 +46,7 @@ def test_interval_covers_at_its_rate() -> None:
 
 @pytest.mark.parametrize("scores", [[0.5], [0.5] * 3, [0.1] * 3, [0.3 - 0.2, 0.4 - 0.3]])
 def test_no_spread_gives_no_interval(scores: list[float]) -> None:
-    """Nor does spread by rounding: the last two differences are both 0.1, give or take 1e-17."""
+    """Spread by rounding does not count: the last two differences are 0.1 up to 1e-17."""
     found = mean_interval(scores)
     assert found.value == pytest.approx(scores[0])
     assert no_interval(found)

@@ -35,7 +35,7 @@ def test_against_scipys_one_sided_t_test(eighths: list[int], margin: float) -> N
     kept = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
     assert below_p(values, -margin) == pytest.approx(lost, rel=1e-9)
     assert below_p(turned(values), margin) == pytest.approx(kept, rel=1e-9)
-    # H0s that share a boundary: what speaks against one speaks for the other.
+    # The two null hypotheses share a boundary, so their p-values add up to 1.
     assert lost + kept == pytest.approx(1)
 
 
@@ -56,8 +56,8 @@ def test_non_inferiority_is_the_interval_s_lower_end(eighths: list[int], margin:
     ("value", "problems", "bound", "expected"),
     [
         (0.0, 1, -0.01, 1.0),  # one problem that did not change shows no loss
-        (-0.01, 50, -0.01, 1.0),  # the margin exactly hit
-        (-1.0, 1, -0.01, 0.505),  # one problem lost altogether: scores of 1 and 0 for both
+        (-0.01, 50, -0.01, 1.0),  # a loss of exactly the margin
+        (-1.0, 1, -0.01, 0.505),  # one problem lost completely: its score fell from 1 to 0
         (-1.0, 10, -0.01, 0.505**10),
         (-0.5, 4, 0.0, (1 / 1.5) ** 4),
         (1.0, 9, 0.9, 1.0),
@@ -68,7 +68,8 @@ def test_equal_differences(value: float, problems: int, bound: float, expected: 
 
 
 def test_no_change_on_so_many_problems_is_the_rule_of_three() -> None:
-    """As exact as Clopper and Pearson's bound on a share of which none was seen."""
+    """The margin equals Clopper and Pearson's bound on the fraction of changes after none was
+    seen."""
     for problems in (1, 10, 200, 367, 5000):
         bound = stats.binomtest(0, problems).proportion_ci(CONFIDENCE).high
         assert passing_margin([0.0] * problems) == pytest.approx(bound, rel=1e-9)
@@ -77,7 +78,7 @@ def test_no_change_on_so_many_problems_is_the_rule_of_three() -> None:
 
 
 def test_few_changes_are_bounded_by_the_share_that_lost() -> None:
-    """Against scipy's exact interval; more than nine changes are left to the t interval."""
+    """Compare with scipy's exact interval; for more than nine changes, with the t interval."""
     for losers in range(10):
         values = [-0.25] * losers + [0.0] * (100 - losers)
         values[-1] = 0.25 if losers < 9 else 0.0
@@ -93,7 +94,8 @@ def test_few_changes_are_bounded_by_the_share_that_lost() -> None:
 
 
 def test_rare_losses_of_whole_problems_pass_at_the_level_at_most() -> None:
-    """The t interval alone would pass 9 % of these, where 2 % of all problems are lost."""
+    """With 2 % of all problems lost, the t interval alone would pass more than 8 % of the
+    samples."""
     margin, problems = 0.02, 200
     passed = alone = 0.0
     for losers in range(40):
@@ -106,7 +108,7 @@ def test_rare_losses_of_whole_problems_pass_at_the_level_at_most() -> None:
 
 
 def test_equal_differences_are_judged_at_their_level() -> None:
-    """The worst case of H0: a mean at the bound, made of the value and of the largest possible."""
+    """The worst case of H0 mixes the value with 1, the largest, so that the mean is the bound."""
     value, bound, problems = -0.5, -0.1, 6
     share = (1 - bound) / (1 - value)
     assert share * value + (1 - share) * 1 == pytest.approx(bound)
@@ -148,7 +150,7 @@ def test_no_problem_is_no_evidence() -> None:
 
 
 def test_both_tests_keep_their_level_at_the_margin() -> None:
-    """Scores of 8 completions, of which the true share falls by exactly the margin."""
+    """Sample scores of 8 completions; the true accuracy falls by exactly the margin."""
     rng, margin, problems, repetitions = np.random.default_rng(3), 0.05, 100, 3000
     lost = kept = 0
     for _ in range(repetitions):

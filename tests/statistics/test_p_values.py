@@ -24,13 +24,13 @@ def test_sign_flips_against_scipys_permutations(eighths: list[int]) -> None:
         (np.array(values),), np.sum, permutation_type="samples", n_resamples=2 ** len(values)
     )
     assert sign_flip_p(values) == pytest.approx(expected.pvalue, rel=1e-12)
-    # Sevenths and tenths are rounded; sums that tie must go on doing so.
+    # Sevenths and tenths are rounded; equal sums must stay equal.
     assert sign_flip_p([eighth / 7 for eighth in eighths]) == sign_flip_p(values)
     assert sign_flip_p([eighth / 10 for eighth in eighths]) == sign_flip_p(values)
 
 
 def test_drawn_sign_flips_against_the_exact_distribution() -> None:
-    """Integer differences have one by convolution, however many there are."""
+    """The exact distribution of a sum of integer differences is a convolution."""
     values = np.random.default_rng(5).integers(-6, 9, 50)
     chances = np.ones(1)
     for value in values[values != 0]:
@@ -51,14 +51,14 @@ def test_drawn_sign_flips_against_the_exact_distribution() -> None:
     [([0.0] * 5, 1), ([0.3], 1), ([0.3, 0.0], 1), ([0.5] * 6, 2 / 64), ([0.1] * 17, None)],
 )
 def test_sign_flips_at_the_edges(values: list[float], expected: float | None) -> None:
-    """Sums that tie but for rounding count; 17 equal differences are drawn, not enumerated."""
+    """Sums that differ by rounding only are ties; sign flips of 17 differences are sampled."""
     assert sign_flip_p(values) == (1 / 10_000 if expected is None else expected)
 
 
 @given(PAIRS)
 @settings(max_examples=60, deadline=None)
 def test_mcnemar_against_statsmodels_and_against_sign_flips(pairs: list[tuple[bool, bool]]) -> None:
-    """With one completion per problem the sign-flip test is McNemar's."""
+    """With one completion per problem the sign-flip test equals McNemar's test."""
     a, b = ([pair[side] for pair in pairs] for side in (0, 1))
     table = [[pairs.count((x, y)) for y in (True, False)] for x in (True, False)]
     found = mcnemar_p(a, b)
@@ -74,7 +74,8 @@ def test_mcnemar_of_many_problems() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_holm_against_statsmodels(seed: int) -> None:
-    """Few cases, since statsmodels collects garbage at each call; rounding makes ties."""
+    """There are few cases because statsmodels is slow: it collects garbage at each call. Rounding
+    makes ties."""
     rng = np.random.default_rng(seed)
     p_values = dict(enumerate((rng.random(3 * seed + 1) ** 3).round(2).tolist()))
     found = holm(p_values)
@@ -95,7 +96,7 @@ def test_holm_edges() -> None:
 
 
 def test_paired_tests_reject_at_their_level() -> None:
-    """Drawn sign flips: 199, with which (b+1)/200 <= 5 % has exactly the level."""
+    """The test samples 199 sign flips: (b+1)/200 <= 5 % then has exactly this level."""
     rng, repetitions, by_t, by_flips = np.random.default_rng(0), 3000, 0, 0
     for seed in range(repetitions):
         a, b = null_scores(rng, 2, problems=40, n=8)

@@ -12,7 +12,7 @@ from tests.statistics.draws import excludes_zero, no_interval
 
 
 def traces(seed: int, count: int, mean: float = 0.0) -> list[list[float]]:
-    """Traces of very unequal length, whose level varies from trace to trace."""
+    """Traces of very unequal lengths and with different means."""
     rng = np.random.default_rng(seed)
     return [
         (mean + rng.normal(0, 1) + rng.normal(0, 3, rng.integers(5, 80))).tolist()
