@@ -116,6 +116,7 @@ def complete(entry: object) -> object:
         completed["data"] = source.data
         completed.setdefault("split", source.split)
         completed.setdefault("revision", source.revision)
+    # The fields of a known dataset come first; those of a known name are for a copy of its data.
     for fields in (source, known):
         if fields is not None:
             completed.setdefault("problem_field", fields.problem_field)

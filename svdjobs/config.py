@@ -127,7 +127,7 @@ class EvaluateConfig(Settings):
     gpu_memory_utilization: float = Field(default=0.95, gt=0, le=1)
     """Fraction of the GPU's memory that vLLM may use."""
     enforce_eager: bool = False
-    """Run vLLM without CUDA graphs: it starts faster and uses less memory, but generates more
+    """Run vLLM without CUDA graphs: it starts faster, uses less memory and generates more
     slowly."""
     prompt: str = "plain"
     """`plain`: the problem, then the instruction to box the answer. `chat`: the same text as a
@@ -152,8 +152,7 @@ class EvaluateConfig(Settings):
     batch_size: int = Field(default=128, ge=1)
     """Completions that the transformers engine generates together."""
     grade_timeout_seconds: float = Field(default=5.0, gt=0)
-    """Longest time for grading one answer. An answer that takes longer gets the outcome
-    `timeout`."""
+    """Longest time for grading one answer; beyond it the outcome is `timeout`."""
     second_grader: Literal["math-verify", "off"] = "math-verify"
     """math-verify: grade every completion again once its first grade is written; the report says
     where the two graders disagree. Accuracies use the first grades only. off: grade once."""
@@ -161,8 +160,7 @@ class EvaluateConfig(Settings):
     """Number of after's completions per problem whose likelihood is computed under every
     checkpoint. 0: no likelihoods."""
     repeat_after: bool = False
-    """Also evaluate `after` with other seeds (an A/A comparison), to see what sampling noise alone
-    does."""
+    """Also evaluate `after` with other seeds, to see the effect of sampling noise alone (A/A)."""
 
     @model_validator(mode="after")
     def _check(self) -> EvaluateConfig:

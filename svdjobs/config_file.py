@@ -117,8 +117,10 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 
 
 def _section(node: Any, name: str, then: list[str], where: str) -> Any:
-    """The section or list under a name, for the names in `then`; an empty section if it is
-    missing."""
+    """The section or list under a name; `then` holds the names that follow it.
+
+    A missing section is created.
+    """
     place = _place(node, name, where)
     found = node[place] if isinstance(node, list) else node.get(place)
     if then[0].isdecimal() and not isinstance(found, (list, type(None))):
@@ -200,6 +202,7 @@ def _texts(document: object) -> Iterator[tuple[str, str]]:
         elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            # In reverse, because the loop takes the last one first.
             left += [(f"{place}.{key}".lstrip("."), item) for key, item in items][::-1]
 
 

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 
 
 class OutOfTime(BaseException):
-    """The time limit of `deadline` has passed."""
+    """The time limit of `deadline` has passed.
+
+    It is no Exception, so that `except Exception` in the block does not catch it.
+    """
 
 
 @contextmanager

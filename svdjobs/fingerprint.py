@@ -19,7 +19,7 @@ def fingerprint(value: Any) -> str:
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A seed for this combination of parts: 63 bits of a hash, so that every combination has its
-    own."""
+    """A seed that depends on every part, even if two combinations differ little: 63 bits of a
+    hash."""
     digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -55,8 +55,7 @@ def library_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of `workers` threads that divide the cores: each may use an equal number of library
-    threads.
+    """A pool of `workers` threads, with an equal number of library threads for each.
 
     The end of the block does not wait for the threads. After a failure their results are thrown
     away; they write nothing themselves.

@@ -20,8 +20,7 @@ LIBRARIES = (
 
 @cache
 def versions() -> dict[str, str]:
-    """The versions of svdjobs, of Python and of the libraries that affect results, and the git
-    commit."""
+    """The versions of svdjobs, Python and the libraries that affect results, and the git commit."""
     found = {
         "svdjobs": svdjobs.__version__,
         "git": git_commit(),

@@ -105,9 +105,13 @@ def run(
     words = list(map(str, arguments))
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = Process(
-            words, cwd=cwd or Path.cwd(), env=os.environ if env is None else env,
-            out=out.fileno(), err=err.fileno(), module=module,
-        )  # fmt: skip
+            words,
+            cwd=cwd or Path.cwd(),
+            env=os.environ if env is None else env,
+            out=out.fileno(),
+            err=err.fileno(),
+            module=module,
+        )
         code = process.wait()
         for file in (out, err):
             file.seek(0)
@@ -116,15 +120,16 @@ def run(
 
 @functools.cache
 def _server(vllm: bool) -> Path:
-    """Start the server of this test process; return its socket. The server ends with this
-    process."""
+    """Start a server that ends with this test process; return its socket."""
     folder = tempfile.mkdtemp(prefix="svdjobs-")
     path = Path(folder) / "socket"
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.forked", str(path), *(["vllm"] * vllm)],
-        cwd=ROOT, stdin=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
     deadline = time.monotonic() + START_SECONDS
     while not path.exists():
         assert server.poll() is None and time.monotonic() < deadline, "the server did not start"
@@ -176,7 +181,7 @@ def _forked(
     pid = os.fork()
     if pid:
         with contextlib.suppress(PermissionError, ProcessLookupError):
-            os.setpgid(pid, pid)  # the child does it too: whoever is first, the group exists
+            os.setpgid(pid, pid)  # the child does it too; both, so that no signal is too early
         for descriptor in descriptors:
             os.close(descriptor)
     else:

@@ -133,10 +133,20 @@ def hostile_content(names: list[str]) -> Content:
     config = parse_config({"name": "x", "before": "a", "after": "b"}, where="")
     plan: Any = SimpleNamespace(tensors=[], architecture="<script>", rounding={})
     made = Summary(
-        checkpoint="after", benchmark="b", benchmark_sha256="", prompts_sha256="", engine="",
-        dtype="float32", n=1, problems=1, avg_at_n=Interval(value=1), truncated=0,
-        outcomes=dict.fromkeys(Outcome, 0), completion_tokens_mean=1, problem_scores=[1.0],
-    )  # fmt: skip
+        checkpoint="after",
+        benchmark="b",
+        benchmark_sha256="",
+        prompts_sha256="",
+        engine="",
+        dtype="float32",
+        n=1,
+        problems=1,
+        avg_at_n=Interval(value=1),
+        truncated=0,
+        outcomes=dict.fromkeys(Outcome, 0),
+        completion_tokens_mean=1,
+        problem_scores=[1.0],
+    )
     side = SideMetrics(mse=0.1)
     rows = [
         RotationRow(
@@ -229,8 +239,7 @@ def test_users_and_passwords_of_addresses(text: str, shown: str) -> None:
 
 
 def test_what_is_printed_goes_through_what_escapes_it() -> None:
-    """Modules print results by `tell` and notices by `say`; those listed print only their own
-    text."""
+    """Only the listed modules print without `tell` and `say`, which escape: text of their own."""
     known = {
         "progress.py", "cli/options.py", "cli/main.py", "cli/store.py", "cli/keys.py",
         "cli/doctor.py", "cluster/doctor/checks.py", "cluster/watching/screen.py", "demo/train.py",

@@ -21,8 +21,7 @@ STYLE: Any = {
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
     "svg.hashsalt": "svdjobs", "svg.fonttype": "path", "figure.dpi": 100, "savefig.dpi": 150,
 }  # fmt: skip
-# An MSE below this is an exact zero with float64 rounding, which a reader must not take for a
-# value.
+# An MSE below this is zero up to float64 rounding; a reader must not take it for a value.
 ROUNDING_NOISE = 1e-24
 
 

@@ -71,7 +71,7 @@ def table(gate: Gate) -> Table:
         f"`unscored` completions: baseline/judged.",
         ["benchmark", "baseline", "judged", "difference", "outcome", "cut off", "unscored"],
         rows,
-    )  # fmt: skip
+    )
 
 
 def _short(name: str) -> str:
@@ -84,8 +84,7 @@ def _both(row: GateRow, what: str) -> str:
 
 
 def sentences(gate: Gate) -> list[str]:
-    """A sentence about each benchmark, then the notes on other differences between the two
-    sides."""
+    """A sentence about each benchmark, then the notes on other differences of the two sides."""
     return [*(sentence(gate, row) for row in gate.rows), *gate.notes]
 
 

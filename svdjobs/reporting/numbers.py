@@ -14,8 +14,7 @@ HEADER = ("benchmark", "checkpoint", "quantity", "value", "low", "high", "standa
 
 
 def numbers_csv(content: Content) -> bytes:
-    """The numbers as CSV; fractions are not in percent (0.5, not 50 %), a missing number is
-    `nan`."""
+    """The numbers as CSV, with fractions instead of percent, and `nan` for a missing number."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(HEADER)

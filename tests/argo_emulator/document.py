@@ -63,15 +63,14 @@ class Document:
 
     @cached_property
     def templates(self) -> dict[str, Json]:
-        """The templates of this document and of the referenced one, by name; its own take
-        precedence."""
+        """The templates by name: those of the referenced document, overridden by its own."""
         own = {template["name"]: template for template in self.spec.get("templates", [])}
         return {**(self.referenced.templates if self.referenced else {}), **own}
 
     @cached_property
     def parameters(self) -> dict[str, Json]:
-        """The workflow parameters of this document and of the referenced one, by name; its own take
-        precedence."""
+        """The workflow parameters by name: those of the referenced document, overridden by its
+        own."""
         own = {p["name"]: p for p in parameters_of(self.spec.get("arguments"))}
         return {**(self.referenced.parameters if self.referenced else {}), **own}
 

@@ -48,8 +48,7 @@ class ExpressionError(ValueError):
 
 
 class Node(NamedTuple):
-    """A node of the syntax tree; `kind` is constant, name, member, call, list, unary, binary or
-    ternary."""
+    """A syntax node; `kind` is constant, name, member, call, list, unary, binary or ternary."""
 
     kind: str
     value: Any
@@ -171,8 +170,7 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def names(node: Node) -> list[str]:
-    """The dotted names in an expression: `tasks['a-b'].outputs.result` is
-    tasks.a-b.outputs.result."""
+    """The dotted names: `tasks['a-b'].outputs.result` gives tasks.a-b.outputs.result."""
     if dotted := _dotted(node):
         return [dotted]
     children = node.children[1:] if node.kind == "call" else node.children

@@ -189,8 +189,7 @@ def _inputs(template: Json, given: Mapping[str, str | None]) -> dict[str, str | 
 
 
 def _paths(template: Json) -> dict[str, str]:
-    """The paths of artifacts and output parameters (`outputs.parameters.X.path`) for a pod's
-    scope."""
+    """The variables with paths that a pod may use, such as `outputs.parameters.X.path`."""
     found = {}
     for holder in ("inputs", "outputs"):
         for artifact in artifacts_of(template.get(holder)):

@@ -183,8 +183,7 @@ class Dag:
         return found
 
     def branch(self, name: str) -> list[str]:
-        """The phases that a task contributes: its own, or those of the tasks before it if it did
-        not run."""
+        """The phases that a task contributes: its own, or those before it if it did not run."""
         node = self.nodes.get(name)
         if node is not None and node.phase in COMPLETED:
             return [node.phase]
@@ -240,8 +239,8 @@ def _expand(node: expressions.Node) -> expressions.Node:
 
 
 def _argument(value: str, scope: Json) -> str | None:
-    """The value of an argument; None, for the template's default, if it is just a missing
-    output."""
+    """The value of an argument; None if it is only a missing output: the template's default
+    holds."""
     tag = TAG.fullmatch(value)
     if tag and (name := tag[1].strip()) in scope and scope[name] is None:
         return None

@@ -174,8 +174,7 @@ def _names_of(path: str, names: list[str]) -> Iterator[str]:
 
 
 def pod_names_fit(document: Document) -> Iterator[str]:
-    """The longest generated pod name fits into a label; a CronWorkflow's name is within its
-    limit."""
+    """The longest pod name fits into a label, and a CronWorkflow's name into its own limit."""
     metadata = document.metadata
     name: str = metadata.get("name") or metadata.get("generateName", "")
     if document.kind == "CronWorkflow" and len(name) > CRON_NAME_LIMIT:

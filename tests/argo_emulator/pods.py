@@ -187,8 +187,7 @@ def environment_is_unambiguous(document: Document) -> Iterator[str]:
 
 
 def outputs_have_defaults(document: Document) -> Iterator[str]:
-    """A parameter from a file has a default, because the pod may be gone before Argo reads the
-    file."""
+    """A parameter from a file has a default: the pod may be gone before Argo reads the file."""
     for path, template in document.leaves():
         for parameter in parameters_of(template.get("outputs")):
             source = parameter.get("valueFrom", {})

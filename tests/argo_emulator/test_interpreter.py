@@ -186,8 +186,8 @@ RETRY = {"limit": "2", "expression": 'lastRetry.exitCode in ["75", "143"]'}
 
 
 def counting(codes: str) -> str:
-    """A script that exits with the next code at each attempt; a file outside the pods counts
-    them."""
+    """A script that exits with the next code at each attempt, which a file outside the pods
+    counts."""
     return f'echo x >> "$COUNT"; set -- {codes}; shift $(($(wc -l < "$COUNT") - 1)); exit $1'
 
 

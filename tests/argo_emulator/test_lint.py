@@ -42,8 +42,7 @@ def task(document: Json, dag: str, name: str) -> Json:
 
 
 def put(path: str, value: object) -> Change:
-    """A function that sets a path such as `spec.templates[plan].container.image`; None removes
-    it."""
+    """A change that sets a path such as `spec.templates[plan].container.image`; None removes it."""
 
     def change(document: Json) -> None:
         here: Any = document

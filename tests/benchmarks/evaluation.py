@@ -69,9 +69,12 @@ def measure() -> dict[str, Any]:
         for checkpoint_id in ids:
             click.echo(f"{checkpoint_id} with an engine of its own …", err=True)
             separate += timed(
-                runs["separate"], "--checkpoint", checkpoint_id, "--set",
+                runs["separate"],
+                "--checkpoint",
+                checkpoint_id,
+                "--set",
                 "evaluate.reuse_engine=false",
-            )  # fmt: skip
+            )
         equal = sum(texts(runs["reused"], i) == texts(runs["separate"], i) for i in ids)
     return {
         "checkpoints": len(ids),

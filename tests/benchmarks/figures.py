@@ -144,8 +144,10 @@ def main(demo: bool) -> None:
         text = path.read_text(encoding="utf-8")
         path.write_text(replaced(text, bodies), encoding="utf-8")
         if left := sorted(set(names(text)) - set(bodies)):
-            click.echo(f"{page}: left as they are, since `make bench` has not measured them: "
-                       f"{', '.join(left)}")  # fmt: skip
+            click.echo(
+                f"{page}: left as they are, since `make bench` has not measured them: "
+                f"{', '.join(left)}"
+            )
     click.echo(f"measured on {hardware()}")
 
 

@@ -96,8 +96,7 @@ def run_usual(folder: Path, alphas: list[float], first_only: bool) -> None:
     from safetensors.torch import load_file, save_file
 
     def load(role: str) -> dict[str, torch.Tensor]:
-        """Load a model into memory, as from_pretrained does; load_file alone would map the
-        files."""
+        """Load a model into memory like from_pretrained; load_file alone would map the files."""
         files = sorted((folder / role).glob("*.safetensors"))
         return {n: w.clone() for file in files for n, w in load_file(file).items()}
 
@@ -141,8 +140,16 @@ def measure(
 
     The memory is that of the process and its children, sampled ten times per second.
     """
-    command = [sys.executable, "-m", "tests.benchmarks.sweep", "--child", which, str(folder),
-               json.dumps(alphas), *(["--first-only"] if first_only else [])]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.sweep",
+        "--child",
+        which,
+        str(folder),
+        json.dumps(alphas),
+        *(["--first-only"] if first_only else []),
+    ]
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=output, stderr=errors, text=True)
         peak = 0
@@ -255,8 +262,11 @@ def measure_memory(root: Path, layers: int, usual_layers: int) -> dict[str, Any]
         click.echo(f"memory on {layers} layers …", err=True)
         make_pair(root / "all", layers)
         ours = measure("svdjobs", root / "all", (0.0,))
-        found |= {"layers": layers, "svdjobs_bytes_all": ours["peak_bytes"],
-                  "svdjobs_seconds_all": ours["seconds"]}  # fmt: skip
+        found |= {
+            "layers": layers,
+            "svdjobs_bytes_all": ours["peak_bytes"],
+            "svdjobs_seconds_all": ours["seconds"],
+        }
     return found
 
 
@@ -342,8 +352,14 @@ def main(
         rows = time_shapes(Path(folder))
         memory = measure_memory(Path(folder), layers, usual_layers)
     overall = summarise(rows)
-    document = {"machine": hardware(), "versions": versions(), "alphas": ALPHAS, "shapes": rows,
-                "overall": overall, "memory": memory}  # fmt: skip
+    document = {
+        "machine": hardware(),
+        "versions": versions(),
+        "alphas": ALPHAS,
+        "shapes": rows,
+        "overall": overall,
+        "memory": memory,
+    }
     click.echo(show(document))
     Path("runs").mkdir(exist_ok=True)
     Path("runs/bench.json").write_text(json.dumps(document, indent=2) + os.linesep)

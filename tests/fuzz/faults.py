@@ -75,13 +75,22 @@ class RandomTraffic(Traffic):
 def config_over(root: Path, store: str) -> SweepConfig:
     """The config of a sweep in which every stage writes a few files."""
     document: dict[str, Any] = {
-        "name": "faults", "before": str(root / "base"), "after": str(root / "rl2"),
-        "store": store, "alphas": [0, 1], "rotations": {"rl1": str(root / "rl1")},
+        "name": "faults",
+        "before": str(root / "base"),
+        "after": str(root / "rl2"),
+        "store": store,
+        "alphas": [0, 1],
+        "rotations": {"rl1": str(root / "rl1")},
         "decompose": {"parts": 2, "workers": 1},
         "blend": {"max_shard_bytes": 100_000, "svd_logs": False},
-        "evaluate": {"benchmarks": [{"name": "sums", "data": str(root / "problems.jsonl")}],
-                     "engine": "transformers", "max_tokens": 3, "n_samples": 2, "batch_size": 4},
-    }  # fmt: skip
+        "evaluate": {
+            "benchmarks": [{"name": "sums", "data": str(root / "problems.jsonl")}],
+            "engine": "transformers",
+            "max_tokens": 3,
+            "n_samples": 2,
+            "batch_size": 4,
+        },
+    }
     return parse_config(document, where="faults")
 
 
@@ -142,7 +151,7 @@ def race(root: Path, expected: dict[str, str], rng: random.Random, tally: Tally)
 def over_s3(
     root: Path, expected: dict[str, str], rng: random.Random, tally: Tally, proxy: Proxy
 ) -> str | None:
-    """Run one sweep over a store with faults, again if it ends with 75; return what is wrong, or
+    """Run a sweep over a store with faults, again after exit code 75; return what is wrong, or
     None."""
     config = config_over(root, f"s3://{BUCKET}/faults-{rng.getrandbits(48):012x}")
     traffic = proxy.traffic = RandomTraffic(rng)

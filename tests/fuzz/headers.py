@@ -240,12 +240,14 @@ def _index(case: Case) -> None:
         *weights.values(),
     ]
     name = rng.choice([*weights, *_NAMES])
-    rng.choice((
-        lambda: weights.update({name: rng.choice(files)}),
-        lambda: weights.pop(name, None),
-        lambda: weights.update({name: rng.choice(_NUMBERS)}),
-        lambda: case.index.update({"weight_map": rng.choice(_NUMBERS)}),
-    ))()  # fmt: skip
+    rng.choice(
+        (
+            lambda: weights.update({name: rng.choice(files)}),
+            lambda: weights.pop(name, None),
+            lambda: weights.update({name: rng.choice(_NUMBERS)}),
+            lambda: case.index.update({"weight_map": rng.choice(_NUMBERS)}),
+        )
+    )()
 
 
 def _config(case: Case) -> None:

@@ -25,8 +25,11 @@ def test_every_output_is_a_case_and_a_missing_one_a_failure() -> None:
 
 def test_the_verdict() -> None:
     assert verdict("x", WANTED, []) == {
-        "name": "x", "complete": True, "wanted": 3, "missing": [],
-    }  # fmt: skip
+        "name": "x",
+        "complete": True,
+        "wanted": 3,
+        "missing": [],
+    }
     assert verdict("x", WANTED, ["plan"])["complete"] is False
 
 

@@ -101,7 +101,7 @@ def test_csv_holds_what_the_summaries_say(run: Path) -> None:
 
 
 def test_results_have_the_fields_names(run: Path) -> None:
-    """Read results.json like a script that svdjobs did not write."""
+    """Read results.json as other evaluation scripts do."""
     document = json.loads((run / "grades" / "after" / "sums" / "results.json").read_text())
     for row in document["summary"]:
         assert isinstance(row["model"], str)
@@ -140,8 +140,9 @@ def test_a_report_says_what_answered_and_what_figures_show(run: Path) -> None:
 
 
 def test_alpha_one_answers_exactly_as_after(run: Path) -> None:
-    files = [run / "results" / name / "sums" / "completions.jsonl"
-             for name in ("after", "alpha-1.0000")]  # fmt: skip
+    files = [
+        run / "results" / name / "sums" / "completions.jsonl" for name in ("after", "alpha-1.0000")
+    ]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -155,11 +156,20 @@ def test_figures_are_the_same_bytes_every_time(run: Path) -> None:
 
 def summary(checkpoint: str, scores: list[float], **outcomes: int) -> Summary:
     return Summary(
-        checkpoint=checkpoint, benchmark="b", benchmark_sha256="", prompts_sha256="", engine="",
-        dtype="float32", n=2, problems=len(scores), avg_at_n=mean_interval(scores),
-        outcomes={o: outcomes.get(o.value, 0) for o in Outcome}, truncated=3,
-        completion_tokens_mean=1, problem_scores=scores,
-    )  # fmt: skip
+        checkpoint=checkpoint,
+        benchmark="b",
+        benchmark_sha256="",
+        prompts_sha256="",
+        engine="",
+        dtype="float32",
+        n=2,
+        problems=len(scores),
+        avg_at_n=mean_interval(scores),
+        outcomes={o: outcomes.get(o.value, 0) for o in Outcome},
+        truncated=3,
+        completion_tokens_mean=1,
+        problem_scores=scores,
+    )
 
 
 def content(**by_id: list[float]) -> Content:
@@ -199,8 +209,13 @@ def test_an_effect_that_the_likelihood_shows_is_not_denied() -> None:
             for i, own in enumerate(tokens)
         ]
 
-    sampled = shown.config.model_copy(update={"evaluate": EvaluateConfig.model_validate(
-        {"benchmarks": [{"name": "b", "data": "b.jsonl"}]})})  # fmt: skip
+    sampled = shown.config.model_copy(
+        update={
+            "evaluate": EvaluateConfig.model_validate(
+                {"benchmarks": [{"name": "b", "data": "b.jsonl"}]}
+            )
+        }
+    )
     for shift, seen in ((1e-2, True), (1e-6, False)):
         found = {"b": {"after": read(0), "alpha-0.0000": read(shift)}}
         line = sentences(replace(shown, config=sampled, likelihoods=found))[1]
@@ -208,12 +223,16 @@ def test_an_effect_that_the_likelihood_shows_is_not_denied() -> None:
 
 
 def test_an_answer_that_was_not_read_is_said_and_averaged_over_by_nobody() -> None:
-    """Only one of two completions has likelihoods under both checkpoints: the KL is over that
-    one."""
+    """The KL is over the one completion whose likelihood is known under both checkpoints."""
     same = [0.5, 1.0]
     shown = content(before=same, after=same)
-    sampled = shown.config.model_copy(update={"evaluate": EvaluateConfig.model_validate(
-        {"benchmarks": [{"name": "b", "data": "b.jsonl"}]})})  # fmt: skip
+    sampled = shown.config.model_copy(
+        update={
+            "evaluate": EvaluateConfig.model_validate(
+                {"benchmarks": [{"name": "b", "data": "b.jsonl"}]}
+            )
+        }
+    )
     first, second = ([-1.0, -2.0], [-1.5, -2.5]), ([-3.0, -1.0], [-3.0, -1.0])
 
     def rows(*tokens: list[float]) -> list[Likelihood]:
@@ -250,9 +269,12 @@ def test_plain_table_is_aligned() -> None:
 
 def test_no_evaluation_no_rotations(tmp_path: Path, chain: dict[str, Path]) -> None:
     document = {
-        "name": "bare", "before": str(chain["base"]), "after": str(chain["rl2"]), "alphas": [0],
+        "name": "bare",
+        "before": str(chain["base"]),
+        "after": str(chain["rl2"]),
+        "alphas": [0],
         "store": str(tmp_path / "run"),
-    }  # fmt: skip
+    }
     local.sweep(parse_config(document, where="test"))
     page = (tmp_path / "run" / "report" / "report.html").read_text()
     assert "No evaluation was asked for" in page
@@ -269,15 +291,26 @@ def page(run: Path) -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic",
-                  "--disable-background-networking", "--disable-component-update"],
-        )  # fmt: skip
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--disable-background-networking",
+                "--disable-component-update",
+            ],
+        )
         opened: Any = browser.new_page(viewport={"width": 1100, "height": 900})
         opened.problems = []
         opened.on("console", lambda message: opened.problems.append(message.text))
         opened.on("pageerror", lambda error: opened.problems.append(str(error)))
-        opened.on("request", lambda request: opened.problems.append(request.url)
-                  if not request.url.startswith(("file:", "data:")) else None)  # fmt: skip
+        opened.on(
+            "request",
+            lambda request: (
+                opened.problems.append(request.url)
+                if not request.url.startswith(("file:", "data:"))
+                else None
+            ),
+        )
         opened.goto((run / "report" / "report.html").as_uri())
         yield opened
         browser.close()
@@ -304,9 +337,13 @@ def test_sharded_checkpoints_are_reported_whole(tmp_path: Path) -> None:
     """The blend records of several weight files are in one table."""
     before, after = (make_checkpoint(tmp_path / name, updates=i) for i, name in enumerate("ab"))
     document = {
-        "name": "shards", "before": str(before), "after": str(after), "alphas": [0],
-        "store": str(tmp_path / "run"), "blend": {"max_shard_bytes": 60_000},
-    }  # fmt: skip
+        "name": "shards",
+        "before": str(before),
+        "after": str(after),
+        "alphas": [0],
+        "store": str(tmp_path / "run"),
+        "blend": {"max_shard_bytes": 60_000},
+    }
     config = parse_config(document, where="test")
     local.sweep(config)
     store = LocalStore(tmp_path / "run")
@@ -322,9 +359,12 @@ def test_a_damaged_manifest_is_missing_and_the_rest_reported(
 ) -> None:
     """On a cluster one damaged alpha must not prevent the report on the others."""
     document = {
-        "name": "bare", "before": str(chain["base"]), "after": str(chain["rl2"]),
-        "alphas": [0, 0.5], "store": str(tmp_path / "run"),
-    }  # fmt: skip
+        "name": "bare",
+        "before": str(chain["base"]),
+        "after": str(chain["rl2"]),
+        "alphas": [0, 0.5],
+        "store": str(tmp_path / "run"),
+    }
     config = parse_config(document, where="test")
     local.sweep(config)
     store = LocalStore(tmp_path / "run")

@@ -68,8 +68,7 @@ def test_equal_differences(value: float, problems: int, bound: float, expected: 
 
 
 def test_no_change_on_so_many_problems_is_the_rule_of_three() -> None:
-    """The margin equals Clopper and Pearson's bound on the fraction of changes after none was
-    seen."""
+    """The margin equals Clopper and Pearson's bound on a fraction of which no case was seen."""
     for problems in (1, 10, 200, 367, 5000):
         bound = stats.binomtest(0, problems).proportion_ci(CONFIDENCE).high
         assert passing_margin([0.0] * problems) == pytest.approx(bound, rel=1e-9)
@@ -94,8 +93,7 @@ def test_few_changes_are_bounded_by_the_share_that_lost() -> None:
 
 
 def test_rare_losses_of_whole_problems_pass_at_the_level_at_most() -> None:
-    """With 2 % of all problems lost, the t interval alone would pass more than 8 % of the
-    samples."""
+    """With 2 % of all problems lost, the t interval alone would pass over 8 % of the samples."""
     margin, problems = 0.02, 200
     passed = alone = 0.0
     for losers in range(40):

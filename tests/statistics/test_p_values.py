@@ -74,8 +74,7 @@ def test_mcnemar_of_many_problems() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_holm_against_statsmodels(seed: int) -> None:
-    """There are few cases because statsmodels is slow: it collects garbage at each call. Rounding
-    makes ties."""
+    """Rounding makes ties. The cases are few, because statsmodels collects garbage at each call."""
     rng = np.random.default_rng(seed)
     p_values = dict(enumerate((rng.random(3 * seed + 1) ** 3).round(2).tolist()))
     found = holm(p_values)

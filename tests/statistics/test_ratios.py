@@ -58,10 +58,15 @@ def test_mean_per_token_edges() -> None:
 def blended(**cast: float) -> BlendRecord:
     made = CastRecord(**{"projection": 0, "signal": 0, "error": 0, "change": 0, **cast})
     return BlendRecord(
-        name="x", shape=(1, 1), guarded=0, signal_norm=1, weight_norm=1,
+        name="x",
+        shape=(1, 1),
+        guarded=0,
+        signal_norm=1,
+        weight_norm=1,
         casts=dict.fromkeys(("float32", "bfloat16", "float16"), made),
-        spectrum_error=None, log_file="",
-    )  # fmt: skip
+        spectrum_error=None,
+        log_file="",
+    )
 
 
 def test_realised_total_weighs_tensors_by_signal() -> None:

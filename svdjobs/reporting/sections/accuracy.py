@@ -88,8 +88,8 @@ def _verdict(change: Comparison, elsewhere: str) -> str:
 
 
 def _likelihood_effect(content: Content, benchmark: str) -> str:
-    """A sentence if the likelihood of after's completions differs between after and alpha = 0; else
-    an empty text."""
+    """A sentence if the likelihood of after's completions shows a difference between after and
+    alpha = 0; else an empty text."""
     if content.config.bases_of != "after":
         return ""
     kl = likelihood.divergences(content, benchmark).get(alpha_id(0.0))
@@ -133,8 +133,7 @@ def adjusted_p(content: Content) -> dict[tuple[str, str], float]:
 def accuracy_table(
     content: Content, benchmark: str, adjusted: Mapping[tuple[str, str], float] | None = None
 ) -> Table:
-    """avg@n of every checkpoint, its interval, and its paired difference from the unblended
-    checkpoint.
+    """avg@n of every checkpoint, and its paired difference from the unblended checkpoint.
 
     `adjusted` holds the p-values of all benchmarks (`adjusted_p`); None: compute them.
     """
@@ -227,8 +226,7 @@ def estimates_table(content: Content, benchmark: str) -> Table:
 
 
 def _figure(content: Content) -> Figure:
-    """Accuracy against alpha with intervals: a panel per benchmark, with before and after as
-    lines."""
+    """Accuracy against alpha: a panel per benchmark, with before and after as lines."""
     count = len(content.summaries)
     figure, grid = drawing.new(count, width=max(6.5, 5.2 * count), height=4.2)
     for axes, (benchmark, by_id) in zip(grid[0], content.summaries.items(), strict=True):
