@@ -91,7 +91,7 @@ class BenchmarkConfig(Settings):
     answer_field: str = "answer"
     """Field that holds the reference answer (the gold)."""
     limit: int | None = Field(default=None, ge=1)
-    """Use only this many problems, from the first on. null: use all."""
+    """Number of problems to use, counted from the first one. null: all."""
 
     @model_validator(mode="before")
     @classmethod

@@ -206,7 +206,7 @@ def test_before_can_be_asked_with_a_tokenizer_of_its_own(
 def test_a_gate_does_not_compare_answers_to_other_token_ids(
     make_config: MakeConfig, benchmark_file: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="asks before other token ids"):
+    with pytest.raises(ConfigError, match="gives before other token ids"):
         make_config(evaluate=asked(benchmark_file, tokenizer_of_before="own"), gate={})
 
 
