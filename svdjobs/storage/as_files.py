@@ -1,7 +1,7 @@
-"""Objects of a store as files on this disk, for libraries that take paths only; all of it checked.
+"""Download the objects of a store to files on this disk, for libraries that take only paths.
 
-What a manifest lists must have the sha256 it lists. Of other objects only the version can be looked
-at: it must be the same after the download as before it.
+The sha256 of a downloaded object must be the one that its manifest lists. For an object without a
+manifest, only the version can be checked: it must be the same before and after the download.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from svdjobs.storage.paths import joined
 from svdjobs.storage.store import Hashing, Readable
 
 PIECE_BYTES = 8 << 20
-# Pieces read ahead of the one being used; the bound on memory.
+# Pieces to read ahead of the one in use; this bounds memory.
 AHEAD = 8
-# Left free on the disk: other files of the same pod need some.
+# Space to leave free on the disk for the other files of a pod.
 _MARGIN_BYTES = 64 << 20
 
 
 @contextmanager
 def local_folder(store: Readable, names: Sequence[str], *, below: str = "") -> Iterator[Path]:
-    """A folder that holds the objects `names` below a prefix, while the block runs.
+    """Provide a folder that holds the objects `names` below a prefix, while the block runs.
 
-    Of a store that is a folder, that very folder; of another, a new one in `tempfile.gettempdir()`,
-    into which they are downloaded by several threads in bounded memory.
+    For a store in a folder, this is that folder, and its files are not checked. For another store,
+    threads download the objects, in bounded memory, into a new folder in `tempfile.gettempdir()`.
 
     Raises:
-        MissingKeyError: one is not there.
-        StorageError: too little disk (before anything is downloaded), or bytes that differ from
-            the manifest's.
-        UnavailableError: an object was replaced meanwhile.
+        MissingKeyError: an object does not exist.
+        StorageError: the disk has too little space (checked before any download), or an object
+            differs from its record in the manifest.
+        UnavailableError: an object was replaced during the download.
     """
     if isinstance(store, LocalStore):
         yield store.path(below)
@@ -58,8 +58,10 @@ def local_folder(store: Readable, names: Sequence[str], *, below: str = "") -> I
 
 
 def listed(store: Readable, below: str = "") -> dict[str, FileRecord]:
-    """What the manifest of a prefix lists, by name; empty where there is none, as of a checkpoint
-    that svdjobs did not write."""
+    """Return the records in the manifest of a prefix, by name.
+
+    Empty if there is no manifest of svdjobs: a checkpoint from elsewhere has none.
+    """
     document = try_read_json(store, f"{below}/manifest.json" if below else "manifest.json")
     try:
         manifest = Manifest.read(document)
@@ -69,11 +71,11 @@ def listed(store: Readable, below: str = "") -> dict[str, FileRecord]:
 
 
 def read_checked(store: Readable, key: str, record: FileRecord) -> bytearray:
-    """A whole object, with the size and sha256 of its record.
+    """Read a whole object, and compare its size and sha256 with its record.
 
     Raises:
-        MissingKeyError: it is not there.
-        DamagedError: it has others.
+        MissingKeyError: the object does not exist.
+        DamagedError: its size or sha256 differs.
     """
     data = store.read(key)
     hashing = Hashing()
@@ -83,7 +85,7 @@ def read_checked(store: Readable, key: str, record: FileRecord) -> bytearray:
 
 
 def pieces(store: Readable, key: str) -> Iterator[bytearray]:
-    """An object from its first byte to its last, some pieces of it read ahead."""
+    """Yield an object in pieces, from its first byte to its last, and read some pieces ahead."""
     length = store.size(key)
 
     def read(start: int) -> bytearray:
@@ -125,22 +127,22 @@ def _compare(store: Readable, key: str, found: FileRecord, expected: FileRecord)
     if (found.bytes, found.sha256) != (expected.bytes, expected.sha256):
         raise DamagedError(
             f"{store.url}/{key} is not what its manifest lists: its sha256 is {found.sha256} "
-            f"({found.bytes:,} bytes), listed is {expected.sha256} ({expected.bytes:,} bytes). It "
+            f"({found.bytes:,} bytes), expected {expected.sha256} ({expected.bytes:,} bytes). It "
             f"was damaged or replaced after it was written. Run its stage again with --force; for "
-            f"grades and summaries `svdjobs grade` is enough, which draws nothing."
+            f"grades and summaries `svdjobs grade` is enough, which generates no completions."
         )
 
 
 def require_room(store: Readable, folder: Path, needed: int) -> None:
-    """Make sure that a temporary folder can take so many bytes of a store.
+    """Check that the disk of a temporary folder has room for `needed` bytes of a store.
 
     Raises:
-        StorageError: it cannot.
+        StorageError: it has not.
     """
     free = shutil.disk_usage(folder).free
     if needed + _MARGIN_BYTES > free:
         raise StorageError(
-            f"{store.url}: {size(needed)} are needed as files on this disk, {folder.parent} has "
+            f"{store.url}: its files need {size(needed)} on this disk, but {folder.parent} has "
             f"{size(free)} free. Set TMPDIR (now {os.environ.get('TMPDIR', 'unset')}) to a larger "
             f"disk, or give the pod a larger scratch volume."
         )

@@ -1,4 +1,4 @@
-"""A real S3 server on this machine (SeaweedFS), for tests and for trying S3 on a laptop."""
+"""Run a real S3 server (SeaweedFS) on this machine, for tests and to try S3 on a laptop."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from svdjobs.storage import dev_server_keys
 
 BUCKET = "svdjobs"
 START_SECONDS = 60
-# It takes 15 s to say goodbye to itself; what it acknowledged lies in its files long before.
+# SeaweedFS takes 15 s to shut down. Killing it is safe: acknowledged data are in its files by then.
 _STOP_SECONDS = 2
 _LOG = "server.log"
 
 
 class S3Server(NamedTuple):
-    """A running server and the way in."""
+    """A running server: its endpoint, keys and process."""
 
     endpoint: str
     access_key: str
@@ -37,7 +37,7 @@ class S3Server(NamedTuple):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that lead any S3 client to it."""
+        """The environment variables that point any S3 client at the server."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -56,14 +56,14 @@ def serving(
     secret_key: str = "",
     bucket: str = BUCKET,
 ) -> Iterator[S3Server]:
-    """A server that keeps its data in `folder`, with a bucket, while the block runs.
+    """Run a server with one bucket while the block runs. Its data are in `folder`.
 
-    Port 0 takes a free one; keys that are not given are made up. Only S3 listens on `address`, if
-    that is another than loopback; the other ports let in nobody but the server itself.
+    Port 0 chooses a free port; keys that are not given are generated. Only the S3 port listens on
+    `address`. The other ports listen on loopback and accept connections of the server itself only.
 
     Raises:
-        ConfigError: the server is not installed.
-        StorageError: it did not come up.
+        ConfigError: the server or openssl is not installed.
+        StorageError: the port is taken, or the server did not start.
     """
     weed = _binary()
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,13 +75,17 @@ def serving(
     *ports, free = _free_ports(8)
     s3_port = port or free
     _require_free(address, s3_port)
-    _remove_sockets(*ports, s3_port)  # of killed servers that had these ports
+    _remove_sockets(*ports, s3_port)  # left by killed servers
     with (folder / _LOG).open("wb") as log:
         process = subprocess.Popen(
             [weed, "-logtostderr", *_arguments(folder, identities, ports, address, s3_port)],
-            stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env={**os.environ, **keys}, umask=0o077, preexec_fn=partial(die_with, os.getpid()),
-        )  # fmt: skip
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **keys},
+            umask=0o077,
+            preexec_fn=partial(die_with, os.getpid()),
+        )
     host = "127.0.0.1" if address == "0.0.0.0" else address
     server = S3Server(f"http://{host}:{s3_port}", access, secret, process)
     try:
@@ -115,8 +119,10 @@ def _identities(access_key: str, secret_key: str) -> str:
 def _arguments(
     folder: Path, identities: Path, ports: list[int], address: str, s3_port: int
 ) -> list[str]:
-    """One process with all of SeaweedFS' servers; each names its gRPC port, which would otherwise
-    be its own plus 10,000."""
+    """The arguments of one process that runs all of SeaweedFS' servers.
+
+    Each server gets a gRPC port in place of the default, its HTTP port plus 10,000.
+    """
     data = folder / "data"
     data.mkdir(mode=0o700, exist_ok=True)
     names = (
@@ -124,13 +130,24 @@ def _arguments(
         "filer.port", "filer.port.grpc", "s3.port.grpc",
     )  # fmt: skip
     return [
-        "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", "-filer", "-s3",
-        f"-s3.port={s3_port}", f"-s3.ip.bind={address}", f"-s3.config={identities}",
-        "-volume.preStopSeconds=0", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        "server",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-dir={data}",
+        "-filer",
+        "-s3",
+        f"-s3.port={s3_port}",
+        f"-s3.ip.bind={address}",
+        f"-s3.config={identities}",
+        "-volume.preStopSeconds=0",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
         "-s3.autoCreateBucket=false",
-        "-volume.max=200", "-master.volumeSizeLimitMB=1024", "-master.telemetry=false",
+        "-volume.max=200",
+        "-master.volumeSizeLimitMB=1024",
+        "-master.telemetry=false",
         *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
-    ]  # fmt: skip
+    ]
 
 
 def _free_ports(count: int) -> list[int]:
@@ -149,27 +166,34 @@ def _require_free(address: str, port: int) -> None:
         except OSError as error:
             raise StorageError(
                 f"cannot listen on {address}:{port}: {error.strerror}. Give another --port or "
-                f"--address; port 0 takes a free one."
+                f"--address; port 0 chooses a free one."
             ) from None
 
 
 def _wait(process: subprocess.Popen[bytes], server: S3Server, bucket: str, log: Path) -> None:
-    """Until S3 answers and has the bucket."""
+    """Wait until S3 answers and has the bucket."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
     client = boto3.session.Session().client(
-        "s3", endpoint_url=server.endpoint, aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key, region_name="us-east-1",
-        config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1},
-                      connect_timeout=2, read_timeout=10),
-    )  # fmt: skip
+        "s3",
+        endpoint_url=server.endpoint,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name="us-east-1",
+        config=Config(
+            s3={"addressing_style": "path"},
+            retries={"total_max_attempts": 1},
+            connect_timeout=2,
+            read_timeout=10,
+        ),
+    )
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:
-            held = {item["Name"] for item in client.list_buckets()["Buckets"]}
-            if bucket not in held:
+            buckets = {item["Name"] for item in client.list_buckets()["Buckets"]}
+            if bucket not in buckets:
                 client.create_bucket(Bucket=bucket)
             # The volumes come up after the gateway: only a write proves that it is ready.
             client.put_object(Bucket=bucket, Key=".ready", Body=b"x")
@@ -178,15 +202,15 @@ def _wait(process: subprocess.Popen[bytes], server: S3Server, bucket: str, log: 
             return
         except (BotoCoreError, ClientError):
             time.sleep(0.1)
-    words = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
+    end_of_log = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
     raise StorageError(
-        f"the S3 server at {server.endpoint} did not come up (exit status {process.poll()}). Its "
-        f"last words, from {log}: {words}"
+        f"the S3 server at {server.endpoint} did not start (exit status {process.poll()}). The "
+        f"end of {log}: {end_of_log}"
     )
 
 
 def _remove_sockets(*ports: int) -> None:
-    """Sockets that a server leaves in /tmp, wherever its data lie."""
+    """Remove the sockets that a server leaves in /tmp, whatever its data folder."""
     for port in ports:
         for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
             left.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""The key that the S3 server's own ports ask for: only the server itself has it.
+"""Make the key that protects the internal ports of the S3 server.
 
-SeaweedFS is four servers (master, volume, filer, S3) that talk over HTTP and gRPC. Without this
-each of them lets in whoever reaches its port: the filer hands out, takes and deletes every object.
-With it all of them speak TLS and ask who connects for the server's own certificate
-(https://github.com/seaweedfs/seaweedfs/wiki/Security-Configuration). S3 asks for its access key.
+SeaweedFS is four servers (master, volume, filer, S3) that talk over HTTP and gRPC. By default each
+accepts any client that reaches its port: the filer reads, writes and deletes every object for it.
+With this key they use TLS and accept only clients that have the server's own certificate
+(https://github.com/seaweedfs/seaweedfs/wiki/Security-Configuration). S3 requires its access key.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ _HTTPS = ("MASTER", "VOLUME", "FILER", "CLIENT")
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Make a key and its certificate in a folder, which only this user can read then; returns the
-    variables by which `weed` takes them, for every port and for what connects to it.
+    """Make a key and its certificate in a folder that only this user can read.
+
+    Return the environment variables that make `weed` use them on every port and as a client.
 
     Raises:
-        ConfigError: there is no openssl.
-        StorageError: it makes no key.
+        ConfigError: openssl is not installed.
+        StorageError: openssl failed.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
@@ -54,21 +55,37 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def _make(folder: Path, certificate: Path, key: Path) -> None:
-    """A fresh key, and a certificate that vouches for itself alone."""
+    """Make a new key and its self-signed certificate."""
     program = shutil.which("openssl")
     if program is None:
         raise ConfigError(
-            "the S3 server's own ports need a key, and the program openssl, which makes it, is not "
-            "installed. Install your system's package openssl."
+            "the program openssl is not installed; it makes the key that protects the internal "
+            "ports of the S3 server. Install your system's package openssl."
         )
     settings = folder / "openssl.cnf"
     settings.write_text(_SETTINGS)
     done = subprocess.run(
-        [program, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", _DAYS,
-         "-config", str(settings), "-keyout", str(key), "-out", str(certificate)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            program,
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            _DAYS,
+            "-config",
+            str(settings),
+            "-keyout",
+            str(key),
+            "-out",
+            str(certificate),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         words = " | ".join(done.stderr.splitlines()[-2:])
-        raise StorageError(f"{program} made no key for the S3 server in {folder}: {words}")
+        raise StorageError(f"{program} could not make a key for the S3 server in {folder}: {words}")
     key.chmod(0o600)

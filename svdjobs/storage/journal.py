@@ -1,7 +1,8 @@
-"""A journal over objects that cannot be appended to: lines gathered, sent as numbered objects.
+"""A journal for stores whose objects cannot be appended to.
 
-Below the journal's key each writer has its own names, so any number of them may write at once. They
-begin with the time, so that lines are read back in about the order they were written in.
+A writer collects lines and sends them as numbered objects below the journal's key. Each writer's
+objects have names of their own, so several writers can write at once. The names begin with the
+time, so lines are read back in roughly the order in which they were written.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from svdjobs.storage.objects import write_bytes
 from svdjobs.storage.store import Store
 
 FLUSH_SECONDS = 5.0
-# After so long without the store, going on would only add to what a kill loses.
+# After so long without the store, `append` fails: a kill would lose every line since then.
 PATIENCE_SECONDS = 300.0
 _PART = re.compile(r"lines-[0-9a-f]{24}-[0-9]{6}")
-# What a journal's key ends in, so that deleting anything else need not look for parts.
+# Every journal's key ends in this; deleting another key need not look for a journal's objects.
 SUFFIX = ".journal"
 
 
 def parts(store: Store, key: str) -> list[str]:
-    """Keys of the objects that hold a journal's lines, in order."""
+    """Return the keys of the objects that hold a journal's lines, in order."""
     return [found for found in store.keys(key) if _PART.fullmatch(found.rpartition("/")[2])]
 
 
@@ -35,8 +36,7 @@ def parts(store: Store, key: str) -> list[str]:
 def appending(
     store: Store, key: str, flush_seconds: float = FLUSH_SECONDS
 ) -> Iterator[GatheringJournal]:
-    """A journal, sent every few seconds while the block runs and once more at its end, however it
-    ends."""
+    """Open a journal. Send its lines every few seconds, and when the block ends or fails."""
     journal = GatheringJournal(store, key)
     ended = threading.Event()
 
@@ -55,7 +55,7 @@ def appending(
 
 
 class GatheringJournal:
-    """Lines of one writer, kept here until they are sent."""
+    """The journal of one writer. Its lines stay in memory until they are sent."""
 
     def __init__(self, store: Store, key: str) -> None:
         self._store = store
@@ -75,15 +75,15 @@ class GatheringJournal:
             return self._store.read(part)
         except MissingKeyError as error:
             raise UnavailableError(
-                f"{error} It was listed a moment ago: another process has finished this work, or "
-                f"began it anew. Run the same command again."
+                f"{error} It was listed a moment ago: another process has finished the same work, "
+                f"or started it again. Run the same command again."
             ) from None
 
     def append(self, line: str) -> None:
         """Add a line.
 
         Raises:
-            UnavailableError: nothing could be sent for minutes.
+            UnavailableError: the store has accepted no lines for minutes.
             StorageError: the store refuses, e.g. because credentials have expired.
         """
         with self._lock:
@@ -93,12 +93,13 @@ class GatheringJournal:
             raise self._refused
         if since is not None and time.monotonic() - since > PATIENCE_SECONDS:
             raise UnavailableError(
-                f"{self._store.url}: has not taken {waiting} lines for {PATIENCE_SECONDS:.0f} s. "
-                f"Run the same command again when the store is well: what it took is kept."
+                f"{self._store.url}: the store has not accepted {waiting} lines for "
+                f"{PATIENCE_SECONDS:.0f} s. Run the same command again when the store works: the "
+                f"lines that it accepted are kept."
             )
 
     def send(self) -> None:
-        """Send what was appended since the last time, as one object."""
+        """Send the lines that were appended since the last send, as one object."""
         with self._sending:
             with self._lock:
                 lines = list(self._unsent)
@@ -112,11 +113,11 @@ class GatheringJournal:
                 self._failed_since = None
 
     def try_send(self) -> None:
-        """Send, or leave it to the next time."""
+        """Send the lines; if that fails, keep them for the next attempt."""
         try:
             self.send()
         except UnavailableError:
             with self._lock:
                 self._failed_since = self._failed_since or time.monotonic()
-        except Exception as error:  # what is drawn from now on would be lost, so `append` says it
+        except Exception as error:  # later lines would be lost: `append` raises it
             self._refused = error

@@ -1,4 +1,4 @@
-"""A store in a folder: write to a hidden temporary file, sync, rename."""
+"""A store in a folder. Objects are written to a hidden temporary file, synced and renamed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from svdjobs.storage.paths import joined, writable
 from svdjobs.storage.store import Hashing
 
 PARTIAL = ".partial"
-# huggingface_hub, "Understand caching": snapshots/<commit>/<name> links to blobs/<etag>, which is a
-# sha256 or a git object's sha1.
+# huggingface_hub, "Understand caching": snapshots/<commit>/<name> links to blobs/<etag>. The etag
+# is a sha256 or the sha1 of a git object.
 _BLOBS = "blobs"
 BLOB_VERSION = "blob:"
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -35,30 +35,30 @@ class LocalStore:
 
     @property
     def url(self) -> str:
-        """The folder."""
+        """The path of the folder."""
         return str(self.root)
 
     def path(self, key: str) -> Path:
-        """Path of a key.
+        """The path of a key.
 
         Raises:
-            DamagedError: it is none.
+            DamagedError: the key is not a valid one.
         """
         return joined(self.root, key)
 
     def size(self, key: str) -> int:
-        """Bytes of an object."""
+        """The size of an object in bytes."""
         return _status(self.path(key)).st_size
 
     def version(self, key: str) -> str:
-        """What the file system knows of a file: size, times of its content and of its inode, inode;
-        of one in a hub cache, `blob:` and its blob's name.
+        """A string that changes with the file: its size, modification time, change time and inode.
+        For a file in a hub cache: `blob:`, the name of its blob and its size.
 
-        `cp -p`, `rsync -t` and reproducible images give other bytes the same size and modification
-        time, but not the same change time.
+        The change time is needed: `cp -p`, `rsync -t` and reproducible images can give other
+        content the same size and modification time.
 
-        A hub cache names what it downloads by content and links to it, so equal files have one
-        version wherever they were downloaded, and other files never have it.
+        A hub cache names a blob by its content. So equal files have the same version wherever they
+        were downloaded, and different files have different versions.
         """
         path, status = self.path(key), _status(self.path(key))
         real = path.resolve()
@@ -67,7 +67,7 @@ class LocalStore:
         return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
-        """The bytes [start, end) of an object, in memory that may be written to."""
+        """The bytes [start, end) of an object, in a buffer that the caller may change."""
         try:
             with self.path(key).open("rb", buffering=0) as file:
                 return _read_exactly(file, start, end, self.path(key))
@@ -79,7 +79,7 @@ class LocalStore:
             raise from_os_error(error, doing=f"reading {self.path(key)}") from None
 
     def exists(self, key: str) -> bool:
-        """Whether an object is there."""
+        """Whether an object exists."""
         try:
             return stat.S_ISREG(_status(self.path(key)).st_mode)
         except MissingKeyError:
@@ -90,8 +90,10 @@ class LocalStore:
         return sorted(self.sizes(prefix))
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Bytes of every file below a prefix, by key; half-written files do not count, nor what
-        vanishes meanwhile."""
+        """The size in bytes of every file below a prefix, by key.
+
+        Half-written files are left out, and files that vanish during the listing.
+        """
         found: dict[str, int] = {}
         for folder, _, names in os.walk(self.path(prefix), onerror=_unlisted):
             for path in (Path(folder, name) for name in names if not name.endswith(PARTIAL)):
@@ -123,8 +125,10 @@ class LocalStore:
             raise
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Write a file unless there is one: a link to a whole file, which fails if the name is
-        taken."""
+        """Write a file unless it exists. Return whether it was written.
+
+        The finished temporary file is hard-linked to its name, which fails if the name is taken.
+        """
         path = writable(self.root, key)
         unique = f"{uuid.uuid4().hex}.{os.getpid()}"
         partial = path.with_name(f".{path.name}.{unique}{PARTIAL}")
@@ -148,10 +152,10 @@ class LocalStore:
 
     @contextmanager
     def journal(self, key: str) -> Iterator[LocalJournal]:
-        """Open an object to append lines to; a line torn by a kill is cut off.
+        """Open a file to append lines to. An incomplete last line, left by a kill, is cut off.
 
         Raises:
-            StorageError: another process has it open.
+            BusyError: another process has it open.
         """
         path = writable(self.root, key)
         try:
@@ -169,7 +173,7 @@ class LocalStore:
             raise from_os_error(error, doing=f"writing {path}") from None
 
     def delete(self, key: str) -> None:
-        """Remove an object; fine if there is none."""
+        """Remove an object if it exists."""
         path = writable(self.root, key)
         try:
             path.unlink(missing_ok=True)
@@ -179,7 +183,7 @@ class LocalStore:
             raise from_os_error(error, doing=f"deleting {path}") from None
 
     def free_bytes(self) -> int | None:
-        """Space left on the folder's disk."""
+        """Free space on the folder's disk, in bytes."""
         existing = next(
             p for p in (self.root.absolute(), *self.root.absolute().parents) if p.exists()
         )
@@ -187,7 +191,7 @@ class LocalStore:
 
 
 def _status(path: Path) -> os.stat_result:
-    """What the file system knows of a file, or of the one that it links to."""
+    """The status of a file; for a link, that of its target."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -201,13 +205,13 @@ def _missing(path: Path) -> MissingKeyError:
 
 
 def _unlisted(error: OSError) -> None:
-    """A folder that cannot be listed is not an empty one, unless it is gone."""
+    """Raise if a folder cannot be listed, unless it does not exist: it may not be empty."""
     if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
         raise from_os_error(error, doing=f"listing {error.filename}") from None
 
 
 class LocalSink:
-    """An open temporary file that hashes what it is given."""
+    """An open temporary file that hashes the bytes written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -221,12 +225,12 @@ class LocalSink:
             rest = rest[self._file.write(rest) :]
 
     def record(self, key: str) -> FileRecord:
-        """Size and sha256 so far."""
+        """Size and sha256 of the bytes written so far."""
         return self._hashing.record(key)
 
 
 class LocalJournal:
-    """A file open for appending. Unbuffered: what is written survives the process."""
+    """A file open for appending. It is unbuffered, so written lines survive the process."""
 
     def __init__(self, file: BinaryIO, lines: list[str]) -> None:
         self._file = file
@@ -240,8 +244,10 @@ class LocalJournal:
 
 
 def _appear(partial: Path, path: Path) -> None:
-    """Give a whole file its name, unless that is taken: by a link, or where the file system knows
-    no links by looking first."""
+    """Give a finished file its name; raise FileExistsError if the name is taken.
+
+    A hard link does both in one step. A file system without links gets a look and then a rename.
+    """
     try:
         path.hardlink_to(partial)
     except FileExistsError:
@@ -255,13 +261,13 @@ def _appear(partial: Path, path: Path) -> None:
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
-    """Be the only writer; the kernel lets go when the process ends, however it ends."""
+    """Lock a file for one writer. The kernel unlocks it when the process ends, however it ends."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BusyError(
-            f"{path} is being written by another process: this work is already going on. Wait for "
-            f"it, or stop it and run again."
+            f"{path} is being written by another process: the same work is already running. Wait "
+            f"for it to end, or stop it, and run the same command again."
         ) from None
 
 
@@ -274,14 +280,15 @@ def _read_exactly(file: BinaryIO, start: int, end: int | None, path: Path) -> by
         count = file.readinto(view)  # type: ignore[attr-defined]
         if not count:
             raise DamagedError(
-                f"{path}: ends {len(view)} bytes before byte {stop} that was asked for."
+                f"{path} is too short: it ends {len(view):,} bytes before byte {stop:,}, the end "
+                f"of the requested range."
             )
         view = view[count:]
     return buffer
 
 
 def _remove_orphans(path: Path) -> None:
-    """Remove what a killed process left half-written under this name."""
+    """Remove the half-written files that killed processes left for this name."""
     for orphan in path.parent.glob(f".{path.name}.*{PARTIAL}"):
         pid = orphan.name.removesuffix(PARTIAL).rpartition(".")[2]
         if not Path(f"/proc/{pid}").exists():

@@ -1,4 +1,4 @@
-"""A store in memory, for tests and for work that leaves nothing behind."""
+"""A store in memory, for tests."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class MemoryStore:
 
     @property
     def url(self) -> str:
-        """Its name, for people; `open_store` cannot find it."""
+        """A name for messages; `open_store` cannot open it."""
         return f"memory://{self._name}"
 
     def size(self, key: str) -> int:
-        """Bytes of an object."""
+        """The size of an object in bytes."""
         return len(self._object(key)[0])
 
     def version(self, key: str) -> str:
-        """Number of the write that made it."""
+        """The number of the write that made the object."""
         return str(self._object(key)[1])
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
@@ -41,12 +41,13 @@ class MemoryStore:
         if stop > len(data):
             missing = stop - len(data)
             raise DamagedError(
-                f"{self.url}/{key}: ends {missing} bytes before byte {stop} that was asked for."
+                f"{self.url}/{key} is too short: it ends {missing:,} bytes before byte {stop:,}, "
+                f"the end of the requested range."
             )
         return bytearray(data[start:stop])
 
     def exists(self, key: str) -> bool:
-        """Whether an object is there."""
+        """Whether an object exists."""
         return key in self._objects
 
     def keys(self, prefix: str) -> list[str]:
@@ -54,7 +55,7 @@ class MemoryStore:
         return sorted(self.sizes(prefix))
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Bytes of every object below a prefix, by key."""
+        """The size in bytes of every object below a prefix, by key."""
         below = f"{prefix.rstrip('/')}/" if prefix else ""
         with self._lock:
             found = {key: data for key, (data, _) in self._objects.items()}
@@ -68,7 +69,7 @@ class MemoryStore:
         self._put(key, bytes(sink.data))
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Write an object unless there is one."""
+        """Write an object unless it exists. Return whether it was written."""
         with self._lock:
             if key in self._objects:
                 return False
@@ -88,12 +89,12 @@ class MemoryStore:
             self._objects[key] = (old + data, next(self._numbers))
 
     def delete(self, key: str) -> None:
-        """Remove an object; fine if there is none."""
+        """Remove an object if it exists."""
         with self._lock:
             self._objects.pop(key, None)
 
     def free_bytes(self) -> int | None:
-        """Nothing that would mean anything."""
+        """None: a store in memory has no limit of its own."""
         return None
 
     def _put(self, key: str, data: bytes) -> None:
@@ -108,7 +109,7 @@ class MemoryStore:
 
 
 class MemorySink:
-    """Gathers and hashes what it is given."""
+    """Collects and hashes the bytes written to it."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -121,7 +122,7 @@ class MemorySink:
         self.data += view
 
     def record(self, key: str) -> FileRecord:
-        """Size and sha256 so far."""
+        """Size and sha256 of the bytes written so far."""
         return self._hashing.record(key)
 
 

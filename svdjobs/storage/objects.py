@@ -1,4 +1,4 @@
-"""Whole objects of a store: bytes, JSON, lines, records; and clearing a prefix."""
+"""Read and write whole objects of a store: bytes, JSON, lines, records. Clear a prefix."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Kept = TypeVar("Kept", bound=Record)
 
 
 def write_bytes(store: Store, key: str, data: bytes) -> FileRecord:
-    """Write one object in one go."""
+    """Write one whole object."""
     with store.sink(key) as sink:
         sink.write(data)
         return sink.record(key)
 
 
 def write_json(store: Store, key: str, value: Any) -> FileRecord:
-    """Write a value as JSON that a person can read."""
+    """Write a value as indented JSON."""
     return write_bytes(store, key, json_bytes(value))
 
 
 def json_bytes(value: Any) -> bytes:
-    """Readable JSON, ending in a newline."""
+    """The bytes of a value as indented JSON, with a newline at the end."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -40,10 +40,10 @@ def write_lines(store: Store, key: str, rows: Iterable[str]) -> FileRecord:
 
 
 def read_json(store: Readable, key: str) -> Any:
-    """Read a JSON object.
+    """Read an object that holds JSON.
 
     Raises:
-        MissingKeyError: nothing under that key.
+        MissingKeyError: the object does not exist.
         DamagedError: it is not JSON.
     """
     return parsed_json(store.read(key), f"{store.url}/{key}")
@@ -56,15 +56,15 @@ def parsed_json(
     unique: bool = False,
     advice: str = "Delete it and run again.",
 ) -> Any:
-    """The value in a JSON text; where it is to be `unique`, no object in it gives a key twice.
+    """Parse a JSON text. With `unique`, refuse a JSON object that gives a key twice.
 
     Raises:
-        DamagedError: it is not JSON.
+        DamagedError: the text is not JSON, or a key is given twice.
     """
     if data.lstrip()[:1] == b"<":
         raise DamagedError(
             f"{where} is a web page, not JSON: a proxy, a login page or a wrong endpoint answered "
-            f"in place of the store. Look at the endpoint and at the proxy settings."
+            f"in place of the store. Check the endpoint and the proxy settings."
         )
     try:
         return json.loads(data, object_pairs_hook=_each_once if unique else None)
@@ -92,7 +92,7 @@ def record_in(kind: type[Kept], value: Any, where: str) -> Kept:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON whose keys differ."""
+    """Make a dict from the pairs of a JSON object; raise ValueError if a key appears twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
@@ -101,7 +101,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def try_read_json(store: Readable, key: str) -> Any | None:
-    """Read a JSON object, None where there is none."""
+    """Read an object that holds JSON; None if it does not exist."""
     try:
         return read_json(store, key)
     except MissingKeyError:
@@ -109,7 +109,7 @@ def try_read_json(store: Readable, key: str) -> Any | None:
 
 
 def clear(store: Store, prefix: str) -> None:
-    """Delete everything below a prefix, its manifests first, so that it stops existing at once."""
+    """Delete everything below a prefix, manifests first: an output without one does not count."""
     keys = store.keys(prefix)
     manifests = [key for key in keys if key.endswith("/manifest.json")]
     for key in manifests:

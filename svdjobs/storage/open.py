@@ -1,4 +1,4 @@
-"""Which store a URL names."""
+"""Open the store at a URL."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from svdjobs.storage.store import S3, Store
 
 
 def open_store(url: str) -> Store:
-    """The store at a URL: `s3://bucket/prefix`, or a folder. Nothing is asked of it yet.
+    """Return the store at a URL: `s3://bucket/prefix`, or a folder. Send no request to it.
 
     Raises:
-        ConfigError: a scheme no backend answers for, or no bucket.
+        ConfigError: the URL has an unknown scheme, no bucket, or credentials or a port in it.
     """
     if url.startswith(S3):
         from svdjobs.storage.s3.store import S3Store

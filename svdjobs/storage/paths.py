@@ -1,4 +1,4 @@
-"""Where a key leads on this disk: the one place that joins a folder with a name from elsewhere."""
+"""Join a folder and a key to a path: the only place that does so with names from elsewhere."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from svdjobs.records import checked_key
 
 
 def joined(folder: Path, key: str) -> Path:
-    """The path of a key, or of a prefix, below a folder; the folder itself for an empty one.
+    """The path of a key or prefix below a folder; for an empty one, the folder itself.
 
     Raises:
-        DamagedError: it is no key, and would lead out of the folder.
+        DamagedError: the key is not a valid one: it might lead out of the folder.
     """
     if not (name := key.removesuffix("/")):
         return folder
@@ -20,24 +20,24 @@ def joined(folder: Path, key: str) -> Path:
         return folder / checked_key(name)
     except ValueError as error:
         raise DamagedError(
-            f"{folder}: {error}. Nothing is read or written there; delete what names it, e.g. a "
-            f"manifest that svdjobs did not write."
+            f"{folder}: {error}. svdjobs reads and writes nothing there. Delete the file that "
+            f"names this key, e.g. a manifest that svdjobs did not write."
         ) from None
 
 
 def writable(folder: Path, key: str) -> Path:
-    """The same for what is to be written or deleted: a folder on the way to it that is a link may
-    lead within `folder` only.
+    """The path of a key that is to be written or deleted. No link on the way to it may lead out of
+    `folder`.
 
     Raises:
-        DamagedError: it is no key.
-        StorageError: it leads out of the folder.
+        DamagedError: the key is not a valid one.
+        StorageError: a link leads out of the folder.
     """
     path = joined(folder, key)
     real = path.parent.resolve()
     if path != folder and not real.is_relative_to(folder.resolve()):
         raise StorageError(
-            f"{path.parent} lies at {real}, outside {folder}, by a link: nothing is written or "
-            f"deleted there. Put a folder in place of the link, or give a `store` on that disk."
+            f"{path.parent} leads through a link to {real}, outside {folder}: svdjobs writes and "
+            f"deletes nothing there. Replace the link by a folder, or give a `store` on that disk."
         )
     return path

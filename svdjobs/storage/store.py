@@ -1,4 +1,4 @@
-"""Bytes at a URL: the one interface all stages read and write through."""
+"""The interface of a store: all stages read and write their objects through it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ S3 = "s3://"
 
 
 class Sink(Protocol):
-    """Where the bytes of one object go while it is being written."""
+    """Takes the bytes of one object while it is being written."""
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
 
     def record(self, key: str) -> FileRecord:
-        """Size and sha256 of what has been written so far, under the name `key`."""
+        """A record for `key` with the size and sha256 of the bytes written so far."""
 
 
 class Journal(Protocol):
-    """Lines appended one by one.
+    """Lines that are appended one by one.
 
-    In a folder each is kept from the moment `append` returns; in an object store they are sent
-    together every few seconds and at the end of the block, so a kill may lose the last seconds'.
+    In a folder, a line is kept once `append` returns. In an object store, lines are sent together
+    every few seconds and when the block ends; a kill may lose the lines of the last seconds.
     """
 
     @property
     def lines(self) -> list[str]:
-        """What was there when the journal was opened."""
+        """The lines that the journal held when it was opened."""
 
     def append(self, line: str) -> None:
         """Add a line (without its newline)."""
@@ -41,22 +41,22 @@ class Readable(Protocol):
 
     @property
     def url(self) -> str:
-        """Where the store is, for people."""
+        """The place of the store, for messages."""
 
     def size(self, key: str) -> int:
-        """Bytes of an object. Raises MissingKeyError."""
+        """The size of an object in bytes. Raises MissingKeyError."""
 
     def version(self, key: str) -> str:
-        """Changes when the object does; the same for all who look. Raises MissingKeyError."""
+        """A string that changes with the object, equal for all readers. Raises MissingKeyError."""
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
         """The bytes [start, end) of an object. Raises MissingKeyError; DamagedError if short."""
 
     def exists(self, key: str) -> bool:
-        """Whether an object is there."""
+        """Whether an object exists."""
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Bytes of every object below a prefix, by key."""
+        """The size in bytes of every object below a prefix, by key."""
 
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix, sorted."""
@@ -72,41 +72,42 @@ class Store(Readable, Protocol):
         """Write an object piece by piece; it appears when the block ends without an exception."""
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Write an object unless there is one, in one step; False, and nothing done, if there is.
+        """Write an object in one step unless it exists. Return whether it was written.
 
-        Of several writers at once exactly one is told True. An object store without conditional
-        writes cannot promise that; there the object is looked for, written and read back.
+        If several writers try at once, exactly one gets True. An object store without conditional
+        writes cannot promise that: there, the object is looked up, written and read back.
         """
 
     def journal(self, key: str) -> AbstractContextManager[Journal]:
-        """Open a journal to append lines to; a killed writer leaves what was kept.
+        """Open a journal to append lines to. The lines of a killed writer that were kept stay.
 
-        A folder admits one writer at a time, and an object store many, each of whom sees what was
-        kept when it opened. Whatever objects hold the lines are listed by `keys`, and `delete` of
-        the journal's key removes them all; only `journal` reads them. Its key ends in `.journal`.
+        A folder admits one writer at a time. An object store admits many; each sees the lines that
+        were kept when it opened the journal. `keys` lists the objects that hold the lines, and
+        `delete` of the journal's key removes them; only `journal` reads them. The key must end in
+        `.journal`.
         """
 
     def delete(self, key: str) -> None:
-        """Remove an object, or a journal; fine if there is none."""
+        """Remove an object or a journal if it exists."""
 
     def free_bytes(self) -> int | None:
-        """Space left, None where that means nothing."""
+        """Free space in bytes; None if the store has no limit."""
 
 
 class Hashing:
-    """Counts and hashes what passes through a sink."""
+    """Counts and hashes the bytes that pass through a sink."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
         self._bytes = 0
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
-        """Take in more bytes."""
+        """Add bytes."""
         self._sha256.update(data)
         self._bytes += len(data)
 
     def record(self, key: str) -> FileRecord:
-        """Size and sha256 so far."""
+        """A record with the size and sha256 of the bytes so far."""
         return FileRecord(key=key, bytes=self._bytes, sha256=self._sha256.hexdigest())
 
 

@@ -106,7 +106,7 @@ def test_a_server_that_does_not_come_up_is_quoted(
     weed.write_text("#!/bin/sh\necho no such luck\nexit 3\n")
     weed.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    words = r"did not come up \(exit status 3\).*no such luck"
+    words = r"did not start \(exit status 3\).*no such luck"
     with pytest.raises(StorageError, match=words), dev_server.serving(tmp_path / "data"):
         pass
 

@@ -107,7 +107,7 @@ def test_a_link_out_of_a_run_is_not_followed_to_write_or_delete(tmp_path: Path) 
         lambda: store.put_new("report/new", b"theirs"),
         lambda: store.journal("report/x.journal").__enter__(),
     ):
-        with pytest.raises(StorageError, match=rf"lies at {home}.*outside {root}, by a link"):
+        with pytest.raises(StorageError, match=rf"through a link to {home}.*outside {root}:"):
             use()
     write_bytes(store, "file", b"theirs")  # replaces the link
     assert sorted(path.name for path in home.iterdir()) == ["kept", "manifest.json"]

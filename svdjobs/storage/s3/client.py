@@ -1,8 +1,8 @@
-"""The one place that knows boto3: how a client is made, and what its errors mean.
+"""Make boto3's S3 client, and translate its errors: the only module that knows boto3.
 
-Credentials come from boto3's usual chain only (environment, profile, web identity, instance); the
-endpoint from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or the profile, which boto3 reads itself.
-Nothing a server says is quoted in a message: some echo access keys and signatures.
+boto3 finds the credentials by its usual chain only (environment, profile, web identity, instance).
+It reads the endpoint from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or the profile. A message quotes
+the code of a server's error and never its text: some servers echo access keys and signatures.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ ADDRESSING = "SVDJOBS_S3_ADDRESSING"
 ADDRESSING_STYLES = ("path", "virtual", "auto")
 DEFAULT_REGION = "us-east-1"
 CONNECTIONS = 50
-# boto3 tries a request three times within a second, which a server that restarts does not survive;
-# we try again around it, for a quarter of a minute where the refusals come at once.
+# boto3 tries a request three times within a second, but a server takes longer to restart. So we
+# repeat boto3's tries, for some 15 seconds in all if each of them fails at once.
 _BOTO_ATTEMPTS = 3
 ROUNDS = 6
 _PATIENCE_SECONDS = 60.0
@@ -39,8 +39,9 @@ _WRONG_REGION = {
 _REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _SKEWED = {"RequestTimeTooSkewed"}
-# A HEAD has no body that could name the error: then there is its status only.
+# The answer to a HEAD has no body: boto3 then gives the HTTP status in place of an error code.
 UNNAMED = {"400", "403", "405", "409"}
+# Errors that may pass by themselves.
 _PASSING = {
     "400", "BadRequest", "TemporaryRedirect",
     "SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling",
@@ -50,11 +51,11 @@ _PASSING = {
 
 
 def client() -> Any:
-    """The S3 client of this process for its present environment; safe to share between threads.
+    """The S3 client of this process for its current environment. Threads may share it.
 
     Raises:
-        ConfigError: an addressing style that is none, or an endpoint that is no URL.
-        StorageError: a profile that does not exist.
+        ConfigError: the addressing style is unknown, or the endpoint is not a URL.
+        StorageError: the profile does not exist.
     """
     named = {k: v for k, v in os.environ.items() if k.startswith("AWS_") or k == ADDRESSING}
     return _client(os.getpid(), tuple(sorted(named.items())))
@@ -62,7 +63,7 @@ def client() -> Any:
 
 @lru_cache(maxsize=8)
 def _client(_pid: int, _environment: tuple[tuple[str, str], ...]) -> Any:
-    """Made once per environment: a client costs a tenth of a second."""
+    """Make the client, once for each environment: it takes a tenth of a second."""
     import boto3
     from botocore.exceptions import BotoCoreError
 
@@ -88,7 +89,7 @@ def _client(_pid: int, _environment: tuple[tuple[str, str], ...]) -> Any:
 
 
 def _no_endpoint() -> ConfigError:
-    """The endpoint is not quoted, since it may hold a password."""
+    """The error for a bad endpoint. It does not quote the endpoint, which may hold a password."""
     return ConfigError(
         "the S3 endpoint (AWS_ENDPOINT_URL or the profile's endpoint_url) is not a URL that begins "
         "with http:// or https:// and names a host. Set it to one such as https://host:port."
@@ -100,7 +101,7 @@ def _config(style: str) -> Any:
 
     return Config(
         s3={"addressing_style": style},
-        # By default newer clients add checksums that many S3-compatible stores refuse.
+        # By default, newer clients add checksums that many S3-compatible stores refuse.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         retries={"mode": "adaptive", "total_max_attempts": _BOTO_ATTEMPTS},
@@ -117,7 +118,7 @@ def _is_aws(endpoint: str) -> bool:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What a request, or the reading of its body, may raise."""
+    """The exceptions that a request may raise, or reading the body of its answer."""
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
@@ -134,22 +135,22 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def code_of(error: Exception) -> str:
-    """The server's error code; empty where no server answered."""
+    """The server's error code; empty if no server answered."""
     return str(_answer(error).get("Error", {}).get("Code", ""))
 
 
 def is_gone(error: Exception) -> bool:
-    """Whether the server says that there is no such object."""
+    """Whether the server says that the object does not exist."""
     return code_of(error) in _GONE
 
 
 def is_taken(error: Exception) -> bool:
-    """Whether a condition (If-Match, If-None-Match) did not hold."""
+    """Whether the condition of a request (If-Match, If-None-Match) failed."""
     return code_of(error) in ("PreconditionFailed", "412")
 
 
 def persistently(request: Callable[[], Answer]) -> Answer:
-    """A request, repeated while it fails in ways that may pass. Raises the library's last error."""
+    """Make a request; repeat it while its error may pass. Raises the library's last error."""
     started = time.monotonic()
     for number in count(1):
         try:
@@ -169,8 +170,8 @@ def pause(number: int) -> None:
 
 
 def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
-    """An error of a library as one of ours, in our words: what was being done to which object, and
-    what to do. One that may pass by itself becomes an UnavailableError."""
+    """Translate an error of a library into ours, which says what was being done to which object and
+    what to do now. An error that may pass by itself becomes an UnavailableError."""
     from botocore import exceptions as theirs
 
     if isinstance(error, StorageError):
@@ -183,13 +184,13 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
         return MissingKeyError(f"{url} does not exist.")
     if is_taken(error):
         return UnavailableError(
-            f"{doing} {url}: it was replaced by another writer meanwhile. Run the same command "
+            f"{doing} {url}: another writer replaced it in the meantime. Run the same command "
             f"again."
         )
     if code == "NoSuchUpload":
         return StorageError(
-            f"{doing} {url}: its unfinished upload is gone: the bucket was deleted, or somebody "
-            f"or a lifecycle rule ended it. Run the same command again."
+            f"{doing} {url}: its unfinished upload no longer exists: the bucket was deleted, or "
+            f"somebody or a lifecycle rule ended the upload. Run the same command again."
         )
     if code in _WRONG_REGION or status == 301:
         return StorageError(
@@ -198,9 +199,9 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
         )
     if code in _SKEWED:
         return StorageError(
-            f"{doing} {url}: {_endpoint()} refuses requests of another time than its own ({code}): "
-            f"the clock of this machine, or the store's, is wrong. Set it (NTP); `svdjobs doctor` "
-            f"says by how much they differ."
+            f"{doing} {url}: {_endpoint()} refuses the request, because its clock and that of this "
+            f"machine differ ({code}). Set the wrong one (NTP); `svdjobs doctor` says by how much "
+            f"they differ."
         )
     if code in _EXPIRED:
         return StorageError(
@@ -223,7 +224,7 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
     if code in _PASSING or status in (307, 408, 429) or (status >= 500 and status != 501):
         return UnavailableError(
             f"{doing} {url}: {_endpoint()} answered {code or status} to every attempt. Run the "
-            f"same command again when the store is well: finished outputs are kept and skipped."
+            f"same command again when the store works: finished outputs are kept and skipped."
         )
     if code:
         return StorageError(f"{doing} {url}: {_endpoint()} refused it with {code} (HTTP {status}).")
@@ -231,7 +232,7 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
 
 
 def no_store(url: str, doing: str) -> StorageError:
-    """What answers is no S3 store."""
+    """The error for a server that answers, but is not an S3 store."""
     return StorageError(
         f"{doing} {url}: {_endpoint()} answers, but not as S3 does: a proxy, a login page or "
         f"another service answered. Check AWS_ENDPOINT_URL and the proxy settings."
@@ -239,10 +240,10 @@ def no_store(url: str, doing: str) -> StorageError:
 
 
 def no_bucket(url: str, doing: str) -> StorageError:
-    """Where a bucket should be, there is none."""
+    """The error for a bucket that does not exist."""
     return StorageError(
         f"{doing} {url}: there is no bucket {_bucket(url)!r} at {_endpoint()}. Create it, or set "
-        f"AWS_ENDPOINT_URL if it is in another place."
+        f"AWS_ENDPOINT_URL if it is elsewhere."
     )
 
 
@@ -251,12 +252,12 @@ def _bucket(url: str) -> str:
 
 
 def _unanswered(error: Exception, theirs: Any, *, doing: str, url: str) -> StorageError:
-    """What an error means where no server answered."""
-    without = (
+    """Translate an error of a request that no server answered."""
+    credential_errors = (
         theirs.NoCredentialsError, theirs.PartialCredentialsError, theirs.CredentialRetrievalError,
         theirs.TokenRetrievalError, theirs.UnauthorizedSSOTokenError,
     )  # fmt: skip
-    if isinstance(error, without):
+    if isinstance(error, credential_errors):
         return StorageError(
             f"{doing} {url}: no usable S3 credentials ({type(error).__name__}). Set "
             f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the pod's "
@@ -269,16 +270,16 @@ def _unanswered(error: Exception, theirs: Any, *, doing: str, url: str) -> Stora
     if isinstance(error, RecursionError):
         return UnavailableError(
             f"{doing} {url}: {_endpoint()} redirects requests in a circle. Run the same command "
-            f"again when the store is well; if it stays so, check AWS_ENDPOINT_URL and AWS_REGION."
+            f"again later; if the error stays, check AWS_ENDPOINT_URL and AWS_REGION."
         )
     if isinstance(error, theirs.SSLError):
         return StorageError(
             f"{doing} {url}: no trusted connection to {_endpoint()}. Set AWS_CA_BUNDLE to its "
-            f"certificate authority, or use http:// in AWS_ENDPOINT_URL if it has none."
+            f"certificate authority, or use http:// in AWS_ENDPOINT_URL if it does not use TLS."
         )
     if _unknown_host(error):
         return StorageError(
-            f"{doing} {url}: no host of the name in {_endpoint()}. Check AWS_ENDPOINT_URL."
+            f"{doing} {url}: the host in {_endpoint()} does not exist. Check AWS_ENDPOINT_URL."
         )
     return UnavailableError(
         f"{doing} {url}: no whole answer from {_endpoint()} in any attempt "
@@ -288,7 +289,7 @@ def _unanswered(error: Exception, theirs: Any, *, doing: str, url: str) -> Stora
 
 
 def _unknown_host(error: BaseException | None) -> bool:
-    """Whether a name was looked up and does not exist; failing to look it up may pass."""
+    """Whether the host name does not exist. A lookup that failed does not count: it may pass."""
     seen = 0
     while error is not None and seen < 10:
         if isinstance(error, socket.gaierror):
@@ -303,13 +304,13 @@ def _status(error: Exception) -> int:
 
 
 def _answer(error: Exception) -> dict[str, Any]:
-    """What the server said, empty where it said nothing that could be read."""
+    """The server's answer as boto3 parsed it; empty if there is none."""
     found = getattr(error, "response", None)
     return found if isinstance(found, dict) else {}
 
 
 def _endpoint() -> str:
-    """Scheme, host and port of the endpoint, and nothing else that its URL may hold."""
+    """Scheme, host and port of the endpoint. The rest of its URL may hold secrets."""
     parts = urlsplit(client().meta.endpoint_url)
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname}{port}"

@@ -1,7 +1,7 @@
-"""An object of S3 on its way down, whole or a range of it.
+"""Read an object of S3, or a range of it.
 
-A long range is split over threads into one buffer; a body that breaks off is asked for again from
-where it broke. Every request after the first one insists on the same version of the object.
+Threads read the pieces of a long range into one buffer. If the body of an answer breaks off, the
+rest is requested again. Every request after the first requires the same version of the object.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read(place: Place, start: int, end: int | None) -> bytearray:
 
 
 def fill(place: Place, view: memoryview, start: int, etag: str, response: Any) -> None:
-    """Read a range into `view`, going on where a body breaks off."""
+    """Read a range into `view`. When a body breaks off, request the rest."""
     filled, reason = 0, ""
     for number in range(1, BODY_ATTEMPTS + 1):
         if response is None:
@@ -74,14 +74,14 @@ def fill(place: Place, view: memoryview, start: int, etag: str, response: Any) -
         response = None
         pause(number)
     raise UnavailableError(
-        f"reading {place.url}: its body broke off {BODY_ATTEMPTS} times{reason}, {filled:,} of "
-        f"{len(view):,} bytes from byte {start:,} came. Run the same command again: finished "
+        f"reading {place.url}: the answer broke off {BODY_ATTEMPTS} times{reason}; {filled:,} of "
+        f"{len(view):,} bytes from byte {start:,} arrived. Run the same command again: finished "
         f"outputs are kept and skipped."
     )
 
 
 def _total(place: Place, response: Any, start: int) -> int:
-    """Size of the object, from the answer to a range of it."""
+    """The size of the object, from the answer to a request for a range of it."""
     stated = response.get("ContentRange", "")
     if stated.startswith(f"bytes {start}-"):
         return int(stated.rpartition("/")[2])
@@ -89,13 +89,13 @@ def _total(place: Place, response: Any, start: int) -> int:
         return int(response["ContentLength"])
     response["Body"].close()
     raise StorageError(
-        f"reading {place.url}: asked for bytes from {start:,}, the store answered with "
-        f"{stated or 'the whole object'}. It must support range requests."
+        f"reading {place.url}: bytes from {start:,} were requested, but the store answered with "
+        f"{stated or 'the whole object'}. The store must support range requests."
     )
 
 
 def _nothing(place: Place, start: int, end: int | None) -> bytearray:
-    """What a range beyond the end means: fine at the very end, short elsewhere."""
+    """Answer a range that begins at or after the end: empty at the end, an error after it."""
     size = int(place.head("reading")["ContentLength"])
     if end is None and start == size:
         return bytearray()
@@ -104,4 +104,7 @@ def _nothing(place: Place, start: int, end: int | None) -> bytearray:
 
 
 def _short(place: Place, missing: int, stop: int) -> DamagedError:
-    return DamagedError(f"{place.url}: ends {missing} bytes before byte {stop} that was asked for.")
+    return DamagedError(
+        f"{place.url} is too short: it ends {missing:,} bytes before byte {stop:,}, the end of the "
+        f"requested range."
+    )

@@ -1,4 +1,4 @@
-"""One object of S3 and the requests about it; the threads that transfers share."""
+"""One object of S3, the requests about it, and the threads that all transfers share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from svdjobs.storage.s3.client import (
 )
 
 THREADS = 8
-# Operations whose answer has the object's tag, and what they do.
+# Operations whose answer holds the object's ETag, and the words for them in messages.
 _TAGGED = {
     "head_object": "looking for", "get_object": "reading",
     "put_object": "writing", "upload_part": "writing",
@@ -30,7 +30,7 @@ _TAGGED = {
 
 
 def threads(purpose: Literal["up", "down"]) -> ThreadPoolExecutor:
-    """This process's threads for one direction, so that neither waits for the other."""
+    """This process's threads for one direction. No upload waits for downloads, or vice versa."""
     return _threads(purpose, os.getpid())
 
 
@@ -50,49 +50,52 @@ class Place:
     url: str
 
     def call(self, operation: str, doing: str, **arguments: Any) -> Any:
-        """A request about this object, repeated where that may help; its failure as ours."""
+        """Make a request about this object, repeat it if that may help, and translate its error."""
         try:
             return self.attempt(operation, **arguments)
         except failures() as error:
             raise as_ours(error, doing=doing, url=self.url) from None
 
     def attempt(self, operation: str, **arguments: Any) -> Any:
-        """The same with the library's own failure, for those who know what to make of it."""
+        """Do the same, but raise the library's own error, for callers that handle it."""
         return persistently(lambda: self.once(operation, **arguments))
 
     def head(self, doing: str) -> Any:
-        """What is known of the object."""
+        """Request the metadata of the object (HEAD)."""
         try:
-            return persistently(self._looked_at)
+            return persistently(self._head)
         except failures() as error:
             raise self.failure(error, doing) from None
 
-    def _looked_at(self) -> Any:
-        """One HEAD; where it fails without a name, with what a GET of the first byte says."""
+    def _head(self) -> Any:
+        """Send one HEAD. If it fails without an error code, a GET of one byte raises the code."""
         try:
             return self.once("head_object")
         except failures() as error:
             if code_of(error) in UNNAMED:
-                with suppress(StorageError):  # what answers is no store: then the first error
+                with suppress(StorageError):  # not an S3 store: raise the first error
                     self.once("get_object", Range="bytes=0-0")["Body"].close()
             raise
 
     def failure(self, error: Exception, doing: str) -> StorageError:
-        """A failed look at the object as ours. That it is missing may mean that the bucket is: the
-        answer to a HEAD does not say, and some stores never do, so that is asked by itself."""
+        """Translate the error of a request for the object.
+
+        If the object is missing, the bucket may be missing too. The answer to a HEAD does not say
+        so, and some stores never do, so this sends a request for the bucket.
+        """
         if is_gone(error):
             try:
                 persistently(lambda: self.client.head_bucket(Bucket=self.bucket))
             except failures() as reason:
-                if is_gone(reason):  # who may not look at the bucket may still read from it
+                if is_gone(reason):  # not on 403: it forbids this request, not reads
                     return no_bucket(self.url, doing)
         return as_ours(error, doing=doing, url=self.url)
 
     def once(self, operation: str, **arguments: Any) -> Any:
-        """One request, as it comes.
+        """Send one request.
 
         Raises:
-            StorageError: what answers is no S3 store, which gives every object a tag.
+            StorageError: the answer lacks the ETag that every S3 store gives.
         """
         answer = getattr(self.client, operation)(Bucket=self.bucket, Key=self.name, **arguments)
         if operation in _TAGGED and "ETag" not in answer:

@@ -1,4 +1,4 @@
-"""A store in a bucket of S3, or of anything that speaks its protocol."""
+"""A store in a bucket of S3, or of another server with the same protocol."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from svdjobs.storage.s3.client import (
 from svdjobs.storage.s3.object import Place
 from svdjobs.storage.s3.upload import PART_BYTES, S3Sink
 
-# Objects that come and go while a store is tried out; never keys.
+# `_probe` writes and deletes objects with this prefix; they are never listed as keys.
 PROBE = ".svdjobs-probe-"
 _WRITER = "svdjobs-writer"
 _conditional: dict[tuple[str, str], bool] = {}
@@ -33,10 +33,10 @@ _probing = threading.Lock()
 
 
 class S3Store:
-    """Objects of a bucket below a prefix.
+    """The objects of a bucket below a prefix.
 
-    Every method raises StorageError where the store refuses (credentials, permissions, no bucket)
-    and UnavailableError where it does not answer or answers that it cannot now, after retries.
+    Every method raises StorageError if the store refuses (credentials, permissions, no bucket). It
+    raises UnavailableError if the store, after retries, does not answer or cannot answer for now.
     """
 
     def __init__(self, bucket: str, prefix: str = "", *, part_bytes: int = PART_BYTES) -> None:
@@ -58,20 +58,20 @@ class S3Store:
         return Place(self._client, self.bucket, name, f"{self.url}/{key}")
 
     def size(self, key: str) -> int:
-        """Bytes of an object."""
+        """The size of an object in bytes."""
         return int(self._head(key)["ContentLength"])
 
     def version(self, key: str) -> str:
-        """Entity tag and size of an object."""
+        """The ETag and size of an object."""
         head = self._head(key)
         return f"{head['ETag'].strip(chr(34))}:{head['ContentLength']}"
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytearray:
-        """The bytes [start, end) of an object; long ranges by several threads."""
+        """The bytes [start, end) of an object; several threads read a long range."""
         return download.read(self._place(key), start, end)
 
     def exists(self, key: str) -> bool:
-        """Whether an object is there."""
+        """Whether an object exists."""
         try:
             self._head(key)
         except MissingKeyError:
@@ -83,14 +83,14 @@ class S3Store:
         return sorted(self.sizes(prefix))
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Bytes of every object below a prefix, by key."""
+        """The size in bytes of every object below a prefix, by key."""
         place = self._place(f"{prefix.rstrip('/')}/" if prefix else "")
         skip = len(self.prefix) + 1 if self.prefix else 0
         try:
             found = {name[skip:]: size for name, size in persistently(partial(_listed, place))}
         except failures() as error:
             raise as_ours(error, doing="listing", url=place.url) from None
-        # Consoles make empty objects that end in a slash to show folders.
+        # Web consoles make empty objects whose names end in a slash, to show folders.
         return {
             name: size
             for name, size in found.items()
@@ -99,7 +99,7 @@ class S3Store:
 
     @contextmanager
     def sink(self, key: str) -> Iterator[S3Sink]:
-        """Write an object piece by piece, in parts that go up while the next is gathered."""
+        """Write an object piece by piece. A full part is sent while the next is collected."""
         sink = S3Sink(self._place(key), self._part_bytes)
         try:
             yield sink
@@ -109,8 +109,10 @@ class S3Store:
             raise
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Write an object unless there is one; in one step if the store knows conditional writes,
-        which is tried out once per process."""
+        """Write an object unless it exists. Return whether it was written.
+
+        This is one step if the store supports conditional writes; each process tests that once.
+        """
         if self._knows_conditions():
             return self._put_if_none(self._place(key), data)
         if self.exists(key):
@@ -120,12 +122,12 @@ class S3Store:
 
     @contextmanager
     def journal(self, key: str) -> Iterator[GatheringJournal]:
-        """Open a journal; its lines are objects below the key, several seconds' worth each."""
+        """Open a journal. Each object below its key holds the lines of several seconds."""
         with appending(self, key) as journal:
             yield journal
 
     def delete(self, key: str) -> None:
-        """Remove an object and, if the key is a journal's, what holds its lines."""
+        """Remove an object; for a journal's key, also the objects that hold its lines."""
         if key.endswith(SUFFIX):
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(self._remove, parts(self, key)))
@@ -135,15 +137,18 @@ class S3Store:
         self._place(key).call("delete_object", "deleting")
 
     def free_bytes(self) -> int | None:
-        """A bucket has no end."""
+        """None: a bucket has no limit."""
         return None
 
     def _head(self, key: str) -> Any:
         return self._place(key).head("looking for")
 
     def _put_if_none(self, place: Place, data: bytes) -> bool:
-        """One conditional write. A repeated request may find the object of the first one, whose
-        answer was lost: it carries the name of this very write."""
+        """Write an object with a conditional request.
+
+        If the answer to the request was lost, its repetition finds the object already written. The
+        writer's name in the metadata then tells that this call wrote it.
+        """
         writer = uuid.uuid4().hex
         try:
             place.attempt("put_object", Body=data, IfNoneMatch="*", Metadata={_WRITER: writer})
@@ -155,7 +160,7 @@ class S3Store:
         return True
 
     def _knows_conditions(self) -> bool:
-        """Whether If-None-Match is honoured: found out by writing one object twice."""
+        """Whether the store honours If-None-Match; the test is to write one object twice."""
         where = (self._client.meta.endpoint_url, self.bucket)
         with _probing:
             if where not in _conditional:
@@ -180,13 +185,13 @@ class S3Store:
 
 
 def _listed(place: Place) -> list[tuple[str, int]]:
-    """Name and size of every object below a place, over as many pages as there are."""
+    """Name and size of every object below a place, from all pages of the listing."""
     pages = place.client.get_paginator("list_objects_v2").paginate(
         Bucket=place.bucket, Prefix=place.name
     )
     found: list[tuple[str, int]] = []
     for page in pages:
-        if page.get("Name") is None:  # every list says of which bucket it is; a web page does not
+        if page.get("Name") is None:  # every S3 listing names its bucket; a web page does not
             raise no_store(place.url, "listing")
         found += [(item["Key"], int(item["Size"])) for item in page.get("Contents", [])]
     return found

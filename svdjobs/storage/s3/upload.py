@@ -1,14 +1,14 @@
-"""An object of S3 on its way up: parts, and a bound on the memory that all of them take.
+"""Upload objects to S3 in parts, with one bound on the memory of all uploads.
 
-A sink gathers a part, hands it to a thread and gathers the next; what fits one part goes up in one
-request. Memory is bounded over the process, since a blend writes up to 64 objects side by side:
-parts being gathered share BUFFER_BYTES (a sink's share is fixed with its first part, as some stores
-want all parts but the last of one size), and parts on the way take at most as much again. Only with
-more sinks than BUFFER_BYTES / SMALLEST_PART_BYTES does the first bound grow, by one smallest part
-each.
+A sink collects a part, hands it to a thread and collects the next. An object that fits one part
+takes one request. The bound is for the whole process, because a blend writes up to 64 objects at
+once. The parts being collected take at most BUFFER_BYTES together. A sink's part size is fixed with
+its first part: some stores require equal sizes for all parts but the last. The parts being sent
+take at most BUFFER_BYTES more. With more sinks than BUFFER_BYTES / SMALLEST_PART_BYTES, the first
+bound grows by one smallest part for each further sink.
 
-A process that is killed outright leaves its uploads open; a lifecycle rule of the bucket
-(AbortIncompleteMultipartUpload) is the way to be rid of those.
+A killed process leaves its uploads unfinished in the bucket. A lifecycle rule of the bucket
+(AbortIncompleteMultipartUpload) removes them.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from svdjobs.storage.store import Hashing
 
 MIB = 1 << 20
 PART_BYTES = 64 * MIB
-# S3 takes parts of 5 MiB or more, the last excepted, and 10,000 of them.
+# S3 takes at most 10,000 parts of at least 5 MiB each; only the last may be smaller.
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 SMALLEST_PART_BYTES = 8 * MIB
 PARTS_PER_SIZE = 2_000
-# A sixteenth of what this machine or container has, so that uploads never crowd out the work.
+# A sixteenth of the memory of this machine or container, to leave the rest for computing.
 BUFFER_BYTES = max(PART_BYTES, min(512 * MIB, memory_limit_bytes() // 16))
-# How long a failed upload waits for parts still on the way; a pod has 30 s from SIGTERM.
+# How long a failed upload waits for parts that are being sent; a pod has 30 s from SIGTERM.
 ABORT_SECONDS = 8
 
 
 class Budget:
-    """Shares memory among the parts being gathered, and bounds the parts on the way."""
+    """Divides memory among the parts being collected, and bounds that of the parts being sent."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -48,37 +48,37 @@ class Budget:
         self._travelling = 0
 
     def join(self) -> None:
-        """One more sink, whose part size is open yet."""
+        """Add a sink whose part size is not fixed yet."""
         with self._changed:
             self._undecided += 1
 
     def share(self, smallest: int, largest: int) -> int:
-        """What an undecided sink may gather now."""
+        """How many bytes a sink without a fixed part size may collect now."""
         with self._changed:
             fair = (self.total - self._reserved) // max(1, self._undecided)
         return max(smallest, min(fair, largest))
 
     def decide(self, size: int) -> None:
-        """A sink's part size is fixed."""
+        """Fix the part size of a sink."""
         with self._changed:
             self._undecided -= 1
             self._reserved += size
 
     def leave(self, size: int) -> None:
-        """A sink is done; `size` is its part size, 0 if that was never fixed."""
+        """Remove a sink. `size` is its part size, or 0 if that was never fixed."""
         with self._changed:
             self._undecided -= not size
             self._reserved -= size
 
     def send(self, size: int) -> None:
-        """Wait until a part may go on its way; one larger than everything goes alone."""
+        """Wait until a part may be sent. A part larger than the whole bound is sent alone."""
         with self._changed:
             while self._travelling and self._travelling + size > self.total:
                 self._changed.wait()
             self._travelling += size
 
     def arrived(self, size: int) -> None:
-        """A part is up, or given up."""
+        """Release the memory of a part that was sent or given up."""
         with self._changed:
             self._travelling -= size
             self._changed.notify_all()
@@ -88,7 +88,7 @@ BUDGET = Budget(BUFFER_BYTES)
 
 
 class S3Sink:
-    """An object on its way up. Threads may take turns writing; one ends it."""
+    """An object being uploaded. Threads may take turns to write; one of them ends it."""
 
     def __init__(self, place: Place, part_bytes: int) -> None:
         self._place = place
@@ -104,11 +104,11 @@ class S3Sink:
         BUDGET.join()
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append bytes; waits while too many parts are on the way."""
+        """Append bytes. Wait while too many parts are being sent."""
         rest = memoryview(data).cast("B")
         with self._lock:
             if not self._open:
-                raise StorageError(f"{self._place.url}: written to after its end.")
+                raise StorageError(f"{self._place.url}: cannot be written to after it was ended.")
             self._hashing.update(rest)
             while rest:
                 room = max(0, self._room() - len(self._buffer))
@@ -118,11 +118,11 @@ class S3Sink:
                     self._send()
 
     def record(self, key: str) -> FileRecord:
-        """Size and sha256 so far."""
+        """Size and sha256 of the bytes written so far."""
         return self._hashing.record(key)
 
     def finish(self) -> None:
-        """Send what is left; the object appears."""
+        """Send the remaining bytes; the object then exists."""
         with self._lock:
             self._open = False
             if self._upload is None:
@@ -139,13 +139,13 @@ class S3Sink:
         BUDGET.leave(self._part_bytes)
 
     def abort(self) -> None:
-        """Leave nothing behind: no object, and no open upload that the store would charge for."""
+        """End the upload without an object. The store would charge for an unfinished upload."""
         with self._lock:
             self._open = False
             self._buffer = bytearray()
             begun = [part for part in self._parts if not part.cancel()]
             begun += [self._upload] if self._upload else []
-            # A part that arrives after the abortion would keep the upload open: once more then.
+            # A part that arrives after the abort keeps the upload open, so abort once more.
             late = wait(begun, timeout=ABORT_SECONDS).not_done
             self._forget()
             if late:
@@ -159,14 +159,18 @@ class S3Sink:
                 self._place.once("abort_multipart_upload", UploadId=self._upload.result())
 
     def _room(self) -> int:
-        """Size of the part being gathered; doubled now and then, for 10,000 parts must do."""
+        """The size of the part being collected. It doubles every PARTS_PER_SIZE parts, because an
+        upload may have only 10,000 parts."""
         if not self._part_bytes:
             return BUDGET.share(self._smallest, self._largest)
         return self._part_bytes << (len(self._parts) // PARTS_PER_SIZE)
 
     def _send(self) -> None:
-        """Put the gathered part on its way. In a thread, as all that must be undone when a signal
-        interrupts this one: an upload that was created is known by its future."""
+        """Have a thread send the collected part, and first create the upload.
+
+        A thread creates the upload, because a signal may interrupt this one: `abort` then still
+        finds the upload by its future.
+        """
         pool = threads("up")
         if self._upload is None:
             self._part_bytes = len(self._buffer)
@@ -190,7 +194,7 @@ class S3Sink:
         return str(self._place.call("create_multipart_upload", "writing")["UploadId"])
 
     def _put(self, number: int, body: bytearray) -> str:
-        """Send one part; its entity tag."""
+        """Send one part. Return its ETag."""
         assert self._upload is not None
         upload = self._upload.result()
         sent = self._place.call(
@@ -199,8 +203,11 @@ class S3Sink:
         return str(sent["ETag"])
 
     def _complete(self, upload: str, parts: list[dict[str, Any]]) -> None:
-        """Join the parts. A repeated request may find the upload gone because the first one, whose
-        answer was lost, has joined them."""
+        """Join the parts.
+
+        If the answer to the request was lost, its repetition finds no upload, because the first
+        request has joined the parts. Then the object must have the expected size and part count.
+        """
         try:
             self._place.attempt(
                 "complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": parts}
