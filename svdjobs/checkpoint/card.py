@@ -1,4 +1,4 @@
-"""What a blended checkpoint says about itself: `svd_blend_meta.json` and the model card."""
+"""Make the two descriptions of a blended checkpoint: `svd_blend_meta.json` and the model card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLEND_META = "svd_blend_meta.json"
 
 
 def model_card(config: SweepConfig, alpha: float, records: Sequence[BlendRecord]) -> str:
-    """Markdown saying what the weights are and how they were made."""
+    """Return the model card (Markdown): what the weights are and how they were made."""
     extrapolation = "" if 0 <= alpha <= 1 else " (extrapolation: alpha is outside [0, 1])"
     made = versions()
     dtype = config.blend.storage_dtype
@@ -43,8 +43,8 @@ realised fraction and the error of the difference to {bases}, for each dtype and
 def blend_meta(
     config: SweepConfig, plan: Plan, alpha: float, records: list[BlendRecord]
 ) -> dict[str, Any]:
-    """What was blended, in the field's own names, with what we know beyond them."""
-    # In the run, whose own place a field of the bytes would tie them to.
+    """Return `svd_blend_meta.json`: the keys of the usual scripts, and some that svdjobs adds."""
+    # Relative to the run: an absolute path would make the bytes depend on where the run lies.
     folder = f"checkpoints/{alpha_id(alpha)}"
     skipped = [[tensor.name, tensor.skip] for tensor in plan.tensors if tensor.skip]
     return {

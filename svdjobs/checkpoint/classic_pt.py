@@ -1,4 +1,4 @@
-"""The `.pt` files that the field's scripts write, one for each tensor: their names and bytes."""
+"""The names and bytes of the `.pt` logs, one for each tensor, as the usual scripts write them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import re
 from typing import Any
 
 _LONGEST = 200
-"""Characters of a name before it is cut: file systems take 255 bytes, partial files' names more."""
+"""Longest name in characters. File systems take 255 bytes; the name of a partial file is longer."""
 _DIGITS = 16
 
 
 def log_name(tensor_name: str) -> str:
-    """File name of a tensor's log, without `.pt`, as the field's scripts spell it: `__` for a dot,
-    `_slash_` for a slash.
+    """Return the file name of a tensor's log, without `.pt`, as the usual scripts spell it.
 
-    Other names of tensors could come out the same (`a.b` and `a__b`), or be no file name at all.
-    Those get a digest behind a dot, which no usual name has, so that no two tensors share a file.
+    They write `__` for a dot and `_slash_` for a slash.
+
+    Two tensor names can have the same spelling (`a.b` and `a__b`), and a spelling can be too long
+    or no file name. A name that cannot be read back from its spelling gets a dot and a digest, so
+    no two tensors share a file. No other name has a dot.
     """
     spelled = tensor_name.replace(".", "__").replace("/", "_slash_")
     plain = re.sub(r"[^\w+@=-]", "_", spelled, flags=re.ASCII)[:_LONGEST]
@@ -28,7 +30,7 @@ def log_name(tensor_name: str) -> str:
 
 
 def pickled(content: dict[str, Any]) -> bytes:
-    """Bytes of a `.pt` file."""
+    """Return the bytes of a `.pt` file."""
     import torch
 
     buffer = io.BytesIO()

@@ -1,5 +1,7 @@
-"""The JSON files of a checkpoint, and what else lies beside its weights: bounded and checked, since
-they may come from anywhere."""
+"""Read and check the JSON files of a checkpoint and the other files beside its weights.
+
+They may come from anywhere, so their size is bounded.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,15 @@ from svdjobs.storage.objects import parsed_json
 from svdjobs.storage.store import Readable
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
-# What travels with the weights into every checkpoint we write; README.md is replaced by our card.
+# Files that are copied into every checkpoint we write. README.md is not: our card replaces it.
 COMPANIONS = (
     GENERATION, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
     "chat_template.json", "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
-# A config takes kilobytes; an index of 100,000 tensors ten megabytes, and a comma for each.
+# A config has kilobytes. An index of 100,000 tensors has ten megabytes and a comma per tensor.
 _MAX_CONFIG_BYTES, _MAX_MARKS = 4 << 20, 500_000
-# What we compute with, of a config.json. Others may be lists, one number a layer.
+# The sizes in config.json that we compute with. Other sizes may be lists, one number per layer.
 _SIZES = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "max_position_embeddings",
@@ -31,27 +33,25 @@ _SIZES = (
 
 
 def companions(store: Readable) -> list[str]:
-    """Tokenizer files and the like that are present."""
+    """Return the names of the files in COMPANIONS that are present."""
     with ThreadPoolExecutor(8) as pool:
-        there = pool.map(store.exists, COMPANIONS)
-        return [name for name, found in zip(COMPANIONS, there, strict=True) if found]
+        present = pool.map(store.exists, COMPANIONS)
+        return [name for name, exists in zip(COMPANIONS, present, strict=True) if exists]
 
 
 def check_companions(store: Readable, label: str) -> None:
-    """Make sure that what is copied with the weights is part of the checkpoint, and that its
-    generation config is one.
+    """Check that no companion file is a link out of the folder, and check the generation config.
 
     Raises:
-        CheckpointError: a file that is a link to something outside the folder; a value that cannot
-            be.
+        CheckpointError: a file is a link out of the folder, or a token id is not a number.
     """
     if isinstance(store, LocalStore):
         for name in (CONFIG, *COMPANIONS):
             if (target := _outside(store, name)) is not None:
                 raise CheckpointError(
                     f"{label}: {name} is a link to {target}, outside the folder, and would be "
-                    f"copied into every checkpoint of the run. If it belongs to this one, put it "
-                    f"there: "
+                    f"copied into every checkpoint of the run. If the file belongs to this "
+                    f"checkpoint, replace the link by a copy: "
                     f"cp --remove-destination {target} {store.path(name)}"
                 )
     try:
@@ -63,7 +63,7 @@ def check_companions(store: Readable, label: str) -> None:
 
 
 def _outside(store: LocalStore, name: str) -> Path | None:
-    """Where a file really lies, if neither in its folder nor in the blobs of its hub cache."""
+    """Return the target of a link that leads out of the folder and the blobs of its hub cache."""
     path, root = store.path(name), store.root.resolve()
     if not path.is_symlink():
         return None
@@ -74,7 +74,7 @@ def _outside(store: LocalStore, name: str) -> Path | None:
 
 
 def _wrong_ids(part: dict[str, Any], prefix: str = "") -> list[str]:
-    """What is wrong with the token ids of a config."""
+    """Return a sentence for each token id of a config that is not a number or a list of them."""
     wrong = []
     for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
         value = part.get(name)
@@ -85,10 +85,10 @@ def _wrong_ids(part: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def read_config(store: Readable, label: str) -> dict[str, Any]:
-    """The config.json of a checkpoint.
+    """Read and check the config.json of a checkpoint.
 
     Raises:
-        CheckpointError: there is none, or it is none.
+        CheckpointError: there is no config.json, or it cannot be right.
     """
     try:
         config = read_document(store, CONFIG, label)
@@ -104,32 +104,32 @@ def read_config(store: Readable, label: str) -> dict[str, Any]:
 def read_document(
     store: Readable, key: str, label: str, most_bytes: int = _MAX_CONFIG_BYTES
 ) -> dict[str, Any]:
-    """A JSON object of a checkpoint, bounded, since it may come from anywhere.
+    """Read a JSON file of a checkpoint that holds an object of bounded size.
 
     Raises:
-        MissingKeyError: nothing under that key.
-        CheckpointError: it is too large, or not a JSON object.
+        MissingKeyError: the file does not exist.
+        CheckpointError: the file is too large, or does not hold a JSON object.
     """
     where = f"{store.url}/{key}"
     try:
         size = store.size(key)
         if size > most_bytes:
             raise CheckpointError(
-                f"{label}: {key} has {size:,} bytes; expected are at most {most_bytes:,}."
+                f"{label}: {key} has {size:,} bytes; expected at most {most_bytes:,}."
             )
         data = store.read(key)
         if (marks := sum(data.count(mark) for mark in (b"[", b"{", b","))) > _MAX_MARKS:
             raise CheckpointError(
-                f"{label}: {key} holds some {marks:,} values; expected are at most {_MAX_MARKS:,}."
+                f"{label}: {key} holds some {marks:,} values; expected at most {_MAX_MARKS:,}."
             )
         document = parsed_json(data, where, unique=True, advice="Fetch the checkpoint again.")
-        json.dumps(document, ensure_ascii=False).encode()
+        json.dumps(document, ensure_ascii=False).encode()  # refuses half of a surrogate pair
     except DamagedError as error:
         raise CheckpointError(f"{label}: {error}") from None
     except (UnicodeEncodeError, RecursionError):
         raise CheckpointError(
-            f"{label}: {key} holds half of a surrogate pair, which is no text, or is nested too "
-            f"deep. Fetch the checkpoint again."
+            f"{label}: {key} holds half of a surrogate pair, which is not valid text, or is nested "
+            f"too deep. Fetch the checkpoint again."
         ) from None
     if not isinstance(document, dict):
         raise CheckpointError(f"{label}: {key} must hold a JSON object.")
@@ -137,10 +137,10 @@ def read_document(
 
 
 def check_config(config: dict[str, Any], label: str) -> None:
-    """Make sure that what we read of a config.json is of its kind.
+    """Check the types of the values of a config.json that svdjobs reads.
 
     Raises:
-        CheckpointError: a value that is not; all of them are named.
+        CheckpointError: values have a wrong type; it names all of them.
     """
     wrong = []
     for prefix, part in (("", config), ("text_config.", config.get("text_config") or {})):
@@ -155,8 +155,10 @@ def check_config(config: dict[str, Any], label: str) -> None:
     settings = config.get("quantization_config")
     if settings is not None and not isinstance(settings, dict):
         wrong.append(f"quantization_config is {settings!r:.40}, expected an object")
-    named = config.get("architectures")
-    if named is not None and not (isinstance(named, list) and all(type(n) is str for n in named)):
-        wrong.append(f"architectures is {named!r:.40}, expected a list of names")
+    classes = config.get("architectures")
+    if classes is not None and not (
+        isinstance(classes, list) and all(type(name) is str for name in classes)
+    ):
+        wrong.append(f"architectures is {classes!r:.40}, expected a list of names")
     if wrong:
         raise CheckpointError(f"{label}: config.json cannot be right: {'; '.join(wrong)}.")

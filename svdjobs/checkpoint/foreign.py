@@ -1,4 +1,4 @@
-"""What a folder holds that is not a Hugging Face checkpoint, and how to make one of it."""
+"""Recognise a folder that is not a Hugging Face checkpoint, and say how to convert it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from svdjobs.storage.store import Readable
 
 
 class _Kind(NamedTuple):
-    """A kind of files, known by their names."""
+    """A kind of files, recognised by their names."""
 
     pattern: str
     what: str
     command: str
 
 
-# The first that matches names the folder; {folder} is that of the file. Commands: the documentation
-# of PEFT, verl (model_merger), DeepSpeed (zero_to_fp32.py), Megatron Bridge, PyTorch
-# (torch.distributed.checkpoint.format_utils) and transformers (GGUF).
+# The first kind that matches a file decides; {folder} is the folder of that file. The commands are
+# from the documentation of PEFT, verl (model_merger), DeepSpeed (zero_to_fp32.py), Megatron Bridge,
+# PyTorch (torch.distributed.checkpoint.format_utils) and transformers (GGUF).
 _KINDS = (
     _Kind(
         r"(.*/)?adapter_model\.(safetensors|bin)",
@@ -62,23 +62,23 @@ _KINDS = (
     _Kind(
         r"(.*/)?.*\.gguf",
         "a GGUF file, whose weights are quantised",
-        "take the checkpoint it was made from; or AutoModelForCausalLM.from_pretrained({folder}, "
+        "use the checkpoint it was made from; or AutoModelForCausalLM.from_pretrained({folder}, "
         "gguf_file=...).save_pretrained(FOLDER)",
     ),
     _Kind(
         r"(.*/)?(optimizer|scheduler|rng_state|training_args|trainer_state|scaler)[._].*",
-        "what a trainer keeps beside the weights, and not the weights",
+        "files that a trainer keeps beside the weights, but no weights",
         "give the folder that holds config.json and model.safetensors",
     ),
     _Kind(
         r"(.*/)?.*\.(pth|pt|ckpt)",
         "weights pickled by torch.save",
-        "load them into the model's class and say model.save_pretrained(FOLDER)",
+        "load them into the model's class and call model.save_pretrained(FOLDER)",
     ),
     _Kind(
         r"(.*/)?.*\.(h5|msgpack|ot|onnx|tflite)",
         "weights of another framework",
-        "take the checkpoint they were made from; or, with transformers 4, "
+        "use the checkpoint they were made from; or, with transformers 4, "
         "AutoModelForCausalLM.from_pretrained({folder}, from_flax=True or from_tf=True)"
         ".save_pretrained(FOLDER)",
     ),
@@ -89,13 +89,15 @@ _KINDS = (
         "and model.safetensors.index.json",
     ),
 )
-# How far a folder is searched: it may be anyone's home.
+# Limits of the search of a folder (levels, files): it may be a whole home directory.
 _DEEPEST, _MOST = 3, 2000
 
 
 def what_it_is(store: Readable, file: str | None = None) -> str:
-    """A sentence on what lies there, or on one `file`, and the command that makes it readable;
-    empty if unknown."""
+    """Say what kind of files a store holds (or what one `file` is), and how to make it readable.
+
+    Return a sentence that begins with a space, or an empty string if the kind is unknown.
+    """
     keys = sorted(_keys(store)) if file is None else [file]
     for kind in _KINDS:
         if found := next((key for key in keys if re.fullmatch(kind.pattern, key)), None):
@@ -106,7 +108,7 @@ def what_it_is(store: Readable, file: str | None = None) -> str:
 
 
 def _keys(store: Readable) -> list[str]:
-    """Some of the keys of a store."""
+    """Return keys of a store, up to the limits of the search."""
     if not isinstance(store, LocalStore):
         return store.keys("")[:_MOST]
     keys: list[str] = []

@@ -1,4 +1,4 @@
-"""The files of a model on the hub, read by ranges and not downloaded: enough for its headers."""
+"""Read ranges of a hub repository's files without downloading them: enough for headers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from svdjobs.errors import MissingKeyError, StorageError, UnavailableError
 
 
 class HubFiles:
-    """A repository of the hub at one commit, as something to read from."""
+    """A `Readable` over a hub repository at one commit."""
 
     def __init__(self, repository: str, revision: str | None) -> None:
-        """Ask the hub what the repository holds.
+        """Ask the hub for the repository's list of files.
 
         Raises:
-            HfHubHTTPError, httpx.HTTPError: it does not say.
+            HfHubHTTPError, httpx.HTTPError: the hub refuses or does not answer.
         """
         from huggingface_hub import HfApi
 
@@ -28,7 +28,7 @@ class HubFiles:
         return f"{self._repository}@{self._commit}"
 
     def size(self, key: str) -> int:
-        """Bytes of a file; some mirrors must be asked for each."""
+        """The size of a file in bytes. Some mirrors do not list sizes: then ask for this file's."""
         from huggingface_hub import get_hf_file_metadata
 
         self._require(key)
@@ -37,16 +37,16 @@ class HubFiles:
         return self._sizes[key] or 0
 
     def version(self, key: str) -> str:
-        """The commit."""
+        """The commit, which fixes the content of every file."""
         self._require(key)
         return str(self._commit)
 
     def exists(self, key: str) -> bool:
-        """Whether the repository has a file."""
+        """Whether the repository has the file."""
         return key in self._sizes
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Bytes of every file below a prefix."""
+        """The size in bytes of every file below a prefix, by key."""
         return {key: self.size(key) for key in self.keys(prefix)}
 
     def keys(self, prefix: str) -> list[str]:
@@ -58,7 +58,8 @@ class HubFiles:
         """The bytes [start, end) of a file.
 
         Raises:
-            StorageError: the hub gives others.
+            StorageError: the hub ignores the range.
+            UnavailableError: the hub sends too few bytes.
         """
         from huggingface_hub import constants
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
@@ -66,24 +67,31 @@ class HubFiles:
         stop = self.size(key) if end is None else end
         if stop <= start:
             return bytearray()
-        headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}",
-                   "Accept-Encoding": "identity"}  # fmt: skip
-        request: dict[str, Any] = {"headers": headers, "follow_redirects": True,
-                                   "timeout": constants.HF_HUB_DOWNLOAD_TIMEOUT}  # fmt: skip
+        headers = {
+            **build_hf_headers(),
+            "Range": f"bytes={start}-{stop - 1}",
+            "Accept-Encoding": "identity",
+        }
+        request: dict[str, Any] = {
+            "headers": headers,
+            "follow_redirects": True,
+            "timeout": constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        }
         data = bytearray()
         with get_session().stream("GET", self._address(key), **request) as response:
             if response.status_code >= 400:
                 response.read()
             hf_raise_for_status(response)
+            # A full answer (200) to a range from byte 0 has the right first bytes, and will do.
             if response.status_code != 206 and start:
-                raise StorageError(f"{self.url}/{key}: the hub does not answer with a part of it.")
+                raise StorageError(f"{self.url}/{key}: the hub does not support range requests.")
             for piece in response.iter_bytes():
                 data += piece
                 if len(data) >= stop - start:
                     break
         if len(data) < stop - start:
             raise UnavailableError(
-                f"{self.url}/{key}: {stop - start:,} bytes were asked for, the hub gave "
+                f"{self.url}/{key}: {stop - start:,} bytes were requested, but the hub sent "
                 f"{len(data):,}. Run the same command again."
             )
         return data[: stop - start]

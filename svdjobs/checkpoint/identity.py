@@ -1,4 +1,4 @@
-"""Which bytes a checkpoint is made of: sha256 of every file that decides its weights or tokens."""
+"""Fingerprint a checkpoint: sha256 of every file that decides its weights or its tokens."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ _PROBES, _PROBE_BYTES = 16, 4096
 
 
 def identity(checkpoint: Checkpoint, cache: Store, key: str) -> str:
-    """Fingerprint of config and weights; two checkpoints share it only if their bytes agree.
+    """Return the fingerprint of config and weights. Checkpoints with other bytes have another one.
 
-    Every byte is hashed once. The digests are kept under `key` with each file's place, version and
-    a probe of its content, and taken from there while those stay the same. Without what is kept
-    (`forget`) every byte is hashed again.
+    Every byte is hashed once. The digests are cached under `key`, by the file's path, its version
+    and a probe of its content. They are used while those stay the same, until `forget`.
     """
     files = ["config.json", *checkpoint.weight_files()]
     found = _digests(checkpoint.label, checkpoint.store, files, cache, key)
@@ -40,24 +39,24 @@ def identity(checkpoint: Checkpoint, cache: Store, key: str) -> str:
 def _digests(
     label: str, store: Readable, files: Sequence[str], cache: Store, key: str
 ) -> dict[str, str]:
-    """sha256 of files, by name; those that are not known are hashed and kept."""
-    known = try_read_json(cache, key) or {}
-    known_as = {name: _known_as(store, name) for name in files}
-    stale = [name for name in files if known.get(known_as[name], "") == ""]
+    """Return the sha256 of files, by name. Files without a cached digest are hashed and cached."""
+    cached = try_read_json(cache, key) or {}
+    cache_keys = {name: _cache_key(store, name) for name in files}
+    stale = [name for name in files if cached.get(cache_keys[name], "") == ""]
     if stale:
         total = sum(store.size(name) for name in stale)
         workers = min(cores(), len(stale))
         with track(f"hash {label}", total) as advance, ThreadPoolExecutor(workers) as pool:
             digests = in_order(pool, partial(_digest, store), stale, ahead=workers)
             for name, digest in zip(stale, digests, strict=True):
-                known[known_as[name]] = digest
+                cached[cache_keys[name]] = digest
                 advance(store.size(name), size(total))
-        write_json(cache, key, dict(sorted(known.items())))
-    return {name: known[known_as[name]] for name in files}
+        write_json(cache, key, dict(sorted(cached.items())))
+    return {name: cached[cache_keys[name]] for name in files}
 
 
 def _digest(store: Readable, name: str) -> str:
-    """sha256 of one file."""
+    """Return the sha256 of one file."""
     digest = hashlib.sha256()
     read = _local_pieces if isinstance(store, LocalStore) else pieces
     for piece in read(store, name):
@@ -66,14 +65,14 @@ def _digest(store: Readable, name: str) -> str:
 
 
 def _local_pieces(store: Readable, name: str) -> Iterator[bytearray]:
-    """Small ones, one after the other: a disk needs no reading ahead."""
+    """Yield small pieces of a file without reading ahead, which a disk does not need."""
     length = store.size(name)
     for start in range(0, length, _PIECE):
         yield store.read(name, start, min(start + _PIECE, length))
 
 
-def _known_as(store: Readable, name: str) -> str:
-    """What changes when a file does, and belongs to no other."""
+def _cache_key(store: Readable, name: str) -> str:
+    """Return a string that changes with the file and that no other file has."""
     version = store.version(name)
     if version.startswith(BLOB_VERSION):
         return version
@@ -83,8 +82,11 @@ def _known_as(store: Readable, name: str) -> str:
 
 
 def _probe(store: Readable, name: str) -> str:
-    """A digest of some pages of a file, spread over it: file systems that copy every time and inode
-    (an image, a clone of a disk) do not copy other weights."""
+    """Return a digest of some blocks, spread over the file.
+
+    It tells files with other weights apart even if they have the same path, times and inode, as on
+    a disk image or a clone of a disk.
+    """
     length = store.size(name)
     digest = hashlib.sha256()
     for place in range(_PROBES):
@@ -94,12 +96,12 @@ def _probe(store: Readable, name: str) -> str:
 
 
 def forget(cache: Store, key: str) -> None:
-    """Forget which digests were found, so that every byte is hashed again."""
+    """Delete the cached digests: the next `identity` hashes every byte again."""
     cache.delete(key)
 
 
 def companions_digest(checkpoint: Checkpoint) -> str:
-    """Fingerprint of the tokenizer files and other companions."""
+    """Return the fingerprint of the tokenizer files and other companions."""
     return fingerprint(
         {
             name: hashlib.sha256(checkpoint.store.read(name)).hexdigest()

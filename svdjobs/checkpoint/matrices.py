@@ -1,13 +1,13 @@
-"""A checkpoint as the matrices it is made of, whatever tensors it stores them in.
+"""Divide the tensors of a checkpoint into the matrices that they hold.
 
-Some models store several matrices in one tensor: q, k and v below each other (`qkv_proj`), the gate
-beside the up projection (`gate_up_proj`), all experts of a layer in a stack. Their singular values
-are those of no single linear map, so each matrix is decomposed and blended by itself, under the
-name it has where it is stored alone; the two ways to store a model are the same matrices here.
+Some models store several matrices in one tensor: q, k and v (`qkv_proj`), the gate and the up
+projection (`gate_up_proj`), all experts of a layer in a stack. The singular values of such a tensor
+belong to no single linear map. So each matrix is decomposed and blended by itself, under the name
+that it has in a model that stores it alone. Both kinds of model then have the same matrices.
 
-How a tensor is divided is read from the config's sizes, and has to fit its shape. Which way round a
-stack is stored, [E, out, in] or [E, in, out], is told by its shape; where both fit, by a model type
-that is known, or not at all: what cannot be divided stays as it is, and is not blended.
+The config's sizes say how a tensor is divided; they must fit its shape. The shape also tells how a
+stack is stored, [E, out, in] or [E, in, out]. If both fit, the model type decides. A tensor that
+cannot be divided stays as it is, and is not blended.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from svdjobs.checkpoint.safetensors_format import TensorEntry
 if TYPE_CHECKING:
     import torch
 
-# Tensors that hold several matrices; one that is seen here and not divided is not blended.
+# Names of tensors that hold several matrices. Such a tensor is not blended if it is not divided.
 FUSED = re.compile(
     r"\.(qkv_proj|gate_up_proj|query_key_value|c_attn|Wqkv|qkv|in_proj_qkvz|in_proj_ba)"
     r"(\.weight)?$|\.experts\.(gate_up_proj|down_proj|gate_proj|up_proj)(\.weight)?$"
     r"|\.block_sparse_moe\.(input|output)_linear\.weight$"
 )
-# Model types whose stacks are [E, in, out], and those that take gate and up from alternate columns.
+# Model types whose stacks are [E, in, out], and those whose gate and up columns alternate.
 _TRANSPOSED = ("llama4", "llama4_text", "gpt_oss", "qwen3_vl_moe", "qwen3_vl_moe_text")
 _ALTERNATE = ("gpt_oss",)
+# Model types whose stacks are [E, out, in], like the weights of torch.nn.Linear.
 _AS_LINEAR = (
     "mixtral", "qwen2_moe", "qwen3_moe", "qwen3_next", "deepseek_v2", "deepseek_v3", "olmoe",
     "glm4_moe", "granitemoe", "minimax", "phimoe", "dots1", "ernie4_5_moe", "hunyuan_v1_moe",
 )  # fmt: skip
-# The names of experts' matrices where each is stored alone, old to present.
+# Names of experts' matrices that are stored alone: the old ones, and the present ones.
 _MIXTRAL = re.compile(r"^(.+)\.block_sparse_moe\.experts\.(\d+)\.(w1|w2|w3)\.weight$")
 _PRESENT = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 
@@ -46,7 +47,7 @@ ALL = slice(None)
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a matrix lies in a stored tensor: a run of its elements, seen as a block, indexed."""
+    """The place of a matrix in a stored tensor: a run of its elements and an index into it."""
 
     stored: str
     shape: tuple[int, int]
@@ -55,45 +56,45 @@ class Piece:
     block: tuple[int, ...]
     """Shape of the run."""
     index: Index = ()
-    """What of the block is the matrix; further axes before the last join the rows."""
+    """The matrix within the block. All axes but the last become the rows."""
     transposed: bool = False
-    """Whether that is [in, out]."""
+    """Whether the indexed part is [in, out]."""
 
     @property
     def stop(self) -> int:
-        """The element after the run."""
+        """The end of the run: the element after its last one."""
         count = 1
         for side in self.block:
             count *= side
         return self.start + count
 
     def of_run(self, run: torch.Tensor) -> torch.Tensor:
-        """The matrix, M×N, of its flat run of elements; a view where the run allows one."""
+        """Return the matrix, M×N, from its flat run of elements; as a view if possible."""
         part = run.view(self.block)[self.index]
         rows = part.reshape(-1, part.shape[-1])
         return rows.T if self.transposed else rows
 
     def of(self, flat: torch.Tensor) -> torch.Tensor:
-        """The matrix, M×N, of the whole stored tensor, flat."""
+        """Return the matrix, M×N, from the whole stored tensor, which is flat."""
         return self.of_run(flat[self.start : self.stop])
 
     def put(self, flat: torch.Tensor, w_MN: torch.Tensor) -> None:
-        """Write the matrix to its place in the whole stored tensor, flat."""
+        """Write the matrix to its place in the whole stored tensor, which is flat."""
         place = flat[self.start : self.stop].view(self.block)[self.index]
         place.copy_((w_MN.T if self.transposed else w_MN).reshape(place.shape))
 
 
 class Matrices(NamedTuple):
-    """A checkpoint seen as its matrices, and how it stores them."""
+    """A checkpoint viewed as matrices, and where it stores them."""
 
     view: Checkpoint
-    """Its entries are matrices, and the tensors that are none."""
+    """The checkpoint with the matrices, and all other tensors, as entries."""
     stored: Checkpoint
     pieces: dict[str, Piece]
-    """Of the matrices that are not stored alone under their name."""
+    """The places of the matrices that are not stored alone under their name."""
 
     def names_in(self) -> dict[str, list[str]]:
-        """What every stored tensor holds, by names of the view."""
+        """Return the names of the view's entries that every stored tensor holds."""
         found: dict[str, list[str]] = {}
         for name in self.view.entries:
             piece = self.pieces.get(name)
@@ -102,7 +103,7 @@ class Matrices(NamedTuple):
 
 
 def matrices(checkpoint: Checkpoint) -> Matrices:
-    """See a checkpoint as its matrices."""
+    """View a checkpoint as its matrices."""
     pieces: dict[str, Piece] = {}
     entries: dict[str, TensorEntry] = {}
     divided: dict[str, int] = {}
@@ -139,7 +140,7 @@ def _reader(checkpoint: Checkpoint, piece: Piece) -> Callable[[], torch.Tensor]:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """What a config says of shapes; 0 where it says nothing."""
+    """The sizes in a config; 0 for a size that the config does not give."""
 
     model_type: str
     hidden: int
@@ -151,7 +152,7 @@ class _Sizes:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> _Sizes:
-        """The sizes of the language model."""
+        """Read the sizes of the language model."""
         text = config.get("text_config") or config
 
         def size(*keys: str) -> int:
@@ -175,7 +176,7 @@ class _Sizes:
 
 
 def _divided(entry: TensorEntry, config: Mapping[str, Any]) -> dict[str, Piece]:
-    """The matrices of one tensor by name; empty where it is one, or none, or of unknown kind."""
+    """Return the matrices of one tensor by name; empty if there is nothing to divide or rename."""
     name, shape = entry.name, entry.shape
     if (old := _MIXTRAL.match(name)) and len(shape) == 2:
         present = f"{old[1]}.mlp.experts.{old[2]}.{_PRESENT[old[3]]}.weight"
@@ -192,7 +193,7 @@ def _divided(entry: TensorEntry, config: Mapping[str, Any]) -> dict[str, Piece]:
 def _flat(
     name: str, stem: str, leaf: str, shape: tuple[int, ...], sizes: _Sizes
 ) -> Iterator[tuple[str, Piece]]:
-    """Matrices below or beside each other in one matrix."""
+    """Yield the matrices that lie below or beside each other in a 2-D tensor."""
     rows, columns = shape
     q, kv = sizes.heads * sizes.head, sizes.kv_heads * sizes.head
     qkv = {"q_proj": q, "k_proj": kv, "v_proj": kv}
@@ -215,7 +216,7 @@ def _flat(
 
 
 def _by_head(name: str, stem: str, columns: int, sizes: _Sizes) -> Iterator[tuple[str, Piece]]:
-    """One head after another, each with its q, k and v."""
+    """Yield q, k and v of a tensor that holds one head after another, each with its q, k and v."""
     block = (sizes.heads, 3, sizes.head, columns)
     shape = (sizes.heads * sizes.head, columns)
     for number, part in enumerate(("q_proj", "k_proj", "v_proj")):
@@ -223,7 +224,7 @@ def _by_head(name: str, stem: str, columns: int, sizes: _Sizes) -> Iterator[tupl
 
 
 def _beside(name: str, stem: str, side: int) -> Iterator[tuple[str, Piece]]:
-    """q, k and v beside each other, [in, out]: transformers' Conv1D."""
+    """Yield q, k and v that lie beside each other, [in, out], as in transformers' Conv1D."""
     for number, part in enumerate(("q_proj", "k_proj", "v_proj")):
         where = (ALL, slice(number * side, (number + 1) * side))
         piece = Piece(name, (side, side), 0, (side, 3 * side), where, transposed=True)
@@ -233,6 +234,7 @@ def _beside(name: str, stem: str, side: int) -> Iterator[tuple[str, Piece]]:
 def _below(
     name: str, stem: str, columns: int, parts: Mapping[str, int]
 ) -> Iterator[tuple[str, Piece]]:
+    """Yield matrices that lie below each other; `parts` gives the rows of each."""
     start = 0
     for part, rows in parts.items():
         piece = Piece(name, (rows, columns), start * columns, (rows, columns))
@@ -252,13 +254,12 @@ TOWER = re.compile(
 def _stack(
     name: str, stem: str, leaf: str, shape: tuple[int, ...], sizes: _Sizes
 ) -> dict[str, Piece]:
-    """The matrices of all experts of a layer."""
+    """Return the matrices of all experts of a layer by name; empty if the shape does not fit."""
     experts, hidden, inner = shape[0], sizes.hidden, sizes.expert_mlp
     granite = stem.endswith(".block_sparse_moe")
     if granite:
-        stem, leaf = f"{stem.rpartition('.')[0]}.mlp.experts", {
-            "input_linear": "gate_up_proj", "output_linear": "down_proj"
-        }[leaf]  # fmt: skip
+        stem = f"{stem.rpartition('.')[0]}.mlp.experts"
+        leaf = {"input_linear": "gate_up_proj", "output_linear": "down_proj"}[leaf]
     out, into = {
         "gate_up_proj": (2 * inner, hidden),
         "down_proj": (hidden, inner),
@@ -290,7 +291,7 @@ def _stack(
 def _orientation(
     shape: tuple[int, ...], out: int, into: int, sizes: _Sizes, *, granite: bool
 ) -> bool | None:
-    """Whether an expert's matrix is stored as [in, out]; None where that cannot be told."""
+    """Whether an expert's matrix is stored as [in, out]; None if that cannot be decided."""
     if not out or not into or set(shape) != {out, into} or sorted(shape) != sorted((out, into)):
         return None
     if out != into:

@@ -1,4 +1,4 @@
-"""A checkpoint as a folder on this disk, for engines and tokenizers, which read paths only."""
+"""Provide a checkpoint as a folder on this disk: engines and tokenizers read only paths."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ _FILE_BYTES = 5_000_000_000
 
 @contextmanager
 def on_disk(checkpoint: Checkpoint, *, weights: bool = True) -> Iterator[Path]:
-    """The checkpoint's folder while the block runs: its own where it lies on this disk and its
-    files hold just its tensors, else a temporary copy; without the weights if those are not asked
-    for.
+    """Provide a folder with the checkpoint while the block runs.
+
+    If the checkpoint lies on this disk and its files hold exactly its tensors, this is its own
+    folder. Otherwise it is a temporary copy; with `weights=False` a copy without weights.
 
     Raises:
-        StorageError: too little disk, or a file that is not what the manifest beside it lists.
+        StorageError: the disk has too little space, or a downloaded file differs from its record
+            in the manifest beside it.
     """
     if not checkpoint.as_stored:
         with _rewritten(checkpoint, weights=weights) as folder:
@@ -41,8 +43,10 @@ def on_disk(checkpoint: Checkpoint, *, weights: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def _rewritten(checkpoint: Checkpoint, *, weights: bool) -> Iterator[Path]:
-    """The checkpoint as it is read, so that an engine finds the same tensors: with what is computed
-    on reading computed, and without what its index does not name."""
+    """Write the tensors that svdjobs reads to a temporary folder, so an engine reads the same.
+
+    Tensors that are computed when read are computed; tensors that do not belong are left out.
+    """
     planned = [OutputTensor(e.name, e.dtype, e.shape) for e in checkpoint.entries.values()]
     shards = weight_files(planned, _FILE_BYTES)
     total = sum(shard.bytes for shard in shards)

@@ -1,4 +1,4 @@
-"""What a few values of two checkpoints say: whether they can be a pair, and what rounding did."""
+"""Check from a few values whether two checkpoints can be a pair, and what rounding did to them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from svdjobs.records import RoundingRecord, TensorPlan
 if TYPE_CHECKING:
     import torch
 
-# Values of each matrix that are compared first: enough to tell two checkpoints apart.
+# Values of each matrix to compare first; they tell most checkpoints apart.
 _FIRST = 1024
 _BLOCK = 64
-# Values of a family that rounding noise is estimated from: good to a few percent.
+# Values of a family for the estimate of its rounding noise, which is good to a few percent.
 _SAMPLE = 1 << 16
-# A pair that was trained from one to the other correlates above 0.99; unrelated weights by chance.
+# If one checkpoint was trained from the other, their weights correlate above 0.99; unrelated
+# weights correlate only by chance.
 _ALIKE, _UNLIKE = 0.9, 0.5
 
 
 def what_speaks_against(
     before: Checkpoint, after: Checkpoint, chosen: Sequence[TensorPlan]
 ) -> list[str]:
-    """Reasons why a sweep over these matrices would not mean what it says: no matrix differs, or
-    one is stored transposed."""
+    """Return the reasons against a sweep over these matrices: none of them differs, or some are
+    transposed in one checkpoint."""
     reasons = _transposed(before, after, chosen)
     if chosen and _same(before, after, chosen):
         reasons.append(
             f"before ({before.label}) and after ({after.label}) hold the same values in all "
-            f"{len(chosen)} matrices, so there is nothing to blend; give two checkpoints"
+            f"{len(chosen)} matrices, so there is nothing to blend; give two different checkpoints"
         )
     return reasons
 
@@ -39,8 +40,11 @@ def what_speaks_against(
 def rounding_of(
     before: Checkpoint, after: Checkpoint, chosen: Sequence[TensorPlan]
 ) -> dict[str, RoundingRecord]:
-    """What storing in 16 bits alone does to each module family, from the first values of the matrix
-    in its middle layer. Empty where none was rounded."""
+    """Estimate what storing in 16 bits alone does to each module family.
+
+    The estimate is from the first values of the matrix in the family's middle layer. A family that
+    was not rounded is left out.
+    """
     families: dict[str, list[str]] = {}
     for tensor in sorted(chosen, key=lambda t: (layer_and_family(t.name)[0] or 0, t.name)):
         families.setdefault(layer_and_family(tensor.name)[1], []).append(tensor.name)
@@ -63,7 +67,7 @@ def _rounding(before: Checkpoint, after: Checkpoint, name: str) -> RoundingRecor
 
 
 def _same(before: Checkpoint, after: Checkpoint, chosen: Sequence[TensorPlan]) -> bool:
-    """Whether all matrices are equal; whole ones are read only while none is seen to differ."""
+    """Whether all matrices are equal. Read whole matrices only if all their first values are."""
     for elements in (_FIRST, None):
         if any(_differ(before, after, tensor.name, elements) for tensor in chosen):
             return False
@@ -73,13 +77,18 @@ def _same(before: Checkpoint, after: Checkpoint, chosen: Sequence[TensorPlan]) -
 def _differ(before: Checkpoint, after: Checkpoint, name: str, elements: int | None) -> bool:
     import torch
 
-    both = [c.read(name).reshape(-1) if elements is None else c.head(name, elements)
-            for c in (before, after)]  # fmt: skip
+    both = [
+        c.read(name).reshape(-1) if elements is None else c.head(name, elements)
+        for c in (before, after)
+    ]
     return not torch.equal(*(values.to(torch.float64) for values in both))
 
 
 def _transposed(before: Checkpoint, after: Checkpoint, chosen: Iterable[TensorPlan]) -> list[str]:
-    """Square matrices, the first of every size and kind, that fit each other only transposed."""
+    """Return a reason if square matrices fit each other only transposed.
+
+    Only the first matrix of every family and size is checked.
+    """
     seen: dict[tuple[str, tuple[int, ...]], str] = {}
     for tensor in chosen:
         if tensor.shape[0] == tensor.shape[1] and tensor.shape[0] >= _BLOCK:
@@ -89,7 +98,7 @@ def _transposed(before: Checkpoint, after: Checkpoint, chosen: Iterable[TensorPl
     if not names:
         return []
     return [
-        f"{', '.join(names)}: before fits after only when one of them is transposed; they were "
+        f"{', '.join(names)}: before fits after only if one of them is transposed; they were "
         f"saved in different orientations ([out, in] and [in, out]). Save one of them again"
     ]
 
@@ -100,7 +109,7 @@ def _is_transposed(before: Checkpoint, after: Checkpoint, name: str) -> bool:
 
 
 def _corner(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    """The upper left block of a square matrix, from its first rows."""
+    """Return the upper left block of a square matrix. Read only its first rows."""
     import torch
 
     columns = checkpoint.entries[name].shape[1]

@@ -1,8 +1,8 @@
-"""Quantised matrices: float8 ones are multiplied by their scales when read, packed ones refused.
+"""Dequantise float8 matrices when they are read. Refuse matrices that are packed integers.
 
 Block-scaled float8 is DeepSeek's layout (arXiv:2412.19437, section 3.3): `weight` in F8_E4M3 beside
-`weight_scale_inv` with one scale a block. compressed-tensors calls them `weight_scale`, and has one
-scale for a matrix or for a row, too. Stacks of experts are the same with more sides in front.
+`weight_scale_inv`, with one scale per block. compressed-tensors names the scales `weight_scale`; it
+may have one scale per matrix or per row, too. Stacks of experts have further axes in front.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from svdjobs.checkpoint.reader import Checkpoint
 
-# What rounding to it moves a Gaussian matrix by, of its norm; a test measures it.
+# How far rounding to the dtype moves a Gaussian matrix, relative to its norm; a test measures it.
 NOISE = {"F8_E4M3": 0.027, "F8_E5M2": 0.053}
 _SCALES = ("_scale_inv", "_scale")
 _NUMBERS = ("BF16", "F16", "F32", "F64", "F8_E8M0")
-# Of activations, which are not quantised once the weights are not.
+# Scales of activations. They are dropped: without quantised weights, activations are not quantised.
 _ACTIVATIONS = (".input_scale", ".activation_scale", ".input_scale_inv")
 _WHOLE = ("U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64", "F4", "F6_E2M3", "F6_E3M2")
 
 
 class _Format(NamedTuple):
-    """A way to pack integers, known by how its tensors are called."""
+    """A format of packed integers, recognised by the names of its tensors."""
 
     endings: tuple[str, ...]
     name: str
@@ -62,14 +62,14 @@ _FORMATS = (
         _LOAD.format("") + ".dequantize().save_pretrained(OTHER)",
     ),
 )
-_ORIGIN = "take the checkpoint it was made from"
+_ORIGIN = "use the checkpoint it was made from"
 
 
 def dequantised(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with its float8 matrices as float32, each multiplied out when it is read.
+    """Return the checkpoint with float8 matrices as float32; each is dequantised when it is read.
 
     Raises:
-        CheckpointError: matrices that are packed, or float8 without scales that fit.
+        CheckpointError: matrices are packed integers, or are float8 without scales that fit.
     """
     _refuse_packed(checkpoint)
     entries = checkpoint.entries
@@ -100,7 +100,7 @@ def dequantised(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _note(matrices: list[TensorEntry], dtype: str) -> str:
-    """The noise floor of the matrices of one dtype."""
+    """Return the note on the matrices of one dtype, with their noise floor."""
     return (
         f"{sum(matrix.dtype == dtype for matrix in matrices)} matrices are quantised ({dtype} with "
         f"scales) and dequantised to float32 on reading. Noise floor: rounding to {dtype} alone "
@@ -109,7 +109,7 @@ def _note(matrices: list[TensorEntry], dtype: str) -> str:
 
 
 def _refuse_packed(checkpoint: Checkpoint) -> None:
-    """Refuse matrices that are kept as integers, several to a byte or one."""
+    """Refuse matrices that are stored as integers, one or several to a byte."""
     method = (checkpoint.config.get("quantization_config") or {}).get("quant_method")
     for form in _FORMATS:
         found = sorted(name for name in checkpoint.entries if name.endswith(form.endings))
@@ -121,20 +121,20 @@ def _refuse_packed(checkpoint: Checkpoint) -> None:
         if entry.name.endswith("weight") and len(entry.shape) >= 2 and entry.dtype in _WHOLE
     )
     if found:
-        _refuse(checkpoint, found, str(method or "a format that is not known here"), _ORIGIN)
+        _refuse(checkpoint, found, str(method or "an unknown format"), _ORIGIN)
 
 
 def _refuse(checkpoint: Checkpoint, found: list[str], form: str, command: str) -> None:
     entry = checkpoint.entries[found[0]]
     raise CheckpointError(
         f"{checkpoint.label}: {len(found)} tensors are of quantised matrices ({form}), e.g. "
-        f"{entry.name} {list(entry.shape)} in {entry.dtype}: integers that stand for numbers, and "
-        f"have other singular values. Dequantise it first: {command}."
+        f"{entry.name} {list(entry.shape)} in {entry.dtype}: these integers are codes, whose "
+        f"singular values are not those of the matrix. Dequantise the checkpoint first: {command}."
     )
 
 
 def _scales_of(checkpoint: Checkpoint, matrix: TensorEntry) -> TensorEntry:
-    """The scales of a matrix, whose shape fits its own."""
+    """Return the scales of a matrix, after a check of their shape and dtype."""
     found = [checkpoint.entries.get(matrix.name + suffix) for suffix in _SCALES]
     scale = next((entry for entry in found if entry is not None), None)
     if scale is None:
@@ -146,7 +146,7 @@ def _scales_of(checkpoint: Checkpoint, matrix: TensorEntry) -> TensorEntry:
     allowed = [_blocks(checkpoint, matrix), *_wholes(matrix)]
     if scale.shape not in allowed or scale.dtype not in _NUMBERS:
         raise CheckpointError(
-            f"{checkpoint.label}: {scale.name} is {scale.dtype} {list(scale.shape)}, expected is "
+            f"{checkpoint.label}: {scale.name} is {scale.dtype} {list(scale.shape)}, expected "
             f"one of the shapes {', '.join(str(list(shape)) for shape in allowed)} for a matrix "
             f"{list(matrix.shape)} (see quantization_config.weight_block_size in config.json)."
         )
@@ -154,20 +154,20 @@ def _scales_of(checkpoint: Checkpoint, matrix: TensorEntry) -> TensorEntry:
 
 
 def _blocks(checkpoint: Checkpoint, matrix: TensorEntry) -> tuple[int, ...]:
-    """Shape of the scales if each is of a block of rows and columns."""
+    """Return the shape of the scales if each belongs to a block of rows and columns."""
     *front, rows, columns = matrix.shape
     block_rows, block_columns = _block(checkpoint)
     return (*front, math.ceil(rows / block_rows), math.ceil(columns / block_columns))
 
 
 def _wholes(matrix: TensorEntry) -> list[tuple[int, ...]]:
-    """Shapes of the scales if each is of a whole matrix or of a row."""
+    """Return the shapes of the scales if each belongs to a whole matrix or to a row."""
     *front, rows, _ = matrix.shape
     return [(*front, 1, 1), (*front, rows, 1), *([(), (1,), (rows,)] if not front else [])]
 
 
 def _block(checkpoint: Checkpoint) -> tuple[int, int]:
-    """Rows and columns that share a scale."""
+    """Return the rows and columns of a block, which share a scale."""
     settings = checkpoint.config.get("quantization_config") or {}
     size = settings.get("weight_block_size") or (128, 128)
     whole = isinstance(size, (list, tuple)) and len(size) == 2
@@ -182,7 +182,7 @@ def _block(checkpoint: Checkpoint) -> tuple[int, int]:
 def _product(
     checkpoint: Checkpoint, matrix: TensorEntry, scale: TensorEntry
 ) -> Callable[[], torch.Tensor]:
-    """A function that reads the matrix and its scales and multiplies them, in float32."""
+    """Return a function that reads a matrix and its scales and multiplies them in float32."""
     rows, columns = _block(checkpoint)
     in_blocks = scale.shape == _blocks(checkpoint, matrix)
 

@@ -1,7 +1,7 @@
-"""A checkpoint as the list of its tensors, each read only when asked for.
+"""Open a checkpoint as a list of tensors, and read each tensor on demand.
 
-The model class is never loaded. Whatever the source (a folder, a bucket, a hub snapshot), what is
-opened here is a store holding Hugging Face files.
+The model class is never loaded. Every source (a folder, a bucket, a hub snapshot) is opened as a
+store that holds Hugging Face files.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
-# Any of these makes a folder that of a whole model.
+# A folder with any of these files holds whole weights, not only an adapter.
 WHOLE = (INDEX, SINGLE, PICKLED_INDEX, "pytorch_model.bin")
-# An index of 100,000 tensors takes ten megabytes.
+# An index of 100,000 tensors has ten megabytes.
 _MAX_INDEX_BYTES = 32 << 20
 _NUMBERED = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 
@@ -56,34 +56,36 @@ _NUMBERED = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 class Checkpoint:
     """A checkpoint whose headers have been read and checked.
 
-    `entries`, `read` and `chunks` are how everyone sees its tensors. Most are a byte range of a
-    file; one named in `derived` is what a function gives: a dequantised matrix, a slice of a stack,
-    a matrix with an adapter merged into it. Whoever shows a checkpoint otherwise than it lies in
-    its files makes another with `dataclasses.replace`: new `entries` and `derived`, a `config` that
-    fits them, in `also` the other files that functions read, and a sentence in `notes`.
+    All code reads its tensors through `entries`, `read` and `chunks`. Most tensors are a byte range
+    of a file. A tensor in `derived` is the result of a function: a dequantised matrix, a slice of a
+    stack, a matrix with an adapter merged into it. To view a checkpoint in another way, make a new
+    one with `dataclasses.replace`: set `entries` and `derived`, a `config` that fits them, `also`
+    for the other files that the functions read, and a sentence in `notes`.
     """
 
     label: str
-    """What the user called it."""
+    """The source as the user wrote it."""
     store: Readable
     config: dict[str, Any]
     entries: dict[str, TensorEntry]
     pickled: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Tensors of `.bin` files, memory-mapped where they lie on a disk; empty for safetensors."""
+    """Tensors of `.bin` files, memory-mapped if the files are local; empty for safetensors."""
     derived: dict[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
-    """Tensors that are computed when they are read, of the dtype and shape that their entry says;
-    its `key` is a file they are made from, its `start` means nothing. The functions are called by
-    several threads and once for every reading, and keep nothing."""
+    """Functions that compute a tensor when it is read, by tensor name.
+
+    The tensor has the dtype and shape of its entry. The entry's `key` is one of the files that the
+    tensor is made from; its `start` means nothing. Several threads call the functions, once for
+    each read, and the functions keep no state."""
     ignored: tuple[str, ...] = ()
-    """Tensors that files hold and the index does not give to them; other readers may take them."""
+    """Tensors or weight files that do not belong to the checkpoint; other readers may take them."""
     also: tuple[tuple[Readable, tuple[str, ...]], ...] = ()
-    """Other files that decide its tensors, by the store they lie in: those of an adapter, say."""
+    """Other files that decide the tensors, with their store: those of an adapter, for example."""
     notes: tuple[str, ...] = ()
-    """What a person should know of how this checkpoint is read, a sentence each."""
+    """Sentences for the user on how this checkpoint is read."""
 
     @property
     def architecture(self) -> str:
-        """Model class named in config.json."""
+        """The model class that config.json names."""
         return str((self.config.get("architectures") or ["unknown"])[0])
 
     @property
@@ -94,22 +96,22 @@ class Checkpoint:
 
     @property
     def as_stored(self) -> bool:
-        """Whether the files hold just these tensors, so that every reader finds the same."""
+        """Whether the files hold exactly these tensors: then every reader finds the same."""
         return not self.derived and not self.ignored
 
     def companions(self) -> list[str]:
-        """Tokenizer files and the like that are present."""
+        """Return the names of the companion files (tokenizer and the like) that are present."""
         return companions(self.store)
 
     def weight_files(self) -> list[str]:
-        """Keys of the files that hold tensors."""
+        """Return the keys of the files that hold tensors."""
         return sorted({entry.key for entry in self.entries.values()})
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor in its stored dtype, finite.
+        """Return one tensor in the dtype of its entry, after a check that it is finite.
 
         Raises:
-            TensorError: NaN or Inf in it, or its bytes are short.
+            TensorError: the tensor holds NaN or Inf, or its file is too short.
         """
         entry = self.entries[name]
         tensor = self.derived[name]() if name in self.derived else self.stored(entry)
@@ -117,30 +119,30 @@ class Checkpoint:
         return tensor
 
     def head(self, name: str, elements: int) -> torch.Tensor:
-        """The first elements of one tensor, flat; all of them where it has fewer."""
+        """Return the first elements of one tensor, flat; all of them if it has fewer."""
         return self.run(name, 0, min(elements, self.entries[name].elements))
 
     def run(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Elements [start, stop) of one tensor, flat."""
+        """Return the elements [start, stop) of one tensor, flat."""
         if name in self.derived:
             return self.derived[name]().reshape(-1)[start:stop]
         return self._slice(self.entries[name], start, stop)
 
     def stored(self, entry: TensorEntry) -> torch.Tensor:
-        """The tensor that lies where an entry says; flat bytes where torch lacks its dtype."""
+        """Return the tensor at the place of an entry; as flat bytes if torch has no such dtype."""
         flat = self._slice(entry, 0, entry.elements)
         if entry.dtype not in TORCH_NAMES:
             return flat
         try:
             return flat.reshape(entry.shape)
-        except (TypeError, RuntimeError) as error:  # no elements, and sides beyond 64 bits
+        except (TypeError, RuntimeError) as error:  # no elements, but sides beyond 64 bits
             raise TensorError(
                 f"{self.label}: tensor {entry.name!r} has a shape that torch cannot hold: "
                 f"{first_line(error):.80}."
             ) from None
 
     def chunks(self, name: str, elements: int = 1 << 24) -> Iterator[torch.Tensor]:
-        """One tensor as flat pieces of bounded size, each finite."""
+        """Yield one tensor as flat pieces of bounded size, after a check that each is finite."""
         entry = self.entries[name]
         whole = self.read(name).reshape(-1) if name in self.derived else None
         for start in range(0, entry.elements, elements):
@@ -169,8 +171,8 @@ class Checkpoint:
 
         if entry.dtype not in FLOATS:
             return
-        # A finite sum has finite terms, and costs a tenth of looking at each; a sum that overflows
-        # says nothing, so only then they are looked at.
+        # If the sum is finite, all terms are; it costs a tenth of a test of each term. A sum can
+        # overflow though all terms are finite, so each term is tested if the sum is not finite.
         wide = torch.float64 if entry.dtype == "F64" else torch.float32
         if bool(tensor.sum(dtype=wide).isfinite()) or bool(tensor.isfinite().all()):
             return
@@ -178,24 +180,24 @@ class Checkpoint:
         raise TensorError(
             f"{self.label}: tensor {entry.name!r} {list(entry.shape)} holds {nans:,} NaN and "
             f"{infinities:,} infinite values; all must be finite. The checkpoint is broken (a "
-            f"diverged run or a bad conversion): take an earlier one."
+            f"diverged run or a bad conversion): use an earlier one."
         )
 
 
 def read_checkpoint(store: Readable, label: str, *, allow_pickle: bool = False) -> Checkpoint:
-    """Open a checkpoint: config and headers are read, weights are not.
+    """Open a checkpoint. Read its config and headers, but not its weights.
 
     Raises:
-        CheckpointError: no config, no weights, a missing shard or a corrupt header; a pickled
-            checkpoint unless `allow_pickle`.
+        CheckpointError: the config, the weights or a weight file is missing; a header is corrupt;
+            or the weights are pickled and `allow_pickle` is not set.
     """
     config = read_config(store, label)
     check_companions(store, label)
     weights = _weight_map(store, label, INDEX) if store.exists(INDEX) else {}
     if files := _weight_files(store, label, weights):
         with ThreadPoolExecutor(8) as pool:
-            found = [entry for header in pool.map(partial(read_header, store), files)
-                     for entry in header]  # fmt: skip
+            headers = pool.map(partial(read_header, store), files)
+            found = [entry for header in headers for entry in header]
         opened = _placed(label, store, config, weights, found, INDEX)
         return opened if weights else _beside_others(opened, files)
     return _read_pickled(store, label, config, allow_pickle=allow_pickle)
@@ -209,28 +211,28 @@ def _placed(
     tensors: Iterable[TensorEntry],
     index: str,
 ) -> Checkpoint:
-    """A checkpoint of tensors that files hold; `weights` is its index, empty without one.
+    """Make a checkpoint from the tensors in its files. `weights` is its index; empty without one.
 
-    The index decides which file a tensor is read from; what it does not name is not part of the
-    checkpoint.
+    The index decides from which file a tensor is read. A tensor that it does not name is not part
+    of the checkpoint.
 
     Raises:
-        CheckpointError: the index names a tensor that its file does not hold; or, without an index,
-            two files hold the same.
+        CheckpointError: a tensor is missing in the file that the index names for it; or, without an
+            index, two files hold the same tensor.
     """
     found = {(entry.key, entry.name): entry for entry in tensors}
     if not weights:
         _check_unique(label, found, index)
         return Checkpoint(label, store, config, {entry.name: entry for entry in found.values()})
     named = {(key, name) for name, key in weights.items()}
-    if absent := sorted(name for key, name in named if (key, name) not in found):
+    if missing := sorted(name for key, name in named if (key, name) not in found):
         elsewhere = {name: key for key, name in found}
-        first = absent[0]
+        first = missing[0]
         hint = f"; {elsewhere[first]} holds {first}" if first in elsewhere else ""
         raise CheckpointError(
-            f"{label}: {index} lists {len(absent)} tensors that the file it names does not hold: "
-            f"{', '.join(absent[:5])}{' …' if len(absent) > 5 else ''}{hint}. Fetch the checkpoint "
-            f"again, or save it again."
+            f"{label}: {index} lists {len(missing)} tensors that the file it names does not hold: "
+            f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}{hint}. Fetch the "
+            f"checkpoint again, or save it again."
         )
     entries = {entry.name: entry for place, entry in found.items() if place in named}
     ignored = tuple(sorted(f"{name} in {key}" for key, name in found if (key, name) not in named))
@@ -244,26 +246,28 @@ def _placed(
 
 
 def _check_unique(label: str, found: dict[tuple[str, str], TensorEntry], index: str) -> None:
-    """Refuse a tensor that two files hold, where no index decides."""
+    """Refuse a tensor that two files hold, in a checkpoint without an index."""
     seen: dict[str, str] = {}
     for key, name in found:
         if name in seen:
             raise CheckpointError(
-                f"{label}: the tensor {name!r} lies in {seen[name]} and in {key}, and no {index} "
-                f"decides. Remove the file that does not belong to the checkpoint."
+                f"{label}: the tensor {name!r} lies in {seen[name]} and in {key}, and there is no "
+                f"{index} to decide. Remove the file that does not belong to the checkpoint."
             )
         seen[name] = key
 
 
 def _beside_others(opened: Checkpoint, files: list[str]) -> Checkpoint:
-    """A checkpoint without an index, whose folder may hold more files of tensors than its own:
-    some engines read all of them."""
+    """Check the other weight files in the folder of a checkpoint without an index.
+
+    Some engines read all of them. Refuse numbered files beside its own; note any others.
+    """
     keys = [key for key in opened.store.keys("") if "/" not in key]
     others = [key for key in keys if key.endswith(".safetensors") and key not in files]
     if numbered := [key for key in others if _NUMBERED.fullmatch(key)]:
         raise CheckpointError(
-            f"{opened.label}: {opened.store.url} has {files[0]} and {', '.join(numbered)}, and no "
-            f"{INDEX} decides. Remove what does not belong to the checkpoint."
+            f"{opened.label}: {opened.store.url} has {files[0]} and {', '.join(numbered)}, and "
+            f"there is no {INDEX} to decide. Remove the files that do not belong to the checkpoint."
         )
     if not others:
         return opened
@@ -272,14 +276,14 @@ def _beside_others(opened: Checkpoint, files: list[str]) -> Checkpoint:
 
 
 def _weight_files(store: Readable, label: str, weights: dict[str, str]) -> list[str]:
-    """Keys of the safetensors files, all present; `weights` is empty where there is no index."""
+    """Return the keys of the safetensors files. `weights` is the index; empty without one."""
     if not weights:
         return [SINGLE] if store.exists(SINGLE) else _numbered_files(store, label)
     return _all_there(store, label, weights, INDEX)
 
 
 def _all_there(store: Readable, label: str, weights: dict[str, str], index: str) -> list[str]:
-    """The files that an index names."""
+    """Return the files that an index names. Raise if one is missing."""
     files = sorted(set(weights.values()))
     if missing := [key for key in files if not store.exists(key)]:
         raise CheckpointError(
@@ -290,7 +294,11 @@ def _all_there(store: Readable, label: str, weights: dict[str, str], index: str)
 
 
 def _numbered_files(store: Readable, label: str) -> list[str]:
-    """`model-00001-of-00003.safetensors` and so on without an index: all of them, or an error."""
+    """Return `model-00001-of-00003.safetensors` and so on, in a checkpoint without an index.
+
+    Raises:
+        CheckpointError: one is missing, or the files are of two checkpoints.
+    """
     matches = {key: match for key in store.keys("") if (match := _NUMBERED.fullmatch(key))}
     counts = {int(match[2]) for match in matches.values()}
     numbers = sorted(int(match[1]) for match in matches.values())
@@ -303,13 +311,15 @@ def _numbered_files(store: Readable, label: str) -> list[str]:
 
 
 def _weight_map(store: Readable, label: str, index: str) -> dict[str, str]:
-    """Which file an index gives each tensor to, all of them within the checkpoint."""
+    """Read an index: the file of each tensor. No file may lie outside the folder."""
     weights = read_document(store, index, label, _MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{label}: {index} has no weight_map.")
     for name, key in weights.items():
         if not name.isprintable():
-            raise CheckpointError(f"{label}: {index} names a tensor {name!r:.80}.")
+            raise CheckpointError(
+                f"{label}: {index} names a tensor {name!r:.80}, which has control characters."
+            )
         if not isinstance(key, str) or PurePosixPath(key).name != key or not key.isprintable():
             raise CheckpointError(f"{label}: {index} names the file {key!r} outside the folder.")
     return weights
@@ -318,7 +328,7 @@ def _weight_map(store: Readable, label: str, index: str) -> dict[str, str]:
 def _read_pickled(
     store: Readable, label: str, config: dict[str, Any], *, allow_pickle: bool
 ) -> Checkpoint:
-    """A `.bin` checkpoint, only on request and never executing what it holds (weights_only)."""
+    """Open a `.bin` checkpoint if the user allows it. weights_only runs no code from the files."""
     files = [key for key in store.keys("") if "/" not in key and key.endswith(".bin")]
     files = [key for key in files if key.startswith("pytorch_model")]
     if not files:
@@ -340,12 +350,12 @@ def _read_pickled(
         for name, tensor in tensors.items()
     ]
     opened = _placed(label, store, config, weights, found, PICKLED_INDEX)
-    held = {name: loaded[entry.key][name] for name, entry in opened.entries.items()}
-    return replace(opened, pickled=held)
+    pickled = {name: loaded[entry.key][name] for name, entry in opened.entries.items()}
+    return replace(opened, pickled=pickled)
 
 
 def _short_dtype(tensor: torch.Tensor) -> str | None:
-    """safetensors' name of a tensor's dtype."""
+    """Return safetensors' name of a tensor's dtype; None if it has none."""
     return SAFETENSORS_NAMES.get(str(tensor.dtype).removeprefix("torch."))
 
 
@@ -363,7 +373,7 @@ def _load_pickle(store: Readable, key: str, label: str) -> dict[str, torch.Tenso
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = first_line(error)
         raise CheckpointError(f"{label}: {key} cannot be read as plain tensors: {reason}") from None
-    if isinstance(loaded, dict):  # a trainer keeps its own state beside the weights
+    if isinstance(loaded, dict):  # a trainer wraps the weights and adds its own state
         wrapped = (loaded.get(name) for name in ("model", "module", "state_dict"))
         loaded = next((inner for inner in wrapped if isinstance(inner, dict)), loaded)
     if not isinstance(loaded, dict) or not all(torch.is_tensor(t) for t in loaded.values()):
@@ -371,13 +381,13 @@ def _load_pickle(store: Readable, key: str, label: str) -> dict[str, torch.Tenso
     for name, tensor in loaded.items():
         if _short_dtype(tensor) is None:
             raise TensorError(
-                f"{label}: {key}: tensor {name!r} has dtype {tensor.dtype}, which safetensors "
-                f"lacks; known are {', '.join(SAFETENSORS_NAMES)}."
+                f"{label}: {key}: tensor {name!r} has dtype {tensor.dtype}, which safetensors does "
+                f"not have; expected one of {', '.join(SAFETENSORS_NAMES)}."
             )
     return {name: tensor.contiguous() for name, tensor in loaded.items()}
 
 
 def config_dtype_fields(config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """A config that states the dtype the weights were written in (`torch_dtype` before v5)."""
+    """Return the config with the dtype of the weights (`torch_dtype` before transformers 5)."""
     stated = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
     return {**config, **dict.fromkeys(stated, dtype)}

@@ -1,6 +1,6 @@
-"""The safetensors container: read a header, lay a file out, write it tensor by tensor.
+"""Read the header of a safetensors file, and lay out a file that is written tensor by tensor.
 
-The library holds every tensor of a file in memory to write it and reads only whole local files; a
+The library holds all tensors of a file in memory to write it, and reads only whole local files. A
 sweep needs one tensor at a time, and byte ranges. Files written here equal the library's, byte for
 byte. Format: https://github.com/huggingface/safetensors#format.
 """
@@ -26,14 +26,14 @@ from svdjobs.storage.objects import parsed_json
 from svdjobs.storage.store import Readable
 
 # Every dtype of the library with its bits, in the library's own order (safetensors/src/tensor.rs,
-# enum Dtype), which is also the order of tensors in a file, last first.
+# enum Dtype). A file holds its tensors in the reverse of this order.
 ITEM_BITS = {
     "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,
     "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
     "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
 _ORDER = {dtype: place for place, dtype in enumerate(ITEM_BITS)}
-# Tensors of other dtypes are carried along as bytes.
+# Tensors of other dtypes are copied as bytes.
 TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
     "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32",
@@ -43,28 +43,28 @@ TORCH_NAMES = {
 }  # fmt: skip
 SAFETENSORS_NAMES = {name: short for short, name in TORCH_NAMES.items()}
 FLOATS = ("F64", "F32", "F16", "BF16")
-# As the hub has it (huggingface_hub/constants.py, SAFETENSORS_MAX_HEADER_LENGTH): some 200,000
-# tensors in one file. The library takes four times as much, and a gigabyte to parse it.
+# The hub's limit (huggingface_hub/constants.py, SAFETENSORS_MAX_HEADER_LENGTH): some 200,000
+# tensors in one file. The library accepts four times as much, and needs a gigabyte to parse it.
 MAX_HEADER_BYTES = 25_000_000
-# A tensor takes some ten of `[`, `{` and `,`. A header with many more describes no tensors, but
-# parsing it takes the library a hundred times its size.
+# A tensor takes some ten of `[`, `{` and `,`. A header with many more does not describe tensors; to
+# parse it, the library would need a hundred times its size in memory.
 _STRUCTURE_PER_TENSOR, _STRUCTURE_FREE = 16, 100_000
-# A header up to this size is looked at once more, to say what is wrong with it.
+# If the library refuses a header up to this size, we parse it too, to say what is wrong with it.
 _EXPLAINED_BYTES = 4_000_000
-# Git LFS, docs/spec.md: a pointer begins so.
+# The beginning of a Git LFS pointer (Git LFS, docs/spec.md).
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where one tensor lies: a byte range of a file."""
+    """The place of one tensor: a byte range of a file."""
 
     name: str
     dtype: str
-    """safetensors' own name, e.g. BF16."""
+    """safetensors' name, e.g. BF16."""
     shape: tuple[int, ...]
     key: str
-    """File, as a key of the checkpoint's store."""
+    """The file, as a key of the checkpoint's store."""
     start: int
     """First byte, counted from the start of the file."""
 
@@ -80,10 +80,10 @@ class TensorEntry:
 
 
 def read_header(store: Readable, key: str) -> list[TensorEntry]:
-    """The tensors of one file, in file order; every byte of the file is accounted for.
+    """Return the tensors of one file, in file order. Together they fill the file to its end.
 
-    The safetensors library judges the header. Where it refuses, so do we; and where the format does
-    and the library does not: a header begins with `{` and gives no name twice.
+    The safetensors library checks the header. Two rules of the format that it does not check are
+    checked here: a header begins with `{`, and it gives no name twice.
 
     Raises:
         CheckpointError: the file is missing, cut off or not safetensors.
@@ -103,8 +103,8 @@ def read_header(store: Readable, key: str) -> list[TensorEntry]:
         raise _cut_off(where, f"its header claims {length:,} bytes, the file has {size:,}")
     if length > MAX_HEADER_BYTES:
         raise CheckpointError(
-            f"{where}: its header has {length:,} bytes; read are at most {MAX_HEADER_BYTES:,}. If "
-            f"it is meant so, save the checkpoint again with a smaller max_shard_size."
+            f"{where}: its header has {length:,} bytes; expected at most {MAX_HEADER_BYTES:,}. If "
+            f"the header is right, save the checkpoint again with a smaller max_shard_size."
         )
     header = store.read(key, 8, 8 + length)
     structure = sum(header.count(mark) for mark in (b"[", b"{", b","))
@@ -115,8 +115,9 @@ def read_header(store: Readable, key: str) -> list[TensorEntry]:
         )
     if header[:1] != b"{":
         raise _corrupt(where, "its header is not a JSON object from its first byte on")
-    found = _judged(where, header, size)
-    # Each name stands for itself where nothing is escaped, and has its own data_offsets.
+    found = _tensors_in(where, header, size)
+    # The library keeps only one of two equal names. Without escapes, each entry has `data_offsets`
+    # once, so equal counts show that no name was given twice.
     if described != len(found) or b"\\" in header:
         _require_unique(where, header)
     entries, position = [], 8 + length
@@ -129,7 +130,7 @@ def read_header(store: Readable, key: str) -> list[TensorEntry]:
 
 
 def _require_unique(where: str, header: bytearray) -> None:
-    """Refuse a name that a header gives twice: readers differ in which of the two they take."""
+    """Refuse a header that gives a name twice: readers differ in which entry they use."""
     try:
         parsed_json(header, "it", unique=True)
     except DamagedError as error:
@@ -137,7 +138,7 @@ def _require_unique(where: str, header: bytearray) -> None:
 
 
 def _something_else(start: bytes) -> str | None:
-    """What a file is that plainly holds no tensors, and what to do; None where it may hold some."""
+    """Say what a file is that plainly is not safetensors, and what to do; None if it may be."""
     if start == _LFS:
         return "a Git LFS pointer, not the weights it stands for. Run `git lfs pull` in its folder."
     if start.lstrip()[:1] == b"<":
@@ -145,11 +146,11 @@ def _something_else(start: bytes) -> str | None:
     return None
 
 
-def _judged(where: str, header: bytearray, size: int) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Name, dtype and shape of the tensors of a header, in file order, as the library reads them.
+def _tensors_in(where: str, header: bytearray, size: int) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Return name, dtype and shape of a header's tensors, in file order, as the library reads them.
 
-    The library takes whole files only. It gets one with this header and as many zeros as there are
-    bytes of tensors: a sparse file, which takes no room on the disk.
+    The library reads only whole files. It gets a file of the same size with this header and zeros
+    in place of the tensors. The file is sparse and takes no space on the disk.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -166,14 +167,16 @@ def _judged(where: str, header: bytearray, size: int) -> list[tuple[str, str, tu
                     for one in (opened.get_slice(name),)
                 ]
     except SafetensorError as error:
-        raise _explained(where, header, size, first_line(error)) from None
+        raise _refusal(where, header, size, first_line(error)) from None
     except OSError as error:
-        raise from_os_error(error, doing=f"looking at the header of {where}") from None
+        raise from_os_error(error, doing=f"checking the header of {where}") from None
 
 
-def _explained(where: str, header: bytearray, size: int, words: str) -> CheckpointError:
-    """What is wrong with a header that the library refuses: which tensor, where that can be told,
-    else in the library's words."""
+def _refusal(where: str, header: bytearray, size: int, words: str) -> CheckpointError:
+    """Return the error for a header that the library refuses.
+
+    It says which tensor is wrong and how. If that cannot be found out, it quotes the library.
+    """
     try:
         document = json.loads(header) if len(header) <= _EXPLAINED_BYTES else None
     except (ValueError, RecursionError):
@@ -201,7 +204,7 @@ def _explained(where: str, header: bytearray, size: int, words: str) -> Checkpoi
 
 
 def _problem(where: str, name: str, item: Any) -> CheckpointError | None:
-    """What is wrong with a header's entry."""
+    """Return the error for one entry of a header; None if the entry is right."""
     try:
         dtype, shape, (start, end) = item["dtype"], tuple(item["shape"]), item["data_offsets"]
         whole = all(type(number) is int and 0 <= number < 1 << 64 for number in (start, end))
@@ -209,8 +212,8 @@ def _problem(where: str, name: str, item: Any) -> CheckpointError | None:
         return _corrupt(where, f"tensor {name!r} has no dtype, shape and data_offsets")
     if dtype not in ITEM_BITS:
         return TensorError(
-            f"{where}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(ITEM_BITS)}. "
-            f"A quantised checkpoint must be dequantised first."
+            f"{where}: tensor {name!r} has dtype {dtype!r}; expected one of "
+            f"{', '.join(ITEM_BITS)}. A quantised checkpoint must be dequantised first."
         )
     elements = 1
     for side in shape:
@@ -230,14 +233,14 @@ def _cut_off(where: str, what: str) -> CheckpointError:
 
 def _corrupt(where: str, what: str) -> CheckpointError:
     return CheckpointError(
-        f"{where} is not a valid safetensors file: {what}. It was damaged, or written by something "
-        f"else; fetch it again, or save it again with the safetensors library."
+        f"{where} is not a valid safetensors file: {what}. It was damaged, or written by another "
+        f"program; fetch it again, or save it again with the safetensors library."
     )
 
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor about to be written."""
+    """A tensor that is to be written."""
 
     name: str
     dtype: str
@@ -250,12 +253,12 @@ class OutputTensor:
 
 
 def file_order(tensors: Sequence[OutputTensor]) -> list[OutputTensor]:
-    """The library's order within a file: by dtype, the last of its list first, then by name."""
+    """Sort tensors as the library does within a file: by dtype, the last first, then by name."""
     return sorted(tensors, key=lambda tensor: (-_ORDER[tensor.dtype], tensor.name))
 
 
 def header_bytes(tensors: Sequence[OutputTensor]) -> bytes:
-    """Length and header of a file that will hold these tensors in this order."""
+    """Return the header length and the header of a file with these tensors in this order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for tensor in tensors:

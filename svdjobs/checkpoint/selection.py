@@ -1,4 +1,4 @@
-"""Which tensors are blended, and for each of the others, why not."""
+"""Select the tensors to blend, and say why each other tensor is skipped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROUTER = re.compile(
     r"\.(mlp|block_sparse_moe|feed_forward|ffn)\.(gate|router|router\.\w+|shared_expert_gate)"
     r"(\.(weight|wg\.weight))?$|\.(router|gate)\.(weight|proj\.weight|layer\.weight|scorer\.weight)$"
 )
-# What layers have in attention's place: matrices that mix several maps, which have no name alone.
+# Layers in place of attention. Their matrices hold several maps that have no names of their own.
 HYBRID: tuple[tuple[re.Pattern[str], SkipReason], ...] = (
     (re.compile(r"\.(linear_attn|lightning_attn|linear_attention)\."), "linear_attention"),
     (re.compile(r"\.(mixer|mamba|ssm|mamba_\w+)\."), "state_space"),
@@ -37,10 +37,10 @@ EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 def select(before: Checkpoint, after: Checkpoint, rules: SelectionConfig) -> list[TensorPlan]:
-    """One plan entry per tensor of after, sorted by name.
+    """Return one plan entry per tensor of `after`, sorted by name.
 
     Raises:
-        ConfigError: a pattern that is not a regular expression, or that matches no tensor.
+        ConfigError: a pattern is not a regular expression, or matches no tensor.
     """
     include = _patterns(rules.include, "include", after.entries)
     exclude = _patterns(rules.exclude, "exclude", after.entries)
@@ -77,7 +77,7 @@ def _reason(
     *,
     embeddings: bool,
 ) -> SkipReason | None:
-    """Why a tensor is not blended; None if it is."""
+    """Return why a tensor is skipped; None if it is blended."""
     entry = after.entries[name]
     embedding = EMBEDDING.search(name) is not None
     named = any(pattern.search(name) for pattern in include)
@@ -95,11 +95,11 @@ def _reason(
         return "shape_mismatch"
     if embedding:
         return None if embeddings else "embedding"
-    return None if named else _left_out(name, any_named=bool(include))
+    return None if named else _default_reason(name, any_named=bool(include))
 
 
-def _left_out(name: str, *, any_named: bool) -> SkipReason | None:
-    """Why a matrix that no pattern names is not blended; None if it is, by default."""
+def _default_reason(name: str, *, any_named: bool) -> SkipReason | None:
+    """Return why a matrix that no `include` pattern names is skipped; None if it is blended."""
     if any_named or not name.endswith(".weight"):
         return "excluded"
     for pattern, reason in ((ROUTER, "router"), *HYBRID):
@@ -109,7 +109,7 @@ def _left_out(name: str, *, any_named: bool) -> SkipReason | None:
 
 
 def embedding_rows(checkpoint: Checkpoint) -> int | None:
-    """How many tokens a checkpoint embeds; None where no tensor has a name that says so."""
+    """Return how many tokens a checkpoint embeds; None if no tensor is named as an embedding."""
     found = [e.shape for name, e in checkpoint.entries.items() if TOKEN_EMBEDDING.search(name)]
     return max((shape[0] for shape in found if len(shape) == 2), default=None)
 
@@ -117,8 +117,8 @@ def embedding_rows(checkpoint: Checkpoint) -> int | None:
 def layer_and_family(name: str) -> tuple[int | None, str]:
     """`model.layers.3.mlp.up_proj.weight` → (3, "mlp.up_proj"); no layer index → (None, name).
 
-    All experts are one family (`mlp.experts.up_proj`); a tower's is called by it
-    (`visual: attn.proj`).
+    All experts are one family (`mlp.experts.up_proj`). A family in a tower begins with the tower's
+    name (`visual: attn.proj`).
     """
     tower = f"{found[1]}: " if (found := TOWER.search(name)) else ""
     if match := LAYER.search(name):
@@ -127,7 +127,7 @@ def layer_and_family(name: str) -> tuple[int | None, str]:
 
 
 def coverage(tensors: list[TensorPlan]) -> dict[str, int]:
-    """Number of parameters by skip reason; `blended` for those that are taken."""
+    """Return the number of parameters by skip reason, with `blended` for the blended tensors."""
     counts: Counter[str] = Counter()
     for tensor in tensors:
         counts[tensor.skip or "blended"] += tensor.elements
@@ -135,8 +135,11 @@ def coverage(tensors: list[TensorPlan]) -> dict[str, int]:
 
 
 def core_coverage(tensors: list[TensorPlan]) -> tuple[float, dict[str, int]]:
-    """What share of the parameters of attention, of what stands in its place, and of MLPs is
-    blended, and the parameters of the others by reason; tensors that the user excludes left out."""
+    """Return the blended share of the core parameters, and the number of the others by reason.
+
+    The core is attention, the layers in its place, and MLPs. Routers and tensors that the user
+    excludes do not count.
+    """
     counts: Counter[str] = Counter()
     for tensor in tensors:
         matrix = len(tensor.shape) > 1 and not EMBEDDING.search(tensor.name)
@@ -152,7 +155,7 @@ def _is_core(name: str) -> bool:
 
 
 def coverage_line(tensors: list[TensorPlan]) -> str:
-    """`blended 28 of 41 tensors, 87.3 % of 1.54 B parameters; skipped: embedding 12.6 %, …`."""
+    """Return `blended 28 of 41 tensors, 87.3 % of 1.54 B parameters; skipped: tied 12.6 %, …`."""
     counts = coverage(tensors)
     total = sum(counts.values()) or 1
     taken = sum(tensor.skip is None for tensor in tensors)

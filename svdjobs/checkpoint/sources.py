@@ -1,4 +1,4 @@
-"""Where checkpoints come from: a folder, a bucket, this package, or the Hugging Face hub."""
+"""Open a checkpoint from a folder, a bucket, this package or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -35,17 +35,19 @@ _PATTERNS = [
 
 
 def open_checkpoint(source: str, *, allow_pickle: bool = False) -> Checkpoint:
-    """Open `source`: `s3://bucket/prefix`, a shipped one (`demo:base`), a folder if there is one of
-    that name, else a hub id `owner/name@revision`. A LoRA adapter is opened merged into the base
-    that its config names, or into the one given before it: `BASE + ADAPTER`.
+    """Open the checkpoint that `source` names.
 
-    Hub snapshots come from the offline cache where they are in it.
+    A source is `s3://bucket/prefix`, a checkpoint of this package (`demo:base`), a folder if one of
+    that name exists, or else a hub id `owner/name@revision`. A LoRA adapter is merged into the base
+    that its config names, or into the base in front of it: `BASE + ADAPTER`.
+
+    A hub snapshot is downloaded unless the cache holds it.
 
     Raises:
-        CheckpointError: neither a folder nor a hub id, or not a whole checkpoint.
-        StorageError: the bucket refuses, or the hub cannot be reached and the cache does not hold
-            it.
-        UnavailableError: the bucket, or the hub, does not answer for now.
+        CheckpointError: `source` is neither a folder nor a hub id, or not a whole checkpoint.
+        StorageError: the bucket refuses; or the cache does not hold the checkpoint, and
+            HF_HUB_OFFLINE is set.
+        UnavailableError: the bucket or the hub does not answer for now.
     """
     if ADDED in source:
         return _with_adapter(source, allow_pickle=allow_pickle)
@@ -54,10 +56,10 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False) -> Checkpoint:
 
 
 def open_headers(source: str, *, allow_pickle: bool = False) -> Checkpoint:
-    """Open `source` to look at its config and headers only.
+    """Open `source` only for its config and headers.
 
-    Of a hub checkpoint that is not in the cache, a few hundred kilobytes are fetched, by ranges,
-    instead of its weights; tensors of what is returned then cannot be read.
+    If a hub checkpoint is not in the cache, this fetches a few hundred kilobytes of it by ranges,
+    but not its weights. Its tensors can be read, but each read is then a request to the hub.
 
     Raises:
         CheckpointError, StorageError: as `open_checkpoint`.
@@ -72,27 +74,28 @@ def open_headers(source: str, *, allow_pickle: bool = False) -> Checkpoint:
 
 
 def _opened(store: Store, source: str, *, allow_pickle: bool) -> Checkpoint:
-    """The checkpoint in a store; of an adapter, its base with the adapter merged."""
+    """Open the checkpoint in a store; for an adapter, open its base and merge the adapter."""
     if not is_adapter(store):
         return _usable(read_checkpoint(store, source, allow_pickle=allow_pickle))
     if whole := [key for key in WHOLE if store.exists(key)]:
         raise CheckpointError(
             f"{source} holds an adapter (adapter_model.safetensors) and whole weights "
-            f"({whole[0]}), which need not be the base with it. Say `BASE{ADDED}{source}` for the "
-            f"adapter, or put the adapter's files elsewhere for the weights."
+            f"({whole[0]}), which may be its base or another checkpoint. Give "
+            f"`BASE{ADDED}{source}` to use the adapter, or move the adapter's files to another "
+            f"folder to use the weights."
         )
     named = adapter_config(store, source).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise CheckpointError(
-            f"{source}: adapter_config.json names no base_model_name_or_path. Give the base before "
-            f"it: `BASE{ADDED}{source}`."
+            f"{source}: adapter_config.json names no base_model_name_or_path. Give the base, too: "
+            f"`BASE{ADDED}{source}`."
         )
     base = open_checkpoint(named, allow_pickle=allow_pickle)
     return with_adapter(base, store, source)
 
 
 def _with_adapter(source: str, *, allow_pickle: bool) -> Checkpoint:
-    """`BASE + ADAPTER`."""
+    """Open `BASE + ADAPTER`."""
     first, _, second = source.partition(ADDED)
     store = _named(second) or LocalStore(_download(second, allow_pickle=False))
     if not is_adapter(store):
@@ -103,17 +106,17 @@ def _with_adapter(source: str, *, allow_pickle: bool) -> Checkpoint:
 
 
 def _usable(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint whose tensors are the model's weights, or can be made so.
+    """Return a checkpoint whose tensors are the model's weights; dequantise float8 matrices.
 
     Raises:
-        CheckpointError: quantised matrices, or adapters that were not merged.
+        CheckpointError: the checkpoint holds packed integers or unmerged adapters.
     """
     refuse_unmerged(checkpoint)
     return dequantised(checkpoint)
 
 
 def _named(source: str) -> Store | None:
-    """The store a source names by itself; None for a hub id."""
+    """Return the store that a source names; None for a hub id."""
     if source.startswith(S3):
         return open_store(source)
     if source.startswith(DEMO):
@@ -123,23 +126,31 @@ def _named(source: str) -> Store | None:
 
 
 def _shipped(name: str) -> Path:
-    """Folder of a checkpoint that comes with the package, so that an image without the repository
-    has them too."""
+    """Return the folder of a checkpoint that comes with the package.
+
+    Images hold the package but not the repository, so its checkpoints are in the package.
+    """
     root = Path(str(files("svdjobs"))) / "demo" / "checkpoints"
-    known = sorted(path.name for path in root.iterdir())
-    if name not in known:
-        raise CheckpointError(f"{DEMO}{name}: there are {', '.join(DEMO + n for n in known)}.")
+    names = sorted(path.name for path in root.iterdir())
+    if name not in names:
+        raise CheckpointError(
+            f"{DEMO}{name}: no such checkpoint; there are {', '.join(DEMO + n for n in names)}."
+        )
     return root / name
 
 
 def _folder(source: str) -> Path | None:
-    """The folder of that name; None for a hub id."""
-    try:
+    """Return the folder that a source names; None for a hub id."""
+    try:  # fails on a name that is too long, and on the home of a user who does not exist
         folder = Path(source).expanduser()
-        found, is_file = folder.is_dir(), folder.is_file()
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user's home
+        is_folder, is_file = folder.is_dir(), folder.is_file()
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise CheckpointError(f"{source!r:.80}: no such folder ({first_line(error)}).") from None
-    if found:
+    if is_folder:
         return folder
     if is_file:
         raise CheckpointError(
@@ -151,16 +162,16 @@ def _folder(source: str) -> Path | None:
     if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
         raise CheckpointError(f"{source}: no such folder, and not a hub id (owner/name).{hint}")
     if near and folder.parent != Path():
-        # A slip of the pen, not a hub id: asking the hub for it would take half a minute.
+        # Probably a misspelt folder, not a hub id; a request to the hub would take half a minute.
         raise CheckpointError(
-            f"{source}: no such folder.{hint} For the hub's model of that name, say "
+            f"{source}: no such folder.{hint} For the hub's model of that name, give "
             f"{source.partition('@')[0]}@main."
         )
     return None
 
 
 def _folder_nearly(folder: Path) -> Path | None:
-    """A folder of nearly that name beside it."""
+    """Return a folder with a similar name in the same folder; None if there is none."""
     if "@" in folder.name or not folder.parent.is_dir():
         return None
     try:
@@ -172,7 +183,7 @@ def _folder_nearly(folder: Path) -> Path | None:
 
 
 def _cached(source: str) -> LocalStore | None:
-    """Folder of a snapshot in the cache, None where its weights are not all there."""
+    """Return the folder of a snapshot in the cache; None if some of its weights are missing."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -188,18 +199,21 @@ def _cached(source: str) -> LocalStore | None:
 
 
 def _remote_headers(source: str, *, allow_pickle: bool) -> Checkpoint | None:
-    """A hub checkpoint whose headers are read without fetching its weights; None if it must be
-    fetched: an adapter, or pickled weights where those are allowed, which have no headers."""
+    """Open a hub checkpoint by its headers, without its weights.
+
+    Return None if it must be downloaded: if it is an adapter, or has only pickled weights, which
+    have no headers, and the user allows those.
+    """
     repository, _, revision = source.partition("@")
     files = HubFiles(repository, revision or None)
-    whole = any(key.endswith(".safetensors") for key in files.keys(""))
-    if is_adapter(files) or (allow_pickle and not whole):
+    has_headers = any(key.endswith(".safetensors") for key in files.keys(""))
+    if is_adapter(files) or (allow_pickle and not has_headers):
         return None
     return read_checkpoint(files, source)
 
 
 def _download(source: str, *, allow_pickle: bool) -> Path:
-    """Folder of a hub snapshot, downloaded unless the cache has it."""
+    """Download a hub snapshot unless the cache has it. Return its folder."""
     from huggingface_hub import snapshot_download
 
     repository, _, revision = source.partition("@")
@@ -212,7 +226,7 @@ def _download(source: str, *, allow_pickle: bool) -> Path:
 
 @contextmanager
 def _hub_errors(source: str) -> Iterator[None]:
-    """What can go wrong with a hub, as ours."""
+    """Translate the errors of the hub into ours."""
     import httpx
     from huggingface_hub import constants
     from huggingface_hub.errors import (
@@ -228,7 +242,7 @@ def _hub_errors(source: str) -> Iterator[None]:
         yield
     except GatedRepoError:
         raise CheckpointError(
-            f"{source}: access must be asked for on the hub (set HF_TOKEN)."
+            f"{source}: the hub restricts access to it. Request access there, and set HF_TOKEN."
         ) from None
     except RepositoryNotFoundError:
         raise CheckpointError(f"{source}: no such folder, and the hub has no such model.") from None
@@ -240,10 +254,10 @@ def _hub_errors(source: str) -> Iterator[None]:
     except SvdjobsError:
         raise
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        # Asked to stay offline, it will not be reached later either.
+        # With HF_HUB_OFFLINE set, the hub cannot be reached later either.
         kind = StorageError if constants.HF_HUB_OFFLINE else UnavailableError
         raise kind(
-            f"{source}: no such folder, and the hub could not be reached for it "
+            f"{source}: no such folder, and the hub could not be reached "
             f"({first_line(error)}). Copy the checkpoint here and give its folder, or try again "
             f"with a network."
         ) from None

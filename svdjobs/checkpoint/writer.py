@@ -1,4 +1,4 @@
-"""Write a checkpoint shard by shard, tensor by tensor, as `save_pretrained` would lay it out."""
+"""Write a checkpoint file by file and tensor by tensor, in the layout of `save_pretrained`."""
 
 from __future__ import annotations
 
@@ -26,19 +26,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shard:
-    """One weight file and the tensors that go into it, in file order."""
+    """One weight file and its tensors, in file order."""
 
     name: str
     tensors: tuple[OutputTensor, ...]
 
     @property
     def bytes(self) -> int:
-        """Bytes of tensor data."""
+        """The size of the tensors in bytes."""
         return sum(tensor.bytes for tensor in self.tensors)
 
 
 def weight_files(tensors: Sequence[OutputTensor], max_shard_bytes: int) -> list[Shard]:
-    """Fill shards in the order given, as transformers does; a larger tensor gets its own."""
+    """Divide tensors into weight files in the order given, as transformers does.
+
+    A tensor that is larger than a file may be gets a file of its own.
+    """
     groups: list[list[OutputTensor]] = [[]]
     for tensor in tensors:
         full = sum(item.bytes for item in groups[-1]) + tensor.bytes > max_shard_bytes
@@ -57,7 +60,7 @@ def weight_files(tensors: Sequence[OutputTensor], max_shard_bytes: int) -> list[
 
 
 def index_bytes(shards: Sequence[Shard]) -> bytes | None:
-    """Content of the index file; None where one file needs no index."""
+    """Return the content of the index file; None for a single weight file, which needs none."""
     if len(shards) == 1:
         return None
     weight_map = {tensor.name: shard.name for shard in shards for tensor in shard.tensors}
@@ -66,7 +69,7 @@ def index_bytes(shards: Sequence[Shard]) -> bytes | None:
 
 
 class ShardWriter:
-    """One open shard: takes the tensors of its layout in order, whole or in pieces."""
+    """One open weight file. It takes its tensors in file order, whole or in pieces."""
 
     def __init__(self, sink: Sink, shard: Shard) -> None:
         self._sink = sink
@@ -76,7 +79,7 @@ class ShardWriter:
         sink.write(header_bytes(shard.tensors))
 
     def write(self, tensor: torch.Tensor) -> None:
-        """Append a tensor (or the next piece of one), already in its storage dtype."""
+        """Append a tensor, or the next piece of one, that is already in its storage dtype."""
         import torch
 
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
@@ -84,23 +87,23 @@ class ShardWriter:
         self._sink.write(flat.numpy().data)
 
     def finish(self, key: str) -> FileRecord:
-        """Check that every promised byte came, and return the file's record."""
+        """Check that all bytes that the header promises were written. Return the file's record."""
         assert self._written == self._expected, (self._shard.name, self._written, self._expected)
         return self._sink.record(key)
 
 
 @contextmanager
 def open_shard(store: Store, key: str, shard: Shard) -> Iterator[ShardWriter]:
-    """Write one shard; it appears under `key` when the block ends without an exception."""
+    """Write one weight file. It appears under `key` when the block ends without an exception."""
     with store.sink(key) as sink:
         yield ShardWriter(sink, shard)
 
 
 def to_storage(tensor: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
-    """Cast to a storage dtype (safetensors' name); what is no float stays as it is.
+    """Cast a tensor to a float storage dtype (safetensors' name). Other dtypes change nothing.
 
     Raises:
-        TensorError: a value that the dtype cannot hold.
+        TensorError: a value does not fit the dtype.
     """
     import torch
 

@@ -31,7 +31,7 @@ from tests.checkpoints import tensors
         ("global_step_40/data.txt", "folder for each step"),
         ("model-Q4_K_M.gguf", r"GGUF file.*model-Q4_K_M\.gguf.*gguf_file="),
         ("consolidated.00.pth", "pickled by torch.save"),
-        ("optimizer.pt", "beside the weights, and not the weights"),
+        ("optimizer.pt", "beside the weights, but no weights"),
         ("rng_state_0.pth", "beside the weights"),
         ("tf_model.h5", "another framework.*transformers 4"),
         ("flax_model.msgpack", "another framework"),

@@ -125,7 +125,7 @@ def test_a_dequantised_checkpoint_says_so_and_is_written_out_for_an_engine(
           "l.weight_scale": torch.ones(2, 1).to(FLOAT8)}, r"l\.weight \[2, 2\] in U8"),
         ({NAME: gaussian(2, 2).to(FLOAT8)}, "quantised.*has no .*weight_scale_inv"),
         ({NAME: gaussian(2, 2).to(FLOAT8), f"{NAME}_scale_inv": torch.ones(3, 3)},
-         r"_scale_inv is F32 \[3, 3\], expected is one of the shapes \[1, 1\]"),
+         r"_scale_inv is F32 \[3, 3\], expected one of the shapes \[1, 1\]"),
         ({NAME: gaussian(2, 2).to(FLOAT8), f"{NAME}_scale": torch.ones(1, 1, dtype=torch.int32)},
          r"_scale is I32 \[1, 1\]"),
     ],
