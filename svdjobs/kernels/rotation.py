@@ -1,11 +1,11 @@
-"""How the singular bases turn from base over rl1 to rl2, and what chance alone would give.
+"""Measure how singular bases rotate from base to rl1 to rl2, and what chance alone would give.
 
     R1 = Q_baseᵀ·Q_rl1    R2 = Q_rl1ᵀ·Q_rl2    R3 = Q_baseᵀ·Q_rl2    R4 = R1·R2
 
-for Q = U and Q = V. On a square side Q·Qᵀ = 1, so R4 ≡ R3 and MSE(R4, R3) is rounding noise
-whatever the checkpoints are (`trivial`). On the thin side Q·Qᵀ is a projector and for independent
-Haar-random bases E[MSE] = (m−n)/m² (`haar_mse`). Only the leading T directions compose in a way
-that says something on both sides.
+for Q = U and Q = V. On a square side Q·Qᵀ = 1, so R4 ≡ R3, and MSE(R4, R3) is rounding noise for
+any checkpoints (`trivial`). On the thin side Q·Qᵀ is a projector, and independent Haar-random bases
+have E[MSE] = (m−n)/m² (`haar_mse`). Only for the leading T directions is the composition
+informative on both sides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from svdjobs.kernels.spectrum import long_side_chunks, rank
 
 
 class Bases(NamedTuple):
-    """A decomposed matrix together with the matrix, from which its thin side follows."""
+    """The decomposition of a matrix, and the matrix itself, from which the thin side follows."""
 
     w_MN: torch.Tensor
     s_K: torch.Tensor
@@ -29,22 +29,22 @@ class Bases(NamedTuple):
 
     @property
     def tall(self) -> bool:
-        """M >= N: the square side is vh and the thin one u."""
+        """Whether M >= N: then the square side is vh and the thin side u."""
         return self.w_MN.shape[0] >= self.w_MN.shape[1]
 
 
 class Overlaps(NamedTuple):
-    """Q_aᵀ·Q_b of both sides, R×R."""
+    """Q_aᵀ·Q_b on both sides, R×R."""
 
     thin_RR: torch.Tensor
     square_RR: torch.Tensor
 
 
 def overlaps(a: Bases, b: Bases, r: int) -> Overlaps:
-    """Overlaps of the first r directions of two matrices of one shape.
+    """Return the overlaps of the first r directions of two matrices of equal shape.
 
-    The thin side comes from the cross-Gram matrix, Uᵀ_a·U_b = s_a⁻¹·V_aᵀ·(W_aᵀ·W_b)·V_b·s_b⁻¹, so
-    no M×K basis is ever formed.
+    The thin side is Uᵀ_a·U_b = s_a⁻¹·V_aᵀ·(W_aᵀ·W_b)·V_b·s_b⁻¹, from the cross-Gram matrix, so no
+    M×K basis is ever formed.
     """
     qa_KR, qb_KR = a.square_KK[:, :r], b.square_KK[:, :r]
     cross_KK = torch.from_numpy(cross_gram(a.w_MN, b.w_MN))
@@ -53,7 +53,7 @@ def overlaps(a: Bases, b: Bases, r: int) -> Overlaps:
 
 
 def cross_gram(a_MN: torch.Tensor, b_MN: torch.Tensor) -> np.ndarray:
-    """Float64 W_aᵀ·W_b (M >= N) or W_a·W_bᵀ (M < N), K×K, accumulated over chunks."""
+    """Return W_aᵀ·W_b (M >= N) or W_a·W_bᵀ (M < N) in float64, K×K, summed over chunks."""
     k = min(a_MN.shape)
     total_KK = np.zeros((k, k))
     for a_CK, b_CK in zip(long_side_chunks(a_MN), long_side_chunks(b_MN), strict=True):
@@ -62,12 +62,12 @@ def cross_gram(a_MN: torch.Tensor, b_MN: torch.Tensor) -> np.ndarray:
 
 
 def composition_mse(r1: torch.Tensor, r2: torch.Tensor, r3: torch.Tensor) -> float:
-    """MSE(R1·R2, R3): mean over entries of the squared difference."""
+    """Return MSE(R1·R2, R3): the mean over entries of the squared difference."""
     return float((r1 @ r2 - r3).square().mean())
 
 
 def haar_mse(long: int, short: int) -> float:
-    """E[MSE(R4, R3)] on the thin side for independent Haar-random frames: (m−n)/m².
+    """Return E[MSE(R4, R3)] on the thin side for independent Haar-random frames: (m−n)/m².
 
     E|q_iᵀ·(1−P)·q_j|² = tr(1−P)/m², with 1−P of rank m−n.
     """
@@ -75,44 +75,48 @@ def haar_mse(long: int, short: int) -> float:
 
 
 def thin_top(bases: Bases, t: int) -> torch.Tensor:
-    """First t vectors of the thin side, L×T with L = max(M, N): W·v/s."""
+    """Return the first t vectors of the thin side, L×T with L = max(M, N): W·v/s."""
     square_KT = bases.square_KK[:, :t].numpy()
     pieces = [a_CK @ square_KT for a_CK in long_side_chunks(bases.w_MN)]
     return torch.from_numpy(np.concatenate(pieces)) / bases.s_K[:t]
 
 
 def principal_angles(qa_NT: torch.Tensor, qb_NT: torch.Tensor) -> torch.Tensor:
-    """Principal angles in radians between two subspaces with orthonormal columns, ascending.
+    """Return the principal angles between two orthonormal bases, ascending, in radians.
 
-    Sine form where the angle is under 45° and cosine form above, since arccos loses half the digits
-    of a small angle (Björck & Golub 1973, doi:10.2307/2005662; Knyazev & Argentati 2002,
-    doi:10.1137/S1064827500377332).
+    An angle below 45° is computed from its sine and others from the cosine, because arccos loses
+    half the digits of a small angle (Björck & Golub 1973, doi:10.2307/2005662; Knyazev & Argentati
+    2002, doi:10.1137/S1064827500377332).
     """
     inner_TT = qa_NT.T @ qb_NT
     cosines_T = torch.linalg.svdvals(inner_TT).clamp(max=1)
+    # svdvals descend. Falling cosines are rising angles; falling sines must be flipped.
     sines_T = torch.linalg.svdvals(qb_NT - qa_NT @ inner_TT).clamp(max=1).flip(0)
     return torch.where(sines_T.square() < 0.5, sines_T.arcsin(), cosines_T.arccos())
 
 
 def nss(s_before_K: torch.Tensor, s_after_K: torch.Tensor) -> float | None:
-    """Normalised spectral shift ‖s_after − s_before‖/‖s_before‖; None for a zero matrix."""
+    """Return the normalised spectral shift ‖s_after − s_before‖/‖s_before‖.
+
+    None for a zero matrix.
+    """
     scale = float(s_before_K.norm())
     return float((s_after_K - s_before_K).norm()) / scale if scale > 0 else None
 
 
 def nss_null(relative_update: float, shape: tuple[int, int]) -> float:
-    """NSS of a random update of relative norm r: r/√max(m, n).
+    """Return the NSS of a random update of relative norm r: r/√max(m, n).
 
-    To first order Δs_i = u_iᵀ·E·v_i, which for K directions of Gaussian E adds up to
+    To first order Δs_i = u_iᵀ·E·v_i. For Gaussian E and K directions, this adds up to
     ‖E‖_F·√(K/(m·n)).
     """
     return relative_update / math.sqrt(max(shape))
 
 
 def touchable_share(before_MN: torch.Tensor, after: Bases) -> float | None:
-    """φ: share of ‖ΔW‖² along u_i·v_iᵀ of after, all that a blend of singular values can touch.
+    """Return φ, the share of ‖ΔW‖² along u_i·v_iᵀ of `after`: all that a blend can change.
 
-    For a random update it is 1/max(m, n). None where nothing changed.
+    For a random update it is 1/max(m, n). None if nothing changed.
     """
     r = rank(after.s_K)
     basis_KR = after.square_KK[:, :r].numpy()
@@ -129,7 +133,7 @@ def touchable_share(before_MN: torch.Tensor, after: Bases) -> float | None:
 
 
 def update_norm(before_MN: torch.Tensor, after_MN: torch.Tensor) -> tuple[float, float]:
-    """‖W_after − W_before‖_F and ‖W_before‖_F, in float64."""
+    """Return ‖W_after − W_before‖_F and ‖W_before‖_F, in float64."""
     delta, scale = 0.0, 0.0
     for b_CK, a_CK in zip(long_side_chunks(before_MN), long_side_chunks(after_MN), strict=True):
         delta += float(np.square(a_CK - b_CK).sum())
@@ -138,7 +142,7 @@ def update_norm(before_MN: torch.Tensor, after_MN: torch.Tensor) -> tuple[float,
 
 
 def random_update(w_MN: torch.Tensor, norm: float, seed: int) -> torch.Tensor:
-    """W + E in float32, with E Gaussian of Frobenius norm `norm`: the null of a real update."""
+    """Return W + E in float32, with Gaussian E of Frobenius norm `norm`: the null of an update."""
     generator = torch.Generator().manual_seed(seed)
     e_MN = torch.randn(w_MN.shape, generator=generator, dtype=torch.float32)
     scale = norm / math.sqrt(float(e_MN.to(torch.float64).square().sum()))

@@ -1,15 +1,17 @@
-"""What storing weights in 16 bits does to them, and to their singular values, on its own.
+"""Estimate what storing in 16 bits alone does to weights and to their singular values.
 
-Rounding to a grid of spacing u moves a weight by an amount that is uniform in ±u/2, of variance
-u²/12 (Widrow & Kollár 2008, "Quantization Noise", chapter 5). A pair of checkpoints stored that way
-differs by this noise E beside what training did. Its first-order shift of singular value i is
-u_iᵀ·E·v_i, of variance ‖E‖²/(M·N) for noise without direction, so over all of them
+Rounding to a grid of spacing u moves a weight by an amount that is uniform in ±u/2, with variance
+u²/12 (Widrow & Kollár 2008, "Quantization Noise", chapter 5). If two checkpoints are stored that
+way, their difference contains this noise E besides the effect of training. To first order, E shifts
+singular value i by u_iᵀ·E·v_i, with variance ‖E‖²/(M·N) if E has no preferred direction. Over all
+singular values this is
 
     ‖Δs‖ / ‖s‖ ≈ ‖E‖/‖W‖ / √max(M, N).
 
-Where both were rounded, a weight that moved less than u has often the same bits in both. With x =
-(true move)/u and a random place in the cell, the rounded move has the variance x·(1 − x)·u² below
-a spacing, and u²/6 on average beyond. Its mean is the true move: the mean of all moves tells x.
+If both checkpoints were rounded, a weight that moved less than u often has the same bits in both.
+Let x = (true move)/u, with the weight at a random place in its cell. The rounded move then has the
+variance x·(1 − x)·u² if x < 1, and u²/6 on average otherwise. Its mean is the true move, so the
+mean of all moves estimates x.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ _DTYPES: dict[Grid, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch
 
 
 class Noise(NamedTuple):
-    """Squared norms of some weights and of the noise in what two checkpoints' differ by."""
+    """Squared norms: of the rounding noise in the difference of two checkpoints, and of weights."""
 
     noise: float
     weights: float
 
 
 def grid(w: torch.Tensor) -> Grid | None:
-    """The coarsest 16-bit dtype that holds every one of these values, or None."""
+    """Return the coarsest 16-bit dtype that holds every value exactly; None if there is none."""
     w = w.to(torch.float64)
     for name, dtype in _DTYPES.items():
         if torch.equal(w.to(dtype).to(torch.float64), w):
@@ -40,39 +42,39 @@ def grid(w: torch.Tensor) -> Grid | None:
 
 
 def noise_between(before: torch.Tensor, after: torch.Tensor) -> Noise:
-    """Expected ‖E‖² of what rounding adds to after − before, from values of one matrix each.
+    """Return the expected ‖E‖² that rounding adds to after − before, from values of one matrix.
 
-    0 where neither lies on the grid of a 16-bit dtype.
+    It is 0 if neither checkpoint's values lie on the grid of a 16-bit dtype.
     """
     before, after = before.to(torch.float64), after.to(torch.float64)
     weights, grids = float(after.square().sum()), (grid(before), grid(after))
     if grids[0] is not None and grids[0] == grids[1]:
-        return Noise(_of_both(before, after, _DTYPES[grids[0]]), weights)
-    found = [
+        return Noise(_noise_on_one_grid(before, after, _DTYPES[grids[0]]), weights)
+    noise = [
         float(_spacing(w, _DTYPES[name]).square().sum()) / 12
         for w, name in zip((before, after), grids, strict=True)
         if name is not None
     ]
-    return Noise(math.fsum(found), weights)
+    return Noise(math.fsum(noise), weights)
 
 
 def relative_shift(noise: float, shape: tuple[int, ...]) -> float:
-    """‖Δs‖/‖s‖ that noise of that relative size, ‖E‖/‖W‖, makes in a matrix of that shape."""
+    """Return ‖Δs‖/‖s‖ from noise of relative size ‖E‖/‖W‖ in a matrix of this shape."""
     return noise / math.sqrt(max(shape))
 
 
-def _of_both(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype) -> float:
-    """Σ u²·min(mean move/u, 1/6), by spacing u."""
+def _noise_on_one_grid(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype) -> float:
+    """Return Σ u²·min(mean move/u, 1/6) over all weights. Each spacing u has its own mean move."""
     spacings, moves = _spacing(after, dtype), (after - before).abs()
     total = 0.0
     for u in torch.unique(spacings).tolist():
-        of_that = moves[spacings == u]
-        total += len(of_that) * u * u * min(float(of_that.mean()) / u, 1 / 6)
+        moves_at_u = moves[spacings == u]
+        total += len(moves_at_u) * u * u * min(float(moves_at_u.mean()) / u, 1 / 6)
     return total
 
 
 def _spacing(w: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Distance of neighbours on a dtype's grid at each value."""
+    """Return the distance between neighbours on the dtype's grid at each value."""
     about = torch.finfo(dtype)
     _, exponent = torch.frexp(w.abs().clamp_min(about.tiny))
     return torch.ldexp(torch.full_like(w, about.eps), exponent - 1)

@@ -1,9 +1,10 @@
-"""Singular values and square-side vectors from a float64 Gram matrix.
+"""Compute singular values and square-side vectors from a float64 Gram matrix.
 
-Forming the Gram matrix squares the condition number, so in float64 an eigenvalue is good to about
-eps·s₁² and a singular value to eps·s₁²/s_i (Golub & Van Loan, Matrix Computations, 4th ed., 8.6.3):
-1e-16 relative at the top, 1e-8 at s_i = 1e-4·s₁, and nothing is left at 1e-8·s₁, which is why
-directions under RANK_GUARD are never trusted. A float32 Gram would lose everything below 3e-4·s₁.
+The Gram matrix squares the condition number. In float64, an eigenvalue is accurate to about
+eps·s₁², and a singular value to eps·s₁²/s_i (Golub & Van Loan, Matrix Computations, 4th ed.,
+8.6.3). The relative error is 1e-16 at the top and 1e-8 at s_i = 1e-4·s₁; at 1e-8·s₁ no digit is
+right. So directions below RANK_GUARD are never trusted. A float32 Gram matrix would lose everything
+below 3e-4·s₁.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ RESIDUAL_TOLERANCE = 1e-12
 CHUNK_ELEMENTS = 1 << 22
 
 
-class _Found(NamedTuple):
-    """What a route gives, before it is checked."""
+class _Unchecked(NamedTuple):
+    """The result of one route, before it is checked."""
 
     s_K: torch.Tensor
     basis_KK: torch.Tensor | None
     energy: float
-    """‖W‖_F², from the elements."""
+    """‖W‖_F², summed over the elements."""
 
 
-Route = Callable[[torch.Tensor, bool], _Found]
+Route = Callable[[torch.Tensor, bool], _Unchecked]
 
 
 class Decomposition(NamedTuple):
-    """Singular values and, if asked for, the vectors of the square side."""
+    """Singular values and, if requested, the vectors of the square side."""
 
     s_K: torch.Tensor
     """float64, descending."""
@@ -50,10 +51,10 @@ def decompose(w_MN: torch.Tensor, *, vectors: bool = True) -> Decomposition:
     """Decompose one matrix of any float dtype.
 
     The Gram route is checked twice: Σs² against ‖W‖_F² summed independently, and WᵀW·x against
-    V·s²·Vᵀ·x for one random x. If either fails, a direct float64 SVD is taken instead.
+    V·s²·Vᵀ·x for one random x. If either check fails, a direct float64 SVD is computed.
 
     Raises:
-        NumericalError: the direct SVD fails the checks too.
+        NumericalError: the direct SVD fails, too.
     """
     failures: list[str] = []
     routes: tuple[tuple[Literal["gram", "svd"], Route], ...] = (
@@ -62,13 +63,13 @@ def decompose(w_MN: torch.Tensor, *, vectors: bool = True) -> Decomposition:
     )
     for method, route in routes:
         try:
-            found = _checked(w_MN, *route(w_MN, vectors), method=method)
+            result = _checked(w_MN, *route(w_MN, vectors), method=method)
         except (np.linalg.LinAlgError, RuntimeError) as error:  # did not converge
             failures.append(f"{method}: {error}")
             continue
-        if _sound(found):
-            return found
-        failures.append(f"{method}: {found.checks}")
+        if _sound(result):
+            return result
+        failures.append(f"{method}: {result.checks}")
     raise NumericalError(
         f"two decompositions failed: {'; '.join(failures)}; tolerances are energy "
         f"{ENERGY_TOLERANCE}, residual {RESIDUAL_TOLERANCE}"
@@ -76,16 +77,16 @@ def decompose(w_MN: torch.Tensor, *, vectors: bool = True) -> Decomposition:
 
 
 def gram(w_MN: torch.Tensor) -> np.ndarray:
-    """Float64 Gram matrix of the smaller side, K×K: WᵀW where M >= N, W·Wᵀ otherwise.
+    """Return the float64 Gram matrix of the smaller side, K×K: WᵀW if M >= N, W·Wᵀ otherwise.
 
-    Accumulated over chunks of the longer side, so no float64 copy of W ever exists. numpy turns
+    It is summed over chunks of the longer side, so no float64 copy of W ever exists. numpy turns
     `a.T @ a` into BLAS syrk, half the work of a general product; torch does not.
     """
     return gram_and_energy(w_MN)[0]
 
 
 def gram_and_energy(w_MN: torch.Tensor) -> tuple[np.ndarray, float]:
-    """The Gram matrix, and ‖W‖_F² summed over the elements in the same pass over them."""
+    """Return the Gram matrix and, from the same pass over the elements, ‖W‖_F²."""
     k = min(w_MN.shape)
     total_KK, energy = np.zeros((k, k)), 0.0
     for a_CK in long_side_chunks(w_MN):
@@ -95,7 +96,7 @@ def gram_and_energy(w_MN: torch.Tensor) -> tuple[np.ndarray, float]:
 
 
 def _square_sum(a: np.ndarray) -> float:
-    """Σa² without an array of squares."""
+    """Return Σa² without an array of squares, and without a copy of a Fortran-ordered array."""
     flat = a.T.reshape(-1) if a.flags.f_contiguous else a.reshape(-1)
     return float(np.dot(flat, flat))
 
@@ -103,27 +104,27 @@ def _square_sum(a: np.ndarray) -> float:
 def long_side_chunks(
     w_MN: torch.Tensor, dtype: torch.dtype = torch.float64
 ) -> Iterator[np.ndarray]:
-    """Pieces C×K of W (or of Wᵀ where M < N) along the longer side, in float64 unless told."""
+    """Yield pieces C×K of W (of Wᵀ if M < N) along the longer side, in float64 by default."""
     m, n = w_MN.shape
     step = max(256, CHUNK_ELEMENTS // max(1, min(m, n)))
     for start in range(0, max(m, n), step):
         if m >= n:
             yield w_MN[start : start + step].to(dtype).numpy()
         else:
-            # A transposed view: copying a piece into the other order costs more than using it.
+            # A transposed view is cheaper to use than to copy into the other order.
             yield w_MN[:, start : start + step].to(dtype).contiguous().numpy().T
 
 
 def singular_values(gram_KK: np.ndarray) -> torch.Tensor:
-    """float64 singular values, descending, from a Gram matrix."""
+    """Return the singular values, float64 and descending, from a Gram matrix."""
+    # Rounding can make the smallest eigenvalues negative.
     return torch.from_numpy(np.sqrt(np.clip(np.linalg.eigvalsh(gram_KK)[::-1], 0, None)))
 
 
 def fix_signs(basis_KK: torch.Tensor) -> torch.Tensor:
     """Make the largest-magnitude entry of each column positive.
 
-    The other side is derived as W·v/s, so it follows: signs are fixed jointly, and U·diag(s)·Vh
-    does not change.
+    The other side is W·v/s, so its signs follow, and U·diag(s)·Vh does not change.
     """
     largest_K = basis_KK.abs().argmax(dim=0)
     signs_K = basis_KK.gather(0, largest_K[None]).sign()
@@ -131,36 +132,37 @@ def fix_signs(basis_KK: torch.Tensor) -> torch.Tensor:
 
 
 def rank(s_K: torch.Tensor) -> int:
-    """Number of singular values above RANK_GUARD·s₁."""
+    """Return the number of singular values above RANK_GUARD·s₁."""
+    # Strictly above, so an all-zero matrix has rank 0.
     return int((s_K > RANK_GUARD * s_K[0]).sum()) if len(s_K) else 0
 
 
 def stable_rank(s_K: torch.Tensor) -> float | None:
-    """‖W‖_F²/s₁² (Rudelson & Vershynin 2007, arXiv:math/0503442); None for the zero matrix."""
+    """Return ‖W‖_F²/s₁² (Rudelson & Vershynin 2007, arXiv:math/0503442); None for a zero matrix."""
     return float((s_K / s_K[0]).square().sum()) if len(s_K) and s_K[0] > 0 else None
 
 
 def squared_norm(w_MN: torch.Tensor) -> float:
-    """‖W‖_F² in float64, without a float64 copy."""
+    """Return ‖W‖_F² in float64, without a float64 copy of W."""
     return sum(_square_sum(a_CK) for a_CK in long_side_chunks(w_MN))
 
 
-def _gram_route(w_MN: torch.Tensor, vectors: bool) -> _Found:
+def _gram_route(w_MN: torch.Tensor, vectors: bool) -> _Unchecked:
     gram_KK, energy = gram_and_energy(w_MN)
     if not vectors:
-        return _Found(singular_values(gram_KK), None, energy)
+        return _Unchecked(singular_values(gram_KK), None, energy)
     squares_K, basis_KK = np.linalg.eigh(gram_KK)
     s_K = torch.from_numpy(np.sqrt(np.clip(squares_K[::-1], 0, None)))
-    return _Found(s_K, torch.from_numpy(basis_KK[:, ::-1].copy()), energy)
+    return _Unchecked(s_K, torch.from_numpy(basis_KK[:, ::-1].copy()), energy)
 
 
-def _svd_route(w_MN: torch.Tensor, vectors: bool) -> _Found:
+def _svd_route(w_MN: torch.Tensor, vectors: bool) -> _Unchecked:
     w64_MN, energy = w_MN.to(torch.float64), squared_norm(w_MN)
     if not vectors:
-        return _Found(torch.linalg.svdvals(w64_MN), None, energy)
+        return _Unchecked(torch.linalg.svdvals(w64_MN), None, energy)
     u_MK, s_K, vh_KN = torch.linalg.svd(w64_MN, full_matrices=False)
     basis_KK = (vh_KN.T if w_MN.shape[0] >= w_MN.shape[1] else u_MK).contiguous()
-    return _Found(s_K, basis_KK, energy)
+    return _Unchecked(s_K, basis_KK, energy)
 
 
 def _checked(
@@ -179,7 +181,7 @@ def _checked(
 
 
 def _residual(w_MN: torch.Tensor, s_K: torch.Tensor, basis_KK: torch.Tensor) -> float:
-    """‖G·x − V·s²·Vᵀ·x‖ / (s₁²·‖x‖) for one fixed random x, without forming G."""
+    """Return ‖G·x − V·s²·Vᵀ·x‖ / (s₁²·‖x‖) for one fixed random x, without forming G."""
     x_K = torch.randn(len(s_K), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     direct_K = np.zeros(len(s_K))
     for a_CK in long_side_chunks(w_MN):
@@ -194,16 +196,16 @@ def _relative(error: float, scale: float) -> float:
 
 
 def _sound(result: Decomposition) -> bool:
-    """NaN compares false, so a decomposition that is not finite is never sound."""
+    """Whether all checks pass. NaN compares false, so a result that is not finite fails."""
     tolerances = {"energy": ENERGY_TOLERANCE, "residual": RESIDUAL_TOLERANCE}
     return all(error <= tolerances[name] for name, error in result.checks.items())
 
 
 def thin_side(w_MN: torch.Tensor, basis_KK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(u_MK, vh_KN) in float64 from the matrix and its square-side vectors.
+    """Return (u_MK, vh_KN) in float64 from the matrix and its square-side vectors.
 
-    A Householder QR of W·V, whose R is diag(s) up to sign, keeps the derived side orthonormal where
-    W·v/s would not (small s), and completes it where s = 0.
+    W·v/s would not be orthonormal for small s, and does not exist for s = 0. So the thin side is
+    the Q of a Householder QR of W·V; its R is diag(s) up to signs.
     """
     m, n = w_MN.shape
     long_LK = (w_MN if m >= n else w_MN.T).to(torch.float64) @ basis_KK
