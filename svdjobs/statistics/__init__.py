@@ -4,12 +4,13 @@
     estimators    avg@n, pass@k, maj@k from the completions of each problem
     ratios        means per token, clustered by trace; what rounding does to a checkpoint
     p_values      sign flips, McNemar, Holm
-    margins       loss beyond a margin, shown or refuted
-    comparisons   two checkpoints, a sweep over alpha, the smallest effect they could have shown
+    margins       tests of a loss beyond a margin
+    comparisons   two checkpoints, a sweep over alpha, the smallest detectable effect
 
-Problems, not completions, are the independent draws: completions of one problem share its
-difficulty, so every standard error is clustered by problem (Miller 2024, "Adding Error Bars to
-Evals", arXiv:2411.00640). An uncertainty that cannot be had is None. What is random takes a seed.
+A problem's score is the mean grade of its completions. Problems, not completions, are the
+independent samples: the completions of one problem share its difficulty. So every standard error is
+clustered by problem (Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640). An uncertainty
+that cannot be estimated is None. Random methods take a seed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints on the same problems: two of them, a sweep over alpha, and what could be seen."""
+"""Compare checkpoints on the same problems: two of them, a sweep, the detectable effect."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ POWER = 0.8
 def compare(
     scores: Sequence[float], reference: Sequence[float], n: int, seed: int = 0
 ) -> Comparison:
-    """Two checkpoints on the same problems, from each problem's mean score over n completions.
+    """Compare two checkpoints on the same problems, by each problem's score over n completions.
 
-    The difference is scores − reference with its paired t interval (`paired_difference`), p is
-    `sign_flip_p`'s, and for n = 1 `mcnemar_p` stands beside it. The interval and p answer the same
-    question by different roads; close to the level they may disagree. A comparison of a checkpoint
-    with itself under other seeds (A/A) is this same function.
+    The difference is scores − reference with its paired t interval (`paired_difference`). p is from
+    `sign_flip_p`; for n = 1 the result also has `mcnemar_p`. The interval and p answer the same
+    question with different methods; close to the level they may disagree. The same function
+    compares a checkpoint with itself under other seeds (A/A).
 
     Raises:
-        ValueError: different numbers of problems, none, a score that is not finite, or n = 1 and
-            a score other than 0 and 1.
+        ValueError: the numbers of problems differ or are 0, a score is not finite, or n = 1 and a
+            score is neither 0 nor 1.
     """
     changes = differences(scores, reference)
     difference = mean_interval(changes)
@@ -38,7 +38,9 @@ def compare(
     if n == 1:
         for problem, pair in enumerate(zip(scores, reference, strict=True)):
             if not set(pair) <= {0, 1}:
-                raise ValueError(f"problem {problem} scores {pair}; one completion scores 0 or 1")
+                raise ValueError(
+                    f"problem {problem} has the scores {pair}; for n = 1 a score is 0 or 1"
+                )
         mcnemar = mcnemar_p([s == 1 for s in scores], [r == 1 for r in reference])
     detectable = _detectable(difference, len(changes))
     if not any(changes) and len(changes) > 1:
@@ -54,21 +56,21 @@ def compare(
 
 
 def slope_over_alpha(scores: Mapping[float, Sequence[float]], seed: int = 0) -> Slope:
-    """Linear trend of the problem scores over alpha: one test for a whole sweep.
+    """Return the linear trend of the problems' scores over alpha: one test for a whole sweep.
 
-    `scores` maps each alpha to the scores of the same problems. Each problem's least-squares slope
-    on alpha summarises it in one number; their mean gets a t interval and a sign-flip p, with the
-    problem as the unit, so correlation between alphas does no harm (the summary-measures method:
-    Matthews, Altman, Campbell & Royston 1990, "Analysis of Serial Measurements in Medical
+    `scores` maps each alpha to the scores of the same problems. One number summarises each problem:
+    the least-squares slope of its scores on alpha. The mean slope gets a t interval and a sign-flip
+    p. The problem is the unit, so correlation between alphas does no harm (method of summary
+    measures: Matthews, Altman, Campbell & Royston 1990, "Analysis of Serial Measurements in Medical
     Research", doi:10.1136/bmj.300.6719.230). The mean of the slopes is the slope of the means.
 
-    Deviations: a bend without a trend goes unseen; and where the alphas are not mirror images about
-    their mean and scores are skewed, slopes without an effect are not exactly symmetric, so that p
-    is approximate there.
+    Deviations: the test does not detect a bend without a trend. If the alphas are not symmetric
+    about their mean and the scores are skewed, slopes without an effect are not exactly symmetric,
+    and p is approximate.
 
     Raises:
-        ValueError: fewer than two alphas, different numbers of problems (the alpha is named),
-            none, or a score or alpha that is not finite.
+        ValueError: there are fewer than two alphas, the numbers of problems differ (it names the
+            alpha) or are 0, or a score or alpha is not finite.
     """
     alphas = sorted(scores)
     if len(alphas) < 2 or not all(map(math.isfinite, alphas)):
@@ -95,7 +97,7 @@ def slope_over_alpha(scores: Mapping[float, Sequence[float]], seed: int = 0) -> 
 
 
 def _slope(offsets: Sequence[float], problem_scores: Sequence[float]) -> float:
-    """Least-squares slope on centred alphas; exactly 0 where only rounding differs from it."""
+    """Return the least-squares slope on centred alphas; exactly 0 if it is 0 up to rounding."""
     changes = [score - problem_scores[0] for score in problem_scores]  # equal scores give 0
     total = math.fsum(o * change for o, change in zip(offsets, changes, strict=True))
     if abs(total) <= ROUNDING * max(map(abs, offsets)) * max(map(abs, changes)):
@@ -104,30 +106,30 @@ def _slope(offsets: Sequence[float], problem_scores: Sequence[float]) -> float:
 
 
 def smallest_seen_share(problems: int) -> float:
-    """Share of problems that a change has to reach to be seen in one of these at least 80 % of the
-    time: 1 − 0.2^(1/P).
+    """Return the share of problems that a change must affect to show up 80 % of the time.
 
-    Where no problem changed there is no spread to reckon with; this is what not one change says.
+    To show up is to change at least one of P problems; the share is 1 − 0.2^(1/P). This is all that
+    can be said if no problem changed: then there is no spread for `smallest_detectable`.
     """
     return float(1 - (1 - POWER) ** (1 / problems))
 
 
 def smallest_detectable(standard_deviation: float, problems: int) -> float | None:
-    """Smallest true mean difference that the paired t test finds 80 % of the time, two-sided 5 %.
+    """Return the smallest true mean difference that the paired t test detects 80 % of the time.
 
-    `standard_deviation` is that of the problems' differences. The noncentrality δ·√P/sd at which
-    the test has this power is solved for, not approximated by normal quantiles as in Miller 2024
-    (arXiv:2411.00640), which promises too much for few problems. t² is noncentral F with 1 and
-    P − 1 degrees of freedom, so both tails are counted.
+    The test is two-sided at 5 %. `standard_deviation` is that of the problems' differences. The
+    solver finds the noncentrality δ·√P/sd at which the test has this power. Normal quantiles, as in
+    Miller 2024 (arXiv:2411.00640), promise too much for few problems. t² is noncentral F with 1 and
+    P − 1 degrees of freedom, so both tails count.
 
-    Deviation: the observed spread is taken for the true one. This says what the design could have
-    seen; it says nothing more about the difference that was observed (Hoenig & Heisey 2001, "The
-    Abuse of Power", doi:10.1198/000313001300339897).
+    Deviation: the observed spread is taken as the true one. The result says what the design could
+    have detected, but nothing more about the observed difference (Hoenig & Heisey 2001, "The Abuse
+    of Power", doi:10.1198/000313001300339897).
 
-    Returns None where it has no meaning: fewer than two problems or no spread.
+    None if there are fewer than two problems or no spread.
 
     Raises:
-        ValueError: a negative or non-finite standard deviation.
+        ValueError: the standard deviation is negative or not finite.
     """
     if not 0 <= standard_deviation < math.inf:
         raise ValueError(f"standard deviation {standard_deviation} is not finite and at least 0")

@@ -1,7 +1,8 @@
-"""avg@n, pass@k and maj@k: from n completions per problem to one number over problems.
+"""Compute avg@n, pass@k and maj@k: one number over all problems from n completions of each.
 
-Each is the mean over problems of a value that is exact given the completions, with an interval
-clustered by problem that stays in [0, 1]. Errors name a problem by its place, counted from 0.
+Each estimate is a mean over problems of a value that is exact for the given completions. Its
+interval is clustered by problem and stays in [0, 1]. Errors name a problem by its position, counted
+from 0.
 """
 
 from __future__ import annotations
@@ -20,23 +21,24 @@ if TYPE_CHECKING:
 
 
 def avg_at_n(correct: Sequence[Sequence[bool]], n: int) -> Interval:
-    """Mean share of correct completions; `correct` holds the n outcomes of each problem.
+    """Return the mean share of correct completions. `correct` holds the n grades of each problem.
 
     Raises:
-        ValueError: a problem has not n outcomes (the first is named), or there are no problems.
+        ValueError: a problem does not have n grades (it names the first), or there are no problems.
     """
     _check_counts(correct, n)
     return share_interval([sum(outcomes) / n for outcomes in correct])
 
 
 def pass_at_k(correct: Sequence[Sequence[bool]], n: int, k: int) -> Interval:
-    """Chance that k completions contain a correct one: 1 − C(n−c, k)/C(n, k) for c correct of n.
+    """Return the chance that k completions contain a correct one.
 
-    The unbiased estimator of Chen et al. 2021, "Evaluating Large Language Models Trained on Code",
-    arXiv:2107.03374. Deviation: in integers, rounded once, where the paper multiplies floats.
+    It is 1 − C(n−c, k)/C(n, k) for c correct completions of n: the unbiased estimator of Chen et
+    al. 2021, "Evaluating Large Language Models Trained on Code", arXiv:2107.03374. Deviation: it is
+    computed in integers and rounded once; the paper multiplies floats.
 
     Raises:
-        ValueError: as `avg_at_n`, or k is not in 1…n.
+        ValueError: as `avg_at_n`, or if k is not in 1…n.
     """
     _check_counts(correct, n, k)
     subsets = math.comb(n, k)
@@ -48,20 +50,20 @@ def pass_at_k(correct: Sequence[Sequence[bool]], n: int, k: int) -> Interval:
 def maj_at_k(
     classes: Sequence[Sequence[int | None]], correct: Sequence[Collection[int]], n: int, k: int
 ) -> Interval:
-    """Chance that the majority answer of k completions is correct.
+    """Return the chance that the majority answer of k completions is correct.
 
-    `classes` holds, for each problem, the equivalence class of each completion's answer (None: no
-    answer) and `correct` the classes that are right. Answers are counted by class, not by string,
-    so 1/2 and 0.5 vote together. No answer is no vote: it never wins, and k completions without any
-    answer score 0.
+    For each problem, `classes` holds the equivalence class of each completion's answer (None: no
+    answer), and `correct` holds the correct classes. Votes are counted by class, not by string, so
+    1/2 and 0.5 vote together. A completion without an answer has no vote: no answer never wins, and
+    k completions without any answer count 0.
 
-    Majority voting is Wang et al. 2022, "Self-Consistency Improves Chain of Thought Reasoning in
-    Language Models", arXiv:2203.11171. The value here is its expectation over all subsets of k of
-    the n completions, ties broken uniformly. It is exact for every k, by convolution over classes:
-    nothing is drawn, and for k = n it is the vote itself.
+    Majority voting is from Wang et al. 2022, "Self-Consistency Improves Chain of Thought Reasoning
+    in Language Models", arXiv:2203.11171. The value here is its expectation over all subsets of k
+    of the n completions, with ties broken uniformly. It is exact for every k, by convolution over
+    classes, without sampling. For k = n it is the vote itself.
 
     Raises:
-        ValueError: as `pass_at_k`, or `correct` is of another length.
+        ValueError: as `pass_at_k`, or if `correct` has another length than `classes`.
     """
     _check_counts(classes, n, k)
     if len(classes) != len(correct):
@@ -72,19 +74,19 @@ def maj_at_k(
 
 
 def _check_counts(completions: Sequence[Sequence[object]], n: int, k: int = 1) -> None:
-    """Refuse where the number asked for and the number present disagree."""
-    for problem, drawn in enumerate(completions):
-        if len(drawn) != n:
+    """Refuse a problem that does not have n completions, and a k that is not in 1…n."""
+    for problem, present in enumerate(completions):
+        if len(present) != n:
             raise ValueError(
-                f"problem {problem} has {len(drawn)} completions where n = {n} were asked for; "
-                "an estimate over the others would be of something else"
+                f"problem {problem} has {len(present)} completions, expected n = {n}; an estimate "
+                "from another number would not be comparable"
             )
     if not 1 <= k <= n:
         raise ValueError(f"k = {k} completions cannot be chosen from n = {n}; k must be in 1…{n}")
 
 
 def _vote(votes: Sequence[int | None], right: Collection[int], k: int) -> float:
-    """Expected score of one problem: the chances of its correct classes, added."""
+    """Return the expected vote of one problem: the sum of the chances of its correct classes."""
     sizes = {answer: votes.count(answer) for answer in set(votes) if answer is not None}
     chances = []
     for answer in sizes.keys() & set(right):
@@ -95,12 +97,13 @@ def _vote(votes: Sequence[int | None], right: Collection[int], k: int) -> float:
 
 @cache
 def _win_chance(own: int, rivals: tuple[int, ...], n: int, k: int) -> float:
-    """Chance that the class of `own` completions wins the vote of k of n, ties broken uniformly.
+    """Return the chance that the class of `own` completions wins the vote of k of n completions.
 
-    A subset of size k is n coin flips with chance k/n, given that k of them fell right; unlike
-    binomial coefficients, their probabilities neither overflow nor cancel. For each number of
-    votes with which the class can win, the flips of the rivals are convolved, keeping apart how
-    many of them tie. Classes too small to tie cannot matter and are one pool with the unanswered.
+    Ties are broken uniformly. A random subset of size k is n coin flips with chance k/n, given that
+    exactly k succeed. Unlike binomial coefficients, their probabilities neither overflow nor
+    cancel. For each number of votes with which the class can win, the flips of the rivals are
+    convolved, separately for each number of rivals that tie. Classes too small to tie cannot
+    matter; together with completions without an answer they form one pool.
     """
     import numpy as np
 
@@ -125,7 +128,7 @@ def _win_chance(own: int, rivals: tuple[int, ...], n: int, k: int) -> float:
 
 @cache
 def _binomial(flips: int, chance: float) -> NDArray[np.float64]:
-    """Probabilities of 0…flips successes."""
+    """Return the probabilities of 0…flips successes."""
     import numpy as np
     from scipy.special import gammaln, xlog1py, xlogy
 

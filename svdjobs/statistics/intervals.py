@@ -1,4 +1,4 @@
-"""Means over problems with Student's t intervals.
+"""Compute means over problems with Student's t intervals.
 
 Standard errors are clustered by problem (Miller 2024, "Adding Error Bars to Evals",
 arXiv:2411.00640, sections 2.2 and 4.2).
@@ -13,19 +13,19 @@ from svdjobs.records import Interval
 
 CONFIDENCE = 0.95
 ROUNDING = 1e-12
-"""Values this close, relative to their size, are equal: scores are ratios of small integers, whose
-float64 sums and differences are off by about 1e-16, and distinct ones are 1/n apart."""
+"""Values are equal up to this relative difference. Scores are ratios of small integers: their
+float64 sums and differences are off by about 1e-16, and distinct scores differ by 1/n."""
 
 
 def mean_interval(problem_scores: Sequence[float]) -> Interval:
-    """Mean of problem means with its t interval.
+    """Return the mean of the problems' scores with its t interval.
 
-    With equal numbers of completions per problem the clustered standard error is that of the
-    problem means, sd/√P. No interval for fewer than two problems or where all scores are equal:
-    the data say nothing about spread then, and a width of zero would.
+    If all problems have equally many completions, the clustered standard error is that of the
+    problems' scores, sd/√P. There is no interval for fewer than two problems or for equal scores:
+    the data then say nothing about the spread, and an interval of width zero would claim they do.
 
     Raises:
-        ValueError: no scores, or one that is not finite.
+        ValueError: there are no scores, or a score is not finite.
     """
     if not problem_scores:
         raise ValueError("no scores to average")
@@ -39,18 +39,17 @@ def mean_interval(problem_scores: Sequence[float]) -> Interval:
 
 
 def share_interval(problem_shares: Sequence[float]) -> Interval:
-    """Mean of shares of problems, each in [0, 1], with an interval that stays in [0, 1].
+    """Return the mean of the problems' shares, each in [0, 1], with an interval within [0, 1].
 
-    Wilson's (1927, doi:10.1080/01621459.1927.10502953) with the effective number of independent
-    draws p(1 − p)/se² in place of n, se the standard error clustered by problem, and t in place of
-    z: the modification for clustered samples of Korn & Graubard 1998, in the form that Franco et
-    al. 2019 (doi:10.1093/jssam/smy019) recommend. Where no problem differs from the others the
-    draws are as many as problems, so that 0 of 200 and 200 of 200 have an interval too.
-
-    No interval for fewer than two problems.
+    The interval is Wilson's (1927, doi:10.1080/01621459.1927.10502953) with t in place of z, and
+    with the effective number of independent draws p(1 − p)/se² in place of n; se is the standard
+    error clustered by problem. This is the modification for clustered samples of Korn & Graubard
+    1998, in the form that Franco et al. 2019 (doi:10.1093/jssam/smy019) recommend. If all shares
+    are equal, the number of draws is the number of problems, so 0 of 200 and 200 of 200 have an
+    interval too. There is no interval for fewer than two problems.
 
     Raises:
-        ValueError: no shares, or one that is not in [0, 1].
+        ValueError: there are no shares, or a share is not in [0, 1].
     """
     from scipy.special import stdtrit
 
@@ -74,22 +73,22 @@ def share_interval(problem_shares: Sequence[float]) -> Interval:
 
 
 def paired_difference(scores: Sequence[float], reference: Sequence[float]) -> Interval:
-    """Mean difference of problem means, scores − reference, with its paired t interval.
+    """Return the mean of scores − reference over problems, with its paired t interval.
 
-    Pairing by problem removes the problems' own difficulty, most of the variance, from the
-    comparison (Miller 2024, section 4.2).
+    Pairing by problem removes the differences in difficulty, which are most of the variance, from
+    the comparison (Miller 2024, section 4.2).
 
     Raises:
-        ValueError: different numbers of problems, none, or a score that is not finite.
+        ValueError: the numbers of problems differ or are 0, or a score is not finite.
     """
     return mean_interval(differences(scores, reference))
 
 
 def differences(scores: Sequence[float], reference: Sequence[float]) -> list[float]:
-    """scores − reference, problem by problem; exactly 0 where they differ by rounding alone.
+    """Return scores − reference for each problem; exactly 0 if they differ by rounding alone.
 
     Raises:
-        ValueError: different numbers of problems, or a score that is not finite.
+        ValueError: the numbers of problems differ, or a score is not finite.
     """
     if len(scores) != len(reference):
         raise ValueError(f"{len(scores)} problems cannot be paired with {len(reference)}")
@@ -102,10 +101,10 @@ def differences(scores: Sequence[float], reference: Sequence[float]) -> list[flo
 
 
 def check_finite(problem_scores: Sequence[float]) -> None:
-    """Refuse NaN and infinities: an average would pass them on as if they were measured.
+    """Refuse NaN and infinite scores: a mean would pass them on as if they were measured.
 
     Raises:
-        ValueError: a score is not finite (the first problem is named, counted from 0).
+        ValueError: a score is not finite (it names the first problem, counted from 0).
     """
     for problem, score in enumerate(problem_scores):
         if not math.isfinite(score):
@@ -113,13 +112,13 @@ def check_finite(problem_scores: Sequence[float]) -> None:
 
 
 def all_equal(values: Sequence[float]) -> bool:
-    """Whether the values differ by no more than rounding; true of a single one."""
+    """Whether the values are equal up to rounding; true for a single value."""
     low, high = min(values), max(values)
     return high - low <= ROUNDING * max(abs(low), abs(high))
 
 
 def t_interval(value: float, standard_error: float, clusters: int) -> Interval:
-    """The 95 % interval value ± t·se, with clusters − 1 degrees of freedom."""
+    """Return the 95 % interval value ± t·se, with clusters − 1 degrees of freedom."""
     from scipy.special import stdtrit
 
     half = float(stdtrit(clusters - 1, (1 + CONFIDENCE) / 2)) * standard_error

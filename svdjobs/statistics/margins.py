@@ -1,8 +1,9 @@
-"""Has something been lost beyond a margin, or is it shown that it has not?
+"""Test whether more than a margin was lost, and whether it is shown that no more was lost.
 
-Two one-sided tests share a margin: of "nothing beyond it was lost", which a regression refutes, and
-of "more than it was lost", which non-inferiority refutes (Schuirmann 1987, "A Comparison of the Two
-One-Sided Tests Procedure", doi:10.1007/BF01068419). Where neither is refuted, the data do not tell.
+Two one-sided tests share the margin (Schuirmann 1987, "A Comparison of the Two One-Sided Tests
+Procedure", doi:10.1007/BF01068419). A regression refutes "no more than the margin was lost".
+Non-inferiority refutes "more than the margin was lost". If neither is refuted, the data do not
+decide.
 """
 
 from __future__ import annotations
@@ -14,34 +15,36 @@ from svdjobs.statistics.comparisons import smallest_detectable
 from svdjobs.statistics.intervals import CONFIDENCE, check_finite, mean_interval
 
 KEPT_LEVEL = (1 - CONFIDENCE) / 2
-"""Of the test that shows non-inferiority: the lower end of the 95 % interval is its bound."""
+"""Level of the test that shows non-inferiority; its bound is the lower end of the 95 % interval."""
 FEW_CHANGES = 10
-"""Problems that must have changed for their mean to be taken as normal: the textbook's rule for a
-share. With one gain in 30 problems the t interval would exclude a loss of one point."""
+"""With fewer changed problems than this, the mean is not taken as normal: the textbooks' rule for
+shares. With one gain in 30 problems, the t interval would exclude a loss of one point."""
 MOST_PROBLEMS = 1 << 24
 """More problems than any benchmark has."""
 
 
 def below_p(problem_differences: Sequence[float], bound: float) -> float:
-    """One-sided p of "the true mean difference is at least `bound`": small where it is below it.
+    """Return the one-sided p of "the true mean difference is at least `bound`".
 
-    The paired t test shifted by the bound: (mean − bound)/se, with P − 1 degrees of freedom
-    (Student 1908, "The Probable Error of a Mean", doi:10.1093/biomet/6.1.1). It agrees with the t
-    interval: p < 2.5 % exactly where the interval's upper end is below the bound. Sign flips of the
-    shifted differences are no alternative: they ask for symmetry about the bound, but most problems
-    change by exactly 0, so the shifted differences are a spike on one side, a tail on the other.
+    A small p shows that it is below. This is the paired t test shifted by the bound:
+    (mean − bound)/se, with P − 1 degrees of freedom (Student 1908, "The Probable Error of a Mean",
+    doi:10.1093/biomet/6.1.1). It agrees with the t interval: p < 2.5 % exactly if the interval's
+    upper end is below the bound. Sign flips of the shifted differences do not work: they require
+    symmetry about the bound, but most problems change by exactly 0, so the shifted differences have
+    a spike on one side and a tail on the other.
 
-    Where all differences are equal there is no spread to divide by, and what is known is that
-    scores lie in 0…1: a difference is at most 1, so no more than q = (1 − bound)/(1 − d) of all
-    problems can have one of d or less if the mean is `bound` (Markov's inequality), and p = q^P,
-    exact. For d = 0 that is the rule of three (Hanley & Lippman-Hand 1983, "If Nothing Goes Wrong,
-    Is Everything All Right?", doi:10.1001/jama.1983.03330370053031).
+    If all differences are equal to some d, there is no spread to divide by. But a score lies in
+    0…1, so a difference is at most 1. If the mean is `bound`, at most q = (1 − bound)/(1 − d) of
+    all problems can have a difference of d or less (Markov's inequality). So p = q^P, without an
+    approximation. For d = 0 that is the rule of three (Hanley & Lippman-Hand 1983, "If Nothing Goes
+    Wrong, Is Everything All Right?", doi:10.1001/jama.1983.03330370053031).
 
-    Deviation: with few problems that change, the mean is not yet normal; rare large differences on
-    one side make the test on that side cautious, and the other one bold.
+    Deviation: if few problems change, the mean is not yet normal. Rare large differences on one
+    side make the test on that side cautious and the other test bold.
 
     Raises:
-        ValueError: no differences, or one that is not finite or outside −1…1; so is the bound.
+        ValueError: there are no differences, a difference is not finite or not in −1…1, or the
+            bound is not between −1 and 1.
     """
     _check(problem_differences, bound)
     mean = mean_interval(problem_differences)
@@ -56,15 +59,15 @@ def below_p(problem_differences: Sequence[float], bound: float) -> float:
 
 
 def passing_margin(problem_differences: Sequence[float]) -> float:
-    """The margin above which these differences show that no more was lost.
+    """Return the margin above which these differences show that no more was lost.
 
-    The lower end of their interval, sign turned; without spread, the margin at which `below_p` of
-    the differences with their signs turned is 2.5 %. Below 0 where a gain is shown.
+    It is minus the lower end of their interval. Without spread, it is the margin at which `below_p`
+    of the negated differences is 2.5 %. It is negative if a gain is shown.
 
-    Where fewer than `FEW_CHANGES` problems changed, it is also no less than the upper end of the
-    exact interval of the share of problems that lost (Clopper & Pearson 1934,
-    doi:10.1093/biomet/26.4.404): none loses more than 1, so no more than that share was lost,
-    whatever the distribution. Where none lost, that is the rule of three again.
+    If fewer than `FEW_CHANGES` problems changed, it is at least the upper end of the exact interval
+    of the share of problems that lost (Clopper & Pearson 1934, doi:10.1093/biomet/26.4.404). A
+    problem loses at most 1, so no more than that share was lost, whatever the distribution. If no
+    problem lost, this is the rule of three again.
 
     Raises:
         ValueError: as `below_p`.
@@ -85,16 +88,17 @@ def passing_margin(problem_differences: Sequence[float]) -> float:
 
 
 def few_changed(problem_differences: Sequence[float]) -> bool:
-    """Whether too few problems changed for the t interval to be believed alone."""
+    """Whether too few problems changed to rely on the t interval alone."""
     return sum(change != 0 for change in problem_differences) < FEW_CHANGES
 
 
 def problems_needed(problem_differences: Sequence[float], margin: float) -> int | None:
-    """How many problems with this spread tell a loss of the margin from none, 4 times in 5.
+    """Return how many problems with this spread tell a loss of the margin from none, 4 times in 5.
 
-    The fewest for which `smallest_detectable` is no more than the margin; without spread, those
-    that would show non-inferiority if all went on to differ so, and where few have changed, no
-    fewer than those that would if none changed. None where no number would.
+    This is the smallest number for which `smallest_detectable` is at most the margin. Without
+    spread, it is the number that would show non-inferiority if all problems differed by as much. If
+    few problems changed, it is at least the number that would show it if none changed. None if no
+    number is enough.
 
     Raises:
         ValueError: as `below_p`.
@@ -102,21 +106,21 @@ def problems_needed(problem_differences: Sequence[float], margin: float) -> int 
     _check(problem_differences, margin)
     mean = mean_interval(problem_differences)
     if mean.standard_error is None:
-        return _alike(mean.value, margin)
+        return _needed_if_equal(mean.value, margin)
     spread = mean.standard_error * math.sqrt(len(problem_differences))
 
     def enough(problems: int) -> bool:
-        found = smallest_detectable(spread, problems)
-        return found is not None and found <= margin
+        detectable = smallest_detectable(spread, problems)
+        return detectable is not None and detectable <= margin
 
-    found = _fewest(enough) if margin > 0 else None
-    if found is not None and few_changed(problem_differences):
-        return max(found, _alike(0, margin) or 0)
-    return found
+    needed = _fewest(enough) if margin > 0 else None
+    if needed is not None and few_changed(problem_differences):
+        return max(needed, _needed_if_equal(0, margin) or 0)
+    return needed
 
 
-def _alike(difference: float, margin: float) -> int | None:
-    """Problems, all with this difference, that show that no more than the margin was lost."""
+def _needed_if_equal(difference: float, margin: float) -> int | None:
+    """Return how many problems with this difference show that no more than the margin was lost."""
     if difference <= -margin:
         return None
     share = (1 - margin) / (1 + difference)
@@ -124,7 +128,7 @@ def _alike(difference: float, margin: float) -> int | None:
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:
-    """The smallest number from 2 on that is enough; None where `MOST_PROBLEMS` are not."""
+    """Return the smallest number from 2 on that is enough; None if `MOST_PROBLEMS` are not."""
     high = 2
     while not enough(high):
         if high >= MOST_PROBLEMS:
@@ -138,11 +142,11 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
 
 
 def _check(problem_differences: Sequence[float], bound: float) -> None:
-    """Refuse what is no difference of scores."""
+    """Refuse differences, or a bound, that scores in 0…1 cannot have."""
     if not problem_differences:
-        raise ValueError("no differences to judge")
+        raise ValueError("there are no differences to test")
     check_finite(problem_differences)
     if max(map(abs, problem_differences)) > 1:
-        raise ValueError("a difference of scores lies in -1…1")
+        raise ValueError("a difference of scores is not in -1…1")
     if not -1 < bound < 1:
         raise ValueError(f"margin {bound} is not in -1…1")

@@ -1,4 +1,4 @@
-"""Two-sided p-values of paired designs, and their adjustment for many tests."""
+"""Compute two-sided p-values of paired designs, and adjust them for many tests."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from svdjobs.statistics.intervals import ROUNDING
 Key = TypeVar("Key", bound=Hashable)
 
 EXACT_UP_TO = 16
-"""Non-zero differences up to which all sign flips are enumerated: 2^15 sums, a millisecond."""
+"""Up to this many non-zero differences, all sign flips are enumerated: 2^15 sums, a millisecond."""
 DRAWS = 9999
-"""Monte Carlo sign flips beyond that. With 1 added, p is a multiple of 1/10000."""
+"""Monte Carlo sign flips for more differences. With 1 added, p is a multiple of 1/10000."""
 _CHUNK = 1000
 
 
 def sign_flip_p(problem_differences: Sequence[float], seed: int = 0, draws: int = DRAWS) -> float:
-    """p of |Σ differences| when each difference's sign is a fair coin's.
+    """Return the p of |Σ differences| if the sign of each difference were a fair coin flip.
 
-    Fisher's randomisation test (Fisher 1935, "The Design of Experiments", chapter 3): exact if,
-    without an effect, each problem's difference is as likely as its negative, as when the two
-    checkpoints' completions could be swapped; normality is not asked for. Differences of 0 stay 0
-    under a flip and are left out.
+    This is Fisher's randomisation test (Fisher 1935, "The Design of Experiments", chapter 3). It is
+    exact if, without an effect, each problem's difference is as likely as its negative, as when the
+    completions of the two checkpoints can be swapped. It does not require normality. A difference
+    of 0 stays 0 under a flip and is left out.
 
-    Exact by enumeration for up to 16 non-zero differences; beyond that `draws` seeded Monte Carlo
-    flips and p = (b+1)/(m+1), which is never 0 and keeps the test's level (Phipson & Smyth 2010,
-    "Permutation P-values Should Never Be Zero", doi:10.2202/1544-6115.1585). All differences 0
-    gives 1.
+    Up to 16 non-zero differences are enumerated. For more, there are `draws` seeded Monte Carlo
+    flips, and p = (b+1)/(m+1), which is never 0 and keeps the test's level (Phipson & Smyth 2010,
+    "Permutation P-values Should Never Be Zero", doi:10.2202/1544-6115.1585). If all differences are
+    0, p is 1.
 
     Raises:
-        ValueError: no differences, or one that is not finite.
+        ValueError: there are no differences, or a difference is not finite.
     """
     import numpy as np
 
     values = np.asarray(problem_differences, dtype=np.float64)
     if not values.size or not np.isfinite(values).all():
-        raise ValueError("a sign-flip test needs at least one difference, and finite ones")
+        raise ValueError("a sign-flip test needs at least one difference, and all must be finite")
     values = values[np.abs(values) > ROUNDING * np.abs(values).max()]
     observed = abs(math.fsum(values)) - ROUNDING * float(np.abs(values).sum())  # ties count
     if len(values) <= EXACT_UP_TO:
@@ -55,15 +55,15 @@ def sign_flip_p(problem_differences: Sequence[float], seed: int = 0, draws: int 
 
 
 def mcnemar_p(correct: Sequence[bool], reference: Sequence[bool]) -> float:
-    """Exact p of McNemar's test, for one completion per problem.
+    """Return the exact p of McNemar's test, for one completion per problem.
 
-    Of the problems that exactly one checkpoint solved, each is as likely to be either's: a
-    two-sided binomial test at 1/2 (McNemar 1947, doi:10.1007/BF02295996, whose χ² approximation is
-    not used). No such problem gives 1. Exact, hence conservative: it rejects less often than its
-    level.
+    Without an effect, a problem that exactly one checkpoint solved is as likely to be solved by
+    either. So this is a two-sided binomial test at 1/2 (McNemar 1947, doi:10.1007/BF02295996; his
+    χ² approximation is not used). Without such problems, p is 1. An exact test is conservative: it
+    rejects less often than its level.
 
     Raises:
-        ValueError: different numbers of problems.
+        ValueError: the numbers of problems differ.
     """
     if len(correct) != len(reference):
         raise ValueError(f"{len(correct)} problems cannot be paired with {len(reference)}")
@@ -75,14 +75,15 @@ def mcnemar_p(correct: Sequence[bool], reference: Sequence[bool]) -> float:
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """Adjusted p-values by key, in the mapping's order: reject where one is at most the level.
+    """Return adjusted p-values by key, in the mapping's order. Reject those at most the level.
 
-    Controls the chance of any false rejection among all keys, whatever their dependence: step
-    down from the smallest p with factors m, m−1, …, never falling, at most 1 (Holm 1979, "A Simple
-    Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6:65–70).
+    This controls the chance of any false rejection among all keys, whatever their dependence. From
+    the smallest p on, the factors are m, m−1, …; adjusted values never fall and are at most 1 (Holm
+    1979, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of
+    Statistics 6:65–70).
 
     Raises:
-        ValueError: a p-value outside 0…1 (its key is named).
+        ValueError: a p-value is not in 0…1 (it names the key).
     """
     for key, p in p_values.items():
         if not 0 <= p <= 1:

@@ -1,4 +1,4 @@
-"""Ratios of sums: totals over clusters of unequal size, divided by totals."""
+"""Estimate ratios of sums over clusters of unequal size, and sums over all matrices of a blend."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ from svdjobs.config import StorageDtype
 from svdjobs.records import BlendRecord, CastRecord, Interval, RoundingRecord
 from svdjobs.statistics.intervals import ROUNDING, t_interval
 
-# Rounding noise in the difference to after, as a share of that difference, up to which a 16-bit
-# dtype may be evaluated in. A KL divergence is quadratic in the change of the weights, and noise
-# that is independent of it adds its own square: a KL from after becomes 1 + error² times as large,
-# 9 % at 0.3. Measured on a small model moved at random: 12 % at 0.37, 1.8 times at 0.97, 15 times
-# at 4.0; on the demo, which is more sensitive to its blend than to noise, 5 % at 0.78.
+# The largest rounding noise in the difference to `after`, relative to that difference, with which a
+# blend may be evaluated in a 16-bit dtype. A KL divergence is quadratic in the change of the
+# weights, and independent noise adds its own square. So a KL from `after` grows by a factor of
+# 1 + error², by 9 % at 0.3. Measured on a small model with a random change: 12 % at 0.37, a factor
+# of 1.8 at 0.97 and 15 at 4.0. On the demo, which is more sensitive to its blend than to noise: 5 %
+# at 0.78.
 LARGEST_CAST_ERROR = 0.3
 
 
 def mean_per_token(per_trace: Sequence[Sequence[float]]) -> Interval:
-    """Mean over all tokens of all traces, with its t interval clustered by trace.
+    """Return the mean over all tokens of all traces, with its t interval clustered by trace.
 
-    For teacher-forced comparisons on a fixed set of traces: negated log-probabilities give the NLL
-    per token, log p_after − log p_alpha or exact per-token divergences give KL(after ‖ alpha) per
-    token; differences of two checkpoints' NLL, token by token, give the paired difference.
+    It serves teacher-forced comparisons on a fixed set of traces. Negated log-probabilities give
+    the NLL per token. log p_after − log p_alpha, or exact divergences per token, give
+    KL(after ‖ alpha) per token. Differences of two checkpoints' NLL, token by token, give the
+    paired difference.
 
-    The mean is Σy/Σx with y a trace's sum and x its length, both random, so the standard error is
-    that of a ratio by linearisation: √(Σ(y − R·x)²/(T − 1)/T) over the mean length (Cochran 1977,
-    "Sampling Techniques", 3rd edition, chapter 6). Deviation: the t quantile with T − 1 degrees of
-    freedom stands for Cochran's normal one. Both this and the estimate's bias of order 1/T want
-    tens of traces. Traces of one problem are not independent: join them into one list first.
+    The mean is Σy/Σx, where y is a trace's sum and x its length. Both are random, so the standard
+    error is that of a ratio by linearisation: √(Σ(y − R·x)²/(T − 1)/T) over the mean length
+    (Cochran 1977, "Sampling Techniques", 3rd edition, chapter 6). Deviation: the t quantile with
+    T − 1 degrees of freedom replaces Cochran's normal one. This, and the estimate's bias of order
+    1/T, require tens of traces. Traces of one problem are not independent: join them into one list
+    first.
 
-    Returns no interval for fewer than two traces or where all traces have the same mean.
+    There is no interval for fewer than two traces or if all traces have the same mean.
 
     Raises:
-        ValueError: no traces, a trace without tokens, or a value that is not finite.
+        ValueError: there are no traces, a trace has no tokens, or a value is not finite.
     """
     if not per_trace:
         raise ValueError("no traces to average")
@@ -55,22 +58,24 @@ def mean_per_token(per_trace: Sequence[Sequence[float]]) -> Interval:
 
 
 def realised_total(records: Sequence[BlendRecord]) -> dict[str, float | None]:
-    """Realised fraction over all tensors by dtype: sum of projections over sum of signals.
+    """Return the realised fraction over all tensors, by dtype: sum of projections / sum of signals.
 
-    None where there is no signal, as at alpha = 1.
+    None if there is no signal, as at alpha = 1.
     """
     return {dtype: total.fraction for dtype, total in _cast_totals(records).items()}
 
 
 def cast_error_total(records: Sequence[BlendRecord]) -> dict[str, float | None]:
-    """Error of the difference to after over all tensors by dtype: root of summed squares over root
-    of summed squares. None where there is no signal, as at alpha = 1.
+    """Return the error of the difference to `after` over all tensors, by dtype.
+
+    It is a ratio of norms over all tensors: of the error, and of the intended difference. None if
+    there is no signal, as at alpha = 1.
     """
     return {dtype: total.relative_error for dtype, total in _cast_totals(records).items()}
 
 
 def spectrum_shift(records: Sequence[BlendRecord]) -> float:
-    """‖Δs‖/‖s‖ over all blended matrices."""
+    """Return ‖Δs‖/‖s‖ over all blended matrices."""
     weights = math.fsum(record.weight_norm**2 for record in records)
     signals = math.fsum(record.signal_norm**2 for record in records)
     return math.sqrt(signals / weights) if weights else 0.0
@@ -79,8 +84,11 @@ def spectrum_shift(records: Sequence[BlendRecord]) -> float:
 def rounding_shift(
     matrices: Iterable[tuple[str, tuple[int, ...], float]], rounding: Mapping[str, RoundingRecord]
 ) -> float:
-    """The same that storing in 16 bits alone is expected to make, of matrices that are given by
-    family, shape and ‖W‖ (kernels/rounding.py has the formula)."""
+    """Return the ‖Δs‖/‖s‖ that storing in 16 bits alone is expected to cause.
+
+    `matrices` gives the family, shape and ‖W‖ of each matrix. The formula is in
+    kernels/rounding.py.
+    """
     total = shifted = 0.0
     for family, shape, norm in matrices:
         total += norm**2
@@ -90,7 +98,7 @@ def rounding_shift(
 
 
 def _cast_totals(records: Sequence[BlendRecord]) -> dict[str, CastRecord]:
-    """All tensors as one long one, by dtype."""
+    """Return the sums of all tensors' cast records, by dtype."""
     return {
         dtype: CastRecord(
             projection=math.fsum(record.casts[dtype].projection for record in records),

@@ -37,7 +37,7 @@ def test_comparison_of_single_completions() -> None:
     found = compare(a, b, n=1)
     assert found.mcnemar_p == found.p == 1
     assert found.changed == 3
-    with pytest.raises(ValueError, match=r"problem 1 scores \(0.5, 1"):
+    with pytest.raises(ValueError, match=r"problem 1 has the scores \(0.5, 1"):
         compare([1, 0.5], [1, 1], n=1)
 
 

@@ -136,11 +136,11 @@ def test_shares_cover_the_truth(difficulty: tuple[float, float]) -> None:
 
 def test_counts_that_disagree_are_refused() -> None:
     ragged = [[True, False], [True], [True, True, True]]
-    with pytest.raises(ValueError, match=r"problem 1 has 1 completions where n = 2"):
+    with pytest.raises(ValueError, match=r"problem 1 has 1 completions, expected n = 2"):
         avg_at_n(ragged, 2)
-    with pytest.raises(ValueError, match=r"problem 1 has 1 completions where n = 2"):
+    with pytest.raises(ValueError, match=r"problem 1 has 1 completions, expected n = 2"):
         pass_at_k(ragged, 2, 1)
-    with pytest.raises(ValueError, match="problem 0 has 1 completions where n = 3"):
+    with pytest.raises(ValueError, match="problem 0 has 1 completions, expected n = 3"):
         maj_at_k([[None]], [{0}], 3, 1)
     for k in (0, 3):
         with pytest.raises(ValueError, match=f"k = {k} completions cannot be chosen from n = 2"):

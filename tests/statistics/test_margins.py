@@ -141,7 +141,7 @@ def test_no_problem_is_no_evidence() -> None:
         below_p([], 0)
     with pytest.raises(ValueError, match="problem 1 is nan"):
         below_p([0, NAN], 0)
-    with pytest.raises(ValueError, match=r"lies in -1…1"):
+    with pytest.raises(ValueError, match=r"is not in -1…1"):
         passing_margin([1.5])
     with pytest.raises(ValueError, match="margin 1"):
         below_p([0.0], 1)
