@@ -1,4 +1,4 @@
-"""A hub on the loopback address that serves checkpoints from folders, as the real one does it."""
+"""A hub on the loopback address that serves checkpoints from folders like the real hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Models by id, each a folder at one commit; counts the bytes of weights it gave away."""
+    """A hub with folders as checkpoints, by id. It counts the bytes of weights that it served."""
 
     def __init__(self, models: dict[str, Path]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(models: dict[str, Path]) -> Iterator[Hub]:
-    """The hub, while the block runs."""
+    """Run the hub while the block runs."""
     with Hub(models) as hub:
         thread = threading.Thread(target=hub.serve_forever, daemon=True)
         thread.start()

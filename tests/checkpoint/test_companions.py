@@ -1,4 +1,4 @@
-"""What lies beside the weights: part of the checkpoint, and not what a link makes of it."""
+"""Companion files belong to the checkpoint; a link out of its folder is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def folder(chain: dict[str, Path], tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "config.json"])
 def test_a_link_out_of_the_checkpoint_is_refused(name: str, folder: Path, tmp_path: Path) -> None:
-    """It would be uploaded with every blend."""
+    """The target of the link would be uploaded with every blend."""
     secret = tmp_path / "secret"
     secret.write_text((folder / name).read_text())
     (folder / name).unlink()

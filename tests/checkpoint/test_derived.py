@@ -1,4 +1,4 @@
-"""Tensors that are computed when they are read look to everyone like those that lie in a file."""
+"""Tensors that are computed when read behave like tensors that lie in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that hold something else than a Hugging Face checkpoint: what it is, and what to do."""
+"""For a folder that is not a Hugging Face checkpoint, the error says what it is and what to do."""
 
 from __future__ import annotations
 

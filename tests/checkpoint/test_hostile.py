@@ -1,4 +1,4 @@
-"""Files of a checkpoint that are made, or happen, to do harm: an error each, at little cost."""
+"""Harmful files of a checkpoint, made so or by accident: each is an error, at little cost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def with_header(folder: Path, text: bytes, data: bytes = b"") -> LocalStore:
 
 
 def refused(read: Callable[[], object]) -> str:
-    """What the error says; reading took little memory."""
+    """Return the text of the error, after a check that reading took little memory."""
     resident = forget_peak()
     with pytest.raises(CheckpointError) as caught:
         read()

@@ -1,4 +1,4 @@
-"""Checkpoints from a hub over HTTP: planned from their headers, downloaded when they are needed."""
+"""Checkpoints from a hub over HTTP: planned from headers, downloaded when needed."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     models = {}
     for updates, role in enumerate(("before", "after")):
         models[f"lab/{role}"] = make_checkpoint(
-            root / role, updates=updates, max_shard_size="300KB", hidden_size=128,
+            root / role,
+            updates=updates,
+            max_shard_size="300KB",
+            hidden_size=128,
             intermediate_size=512,
-        )  # fmt: skip
+        )
     with serving(models) as served:
         yield served
 
@@ -36,15 +39,27 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 def svdjobs(
     hub: Hub, folder: Path, stage: str, **config: object
 ) -> subprocess.CompletedProcess[str]:
-    document = {"name": "hub", "before": "lab/before", "after": "lab/after", "alphas": [0],
-                "store": str(folder / "run"), **config}  # fmt: skip
+    document = {
+        "name": "hub",
+        "before": "lab/before",
+        "after": "lab/after",
+        "alphas": [0],
+        "store": str(folder / "run"),
+        **config,
+    }
     (folder / "sweep.yaml").write_text(yaml.safe_dump(document))
     return subprocess.run(
         [sys.executable, "-m", "svdjobs.cli.main", stage, str(folder / "sweep.yaml")],
-        capture_output=True, text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url,
-             "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "HF_HUB_OFFLINE": "0",
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(folder / "cache"),
+            "HF_HUB_DISABLE_XET": "1",
+        },
+    )
 
 
 def test_plan_fetches_headers_and_a_sweep_the_weights(hub: Hub, tmp_path: Path) -> None:
@@ -87,7 +102,7 @@ def test_what_the_hub_does_not_have(
 
 
 def test_a_hub_that_does_not_answer_may_be_tried_again(tmp_path: Path) -> None:
-    """Code 75 is what a cluster tries again."""
+    """A cluster tries exit code 75 again."""
     with serving({}) as closed:
         pass
     done = svdjobs(closed, tmp_path, "plan")
@@ -98,7 +113,7 @@ def test_a_hub_that_does_not_answer_may_be_tried_again(tmp_path: Path) -> None:
 
 @pytest.fixture
 def copied(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of `lab/copy` on the hub, which this process may ask."""
+    """The folder of `lab/copy` on the hub; this process may use the hub."""
     addresses = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", addresses)
@@ -109,7 +124,7 @@ def copied(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def rewritten(folder: Path, change: Callable[[dict[str, str]], object]) -> None:
-    """The index of a folder, with its weight map changed."""
+    """Change the weight map in the index of a folder."""
     document = json.loads((folder / INDEX).read_text())
     change(document["weight_map"])
     (folder / INDEX).write_text(json.dumps(document))

@@ -1,4 +1,4 @@
-"""Other bytes are another checkpoint, whatever the file system says of the file."""
+"""Other bytes are another checkpoint, whatever the file system says."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ def named(folder: Path, cache: MemoryStore) -> str:
 
 
 def test_other_weights_with_the_same_size_and_time(chain: dict[str, Path], folder: Path) -> None:
-    """As `cp -p`, `rsync -t` and a reproducible image leave them."""
+    """`cp -p`, `rsync -t` and a reproducible image leave files like this."""
     weights, cache = folder / "model.safetensors", MemoryStore()
     before, times = named(folder, cache), weights.stat()
     shutil.copyfile(chain["rl2"] / weights.name, weights)
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (
-        times.st_size, times.st_mtime_ns,
-    )  # fmt: skip
+        times.st_size,
+        times.st_mtime_ns,
+    )
     assert named(folder, cache) != before
 
 
 class Frozen(LocalStore):
-    """A file system that copies every time, and every inode's number."""
+    """A file system that copies every timestamp and inode number."""
 
     def version(self, key: str) -> str:
         return "same"

@@ -1,4 +1,4 @@
-"""LoRA adapters as checkpoints: what is read is what PEFT, which trains and merges them, makes."""
+"""LoRA adapters as checkpoints: their tensors equal those that PEFT merges."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MakeConfig = Callable[..., SweepConfig]
 
 
 def trained(base: Path, folder: Path, **settings: Any) -> dict[str, torch.Tensor]:
-    """Let PEFT save an adapter with random factors over a base; the weights that it merges to."""
+    """Let PEFT save an adapter with random factors over a base. Return the merged weights."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -42,7 +42,7 @@ def trained(base: Path, folder: Path, **settings: Any) -> dict[str, torch.Tensor
 
 
 def assert_read_as(opened: Checkpoint, expected: dict[str, torch.Tensor], base: Path) -> set[str]:
-    """Every tensor as expected; the names of those that the base has otherwise."""
+    """Check that every tensor is as expected. Return the names of those that differ from base."""
     changed = set()
     for name, old in tensors(base).items():
         found = opened.read(name)
@@ -80,13 +80,14 @@ def test_an_adapter_is_its_base_as_peft_merges_it(
 
 
 def test_a_matrix_that_is_stored_in_out(tmp_path: Path) -> None:
-    """fan_in_fan_out, as GPT-2's are."""
+    """GPT-2's matrices are [in, out]: fan_in_fan_out."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     base = tmp_path / "gpt2"
-    GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=2)
-                    ).save_pretrained(base)  # fmt: skip
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=2)
+    ).save_pretrained(base)
     settings = {"target_modules": ["c_attn"], "fan_in_fan_out": True}
     expected = trained(base, tmp_path / "lora", **settings)
     changed = assert_read_as(open_checkpoint(str(tmp_path / "lora")), expected, base)
@@ -127,8 +128,10 @@ def test_the_base_may_be_given(lora: Path, chain: dict[str, Path], tmp_path: Pat
     (tmp_path / "nameless" / CONFIG).write_text(json.dumps(nameless))
     with pytest.raises(CheckpointError, match=r"names no base_model_name_or_path.*`BASE \+ "):
         open_checkpoint(str(tmp_path / "nameless"))
-    named, given = (open_checkpoint(source) for source in
-                    (str(lora), f"{chain['base']} + {tmp_path / 'nameless'}"))  # fmt: skip
+    named, given = (
+        open_checkpoint(source)
+        for source in (str(lora), f"{chain['base']} + {tmp_path / 'nameless'}")
+    )
     for name in named.entries:
         assert torch.equal(named.read(name), given.read(name))
     with pytest.raises(CheckpointError, match="holds no adapter"):
@@ -138,7 +141,7 @@ def test_the_base_may_be_given(lora: Path, chain: dict[str, Path], tmp_path: Pat
 def test_a_sweep_of_an_adapter_sees_its_update(
     lora: Path, chain: dict[str, Path], make_config: MakeConfig
 ) -> None:
-    """As after: all matrices are blended, and those the adapter leaves alone do not differ."""
+    """The adapter is `after`: all matrices are blended; those it leaves alone do not differ."""
     config = make_config(after=str(lora), tokenizer=str(chain["base"]), rotations=None)
     store = LocalStore(config.store_url)
     made = plan.run(config, store)
@@ -187,7 +190,7 @@ def test_factors_that_fit_nothing(lora: Path, chain: dict[str, Path], tmp_path: 
 
 
 def test_a_folder_of_an_adapter_and_of_whole_weights(lora: Path, chain: dict[str, Path]) -> None:
-    """Which is meant cannot be known; as an adapter over a base it can."""
+    """It is unclear which is meant; `BASE + ADAPTER` is clear."""
     expected = open_checkpoint(str(lora)).read("model.layers.0.self_attn.q_proj.weight")
     for file in chain["rl1"].iterdir():
         shutil.copy(file, lora / file.name)
@@ -198,7 +201,7 @@ def test_a_folder_of_an_adapter_and_of_whole_weights(lora: Path, chain: dict[str
 
 
 def test_adapters_that_were_not_merged(chain: dict[str, Path], tmp_path: Path) -> None:
-    """A whole model saved with its adapters beside the matrices they change."""
+    """A whole checkpoint with unmerged adapters beside the matrices that they change."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -208,8 +211,10 @@ def test_adapters_that_were_not_merged(chain: dict[str, Path], tmp_path: Path) -
     shutil.copytree(chain["base"], folder)
     inner: Any = adapted.base_model.model
     state = inner.state_dict()
-    save_file({k: v.clone() for k, v in state.items() if k != "lm_head.weight"},
-              folder / "model.safetensors")  # fmt: skip
+    save_file(
+        {k: v.clone() for k, v in state.items() if k != "lm_head.weight"},
+        folder / "model.safetensors",
+    )
     with pytest.raises(
         CheckpointError, match=r"8 tensors are parts of unmerged adapters.*merge_and_unload"
     ):

@@ -1,4 +1,4 @@
-"""Checkpoints that store several matrices in one tensor: the matrices, and what is written back."""
+"""Checkpoints that store several matrices in one tensor: how they are divided and written."""
 
 from __future__ import annotations
 
@@ -34,21 +34,24 @@ SIZES = {
 def save(folder: Path, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    save_file({n: w.contiguous() for n, w in weights.items()}, folder / "model.safetensors",
-              {"format": "pt"})  # fmt: skip
+    save_file(
+        {n: w.contiguous() for n, w in weights.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     tokenizer().save_pretrained(folder)
     return folder
 
 
 def saved(folder: Path, model: Any) -> Path:
-    """What transformers itself writes, config and weights."""
+    """Let transformers write config and weights."""
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 
 
 def moved(weights: dict[str, torch.Tensor], seed: int = 1) -> dict[str, torch.Tensor]:
-    """All weights after a small random update."""
+    """Return all weights with a small random update."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: w + 1e-3 * w.std() * torch.randn(w.shape, generator=generator) if w.ndim > 1 else w
@@ -57,7 +60,7 @@ def moved(weights: dict[str, torch.Tensor], seed: int = 1) -> dict[str, torch.Te
 
 
 def swept(config: SweepConfig) -> dict[float, dict[str, torch.Tensor]]:
-    """The tensors of every blend, which an engine is fed to the bit."""
+    """Return the tensors of every blend, after a check that an engine gets the same bits."""
     store = LocalStore(config.store_url)
     plan.run(config, store)
     decompose.run(config, store)
@@ -87,8 +90,11 @@ def test_rows_of_qkv_and_of_gate_and_up(tmp_path: Path) -> None:
     view = matrices(open_checkpoint(str(folder))).view
     stem = "model.layers.1"
     fused = weights[f"{stem}.self_attn.qkv_proj.weight"]
-    for name, rows in (("q_proj", slice(0, 48)), ("k_proj", slice(48, 72)),
-                       ("v_proj", slice(72, 96))):  # fmt: skip
+    for name, rows in (
+        ("q_proj", slice(0, 48)),
+        ("k_proj", slice(48, 72)),
+        ("v_proj", slice(72, 96)),
+    ):
         assert torch.equal(view.read(f"{stem}.self_attn.{name}.weight"), fused[rows])
     gate, up = weights[f"{stem}.mlp.gate_up_proj.weight"].chunk(2)
     assert torch.equal(view.read(f"{stem}.mlp.gate_proj.weight"), gate)
@@ -102,8 +108,9 @@ def test_a_fused_checkpoint_is_blended_as_its_matrices_and_written_fused(
     folder, weights = phi3(tmp_path / "before")
     after = moved(weights)
     save(tmp_path / "after", json.loads((folder / "config.json").read_text()), after)
-    config = make_config(before=str(folder), after=str(tmp_path / "after"), rotations=None,
-                         alphas=[0, 0.5, 1])  # fmt: skip
+    config = make_config(
+        before=str(folder), after=str(tmp_path / "after"), rotations=None, alphas=[0, 0.5, 1]
+    )
     blends = swept(config)
     for alpha, found in blends.items():
         assert found.keys() == after.keys()
@@ -124,8 +131,7 @@ def test_a_fused_checkpoint_is_blended_as_its_matrices_and_written_fused(
 
 
 def test_heads_of_gpt_neox_and_columns_of_gpt2(tmp_path: Path) -> None:
-    """The product of each piece with an input is the part of the fused product that transformers
-    takes for it."""
+    """Each piece times an input equals the part of the fused product that transformers takes."""
     from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
     x_H = torch.randn(48)
@@ -136,8 +142,15 @@ def test_heads_of_gpt_neox_and_columns_of_gpt2(tmp_path: Path) -> None:
     for number, part in enumerate(("q_proj", "k_proj", "v_proj")):
         w_MN = view.read(f"gpt_neox.layers.0.attention.{part}.weight")
         assert torch.allclose(w_MN @ x_H, by_head[:, number].reshape(-1), atol=1e-6)
-    config = GPT2Config(vocab_size=300, n_embd=48, n_layer=1, n_head=4, n_positions=64,
-                        bos_token_id=0, eos_token_id=0)  # fmt: skip
+    config = GPT2Config(
+        vocab_size=300,
+        n_embd=48,
+        n_layer=1,
+        n_head=4,
+        n_positions=64,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     gpt2 = GPT2LMHeadModel(config)
     view = matrices(open_checkpoint(str(saved(tmp_path / "gpt2", gpt2)))).view
     (stem,) = {n.rpartition(".q_proj")[0] for n in view.entries if ".q_proj" in n}
@@ -148,25 +161,35 @@ def test_heads_of_gpt_neox_and_columns_of_gpt2(tmp_path: Path) -> None:
 
 
 EXPERTS, INNER = 3, 32
-MOE = {**SIZES, "num_experts": EXPERTS, "num_local_experts": EXPERTS, "num_experts_per_tok": 2,
-       "moe_intermediate_size": INNER, "head_dim": 12}  # fmt: skip
+MOE = {
+    **SIZES,
+    "num_experts": EXPERTS,
+    "num_local_experts": EXPERTS,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": INNER,
+    "head_dim": 12,
+}
 
 
 def experts(seed: int = 0) -> dict[str, torch.Tensor]:
-    """One layer's experts and what is around them, each matrix alone, as hubs hold them."""
+    """One layer's experts and its other weights, each matrix alone, as on the hub."""
     generator = torch.Generator().manual_seed(seed)
 
     def w(*shape: int) -> torch.Tensor:
         return 0.1 * torch.randn(*shape, generator=generator)
 
     found = {
-        "model.embed_tokens.weight": w(300, 48), "lm_head.weight": w(300, 48),
+        "model.embed_tokens.weight": w(300, 48),
+        "lm_head.weight": w(300, 48),
         "model.layers.0.self_attn.q_proj.weight": w(48, 48),
         "model.layers.0.mlp.gate.weight": w(EXPERTS, 48),
-    }  # fmt: skip
+    }
     for number in range(EXPERTS):
-        for part, shape in (("gate_proj", (INNER, 48)), ("up_proj", (INNER, 48)),
-                            ("down_proj", (48, INNER))):  # fmt: skip
+        for part, shape in (
+            ("gate_proj", (INNER, 48)),
+            ("up_proj", (INNER, 48)),
+            ("down_proj", (48, INNER)),
+        ):
             found[f"model.layers.0.mlp.experts.{number}.{part}.weight"] = w(*shape)
     return found
 
@@ -174,11 +197,13 @@ def experts(seed: int = 0) -> dict[str, torch.Tensor]:
 def stacked(
     weights: dict[str, torch.Tensor], *, transposed: bool = False, alternate: bool = False
 ) -> dict[str, torch.Tensor]:
-    """The same in stacks, as transformers holds them in memory and some models on disk."""
+    """The same in stacks, as in transformers' memory and in the files of some checkpoints."""
     stem = "model.layers.0.mlp.experts"
     alone = {n: w for n, w in weights.items() if ".experts." not in n}
-    parts = {p: torch.stack([weights[f"{stem}.{e}.{p}.weight"] for e in range(EXPERTS)])
-             for p in ("gate_proj", "up_proj", "down_proj")}  # fmt: skip
+    parts = {
+        p: torch.stack([weights[f"{stem}.{e}.{p}.weight"] for e in range(EXPERTS)])
+        for p in ("gate_proj", "up_proj", "down_proj")
+    }
     both = [parts["gate_proj"], parts["up_proj"]]
     gate_up = torch.stack(both, 2).flatten(1, 2) if alternate else torch.cat(both, 1)
     down = parts["down_proj"]
@@ -211,11 +236,17 @@ def test_a_stack_is_the_experts_it_is_made_of(
 
 
 def test_a_square_stack_is_divided_for_known_models_only(tmp_path: Path) -> None:
-    weights = {n: w[:24] if "gate_proj" in n or "up_proj" in n else w[:, :24]
-               if "down_proj" in n else w for n, w in experts().items()}  # fmt: skip
+    weights = {
+        n: w[:24] if "gate_proj" in n or "up_proj" in n else w[:, :24] if "down_proj" in n else w
+        for n, w in experts().items()
+    }
     for model_type, divided in (("qwen3_moe", True), ("something_new", False)):
-        config = {**MOE, "moe_intermediate_size": 24, "architectures": ["A"],
-                  "model_type": model_type}  # fmt: skip
+        config = {
+            **MOE,
+            "moe_intermediate_size": 24,
+            "architectures": ["A"],
+            "model_type": model_type,
+        }
         opened = open_checkpoint(str(save(tmp_path / model_type, config, stacked(weights))))
         view = matrices(opened).view
         assert ("model.layers.0.mlp.experts.0.up_proj.weight" in view.entries) == divided
@@ -224,7 +255,7 @@ def test_a_square_stack_is_divided_for_known_models_only(tmp_path: Path) -> None
 def test_two_generations_of_one_model_match_expert_by_expert(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    """before: each expert alone, with Mixtral's old names; after: stacks."""
+    """`before` holds each expert alone, with Mixtral's old names; `after` holds stacks."""
     weights, after = experts(), moved(experts())
     old = {}
     for name, w in weights.items():
@@ -232,19 +263,24 @@ def test_two_generations_of_one_model_match_expert_by_expert(
         for new, short in (("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")):
             name = name.replace(f".{new}.", f".{short}.") if "experts" in name else name
         old[name] = w
-    config = {**MOE, "architectures": ["MixtralForCausalLM"], "model_type": "mixtral",
-              "intermediate_size": INNER}  # fmt: skip
+    config = {
+        **MOE,
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "intermediate_size": INNER,
+    }
     before = save(tmp_path / "before", config, old)
     save(tmp_path / "after", config, stacked(after))
-    sweep = make_config(before=str(before), after=str(tmp_path / "after"), rotations=None,
-                        evaluate=None, alphas=[0])  # fmt: skip
+    sweep = make_config(
+        before=str(before), after=str(tmp_path / "after"), rotations=None, evaluate=None, alphas=[0]
+    )
     made = plan.run(sweep, LocalStore(sweep.store_url))
     assert len(made.selected) == 1 + 3 * EXPERTS
     assert {t.skip for t in made.tensors if "gate.weight" in t.name} == {"router"}
     (found,) = swept(sweep).values()
-    expected = stacked({
-        n: a + truth(weights[n], a) if "proj" in n else a for n, a in after.items()
-    })  # fmt: skip
+    expected = stacked(
+        {n: a + truth(weights[n], a) if "proj" in n else a for n, a in after.items()}
+    )
     assert found.keys() == expected.keys()
     for name, w in expected.items():
         assert (found[name] - w).norm() <= 1e-6 * w.norm()
@@ -254,8 +290,12 @@ def test_a_stack_that_cannot_be_divided_is_refused(make_config: MakeConfig, tmp_
     config = {**MOE, "architectures": ["A"], "model_type": "new", "moe_intermediate_size": 31}
     for role, weights in (("before", experts()), ("after", moved(experts()))):
         save(tmp_path / role, config, stacked(weights))
-    sweep = make_config(before=str(tmp_path / "before"), after=str(tmp_path / "after"),
-                        rotations=None, evaluate=None)  # fmt: skip
+    sweep = make_config(
+        before=str(tmp_path / "before"),
+        after=str(tmp_path / "after"),
+        rotations=None,
+        evaluate=None,
+    )
     words = r"14\.3 % of the attention and MLP parameters .* at least 80 %.*fused 13,824 .*gate_up"
     with pytest.raises(CheckpointError, match=words):
         plan.run(sweep, LocalStore(sweep.store_url))

@@ -1,4 +1,4 @@
-"""Quantised checkpoints: float8 is read as what it stands for, integers are refused."""
+"""Quantised checkpoints: float8 is dequantised, integers are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gaussian(*shape: int) -> torch.Tensor:
 
 
 def multiplied(w: torch.Tensor, scale: torch.Tensor, rows: int, columns: int) -> np.ndarray:
-    """Element by element: an independent way to dequantise blocks."""
+    """Dequantise blocks element by element, independently of the package."""
     result = w.to(torch.float64).numpy().copy()
     for place in np.ndindex(result.shape):
         *front, i, j = place

@@ -131,7 +131,7 @@ def test_allowed_pickle_reads_the_same(pickled: Path, chain: dict[str, Path]) ->
 
 
 class Payload:
-    """Would create a file if it were unpickled."""
+    """Creates a file if it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -149,7 +149,7 @@ def test_pickle_never_runs_code(pickled: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub_cache(chain: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An offline hub cache holding one revision of `someone/small`."""
+    """An offline hub cache that holds one revision of `someone/small`."""
     commit = "0" * 40
     repository = tmp_path / "hub" / "models--someone--small"
     (repository / "refs").mkdir(parents=True)
@@ -187,7 +187,7 @@ def test_names_that_no_folder_can_have(source: str) -> None:
 
 
 def two_files(folder: Path, index: dict[str, str] | None) -> Path:
-    """A checkpoint of two numbered files that both hold `shared`, as zeros and as ones."""
+    """Make a checkpoint of two numbered files that both hold `shared`: as zeros and as ones."""
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     for number, name in ((1, "only_1"), (2, "only_2")):
@@ -254,11 +254,13 @@ def test_numbered_files_without_an_index_are_all_there_or_refused(tmp_path: Path
 
 
 def test_exotic_tensors_are_carried_along_byte_for_byte(tmp_path: Path) -> None:
-    """A complex buffer, and dtypes that torch lacks, refuse no checkpoint and lose no bit."""
+    """A checkpoint may hold complex buffers and dtypes that torch does not have; no bit is lost."""
     folder = make_checkpoint(tmp_path / "exotic")
-    content = {"frequencies": torch.polar(torch.ones(3, 4), torch.arange(12.0).reshape(3, 4)),
-               "scales": torch.tensor([[120, 127]], dtype=torch.uint8).view(torch.float8_e8m0fnu),
-               "other": torch.tensor([1.5, -2]).to(torch.float8_e4m3fnuz)}  # fmt: skip
+    content = {
+        "frequencies": torch.polar(torch.ones(3, 4), torch.arange(12.0).reshape(3, 4)),
+        "scales": torch.tensor([[120, 127]], dtype=torch.uint8).view(torch.float8_e8m0fnu),
+        "other": torch.tensor([1.5, -2]).to(torch.float8_e4m3fnuz),
+    }
     weights = folder / "model.safetensors"
     save_file({**tensors(folder), **content}, weights)
     packed = b'{"packed":{"dtype":"F4","shape":[3,2],"data_offsets":[0,3]}}'
@@ -297,7 +299,7 @@ def test_a_pickled_tensor_of_a_dtype_that_cannot_be_written(pickled: Path) -> No
 def test_a_slip_of_the_pen_is_not_asked_of_the_hub(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would be tried again for half a minute."""
+    """The hub would be tried again for half a minute."""
     (tmp_path / "checkpoints" / "rl-step-100").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("svdjobs.checkpoint.sources._download", lambda *_, **__: pytest.fail())
@@ -318,7 +320,7 @@ def test_a_hub_id_is_asked_of_the_hub_beside_other_folders(
 
 
 def test_other_files_beside_a_single_one(chain: dict[str, Path], tmp_path: Path) -> None:
-    """Some engines read every file of a folder; they are given the checkpoint's alone."""
+    """Some engines read every file of a folder, so they get only the checkpoint's files."""
     folder = tmp_path / "beside"
     shutil.copytree(chain["base"], folder)
     save_file({"model.norm.weight": torch.zeros(48)}, folder / "old.safetensors")
@@ -328,7 +330,7 @@ def test_other_files_beside_a_single_one(chain: dict[str, Path], tmp_path: Path)
         assert not (written / "old.safetensors").exists()
         assert torch.equal(tensors(written)["model.norm.weight"], torch.ones(48))
     (folder / "old.safetensors").rename(folder / "model-00002-of-00002.safetensors")
-    with pytest.raises(CheckpointError, match=r"has model\.safetensors and model-00002.*decides"):
+    with pytest.raises(CheckpointError, match=r"has model\.safetensors and model-00002.*to decide"):
         open_checkpoint(str(folder))
 
 

@@ -111,7 +111,7 @@ def test_layer_and_family(name: str, expected: tuple[int | None, str]) -> None:
 
 
 def named(tmp_path: Path, *names: str, shape: tuple[int, ...] = (6, 4)) -> Path:
-    """A checkpoint of these tensors."""
+    """Make a checkpoint of these tensors."""
     tmp_path.mkdir()
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["A"]}))
     save_file({name: torch.ones(shape) for name in names}, tmp_path / "model.safetensors")

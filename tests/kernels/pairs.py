@@ -1,4 +1,4 @@
-"""Planted pairs of matrices: before, and after = before plus an update of known relative norm."""
+"""Planted pairs of matrices: after is before plus an update of known relative norm."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def pair(kind: str, relative: float) -> Pair:
 
 
 def truth(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """W(0) − W_after by two float64 SVDs, guarded directions left alone."""
+    """Return W(0) − W_after from two float64 SVDs; guarded directions stay unchanged."""
     s_before = torch.linalg.svdvals(before.double())
     u, s, vh = torch.linalg.svd(after.double(), full_matrices=False)
     kept = s > 1e-7 * s[0]

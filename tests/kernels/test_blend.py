@@ -133,7 +133,7 @@ def test_realised_fraction_against_the_definition() -> None:
 
 @pytest.mark.parametrize(("name", "digits"), [("bfloat16", 8), ("float16", 11)])
 def test_an_unbiased_cast_can_still_hide_the_blend(name: str, digits: int) -> None:
-    """Off a dtype's grid the projection is 1 in expectation, and the noise many times D.
+    """Off a dtype's grid, the expected projection is 1, and the noise is many times D.
 
     Where a weight lies between two numbers of the grid, ulp apart, is uniform: a small d moves its
     cast by a whole ulp with probability |d|/ulp, and not at all otherwise. So the expected square

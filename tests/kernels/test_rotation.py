@@ -24,7 +24,7 @@ def chain(m: int, n: int, step: float = 0.3) -> list[torch.Tensor]:
 
 
 def mses(triple: list[torch.Tensor], r: int | None = None) -> tuple[float, float]:
-    """(thin, square) MSE of a triple by this package."""
+    """Return the (thin, square) MSE of a triple from this package."""
     base, rl1, rl2 = (bases(w) for w in triple)
     k = r or min(triple[0].shape)
     first, second, third = (
@@ -38,7 +38,7 @@ def mses(triple: list[torch.Tensor], r: int | None = None) -> tuple[float, float
 
 
 def scripted_mses(triple: list[torch.Tensor], r: int | None = None) -> tuple[float, float]:
-    """(u, vh) MSE as the field's scripts compute it: three float64 SVDs, explicit R matrices."""
+    """Return the (u, vh) MSE as the usual scripts do: three float64 SVDs, explicit R matrices."""
     u, v = [], []
     for w in triple:
         left, _, right = torch.linalg.svd(w.double(), full_matrices=False)
@@ -155,7 +155,7 @@ def test_random_update_has_the_norm_asked_for() -> None:
 
 
 def scalars(base: torch.Tensor, rl1: torch.Tensor, rl2: torch.Tensor) -> torch.Tensor:
-    """Every scalar of the rotation stage for one triple."""
+    """Return every scalar of the rotation stage for one triple."""
     b, r2 = bases(base), bases(rl2)
     angles = rotation.principal_angles(b.square_KK[:, :3], r2.square_KK[:, :3])
     thin = rotation.principal_angles(rotation.thin_top(b, 3), rotation.thin_top(r2, 3))
@@ -168,7 +168,7 @@ def scalars(base: torch.Tensor, rl1: torch.Tensor, rl2: torch.Tensor) -> torch.T
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), tall=st.booleans())
 def test_scalars_do_not_depend_on_coordinates(seed: int, tall: bool) -> None:
-    """Permuting or rotating rows and columns of all three matrices alike changes nothing."""
+    """The same permutation or rotation of rows and columns in all matrices changes nothing."""
     m, n = (18, 10) if tall else (10, 18)
     triple = chain(m, n)
     left, right = orthonormal(m, m, seed), orthonormal(n, n, seed + 1)
@@ -198,7 +198,7 @@ def test_scalars_do_not_depend_on_signs_or_the_choice_within_a_subspace(seed: in
 
 
 def test_repeated_singular_values_do_not_matter() -> None:
-    """A basis turned inside a degenerate subspace of base leaves angles and full MSE alone."""
+    """A rotation inside a degenerate subspace of base leaves angles and full MSE unchanged."""
     s = torch.tensor([2.0] * 4 + [1.0] * 4).double()
     w = with_spectrum(20, 8, s, seed=3)
     first, second = bases(w), bases(w)

@@ -33,7 +33,7 @@ def test_unrounded_weights_have_no_rounding_noise() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [1e-5, 3e-4, 1e-2, 0.3])
 def test_noise_of_a_pair_that_was_rounded(dtype: torch.dtype, size: float) -> None:
-    """Against the noise itself, known here: from a hundredth of a spacing to many of them."""
+    """Compare with the true noise, for moves from a hundredth of a spacing to many spacings."""
     before, after = (w.double() for w in updated(0.02 * gaussian(*SHAPE, seed=1), size))
     change = stored(after, dtype) - stored(before, dtype)
     truth = float((change - (after - before)).square().sum())
@@ -48,7 +48,7 @@ def test_a_matrix_that_did_not_change_has_none() -> None:
 
 
 def test_before_in_bfloat16_and_after_in_float32() -> None:
-    """Most of the shift of a small update is rounding; by two float64 decompositions."""
+    """Rounding is most of the shift of a small update, as two float64 decompositions show."""
     before, after = (w.double() for w in updated(0.1 * gaussian(*SHAPE, seed=1), 1e-4))
     rounded = stored(before, torch.bfloat16)
     found = noise_between(rounded, after)

@@ -1,7 +1,7 @@
-"""A proxy before an S3 server that does harm, on purpose and a bounded number of times.
+"""A proxy in front of an S3 server that does harm, on purpose and a bounded number of times.
 
-It passes requests on as they are (their signature covers the host name of the proxy, which the
-server is told too), and counts what goes through.
+It passes requests on unchanged and counts them. Their signature covers the proxy's host name, so
+the server gets that name, too.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _ANSWERS = {
 
 @dataclass
 class Fault:
-    """Harm done to the next `times` requests of a method whose line or headers hold `needle`.
+    """Harm to the next `times` requests of a method whose line or headers hold `needle`.
 
-    `500` to `page` are answers, the last one a login page with 200; `slow` is passed on late; `cut
-    up` hangs up in the middle of the request, `cut down` in the middle of the answer; `lost answer`
-    is passed on, done by the server, and never answered.
+    `500` to `page` are answers; `page` is a login page with status 200. `slow` passes the request
+    on late. `cut up` hangs up in the middle of the request, `cut down` in the middle of the answer.
+    `lost answer` passes the request on, the server does it, and nobody answers.
     """
 
     kind: Kind
@@ -47,7 +47,7 @@ class Fault:
 
 @dataclass
 class Traffic:
-    """What went through."""
+    """The requests that passed."""
 
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Traffic:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fault(self, method: str, text: str) -> str:
-        """The harm due to a request, if any."""
+        """Return the harm to do to a request, if any."""
         with self.lock:
             for fault in self.faults:
                 if fault.times and fault.method in ("", method) and fault.needle in text:
@@ -77,7 +77,7 @@ class Proxy(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that were cut off, or gave up, are the purpose."""
+        """Ignore clients that were cut off or gave up: they are the purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def harming(upstream: str) -> Iterator[Proxy]:
-    """The proxy, while the block runs."""
+    """Run the proxy while the block runs."""
     with Proxy(upstream) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True)
         thread.start()

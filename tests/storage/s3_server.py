@@ -1,4 +1,4 @@
-"""A real S3 server on loopback for the tests, started once per process when the first one asks."""
+"""A real S3 server on loopback, started once per process by the first test that needs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svdjobs.storage.s3.store import S3Store
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """SeaweedFS: four seconds and 400 MB, so the tests share one, each in a bucket of its own."""
+    """SeaweedFS takes four seconds and 400 MB, so tests share one; each has its own bucket."""
     with serving(tmp_path_factory.mktemp("s3")) as server:
         yield server
 
@@ -24,7 +24,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def s3_environment(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> S3Server:
-    """The environment of someone who uses that server, and no other configuration."""
+    """Set the environment of a user of this server, without any other configuration."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
@@ -36,13 +36,13 @@ def s3_environment(
 
 @pytest.fixture
 def s3_prefix(s3_environment: S3Server) -> str:
-    """A prefix of its own in the bucket that is there; a new bucket takes half a second."""
+    """A new prefix in the existing bucket; a new bucket would take half a second."""
     return f"test-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture
 def bucket(s3_environment: S3Server) -> Iterator[str]:
-    """A fresh bucket."""
+    """A new bucket."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     plain = client_of(s3_environment)
     plain.create_bucket(Bucket=name)
@@ -51,19 +51,22 @@ def bucket(s3_environment: S3Server) -> Iterator[str]:
 
 
 def client_of(server: S3Server) -> Any:
-    """A client that has nothing to do with the project's own."""
+    """A client that is independent of the project's own."""
     import boto3
     from botocore.config import Config
 
     return boto3.session.Session().client(
-        "s3", endpoint_url=server.endpoint, aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key, region_name="us-east-1",
+        "s3",
+        endpoint_url=server.endpoint,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name="us-east-1",
         config=Config(s3={"addressing_style": "path"}),
-    )  # fmt: skip
+    )
 
 
 def delete_bucket(client: Any, name: str) -> None:
-    """Empty and delete; fine if it is gone."""
+    """Empty and delete a bucket if it exists."""
     try:
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
             for item in page.get("Contents", []):
@@ -74,12 +77,12 @@ def delete_bucket(client: Any, name: str) -> None:
 
 
 def open_uploads(server: S3Server, store: S3Store) -> list[str]:
-    """Multipart uploads of a store that were begun and never ended, as the server itself says."""
+    """Return a store's unfinished multipart uploads, from the server itself."""
     return [upload["Key"] for upload in _open_uploads(client_of(server), store)]
 
 
 def uploaded_parts(server: S3Server, store: S3Store) -> int:
-    """How many parts of those the server has."""
+    """Return how many parts of unfinished uploads the server has."""
     client = client_of(server)
     named = [
         {"Bucket": store.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}

@@ -1,4 +1,4 @@
-"""Objects as files: what is not what the manifest lists never reaches a library."""
+"""Objects as files: an object that differs from its manifest never reaches a library."""
 
 from __future__ import annotations
 

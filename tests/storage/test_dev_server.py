@@ -1,4 +1,4 @@
-"""`svdjobs store serve`, as someone at a terminal uses it."""
+"""`svdjobs store serve`, as a user at a terminal runs it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def test_serve_prints_what_a_shell_needs_and_stops(
     command = [sys.executable, "-m", "svdjobs.cli.main", "store", "serve", "--port", "0"]
     child = subprocess.Popen(
         [*command, "--dir", str(tmp_path / "data"), "--access-key", "mine"],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
     assert child.stdout is not None
     said = ""
     while "svdjobs sweep" not in said:
@@ -59,9 +61,12 @@ def test_a_secret_that_was_given_is_not_printed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "svdjobs.cli.main", "store", "serve", "--port", "0"]
     given = {"SVDJOBS_STORE_ACCESS_KEY": "mine", "SVDJOBS_STORE_SECRET_KEY": "hush-hush-hush"}
     child = subprocess.Popen(
-        [*command, "--dir", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, env={**os.environ, **given, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+        [*command, "--dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **given, "PYTHONUNBUFFERED": "1"},
+    )
     assert child.stdout is not None
     said = ""
     while "svdjobs sweep" not in said:
@@ -112,7 +117,7 @@ def test_a_server_that_does_not_come_up_is_quoted(
 
 
 def test_every_port_asks_for_a_key(s3_server: dev_server.S3Server, tmp_path: Path) -> None:
-    """The filer gave, took and deleted every object without one, the master told of them."""
+    """Without a key, the filer read, wrote and deleted every object, and the master listed them."""
     command = Path(f"/proc/{s3_server.process.pid}/cmdline").read_text().split("\0")
     ports = dict(re.findall(r"-([a-z0-9.]+\.port(?:\.grpc)?)=(\d+)", "\n".join(command)))
     assert len(ports) == 8
@@ -135,7 +140,7 @@ def test_every_port_asks_for_a_key(s3_server: dev_server.S3Server, tmp_path: Pat
 
 
 def _answer(port: int, keys: Path | None) -> bytes:
-    """What a port says to who comes without a key, by HTTP, TLS or HTTP/2, or with the server's."""
+    """Return a port's answer over HTTP, TLS or HTTP/2, to a client with or without the key."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])

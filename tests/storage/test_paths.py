@@ -1,4 +1,4 @@
-"""Names that come with a store lead nowhere but below it."""
+"""Names from a store never lead out of its folder."""
 
 from __future__ import annotations
 
@@ -28,18 +28,22 @@ HOSTILE = [
 
 
 def finished(store: Store, key: str) -> None:
-    """A report whose manifest lists one file, under any key."""
+    """Write a report whose manifest lists one file, under any key."""
     record = {"key": key, "bytes": 4, "sha256": hashlib.sha256(b"evil").hexdigest()}
     document = {
-        "stage": "report", "fingerprint": "0", "inputs": {}, "config": {}, "files": [record],
+        "stage": "report",
+        "fingerprint": "0",
+        "inputs": {},
+        "config": {},
+        "files": [record],
         "provenance": {},
-    }  # fmt: skip
+    }
     write_bytes(store, "report/manifest.json", json.dumps(document).encode())
 
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Be nobody, where this is root, for whom no file is closed."""
+    """Become nobody if this is root, who may read every file."""
     was = os.geteuid()
     if was == 0:
         os.seteuid(65534)
@@ -74,12 +78,17 @@ def test_no_store_or_download_follows_it(key: str, tmp_path: Path) -> None:
     local, there = LocalStore(tmp_path / "run"), MemoryStore()
     there._objects[key] = (b"evil", 1)
     for use in (
-        local.read, local.size, local.version, local.exists, local.sizes, local.delete,
+        local.read,
+        local.size,
+        local.version,
+        local.exists,
+        local.sizes,
+        local.delete,
         lambda key: write_bytes(local, key, b""),
         lambda key: local.put_new(key, b""),
         lambda key: local.journal(key).__enter__(),
         lambda key: local_folder(there, [key]).__enter__(),
-    ):  # fmt: skip
+    ):
         with pytest.raises(DamagedError, match="is no key"):
             use(key)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What a store does to us: refuses, slows down, hangs up, vanishes; and signals, in between.
+"""A store refuses, slows down, hangs up or vanishes; signals arrive in between.
 
 After each: the bytes are right or the error says what to do, and no multipart upload stays open.
 """
@@ -60,13 +60,13 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For what never gets better."""
+    """For errors that do not pass."""
     monkeypatch.setattr(client, "ROUNDS", 2)
 
 
 @contextmanager
 def harm(proxy: Proxy, *faults: Fault) -> Iterator[None]:
-    """Faults while the block runs; each must have happened."""
+    """Inject faults while the block runs; each of them must happen."""
     planned = [fault.times for fault in faults]
     proxy.traffic.faults = list(faults)
     yield
@@ -181,7 +181,7 @@ with S3Store("svdjobs", sys.argv[1], part_bytes=5 << 20).sink("large") as sink:
 
 
 def test_evicted_upload_leaves_nothing(store: S3Store, s3_server: S3Server, proxy: Proxy) -> None:
-    """SIGTERM while parts are on the way, slowly."""
+    """SIGTERM while parts are being sent, slowly."""
     proxy.traffic.faults = [Fault("slow", "PUT", "partNumber", FOREVER)]
     child = subprocess.Popen([sys.executable, "-c", CHILD, store.prefix])
     until(lambda: open_uploads(s3_server, store), 60, "an upload has begun", pause=0.05)
@@ -250,9 +250,12 @@ def test_wrong_credentials_are_refused_and_not_shown(
 )
 @pytest.mark.usefixtures("impatient")
 def test_wrong_settings_are_said(
-    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str],
-    kind: type[SvdjobsError], words: str,
-) -> None:  # fmt: skip
+    s3_environment: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    kind: type[SvdjobsError],
+    words: str,
+) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name, value in environment.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
@@ -310,7 +313,7 @@ CAUSES: list[tuple[Kind, type[StorageError], str]] = [
 def test_the_cause_of_a_refusal_is_named(
     store: S3Store, proxy: Proxy, kind: Kind, error: type[StorageError], words: str
 ) -> None:
-    """Also where a HEAD was refused, whose answer cannot say why."""
+    """This also holds for a refused HEAD, whose answer cannot say why."""
     assert store.put_new("first", b"1")
     proxy.traffic.faults = [Fault(kind, times=FOREVER)]
     reading = (store.size, store.version, store.read, store.exists, store.keys)
@@ -339,7 +342,7 @@ def test_urls() -> None:
 
 
 def test_replaced_while_being_read(store: S3Store, proxy: Proxy, s3_server: S3Server) -> None:
-    """The parts of one read are of one version, or there is no read."""
+    """All ranges of one read are of one version, or the read fails."""
     data = DATA * 3
     write_bytes(store, "large", data)
     place = store._place("large")
@@ -352,8 +355,7 @@ def test_replaced_while_being_read(store: S3Store, proxy: Proxy, s3_server: S3Se
 def test_many_uploads_at_once_share_a_bound_on_memory(
     s3_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight objects side by side, as a blend writes its alphas: two budgets and a bit, not eight
-    objects."""
+    """A blend writes its alphas side by side: eight objects take two budgets and a bit."""
     budget = 24 << 20
     monkeypatch.setattr(upload, "BUDGET", upload.Budget(budget))
     monkeypatch.setattr(upload, "SMALLEST_PART_BYTES", PART)
@@ -380,7 +382,7 @@ def with_sinks(store: S3Store, piece: bytes, *, count: int, pieces: int) -> None
 
 
 def test_part_sizes_reach_far_enough() -> None:
-    """Within 10,000 parts the smallest part size makes half a terabyte."""
+    """10,000 parts that begin at the smallest size hold half a terabyte."""
     sizes = [
         upload.SMALLEST_PART_BYTES << (number // upload.PARTS_PER_SIZE) for number in range(10_000)
     ]

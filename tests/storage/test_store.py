@@ -26,7 +26,7 @@ from tests.waiting import until
 
 
 class StoreConformance:
-    """What every store must do; a backend subclasses this and provides `store`."""
+    """Tests for every store; a backend subclasses this and provides `store`."""
 
     def test_what_is_written_is_read(self, store: Store) -> None:
         record = write_bytes(store, "a/b.bin", b"0123456789")
@@ -173,7 +173,7 @@ class StoreConformance:
         assert store.read("ten", 10) == b""
         assert store.read("ten", 3, 3) == b""
         assert store.read("ten", 9, 10) == b"9"
-        store.read("ten", 0, 2)[0] = 1  # what is read may be written to
+        store.read("ten", 0, 2)[0] = 1  # the buffer may be changed
         with pytest.raises(StorageError, match="ten"):
             store.read("ten", 12, 14)
 
@@ -237,7 +237,7 @@ class TestLocalStore(StoreConformance):
 
 
 class SeveralWriters:
-    """What backends promise that let several write a journal at once."""
+    """Tests for stores in which several writers can write one journal at once."""
 
     def test_journal_of_several_writers(self, store: Store) -> None:
         with store.journal("j") as one, store.journal("j") as two:
