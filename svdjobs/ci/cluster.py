@@ -1,4 +1,4 @@
-"""A sweep on the cluster on behalf of a CI job: submitted, watched, and stopped if the job ends."""
+"""Run a sweep on the cluster for a CI job: submit it, watch it, and stop it if the job ends."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from svdjobs.reporting.gate import plain
 from svdjobs.stages import gate, report
 from svdjobs.storage.open import open_store
 
-# A cancelled job is killed a few seconds after it was told (GitHub: 10 s after the first signal:
-# https://docs.github.com/en/actions/reference/workflow-cancellation-reference).
+# A CI system kills a cancelled job a few seconds after its first signal, GitHub after 10 s:
+# https://docs.github.com/en/actions/reference/workflow-cancellation-reference
 STOP_SECONDS = 5.0
 LAST_LINES = 30
 PODS_SHOWN = 8
-# What CI systems call the commit and the branch.
+# The environment variables in which CI systems give the commit and the branch.
 COMMIT = ("GITHUB_SHA", "CI_COMMIT_SHA")
 BRANCH = ("GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_REF_NAME")
 
 
 class Ended(NamedTuple):
-    """How a job's Workflow ended, as far as the job has seen."""
+    """The end of a job's Workflow, as far as the job has seen it."""
 
     code: int
     words: str
     run: Run | None = None
-    """As it ended; None where that was not waited for."""
+    """The ended Workflow; None if the job did not wait for the end."""
 
 
 def job(
@@ -60,45 +60,47 @@ def job(
     keep_running: bool,
     write: Write,
 ) -> Finding:
-    """The Workflow of a sweep and its verdict, on behalf of a CI job.
+    """Run a sweep's Workflow for a CI job, copy its report and verdict to `into`, and return both.
 
-    Report and verdict are copied to `into`. The submission has a name.
+    `submission` must have a name.
     """
-    wanted = replace(submission, annotations=origin(os.environ))
+    annotated = replace(submission, annotations=origin(os.environ))
     ended = run(
-        cluster, wanted, timeout_seconds=timeout_seconds, keep_running=keep_running, write=write
+        cluster, annotated, timeout_seconds=timeout_seconds, keep_running=keep_running, write=write
     )
     write(ended.words)
     if ended.run is None:
-        look = [f"svdjobs workflow watch {wanted.name} --namespace {cluster.namespace}"]
+        look = [f"svdjobs workflow watch {annotated.name} --namespace {cluster.namespace}"]
         return Finding(sweep, ended.code, words=ended.words, look=look)
     show_failures(cluster, ended.run, write)
     look = [] if ended.code == EXIT_OK else [f"{logs_command(ended.run)} --failed"]
-    known = Finding(sweep, ended.code, words=ended.words, look=look)
-    return brought(known, ended.run, into, write)
+    finding = Finding(sweep, ended.code, words=ended.words, look=look)
+    return brought(finding, ended.run, into, write)
 
 
-def brought(known: Finding, ended: Run, into: Path, write: Write) -> Finding:
-    """What is known and what the Workflow made of report and verdict, copied to `into` if the store
-    can be read from here."""
+def brought(finding: Finding, ended: Run, into: Path, write: Write) -> Finding:
+    """Return `finding` with the report and verdict that the Workflow made.
+
+    Both are copied to `into`, unless the store cannot be read from here.
+    """
     made = {report.PREFIX: reported(ended), gate.PREFIX: judged(ended)}
-    wanted = [prefix for prefix, there in made.items() if there]
-    places = [f"In the store: {ended.store.rstrip('/')}/{prefix}" for prefix in wanted]
-    if not wanted:
-        return known
+    prefixes = [prefix for prefix, there in made.items() if there]
+    places = [f"In the store: {ended.store.rstrip('/')}/{prefix}" for prefix in prefixes]
+    if not prefixes:
+        return finding
     try:
-        found = bring_back(open_store(ended.store), into, wanted)
+        copied = bring_back(open_store(ended.store), into, prefixes)
     except (SvdjobsError, OSError) as error:
         words = (
             f"The store {escape.line(ended.store)} cannot be read from here, so report and verdict "
             f"stay there; the exit code is the Workflow's. {error}"
         )
         write(words)
-        return known._replace(words=f"{known.words}\n{words}", places=places)
-    if found.gate is not None:
-        write(f"\n{plain(found.gate)}")
-    places += [f"Here: {into}/{prefix}" for prefix in wanted]
-    return known._replace(gate=found.gate, missing=found.missing, places=places)
+        return finding._replace(words=f"{finding.words}\n{words}", places=places)
+    if copied.gate is not None:
+        write(f"\n{plain(copied.gate)}")
+    places += [f"Here: {into}/{prefix}" for prefix in prefixes]
+    return finding._replace(gate=copied.gate, missing=copied.missing, places=places)
 
 
 def run(
@@ -109,10 +111,10 @@ def run(
     keep_running: bool,
     write: Write,
 ) -> Ended:
-    """Submit a Workflow, whose name is given, and watch it until it has ended.
+    """Submit a Workflow and watch it until it ends. `submission` must have a name.
 
-    Out of time, or interrupted, the Workflow is stopped, unless `keep_running`: a job that was
-    cancelled must not leave GPUs at work. An interruption goes on its way then.
+    If time runs out or the job is interrupted, stop the Workflow unless `keep_running`: a cancelled
+    job must not leave GPUs at work. The interruption is then raised again.
     """
     name = str(submission.name)
     try:
@@ -121,7 +123,7 @@ def run(
             write(f"Workflow {name} submitted to namespace {cluster.namespace}.")
             seen = watch(cluster, name)
     except OutOfTime:
-        words = f"Not ended within the {timeout_seconds:g} s of --timeout. "
+        words = f"The Workflow did not end within the {timeout_seconds:g} s of --timeout. "
         return Ended(EXIT_TIMED_OUT, words + stopped(cluster, name, keep_running))
     except (KeyboardInterrupt, SystemExit):
         write(stopped(cluster, name, keep_running))
@@ -132,9 +134,9 @@ def run(
 
 
 def stopped(cluster: Cluster, name: str, keep_running: bool) -> str:
-    """Stop a Workflow, unless it is to be kept; says what has become of it."""
+    """Stop a Workflow unless `keep_running`, and return a sentence on its state."""
     if keep_running:
-        return f"Workflow {name} goes on (--keep-running). {after_words(cluster, name)}"
+        return f"Workflow {name} keeps running (--keep-running). {after_words(cluster, name)}"
     cluster.patience_seconds = min(cluster.patience_seconds, STOP_SECONDS)
     try:
         updates.stop(cluster, name, terminate=False)
@@ -143,19 +145,19 @@ def stopped(cluster: Cluster, name: str, keep_running: bool) -> str:
             return f"Workflow {name} was not created."
         return f"Workflow {name} could not be stopped: {error} {after_words(cluster, name)}"
     return (
-        f"Workflow {name} is being stopped. What is finished is kept: the same command with the "
-        f"same store goes on from there."
+        f"Workflow {name} is being stopped. Finished outputs are kept: the same command with the "
+        f"same store resumes the sweep."
     )
 
 
 def after_words(cluster: Cluster, name: str) -> str:
-    """How to look after a Workflow that is left alone."""
+    """The commands that watch and stop a Workflow that keeps running."""
     where = f"{name} --namespace {cluster.namespace}"
-    return f"See it with `svdjobs workflow watch {where}`, end it with `… stop {where}`."
+    return f"Watch it with `svdjobs workflow watch {where}`, stop it with `… stop {where}`."
 
 
 def show_failures(cluster: Cluster, ended: Run, write: Write) -> None:
-    """Write the last lines of the logs of pods that failed, so that a job's log says why."""
+    """Write the last log lines of the failed pods, for a person who reads the CI job's log."""
     try:
         hidden = logs.last_lines(cluster, ended, write, LAST_LINES, PODS_SHOWN)
     except SvdjobsError as error:
@@ -166,9 +168,9 @@ def show_failures(cluster: Cluster, ended: Run, write: Write) -> None:
 
 
 def origin(environment: Mapping[str, str]) -> dict[str, str]:
-    """Annotations that say for which commit and branch a job runs; empty outside CI."""
-    found = {}
+    """Annotations with the commit and branch of a CI job; empty outside CI."""
+    annotations = {}
     for what, variables in (("commit", COMMIT), ("branch", BRANCH)):
         if value := next((environment[v] for v in variables if environment.get(v)), ""):
-            found[f"svdjobs.io/{what}"] = value
-    return found
+            annotations[f"svdjobs.io/{what}"] = value
+    return annotations

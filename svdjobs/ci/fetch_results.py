@@ -1,4 +1,4 @@
-"""What whoever waited for a run takes home: its report and its verdict, on this disk."""
+"""Copy a run's report and verdict from its store to a folder, for a CI job."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from svdjobs.runs.outputs import copy, read_finished
 from svdjobs.stages import gate, report
 from svdjobs.storage.store import Store
 
-# What a CI system reads the verdict from.
+# CI systems read the verdict from this file.
 JUNIT = "junit.xml"
 
 
 def clear(into: Path) -> None:
-    """Remove what an earlier job brought to the folder, so that none of it passes for this one's.
+    """Remove an earlier job's report and verdict, which could be mistaken for this job's.
 
-    A folder of that name that holds no verdict for CI is somebody else's, and stays.
+    A folder without junit.xml was not written by svdjobs, so it stays.
     """
     for prefix in (report.PREFIX, gate.PREFIX):
         if (into / prefix).is_symlink():
@@ -30,21 +30,21 @@ def clear(into: Path) -> None:
 
 
 class Brought(NamedTuple):
-    """What there was."""
+    """The contents of a copied report and verdict."""
 
     missing: list[str]
-    """Outputs that the report lacks."""
+    """Outputs that are missing from the report."""
     gate: Gate | None
 
 
 def bring_back(store: Store, into: Path, prefixes: Collection[str]) -> Brought:
-    """Copy the report and the verdict, or what of them is named, to folders in `into`.
+    """Copy the report, the verdict or both to folders in `into`.
 
-    Named is what was made now: an earlier attempt may have left others in the store.
+    `prefixes` must name only what this job made: the store may hold others of an earlier attempt.
 
     Raises:
         StorageError, ConfigError: the store cannot be read from here.
-        IncompleteError: what is named is not there.
+        IncompleteError: an output of `prefixes` is missing.
     """
     missing: list[str] = []
     verdict = None

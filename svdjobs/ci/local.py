@@ -1,4 +1,4 @@
-"""A sweep on this machine on behalf of a CI job."""
+"""Run a sweep on this machine for a CI job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from svdjobs.storage.open import open_store
 def job(
     config: SweepConfig, into: Path, timeout_seconds: int | None, *, write: Callable[[str], None]
 ) -> Finding:
-    """A sweep and its verdict on behalf of a CI job; report and verdict are copied to `into`."""
+    """Run a sweep for a CI job, copy its report and verdict to `into`, and return both."""
     store = open_store(config.store_url)
     try:
         with deadline(timeout_seconds):
@@ -28,8 +28,8 @@ def job(
             verdict = local.judge(config)
     except OutOfTime:
         words = (
-            f"Not ended within the {timeout_seconds} s of --timeout. What is finished is kept: the "
-            f"same command goes on."
+            f"The sweep did not end within the {timeout_seconds} s of --timeout. Finished outputs "
+            f"are kept: the same command resumes the sweep."
         )
         write(words)
         return Finding(config.name, EXIT_TIMED_OUT, words=words)

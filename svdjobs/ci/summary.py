@@ -1,4 +1,4 @@
-"""The page that a CI job shows of a sweep: the verdict first, then why, then where to look."""
+"""The page of a sweep that a CI job shows: the verdict, the reasons, and where to see more."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from svdjobs.errors import (
 from svdjobs.records import Gate
 from svdjobs.reporting.gate import markdown
 
-# Where GitHub Actions takes a step's Markdown from.
 SUMMARY = "summary.md"
+# GitHub Actions shows the Markdown file that this environment variable names.
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 _VERDICTS = {
     EXIT_OK: "finished; no gate is configured, so nothing was judged",
@@ -31,14 +31,15 @@ _VERDICTS = {
 
 
 class Finding(NamedTuple):
-    """What is known at the end of a job."""
+    """The result of a CI job."""
 
     name: str
     code: int
     words: str = ""
-    """How it ended."""
+    """How the job ended."""
     gate: Gate | None = None
     missing: Sequence[str] = ()
+    """Outputs that are missing from the report."""
     places: Sequence[str] = ()
     """Where report and verdict are."""
     look: Sequence[str] = ()
@@ -46,7 +47,7 @@ class Finding(NamedTuple):
 
 
 def page(finding: Finding) -> str:
-    """The summary as Markdown."""
+    """Return the summary as Markdown."""
     if finding.gate is not None:
         parts = [markdown(finding.gate)]
     else:
@@ -63,9 +64,9 @@ def page(finding: Finding) -> str:
 
 
 def publish(text: str, into: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Write the page to `summary.md`, and to the step's summary where there is one."""
+    """Write the page to `summary.md`, and append it to GitHub's step summary if there is one."""
     into.mkdir(parents=True, exist_ok=True)
     (into / SUMMARY).write_text(text, encoding="utf-8")
-    if place := (os.environ if environment is None else environment).get(STEP_SUMMARY):
-        with Path(place).open("a", encoding="utf-8") as file:
+    if step_summary := (os.environ if environment is None else environment).get(STEP_SUMMARY):
+        with Path(step_summary).open("a", encoding="utf-8") as file:
             file.write(f"{text}\n")

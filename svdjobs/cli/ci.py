@@ -1,4 +1,4 @@
-"""`svdjobs ci run`: a sweep as a CI job, with a verdict for an exit code."""
+"""`svdjobs ci run`: run a sweep as a CI job; the exit code is the verdict."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 @click.group()
 def ci() -> None:
-    """Judge checkpoints in continuous integration."""
+    """Gate checkpoints in continuous integration."""
 
 
 @ci.command()
 @click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
-@click.option("--store", metavar="URL", help="Where the run lives; {name} is the sweep's name.")
+@click.option("--store", metavar="URL", help="The run's store; {name} is the sweep's name.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a config key."
 )
@@ -41,21 +41,34 @@ def ci() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("ci-report"),
     show_default=True,
-    help="The folder that gets report, verdict and summary.md.",
+    help="Folder for the report, the verdict and summary.md.",
 )
-@click.option("--timeout", metavar="TIME", help="Longest time, e.g. 90m or 6h; then code 5.")
-@click.option("--local", "here", is_flag=True, help="On this machine, without a cluster.")
+@click.option("--timeout", metavar="TIME", help="Time limit, e.g. 90m or 6h; then exit code 5.")
+@click.option("--local", "here", is_flag=True, help="Run on this machine, without a cluster.")
 @click.option(
     "--file",
     "-f",
     "workflow_file",
     type=click.Path(path_type=Path),
-    help="The Workflow; default: workflows/sweep.yaml.",
+    help="Workflow to run; default: workflows/sweep.yaml.",
 )
-@click.option("--from-template", metavar="NAME", help="An installed WorkflowTemplate instead.")
-@click.option("-p", "--parameter", "pairs", multiple=True, metavar="KEY=VALUE")
-@click.option("--service-account", metavar="NAME", help="Default: the Workflow's own.")
-@click.option("--keep-running", is_flag=True, help="Leave the Workflow alone when this ends early.")
+@click.option(
+    "--from-template", metavar="NAME", help="Run an installed WorkflowTemplate instead of a file."
+)
+@click.option(
+    "-p",
+    "--parameter",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a parameter of the Workflow (repeatable).",
+)
+@click.option(
+    "--service-account", metavar="NAME", help="Account of the pods; default: the Workflow's own."
+)
+@click.option(
+    "--keep-running", is_flag=True, help="Do not stop the Workflow if this job ends early."
+)
 @namespace_option
 def run(
     config_file: Path,
@@ -71,15 +84,15 @@ def run(
     keep_running: bool,
     namespace: str | None,
 ) -> int:
-    """Run a sweep to its verdict: on the cluster, or with --local on this machine.
+    """Run a sweep and judge it: on the cluster, or with --local on this machine.
 
     \b
       svdjobs ci run jobs/sweeps/regression.yaml --store s3://bucket/ci/{name} \\
         --from-template svdjobs-sweep --namespace sweeps --timeout 6h
 
-    Exits with 0 passed, 2 wrong use or something missing, 3 regression, 4 infrastructure, 5 out
-    of time. Cancelled or out of time, it stops the Workflow. The same command with the same store
-    goes on from what is finished.
+    Exit codes: 0 passed, 2 wrong use or missing outputs, 3 regression, 4 infrastructure failure, 5
+    out of time. If the job is cancelled or out of time, the Workflow is stopped. The same command
+    with the same store resumes the sweep.
     """
     from svdjobs.cluster.names import workflow_name
     from svdjobs.cluster.submit import DEFAULT_FILE, Submission
@@ -91,15 +104,18 @@ def run(
         config = config.model_copy(update={"store": store.replace("{name}", config.name)})
     if here:
         if workflow_file or from_template or pairs or service_account or namespace or keep_running:
-            raise ConfigError("--local takes no options of a cluster; leave one of them out.")
+            raise ConfigError(
+                "--local takes no options of a cluster (--file, --from-template, -p, "
+                "--service-account, --namespace, --keep-running). Remove --local or those options."
+            )
         from svdjobs.ci import local
 
-        return _concluded(config.name, into, lambda: local.job(config, into, seconds, write=tell))
+        return _run_job(config.name, into, lambda: local.job(config, into, seconds, write=tell))
     if workflow_file and from_template:
-        raise ConfigError("give either --file or --from-template.")
+        raise ConfigError("give either --file or --from-template, not both.")
     from svdjobs.ci import cluster as jobs
 
-    wanted = Submission(
+    submission = Submission(
         config_file=config_file,
         store=config.store,
         workflow_file=workflow_file or DEFAULT_FILE,
@@ -108,34 +124,41 @@ def run(
         service_account=service_account,
         name=workflow_name(config.name),
         overrides=overrides,
-        # Also where this machine is gone before it can stop the Workflow.
+        # Argo ends the Workflow even if this machine is gone before it can stop it.
         deadline_seconds=None if keep_running else seconds,
     )
 
     def on_cluster() -> Finding:
         cluster = connect(namespace, waits=True)
         return jobs.job(
-            cluster, wanted, config.name, into,
-            timeout_seconds=seconds, keep_running=keep_running, write=tell,
-        )  # fmt: skip
+            cluster,
+            submission,
+            config.name,
+            into,
+            timeout_seconds=seconds,
+            keep_running=keep_running,
+            write=tell,
+        )
 
-    return _concluded(config.name, into, on_cluster)
+    return _run_job(config.name, into, on_cluster)
 
 
 def _seconds(text: str) -> int:
-    """`90m`, `6h`, `45s`, `1d` in seconds.
+    """The seconds of a time such as `45s`, `90m`, `6h` or `1d`.
 
     Raises:
-        ConfigError: it is none of them.
+        ConfigError: `text` is no such time, or it is zero.
     """
     found = re.fullmatch(r"(\d+)([smhd])", text)
     if found is None or not int(found[1]):
-        raise ConfigError(f"--timeout {text!r}: expected a number and s, m, h or d, e.g. 6h.")
+        raise ConfigError(
+            f"--timeout {text!r}: expected a positive number and s, m, h or d, e.g. 6h."
+        )
     return int(found[1]) * _UNITS[found[2]]
 
 
-def _concluded(name: str, into: Path, job: Callable[[], Finding]) -> int:
-    """Do a job, publish what is known at its end, and give its exit code."""
+def _run_job(name: str, into: Path, job: Callable[[], Finding]) -> int:
+    """Run a job, publish its summary and return its exit code."""
     from svdjobs.ci.fetch_results import clear
     from svdjobs.ci.summary import SUMMARY, Finding, page, publish
 

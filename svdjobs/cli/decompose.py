@@ -1,4 +1,4 @@
-"""`svdjobs decompose`: a stage of a sweep, or on its own for any checkpoints."""
+"""`svdjobs decompose`: the decompose stage of a sweep, or a decomposition of any checkpoints."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from svdjobs.errors import ConfigError
 
 
 @click.command()
-@click.option("--unit", metavar="ID", help="Only this share of a checkpoint, e.g. after-000.")
+@click.option("--unit", metavar="ID", help="Only this shard of a checkpoint, e.g. after-000.")
 @index_options
 @click.option(
     "--model_id",
     "model_ids",
     multiple=True,
     metavar="SOURCE",
-    help="A folder or hub id to decompose on its own (repeatable), instead of CONFIG.",
+    help="Folder or hub id of a checkpoint to decompose without CONFIG (repeatable).",
 )
-@click.option("--output_dir", type=click.Path(path_type=Path), help="Where its factors go.")
+@click.option(
+    "--output_dir", type=click.Path(path_type=Path), help="Folder for the factors of --model_id."
+)
 @click.option(
     "--export",
     "export_format",
@@ -28,7 +30,10 @@ from svdjobs.errors import ConfigError
     help="Also write U, S, Vh, orig_shape per tensor as <output_dir>/<checkpoint>/<tensor>.pt.",
 )
 @click.option(
-    "--workers", type=click.IntRange(min=0), default=0, help="Matrices at a time; 0 fits them."
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Matrices decomposed at a time; 0 chooses by cores and memory.",
 )
 @config_options
 def decompose(
@@ -52,13 +57,16 @@ def decompose(
     if given.source is not None:
         if output_dir or export_format or workers:
             raise ConfigError(
-                "--output_dir, --export and --workers go with --model_id; with CONFIG, set "
+                "--output_dir, --export and --workers need --model_id; with CONFIG, set "
                 "decompose.workers in it."
             )
         _stage(given, unit, index, force=force)
         return
     if unit is not None or index is not None:
-        raise ConfigError("--unit and --index are shares of a CONFIG's checkpoints.")
+        raise ConfigError(
+            "--unit and --index need CONFIG: they choose shards of its checkpoints. Remove them, "
+            "or give CONFIG instead of --model_id."
+        )
     if output_dir is None:
         raise ConfigError("--model_id needs --output_dir.")
     from svdjobs.standalone import decompose as decompose_alone
@@ -83,8 +91,8 @@ def _stage(given: Given, unit: str | None, index: tuple[int, int] | None, *, for
         stage.run(config, store, unit=unit, force=force)
         return
     plan = layout.load_plan(store, config, stage=stage.STAGE)
-    for share in shards.at(shards.decompose_shards(config, plan), *index):
-        stage.run(config, store, unit=share.id)
+    for shard in shards.at(shards.decompose_shards(config, plan), *index):
+        stage.run(config, store, unit=shard.id)
 
 
 COMMANDS = (decompose,)

@@ -1,4 +1,4 @@
-"""`svdjobs doctor`: is everything there that a sweep on a cluster needs?"""
+"""`svdjobs doctor`: check whether a store and a cluster can run sweeps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from svdjobs.errors import EXIT_INFRASTRUCTURE, EXIT_OK, ConfigError
 
 
 @click.command()
-@click.option("--store", metavar="URL", help="Try this store out: s3://bucket/prefix or a folder.")
-@click.option("--namespace", "-n", metavar="NAME", help="Default: the kubeconfig's, or this pod's.")
-@click.option("--service-account", metavar="NAME", help="The account of the Workflow's pods.")
-@click.option("--gpu", is_flag=True, help="Fail where no node has GPUs, instead of warning.")
+@click.option("--store", metavar="URL", help="Store to check: s3://bucket/prefix or a folder.")
 @click.option(
-    "--gpu-product", metavar="LABEL", help="Nodes must carry this nvidia.com/gpu.product."
+    "--namespace",
+    "-n",
+    metavar="NAME",
+    help="Namespace to check; default: the kubeconfig's, or this pod's.",
 )
-@click.option("--only", type=click.Choice(["store", "cluster"]), help="Look at one of them.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON list, for machines.")
+@click.option("--service-account", metavar="NAME", help="Account of the Workflow's pods.")
+@click.option("--gpu", is_flag=True, help="Fail if no node has GPUs, instead of warning.")
+@click.option(
+    "--gpu-product", metavar="LABEL", help="The nvidia.com/gpu.product that a GPU node must have."
+)
+@click.option("--only", type=click.Choice(["store", "cluster"]), help="Check only one of them.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for programs.")
 def doctor(
     store: str | None,
     namespace: str | None,
@@ -30,9 +35,9 @@ def doctor(
     only: str | None,
     as_json: bool,
 ) -> int:
-    """Look whether a store and a cluster can run sweeps, and say what to mend.
+    """Check whether a store and a cluster can run sweeps, and say what to fix.
 
-    Without --store only the cluster is looked at. Exits with 4 if a check failed.
+    Without --store, only the cluster is checked. Exit code 4: a check failed.
 
     \b
       svdjobs doctor --store s3://bucket/prefix

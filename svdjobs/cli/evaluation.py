@@ -1,4 +1,4 @@
-"""`svdjobs evaluate` and `svdjobs grade`: stages of a sweep, or any one checkpoint on its own."""
+"""`svdjobs evaluate` and `svdjobs grade`: for a sweep, or for a single checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from svdjobs.cli.options import Given, config_options, index_options, tell, whole_or_unit
 from svdjobs.errors import ConfigError
 
-# Flags of the field's scripts and the config keys they stand for.
+# Flag, as evaluation scripts of the field spell it -> config key under `evaluate`.
 KEYS = {
     "n_samples": "n_samples", "max_tokens": "max_tokens", "temperature": "temperature",
     "top_p": "top_p", "seed": "seed", "prompt": "prompt", "engine": "engine", "dtype": "dtype",
@@ -20,24 +20,43 @@ KEYS = {
 
 
 @click.command()
-@click.option("--checkpoint", "ids", multiple=True, metavar="ID", help="before, after, alpha-…")
-@click.option("--unit", metavar="ID", help="Only this share of a benchmark, e.g. math-500-000.")
+@click.option(
+    "--checkpoint",
+    "ids",
+    multiple=True,
+    metavar="ID",
+    help="Only this checkpoint: before, after, alpha-… (repeatable).",
+)
+@click.option("--unit", metavar="ID", help="Only this shard of a benchmark, e.g. math-500-000.")
 @index_options
-@click.option("--model", metavar="SOURCE", help="Evaluate this folder or hub id, without CONFIG.")
-@click.option("--tokenizer", metavar="SOURCE", help="Whose tokenizer; default: the model's own.")
-@click.option("--data_path", metavar="NAME_OR_FILE", help="math-500, aime-2024, … or a file.")
+@click.option(
+    "--model", metavar="SOURCE", help="Folder or hub id of a checkpoint to evaluate without CONFIG."
+)
+@click.option(
+    "--tokenizer",
+    metavar="SOURCE",
+    help="Folder or hub id of another tokenizer; default: the checkpoint's own.",
+)
+@click.option(
+    "--data_path", metavar="NAME_OR_FILE", help="Benchmark: math-500, aime-2024, … or a file."
+)
 @click.option("--n_samples", type=int, help="Completions per problem.")
-@click.option("--max_tokens", type=int, help="Longest completion.")
-@click.option("--temperature", type=float)
-@click.option("--top_p", type=float)
-@click.option("--seed", type=int)
+@click.option("--max_tokens", type=int, help="Longest completion, in tokens.")
+@click.option("--temperature", type=float, help="Sampling temperature; 0 is greedy.")
+@click.option("--top_p", type=float, help="Nucleus sampling; 1 samples from all tokens.")
+@click.option("--seed", type=int, help="Base of the seeds of all completions.")
 @click.option("--prompt", help="plain, chat, or a template with {problem}.")
 @click.option("--engine", help="auto, vllm or transformers.")
-@click.option("--dtype", help="auto, float32, bfloat16 or float16.")
-@click.option("--allow-lossy-dtype", is_flag=True, default=None, help="16 bits, whatever is lost.")
-@click.option("--gpu_mem_util", type=float, help="Share of the GPU's memory for vLLM.")
+@click.option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")
+@click.option(
+    "--allow-lossy-dtype",
+    is_flag=True,
+    default=None,
+    help="Allow a 16-bit compute dtype that rounds the blends away.",
+)
+@click.option("--gpu_mem_util", type=float, help="Fraction of the GPU's memory for vLLM.")
 @click.option("--tensor_parallel_size", type=int, help="GPUs per engine.")
-@click.option("--out_json", type=click.Path(path_type=Path), help="Where the results go.")
+@click.option("--out_json", type=click.Path(path_type=Path), help="File for the results.")
 @config_options
 def evaluate(
     given: Given,
@@ -51,7 +70,7 @@ def evaluate(
     out_json: Path | None,
     **flags: Any,
 ) -> None:
-    """Ask checkpoints questions and grade the answers: those of a sweep, or one with --model.
+    """Generate completions and grade them: for a sweep's checkpoints, or for one with --model.
 
     \b
       svdjobs evaluate jobs/sweeps/demo.yaml --checkpoint after
@@ -68,14 +87,23 @@ def evaluate(
     if data_path is None:
         raise ConfigError("--model needs --data_path, e.g. --data_path math-500.")
     if ids or unit is not None or index is not None:
-        raise ConfigError("--checkpoint, --unit and --index go with CONFIG; --model is one itself.")
+        raise ConfigError(
+            "--checkpoint, --unit and --index need CONFIG. Remove them, or give CONFIG instead of "
+            "--model."
+        )
     from svdjobs.standalone import evaluate as evaluate_alone
 
     assert model is not None
     words, path = evaluate_alone.run(
-        model, data_path, settings, overrides=given.overrides, tokenizer=tokenizer,
-        out_json=out_json, force=force, allow_pickle=given.allow_pickle,
-    )  # fmt: skip
+        model,
+        data_path,
+        settings,
+        overrides=given.overrides,
+        tokenizer=tokenizer,
+        out_json=out_json,
+        force=force,
+        allow_pickle=given.allow_pickle,
+    )
     tell(words)
     tell(f"Results: {path}")
 
@@ -97,18 +125,20 @@ def _stage(
         stage.run(config, store, checkpoint_ids=ids or None, force=force)
         return
     if len(ids) > 1 or (unit is not None and not ids):
-        raise ConfigError("--unit is a share of one --checkpoint; say which.")
+        raise ConfigError(
+            "--unit and --index choose shards of one checkpoint: give --checkpoint once."
+        )
     pairs = [(ids[0], unit)] if unit is not None else []
     if index is not None:
         pairs = shards.at(shards.evaluations(config, ids[0] if ids else None), *index)
-    for checkpoint_id, share in pairs:
-        stage.run_shard(config, store, checkpoint_id=checkpoint_id, unit=share)
+    for checkpoint_id, shard_id in pairs:
+        stage.run_shard(config, store, checkpoint_id=checkpoint_id, unit=shard_id)
 
 
 @click.command()
 @click.argument("run_folder", metavar="RUN")
 def grade(run_folder: str) -> None:
-    """Grade the completions of a run again, without drawing any; RUN is its folder."""
+    """Grade the completions of a run again, without generating any. RUN is the run's store."""
     from svdjobs.config_file import parse_config
     from svdjobs.runs.outputs import RUN_CONFIG
     from svdjobs.stages import grade as stage
@@ -123,7 +153,10 @@ def grade(run_folder: str) -> None:
         raise ConfigError(f"{run_folder} holds no run: it has no {RUN_CONFIG}.")
     config = parse_config({**document, "store": run_folder}, where=f"{run_folder}/{RUN_CONFIG}")
     if config.evaluate is None:
-        raise ConfigError(f"{run_folder} is a run without an evaluation.")
+        raise ConfigError(
+            f"{run_folder}/{RUN_CONFIG} has no `evaluate` section, so the run has no completions "
+            f"to grade."
+        )
     stage.run(config, store, force=True)
     if not config.alphas:
         tell(evaluate_alone.publish(config, store))

@@ -1,4 +1,4 @@
-"""`svdjobs keys`: every key of a config, with its default and its meaning."""
+"""`svdjobs keys`: list the keys of a config, with their defaults and meanings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from svdjobs.errors import ConfigError
 
 @click.command()
 @click.argument("under", metavar="[SECTION]", default="")
-@click.option("--cluster", is_flag=True, help="Of cluster settings: `workflow render --settings`.")
+@click.option(
+    "--cluster", is_flag=True, help="Explain the cluster settings of `workflow render --settings`."
+)
 def keys(under: str, cluster: bool) -> None:
     """Explain the keys of a config: all of them, or those of a section.
 
@@ -28,7 +30,7 @@ def keys(under: str, cluster: bool) -> None:
     ]
     if not found:
         tops = ", ".join(key.name for key in every_key(section) if "." not in key.name)
-        raise ConfigError(f"no key {under!r}; there is {tops}.")
+        raise ConfigError(f"there is no key {under!r}; the top-level keys are {tops}.")
     for key in found:
         click.echo(f"{key.name}{key.default}")
         click.echo(f"    {key.meaning}\n")

@@ -27,7 +27,7 @@ for command in (command for group in GROUPS for command in group.COMMANDS):
 
 
 def main() -> None:
-    """Entry point: every expected error becomes one message and its exit code."""
+    """Run the command line; turn every expected error into one message and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(standalone_mode=False)
@@ -36,7 +36,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo(
-            "\nInterrupted. Finished work is kept: run the same command again to go on.", err=True
+            "\nInterrupted. Finished outputs are kept: run the same command again to resume.",
+            err=True,
         )
         sys.exit(EXIT_INTERRUPTED)
     except SvdjobsError as error:
@@ -51,9 +52,14 @@ def main() -> None:
 
 
 def _terminate(number: int, frame: object) -> None:
-    """Unwind, as for Ctrl-C, so that uploads are aborted and engines stopped; once is enough."""
+    """Exit by an exception, as for Ctrl-C: uploads are aborted and engines stopped on the way.
+
+    A second SIGTERM is ignored: it would interrupt that cleanup.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    click.echo("Terminated. Finished work is kept: the same command goes on.", err=True)
+    click.echo(
+        "Terminated. Finished outputs are kept: run the same command again to resume.", err=True
+    )
     sys.exit(EXIT_TERMINATED)
 
 

@@ -1,4 +1,4 @@
-"""What the stage commands share: where the config comes from, and what is done of it."""
+"""Options that the stage commands share: the config, the store, --force and --index."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from svdjobs.config import SweepConfig
     from svdjobs.storage.store import Store
 
-# Says that a config lies in an environment variable, where a workflow puts it.
+# Prefix of a --config that is an environment variable: a Workflow puts the YAML text there.
 ENVIRONMENT = "env:"
 
 
 def tell(words: str, *, err: bool = False) -> None:
-    """Write lines to standard output, or to standard error; nothing in them acts on a terminal."""
+    """Print to standard output, or to standard error; control characters are escaped."""
     click.echo(escape.screen(words), err=err)
 
 
 class Given(NamedTuple):
-    """The config a command was given, not yet read."""
+    """The options that say which config and store a command uses; nothing is read yet."""
 
     source: str | None
-    """A file, or `env:` and the name of a variable that holds its text."""
+    """A file, or `env:NAME` for an environment variable that holds the YAML text."""
     overrides: tuple[str, ...]
     store_url: str
     allow_pickle: bool
     rehash: bool = False
 
     def config(self) -> SweepConfig:
-        """The config, with its overrides.
+        """Read the config and apply the overrides.
 
         Raises:
-            ConfigError: there is none, or it cannot be used.
+            ConfigError: no config was given, or it is invalid.
         """
         from svdjobs.config_file import load_config, read_config
 
@@ -51,16 +51,19 @@ class Given(NamedTuple):
         if self.allow_pickle:
             overrides.append("allow_pickle=true")
         if self.store_url:
-            overrides.append(f"store={json.dumps(self.store_url)}")  # as it is, not as YAML
+            # An override's value is read as YAML; quotes keep the URL a string.
+            overrides.append(f"store={json.dumps(self.store_url)}")
         if not self.source.startswith(ENVIRONMENT):
             return load_config(Path(self.source), overrides)
         variable = self.source.removeprefix(ENVIRONMENT)
         if variable not in os.environ:
-            raise ConfigError(f"--config {self.source}: there is no variable {variable}.")
+            raise ConfigError(
+                f"--config {self.source}: the environment variable {variable} is not set."
+            )
         return read_config(os.environ[variable], overrides, where=variable)
 
     def opened(self) -> tuple[SweepConfig, Store]:
-        """The config and the store of its run."""
+        """Read the config and open the run's store; with --rehash, forget the cached hashes."""
         from svdjobs.storage.open import open_store
 
         config = self.config()
@@ -74,10 +77,15 @@ class Given(NamedTuple):
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """CONFIG and what changes it, as one argument `given`; and --force."""
+    """Add CONFIG and the options that change it, passed as `given`, and --force."""
 
     @click.argument("config_file", metavar="[CONFIG]", required=False)
-    @click.option("--config", "config_option", metavar="CONFIG", help="CONFIG; or env:VARIABLE.")
+    @click.option(
+        "--config",
+        "config_option",
+        metavar="CONFIG",
+        help="The same as CONFIG, or env:VARIABLE for YAML text in an environment variable.",
+    )
     @click.option(
         "--set",
         "overrides",
@@ -90,9 +98,9 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "store_url",
         default="",
         metavar="URL",
-        help="Where the run lives: a folder, s3://…",
+        help="The run's store: a folder or s3://bucket/prefix.",
     )
-    @click.option("--force", is_flag=True, help="Do finished work again.")
+    @click.option("--force", is_flag=True, help="Make finished outputs again.")
     @click.option("--allow-pickle", is_flag=True, help="Read .bin checkpoints (weights only).")
     @click.option(
         "--rehash", is_flag=True, help="Hash every checkpoint again, also unchanged files."
@@ -109,7 +117,9 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **rest: Any,
     ) -> Any:
         if config_file and config_option:
-            raise ConfigError(f"two configs: {config_file} and --config {config_option}.")
+            raise ConfigError(
+                f"two configs: {config_file} and --config {config_option}. Give one of them."
+            )
         source = config_file or config_option
         return command(given=Given(source, overrides, store_url, allow_pickle, rehash), **rest)
 
@@ -117,10 +127,15 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def index_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--index and --of, by which an Indexed Job says its part; given as `index`, a pair or None."""
+    """Add --index and --of, passed as `index`: a pair, or None. An Indexed Job chooses a pod's
+    shards with them."""
 
-    @click.option("--index", type=click.IntRange(min=0), help="Only units INDEX, INDEX + OF, ….")
-    @click.option("--of", type=click.IntRange(min=1), help="Indices there are; with --index.")
+    @click.option(
+        "--index",
+        type=click.IntRange(min=0),
+        help="Only every OF-th shard from INDEX on, as a pod of an Indexed Job does.",
+    )
+    @click.option("--of", type=click.IntRange(min=1), help="Number of indices; with --index.")
     @functools.wraps(command)
     def wrapped(*, index: int | None, of: int | None, **rest: Any) -> Any:
         if (index is None) != (of is None):
@@ -131,10 +146,13 @@ def index_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def whole_or_unit(unit: object, force: bool) -> None:
-    """Refuse --force with a unit: it would throw away what other pods have done.
+    """Refuse --force for a shard: it would delete the other pods' shards of the same output.
 
     Raises:
-        ConfigError: both are given.
+        ConfigError: `unit` is not None and `force` is set.
     """
     if unit is not None and force:
-        raise ConfigError("--force does whole outputs again; leave it out for a single unit.")
+        raise ConfigError(
+            "--force makes whole outputs again, not single shards. Remove --force, or remove "
+            "--unit and --index."
+        )

@@ -1,4 +1,4 @@
-"""`svdjobs sweep` and one command per stage, all over the same config file."""
+"""`svdjobs sweep`, and one command per stage; all read the same config file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
 def sweep(given: Given, force: bool) -> int:
     """Run a whole sweep on this machine and print its report.
 
-    Finished stages are skipped, so the same command resumes an interrupted sweep. With a gate in
-    the config, ends with code 3 where that finds a regression.
+    Finished outputs are skipped, so the same command resumes an interrupted sweep. Exit code 3: the
+    config's gate finds a regression.
     """
     config, store = given.opened()
     from svdjobs import local
@@ -36,13 +36,14 @@ def sweep(given: Given, force: bool) -> int:
 @click.option(
     "--units-dir",
     type=click.Path(path_type=Path),
-    help="Also write what a workflow fans out over, as JSON lists, and hash the checkpoints.",
+    help="Also hash the checkpoints, and write the shard ids of each fan-out to this folder as "
+    "JSON; a Workflow reads them.",
 )
 @config_options
 def plan(given: Given, force: bool, units_dir: Path | None) -> None:
-    """Say what a sweep will do and cost, from headers; and ask, on paper, all that it will ask.
+    """Print what a sweep will do and cost, from the checkpoints' headers.
 
-    With an `evaluate` section, benchmarks are loaded and every prompt is tokenised.
+    With an `evaluate` section, load the benchmarks and tokenise every prompt.
     """
     config, store = given.opened()
     from svdjobs.evaluation import forecast
@@ -85,7 +86,7 @@ def blend(
 @click.command()
 @config_options
 def rotations(given: Given, force: bool) -> None:
-    """Measure how the singular bases turn along base, rl1, rl2."""
+    """Measure how the singular bases rotate from base to rl1 to rl2."""
     config, store = given.opened()
     from svdjobs.stages import rotations as stage
 
@@ -98,9 +99,9 @@ def rotations(given: Given, force: bool) -> None:
 )
 @config_options
 def report(given: Given, force: bool, copy_to: Path | None) -> int:
-    """Write report.html, report.md and junit.xml from what has been finished.
+    """Write report.html, report.md and junit.xml from the finished outputs.
 
-    Ends with code 2 where something the config asks for is missing; the report names it.
+    Exit code 2: an output that the config asks for is missing; the report names it.
     """
     config, store = given.opened()
     from svdjobs.stages import report as stage
@@ -118,10 +119,10 @@ def report(given: Given, force: bool, copy_to: Path | None) -> int:
 )
 @config_options
 def gate(given: Given, force: bool, copy_to: Path | None) -> int:
-    """Judge the answers against a baseline's: was accuracy lost beyond a margin?
+    """Compare accuracy with a baseline: did the checkpoint lose more than the margin?
 
-    Ends with code 3 where it was (or where that cannot be told and gate.inconclusive is fail), and
-    with code 2 where answers are missing or were asked for otherwise.
+    Exit code 3: it did, or the result is inconclusive and gate.inconclusive is fail. Exit code 2:
+    results are missing, or both sides were evaluated with different settings.
     """
     config, store = given.opened()
     from svdjobs.runs import outputs
@@ -138,9 +139,9 @@ def gate(given: Given, force: bool, copy_to: Path | None) -> int:
 @click.option("--alpha", required=True, help="The alpha, or its id.")
 @config_options
 def drop_weights(given: Given, force: bool, alpha: str) -> None:
-    """Delete an evaluated alpha's weights; what was measured of it stays.
+    """Delete the weights of an evaluated alpha; its measurements stay.
 
-    They can be made again with `svdjobs blend --force --alpha`.
+    `svdjobs blend --force --alpha` makes the weights again.
     """
     config, store = given.opened()
     from svdjobs.runs import shards

@@ -1,4 +1,4 @@
-"""`svdjobs workflow`: sweeps as Argo Workflows on a cluster."""
+"""`svdjobs workflow`: run sweeps as Argo Workflows on a cluster."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def workflow() -> None:
     """Run a sweep on a Kubernetes cluster with Argo Workflows.
 
-    RUN is a Workflow's name, or a sweep's: then its latest Workflow.
+    RUN is the name of a Workflow, or the name of a sweep for its latest Workflow.
     """
 
 
 def namespace_option(command: Command) -> Command:
-    """--namespace, shared by all commands that talk to a cluster."""
-    words = "Default: the one of the kubeconfig's context, or of this pod."
+    """Add --namespace, which all commands for a cluster have."""
+    words = "Namespace of the Workflow; default: the kubeconfig context's, or this pod's."
     return click.option("--namespace", "-n", metavar="NAME", help=words)(command)
 
 
@@ -38,16 +38,16 @@ def namespace_option(command: Command) -> Command:
     "--settings",
     "settings_file",
     type=click.Path(path_type=Path),
-    help="What the cluster is like: YAML; `svdjobs keys --cluster` lists the keys.",
+    help="YAML file of cluster settings; `svdjobs keys --cluster` lists its keys.",
 )
 @click.option(
     "--into",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
-    help="The folder that gets workflows/, jobs/kubernetes/ and helm/; default: here.",
+    help="Folder for workflows/, jobs/kubernetes/ and helm/; default: here.",
 )
 def render(sweep: Path, settings_file: Path | None, into: Path) -> None:
-    """Write the manifests of a sweep, to be submitted with any client.
+    """Write the manifests of a sweep, which any client can submit.
 
     \b
       svdjobs workflow render jobs/sweeps/X.yaml --settings cluster.yaml --into out
@@ -64,11 +64,14 @@ def render(sweep: Path, settings_file: Path | None, into: Path) -> None:
 
 
 @click.command()
-@click.option("--workflow", "name", required=True, help="Its name.")
-@click.option("--status", required=True, help="How it ended.")
-@click.option("--store", "store_url", required=True, metavar="URL", help="Where the run lives.")
+@click.option("--workflow", "name", required=True, help="Name of the Workflow.")
+@click.option("--status", required=True, help="Phase in which the Workflow ended.")
+@click.option("--store", "store_url", required=True, metavar="URL", help="The run's store.")
 def notify(name: str, status: str, store_url: str) -> None:
-    """Tell the webhook in SVDJOBS_NOTIFY_URL that a workflow has ended; a workflow's last pod."""
+    """Tell the webhook in SVDJOBS_NOTIFY_URL that a Workflow has ended.
+
+    The last pod of a Workflow runs this command.
+    """
     from svdjobs.cluster import notify as message
 
     message.run(name, status, store_url)
@@ -76,19 +79,36 @@ def notify(name: str, status: str, store_url: str) -> None:
 
 @workflow.command()
 @click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
-@click.option("--store", metavar="URL", help="s3://bucket/prefix that all pods can reach.")
+@click.option(
+    "--store", metavar="URL", help="The run's store: s3://bucket/prefix that all pods can reach."
+)
 @click.option(
     "--file",
     "-f",
     "workflow_file",
     type=click.Path(path_type=Path),
-    help="The Workflow; default: workflows/sweep.yaml.",
+    help="Workflow to submit; default: workflows/sweep.yaml.",
 )
-@click.option("--from-template", metavar="NAME", help="An installed WorkflowTemplate instead.")
-@click.option("-p", "--parameter", "pairs", multiple=True, metavar="KEY=VALUE")
-@click.option("--name", help="Name of the Workflow; default: the sweep's and a random suffix.")
-@click.option("--service-account", metavar="NAME", help="Default: the Workflow's own.")
-@click.option("--watch", "watched", is_flag=True, help="Then watch it until it ends.")
+@click.option(
+    "--from-template",
+    metavar="NAME",
+    help="Submit an installed WorkflowTemplate instead of a file.",
+)
+@click.option(
+    "-p",
+    "--parameter",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a parameter of the Workflow (repeatable).",
+)
+@click.option(
+    "--name", help="Name of the Workflow; default: the sweep's name with a random suffix."
+)
+@click.option(
+    "--service-account", metavar="NAME", help="Account of the pods; default: the Workflow's own."
+)
+@click.option("--watch", "watched", is_flag=True, help="Watch the Workflow until it ends.")
 @namespace_option
 def submit(
     config_file: Path,
@@ -110,9 +130,9 @@ def submit(
     from svdjobs.cluster import submit as submission
 
     if workflow_file and from_template:
-        raise ConfigError("give either --file or --from-template.")
+        raise ConfigError("give either --file or --from-template, not both.")
     cluster = connect(namespace, waits=watched)
-    wanted = submission.Submission(
+    request = submission.Submission(
         config_file=config_file,
         store=store,
         workflow_file=workflow_file or submission.DEFAULT_FILE,
@@ -121,11 +141,11 @@ def submit(
         service_account=service_account,
         name=name,
     )
-    made = submission.submit(cluster, wanted)["metadata"]["name"]
-    tell(f"Workflow {made} submitted to namespace {cluster.namespace}.")
+    workflow_name = submission.submit(cluster, request)["metadata"]["name"]
+    tell(f"Workflow {workflow_name} submitted to namespace {cluster.namespace}.")
     if watched:
-        return _watch(cluster, made)
-    where = f"{made} --namespace {cluster.namespace}"
+        return _watch(cluster, workflow_name)
+    where = f"{workflow_name} --namespace {cluster.namespace}"
     for command in ("watch", "logs", "stop"):
         tell(f"  svdjobs workflow {command} {where}{' --follow' * (command == 'logs')}")
     return 0
@@ -137,8 +157,8 @@ def submit(
 def watch(run: str, namespace: str | None) -> int:
     """Show a run as a tree until it ends.
 
-    Exits with 0 if it succeeded; with what its report (2: something is missing) or gate (3: a
-    regression) exited with; 5 if a deadline ran out; 4 for anything else.
+    Exit codes: 0 succeeded, 2 the config is wrong or outputs are missing, 3 the gate found a
+    regression, 5 a deadline ran out, 4 anything else.
     """
     from svdjobs.cluster.watching.updates import find
 
@@ -148,35 +168,37 @@ def watch(run: str, namespace: str | None) -> int:
 
 @workflow.command()
 @click.argument("run")
-@click.option("--terminate", is_flag=True, help="At once, without the exit handler.")
+@click.option("--terminate", is_flag=True, help="Stop at once, without running the exit handler.")
 @namespace_option
 def stop(run: str, terminate: bool, namespace: str | None) -> None:
-    """End a run; what is finished stays in its store."""
+    """Stop a run; finished outputs stay in its store."""
     from svdjobs.cluster.watching import updates
 
     cluster = connect(namespace)
     found = updates.find(cluster, run)
     name = found["metadata"]["name"]
     if updates.has_ended(found):
-        tell(f"Workflow {name} has ended already, as {found['status']['phase']}.")
+        tell(f"Workflow {name} has already ended as {found['status']['phase']}.")
         return
     updates.stop(cluster, name, terminate=terminate)
     tell(
-        f"Workflow {name} is being {'terminated' if terminate else 'stopped'}. What is finished "
-        f"is kept; see it end with: svdjobs workflow watch {name} --namespace {cluster.namespace}"
+        f"Workflow {name} is being {'terminated' if terminate else 'stopped'}. Finished outputs "
+        f"are kept. Watch it end: svdjobs workflow watch {name} --namespace {cluster.namespace}"
     )
 
 
 @workflow.command()
 @click.argument("run")
-@click.option("--step", metavar="NAME", help="Only tasks so called: blend, alpha-0.2000/blend, …")
+@click.option("--step", metavar="NAME", help="Only this task, e.g. blend or alpha-0.2000/blend.")
 @click.option("--failed", is_flag=True, help="Only pods that failed.")
-@click.option("--follow", "-f", "followed", is_flag=True, help="Go on until the run ends.")
+@click.option(
+    "--follow", "-f", "followed", is_flag=True, help="Print new lines until the run ends."
+)
 @namespace_option
 def logs(
     run: str, step: str | None, failed: bool, followed: bool, namespace: str | None
 ) -> int | None:
-    """Print the logs of a run's pods, each line with its task."""
+    """Print the logs of a run's pods; each line begins with its task."""
     from svdjobs.cluster.watching import logs as pod_logs
     from svdjobs.cluster.watching.updates import find
 
@@ -189,20 +211,25 @@ def logs(
 
 
 def pairs_of(pairs: tuple[str, ...]) -> dict[str, str]:
-    """KEY=VALUE options as parameters of a Workflow."""
-    given = {}
+    """Read -p KEY=VALUE options as parameters of a Workflow.
+
+    Raises:
+        ConfigError: an option is not KEY=VALUE, or sets `config` or `store`.
+    """
+    parameters = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key or key in ("config", "store"):
             raise ConfigError(
-                f"-p {pair!r}: expected key=value; the config is CONFIG and the store --store."
+                f"-p {pair!r}: expected key=value. Give the config as CONFIG and the store with "
+                f"--store."
             )
-        given[key] = value
-    return given
+        parameters[key] = value
+    return parameters
 
 
 def connect(namespace: str | None, *, waits: bool = False) -> Cluster:
-    """The cluster; a command that waits for a run outlasts longer outages."""
+    """Connect to the cluster. A command that waits for a run (`waits`) survives longer outages."""
     from svdjobs.cluster import api
     from svdjobs.progress import say
 
@@ -219,7 +246,9 @@ def _watch(cluster: Cluster, name: str) -> int:
         run: Run = show(cluster, name)
     except KeyboardInterrupt:
         again = f"svdjobs workflow watch {name} --namespace {cluster.namespace}"
-        tell(f"\nNot watching any more; {name} goes on. Watch it again: {again}", err=True)
+        tell(
+            f"\nStopped watching. Workflow {name} keeps running. Watch it again: {again}", err=True
+        )
         return EXIT_INTERRUPTED
     tell(closing_words(run))
     return exit_code(run)

@@ -139,7 +139,7 @@ def test_a_cancelled_job_stops_it(submission: Submission) -> None:
         with pytest.raises(KeyboardInterrupt):
             run(server, submission, told)
     assert api.patched == [{"spec": {"shutdown": "Stop"}}]
-    assert "is being stopped. What is finished is kept" in told[-1]
+    assert "is being stopped. Finished outputs are kept" in told[-1]
 
 
 def test_a_terminated_job_stops_it(submission: Submission, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_out_of_time_on_this_machine(config_file: Path, tmp_path: Path) -> None:
         tmp_path, config_file, "--local", "--timeout", "1s", "--set", "evaluate.n_samples=200"
     )
     assert done.returncode == 5, done.stderr
-    assert "Not ended within the 1 s of --timeout" in done.stdout
+    assert "did not end within the 1 s of --timeout" in done.stdout
     summary = (tmp_path / "ci-report/summary.md").read_text()
     assert summary.startswith("## mini: out of time; nothing was judged")
 
@@ -91,7 +91,7 @@ def test_out_of_time_on_this_machine(config_file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--timeout", "6"], "--timeout '6': expected a number and s, m, h or d"),
+        (["--timeout", "6"], "--timeout '6': expected a positive number and s, m, h or d"),
         (["--timeout", "0h"], "--timeout '0h'"),
         (["--local", "--from-template", "x"], "--local takes no options of a cluster"),
         (["--file", "x", "--from-template", "x"], "give either --file or --from-template"),

@@ -53,7 +53,7 @@ def test_it_fails_alone_and_then_only_what_is_missing_is_made(
     shown = space.svdjobs(*submit, "--name", "mended", "--watch", timeout=400)
     assert "✓ report" in shown
     assert "Workflow mended ended as Succeeded" in shown
-    assert "has ended already, as Succeeded" in space.svdjobs("workflow", "stop", "mended")
+    assert "has already ended as Succeeded" in space.svdjobs("workflow", "stop", "mended")
     now = times(space, live_server)
     kept = {key for key in before if not key.startswith("report/")} - {ALPHA}
     assert {key: now[key] for key in kept} == {key: before[key] for key in kept}

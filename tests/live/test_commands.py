@@ -90,7 +90,7 @@ def test_a_sweep_from_submission_to_its_logs(svdjobs: Cli) -> None:
     retried = svdjobs("workflow", "logs", "bad", "--step", "after-001")
     assert "decompose/after-001 | the store does not answer" in retried
     assert "decompose/after-001 (attempt 2) | decomposing after-001" in retried
-    assert "has ended already, as Failed" in svdjobs("workflow", "stop", "bad")
+    assert "has already ended as Failed" in svdjobs("workflow", "stop", "bad")
     assert "there is a Workflow 'bad'" in svdjobs.submit("bad", code=2)
 
 
