@@ -1,1 +1,1 @@
-"""A cluster: its API, what is submitted there, and what of it is watched. No stage imports this."""
+"""Kubernetes: its API, manifests, submission, watching and checks. No stage imports this."""

@@ -1,20 +1,20 @@
-"""Names that Kubernetes accepts, from names that people give."""
+"""Turn the names of sweeps into names that Kubernetes accepts."""
 
 from __future__ import annotations
 
 import re
 import secrets
 
-# A Workflow's name is a label on its pods, and Argo appends to it for pods' names.
+# A Workflow's name is a label on its pods, and a label has at most 63 characters.
 NAME_LENGTH = 63
 _STEM_LENGTH = 40
 _SUFFIX_LENGTH = 5
-# No vowels and nothing that looks like another: what Kubernetes' own suffixes are made of.
+# As in Kubernetes' own suffixes: no vowels, which could make words, and no 0, 1 or 3.
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 
 def label_value(name: str) -> str:
-    """A name as the value of a label: at most 63 characters, ending in a letter or digit."""
+    """A sweep's name as the value of a label: at most 63 characters, the last a letter or digit."""
     return name[:NAME_LENGTH].rstrip("._-")
 
 
@@ -31,6 +31,6 @@ def workflow_name(sweep: str) -> str:
 
 
 def is_workflow_name(name: str) -> bool:
-    """Whether a name may be a Workflow's."""
+    """Whether `name` is a valid name of a Workflow."""
     valid = re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) is not None
     return valid and len(name) <= NAME_LENGTH

@@ -26,30 +26,30 @@ SUBMISSION_LABEL = "svdjobs.io/submission"
 
 @dataclass(frozen=True)
 class Submission:
-    """What is to run: a sweep, and which Workflow runs it."""
+    """A sweep, and the Workflow that runs it."""
 
     config_file: Path
     store: str | None = None
-    """Default: the config's own `store`, then the Workflow's."""
+    """The run's store; default: the `store` of the config, then that of the Workflow."""
     workflow_file: Path = DEFAULT_FILE
     template: str | None = None
-    """An installed WorkflowTemplate, instead of a file."""
+    """An installed WorkflowTemplate, used instead of the file."""
     parameters: Mapping[str, str] | None = None
     service_account: str | None = None
     name: str | None = None
-    """Default: the sweep's name with a random suffix."""
+    """The Workflow's name; default: the sweep's name with a random suffix."""
     overrides: tuple[str, ...] = ()
-    """KEY=VALUE of the config."""
+    """Overrides of the config, each KEY=VALUE."""
     annotations: Mapping[str, str] | None = None
     deadline_seconds: int | None = None
-    """After which Argo ends the Workflow by itself; None: the Workflow's own, if any."""
+    """Seconds until Argo ends the Workflow; default: the Workflow's own deadline, if any."""
 
 
 def submit(cluster: Cluster, submission: Submission) -> Document:
-    """Create the Workflow and return it as the server has it.
+    """Create the Workflow and return the server's copy of it.
 
-    The name is chosen here, so that a creation whose answer was lost is not done twice: asked
-    again, the server says that the name is taken, and the submission's label says by whom.
+    The client chooses the name, so the Workflow is created once even if the server's answer is
+    lost: the repeated request conflicts with the Workflow that has this submission's label.
 
     Raises:
         ConfigError: the config, a parameter, the file or the name is wrong, or the name is taken.
@@ -61,18 +61,18 @@ def submit(cluster: Cluster, submission: Submission) -> Document:
     except RefusedError as error:
         if error.status != 409:
             raise
-    there = cluster.get(cluster.path("workflows", meta["name"]))
-    labels = there["metadata"].get("labels") or {}
+    existing = cluster.get(cluster.path("workflows", meta["name"]))
+    labels = existing["metadata"].get("labels") or {}
     if labels.get(SUBMISSION_LABEL) == meta["labels"][SUBMISSION_LABEL]:
-        return there
+        return existing
     raise ConfigError(
         f"there is a Workflow {meta['name']!r} in namespace {cluster.namespace} already. Give "
-        f"another --name, or none, or delete that one."
+        f"another --name, or none, or delete that Workflow."
     )
 
 
 def workflow_of(cluster: Cluster, submission: Submission) -> Document:
-    """The Workflow to create; a template is looked up where that is allowed."""
+    """The Workflow to create. A template's parameters are checked if the template may be read."""
     where, text = str(submission.config_file), read_text(submission.config_file)
     if submission.overrides:
         text = overridden(text, submission.overrides, where=where)
@@ -89,59 +89,59 @@ def workflow_of(cluster: Cluster, submission: Submission) -> Document:
         spec, meta = {**document["spec"]}, document.get("metadata") or {}
     else:
         spec, meta = {"workflowTemplateRef": {"name": submission.template}}, {}
-    own = spec.get("arguments") or {}
-    spec["arguments"] = _arguments(cluster, submission, config, text, own)
+    spec["arguments"] = _arguments(cluster, submission, config, text, spec.get("arguments") or {})
     if submission.service_account:
         spec["serviceAccountName"] = submission.service_account
     if submission.deadline_seconds is not None:
         spec["activeDeadlineSeconds"] = submission.deadline_seconds
     sizes.require_room(config, sizes.estimate(config, dump(spec)))
     labels = {RUN_LABEL: label_value(config.name), SUBMISSION_LABEL: secrets.token_hex(8)}
-    notes = {**(meta.get("annotations") or {}), **(submission.annotations or {})}
-    kept = {"annotations": notes} if notes else {}
+    annotations = {**(meta.get("annotations") or {}), **(submission.annotations or {})}
+    annotated = {"annotations": annotations} if annotations else {}
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",
-        "metadata": {**kept, "name": name, "labels": {**(meta.get("labels") or {}), **labels}},
+        "metadata": {**annotated, "name": name, "labels": {**(meta.get("labels") or {}), **labels}},
         "spec": spec,
     }
 
 
 def _arguments(
-    cluster: Cluster, submission: Submission, config: SweepConfig, text: str, own: Document
+    cluster: Cluster, submission: Submission, config: SweepConfig, text: str, in_file: Document
 ) -> Document:
-    """The arguments of the Workflow: those of its file, or none, with the given ones set."""
+    """The arguments of the Workflow: those of its file, if it has one, then the submission's."""
     if submission.template is None:
         where = str(submission.workflow_file)
-        listed = list(own.get("parameters") or [])
-        declared: dict[str, Any] | None = parameters(own)
+        listed = list(in_file.get("parameters") or [])
+        declared: dict[str, Any] | None = parameters(in_file)
     else:
         where = f"WorkflowTemplate {submission.template}"
         listed = []
-        found = installed(cluster, submission.template)
-        declared = None if found is None else parameters(found["spec"].get("arguments"))
-    given = {
+        template = installed(cluster, submission.template)
+        declared = None if template is None else parameters(template["spec"].get("arguments"))
+    values = {
         **(submission.parameters or {}),
         "config": text,
         "store": _store(submission, config, str((declared or {}).get("store") or ""), where),
     }
-    for key, value in given.items():
-        if key != "config":  # looked at by its lines
+    for key, value in values.items():
+        if key != "config":  # refuse_expansions has checked it, line by line
             refuse_expanded(value, "--store" if key == "store" else f"-p {key}")
-    if declared is not None and (unknown := sorted(set(given) - set(declared))):
+    if declared is not None and (unknown := sorted(set(values) - set(declared))):
         raise ConfigError(
             f"{where} has no parameter {', '.join(unknown)}; it has "
             f"{', '.join(sorted(declared)) or 'none'}."
         )
-    kept = [item for item in listed if item["name"] not in given]
-    return {**own, "parameters": [*kept, *({"name": k, "value": v} for k, v in given.items())]}
+    others = [item for item in listed if item["name"] not in values]
+    new = [{"name": name, "value": value} for name, value in values.items()]
+    return {**in_file, "parameters": [*others, *new]}
 
 
 def read_workflow(path: Path) -> Document:
-    """A Workflow from a file.
+    """Read a Workflow from a file.
 
     Raises:
-        ConfigError: there is none, or it holds something else.
+        ConfigError: the file is missing, cannot be read, or is no Workflow.
     """
     import yaml
 
@@ -149,8 +149,8 @@ def read_workflow(path: Path) -> Document:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"no Workflow at {path}. Write it with `svdjobs workflow render`, give another with "
-            f"--file, or use an installed template with --from-template."
+            f"no Workflow at {path}. Write it with `svdjobs workflow render`, give another file "
+            f"with --file, or use an installed template with --from-template."
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
@@ -161,10 +161,10 @@ def read_workflow(path: Path) -> Document:
 
 
 def installed(cluster: Cluster, template: str) -> Document | None:
-    """An installed WorkflowTemplate; None where one may not look.
+    """An installed WorkflowTemplate; None if the user may not read templates.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no template of that name.
     """
     try:
         return cluster.get(cluster.path("workflowtemplates", template))
@@ -173,29 +173,30 @@ def installed(cluster: Cluster, template: str) -> Document | None:
             return None
         if error.status != 404:
             raise
-    there = cluster.get(cluster.path("workflowtemplates"))["items"]
-    names = ", ".join(sorted(item["metadata"]["name"] for item in there)) or "none"
+    others = cluster.get(cluster.path("workflowtemplates"))["items"]
+    names = ", ".join(sorted(item["metadata"]["name"] for item in others)) or "none"
     raise ConfigError(
-        f"no WorkflowTemplate {template!r} in namespace {cluster.namespace}; there: {names}. "
-        f"Install the chart helm/svdjobs there, or give --namespace, or submit a file with --file."
+        f"no WorkflowTemplate {template!r} in namespace {cluster.namespace}; templates there: "
+        f"{names}. Install the chart helm/svdjobs there, give another --namespace, or submit a "
+        f"file with --file."
     )
 
 
 def _store(submission: Submission, config: SweepConfig, declared: str, where: str) -> str:
-    """The store to use.
+    """The URL of the store to use.
 
     Raises:
-        ConfigError: none is named, or one that pods cannot reach.
+        ConfigError: no store is named, or pods cannot reach it.
     """
     store = submission.store or config.store or declared
     if not store:
         raise ConfigError(
             f"no store: {submission.config_file} and {where} name none. Give --store "
-            f"s3://bucket/prefix, which all pods can reach."
+            f"s3://bucket/prefix, a store that all pods can reach."
         )
     if not store.startswith(S3):
         raise ConfigError(
             f"store {store!r} is a folder, which pods do not share. Give --store s3://bucket/prefix."
         )
-    open_store(store)
+    open_store(store)  # refuses a malformed URL before anything is submitted
     return store

@@ -193,11 +193,11 @@ def test_an_error_is_a_failed_check() -> None:
 
 
 def test_summary_and_lines() -> None:
-    checks = [Check("a", "ok", "fine"), Check("b", "fail", "no\nuse", "mend it")]
+    checks = [Check("a", "ok", "fine"), Check("b", "fail", "no\nuse", "fix it")]
     assert summary(checks) == "1 ok, 1 fail"
     lines = list(plain_lines(checks))
     assert lines[1].split() == ["fail", "b", "no", "use"]
-    assert lines[2].strip() == "mend it"
+    assert lines[2].strip() == "fix it"
 
 
 def test_the_command(tmp_path: Path) -> None:

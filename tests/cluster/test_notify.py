@@ -85,5 +85,5 @@ def test_a_webhook_that_is_away_may_be_tried_again(monkeypatch: pytest.MonkeyPat
     with pytest.raises(UnavailableError, match="cannot be reached"):
         notify.run("sweep-1", "Failed", "s3://b/run")
     monkeypatch.setenv(notify.URL_VARIABLE, "file:///etc/passwd")
-    with pytest.raises(ConfigError, match="no http"):
+    with pytest.raises(ConfigError, match="must be an address"):
         notify.run("sweep-1", "Failed", "s3://b/run")

@@ -1,1 +1,1 @@
-"""Whether a cluster, a store and this machine would do."""
+"""Checks of a store and a cluster, for `svdjobs doctor`."""

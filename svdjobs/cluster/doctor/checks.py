@@ -1,4 +1,4 @@
-"""`svdjobs doctor`: try out a store and a cluster, and say what to mend."""
+"""The result of a check, and how `svdjobs doctor` prints it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ WIDTH = 100
 
 
 class Check(NamedTuple):
-    """What one look found."""
+    """The result of one check."""
 
     name: str
     status: Status
     found: str
     advice: str = ""
+    """What to do about it."""
 
 
 def guarded(name: str, look: Callable[[], Check | list[Check]]) -> list[Check]:
-    """The result of a look; an error that it meets is a failed check."""
+    """Run the check `look`; an error in it becomes a failed check called `name`."""
     try:
-        found = look()
+        result = look()
     except SvdjobsError as error:
         return [Check(name, "fail", str(error))]
-    return found if isinstance(found, list) else [found]
+    return result if isinstance(result, list) else [result]
 
 
 def all_well(checks: Sequence[Check]) -> bool:
-    """Whether nothing failed; warnings are allowed."""
+    """Whether no check failed; warnings are allowed."""
     return all(check.status != "fail" for check in checks)
 
 
 def plain_lines(checks: Sequence[Check]) -> Iterator[str]:
-    """One line per check, and one for what to do."""
+    """Yield a line for each check, and one more for its advice."""
     for check in checks:
         yield f"{check.status:<11}  {check.name:<28}  {escape.line(' '.join(check.found.split()))}"
         if check.advice:
@@ -44,7 +45,7 @@ def plain_lines(checks: Sequence[Check]) -> Iterator[str]:
 
 
 def print_table(checks: Sequence[Check]) -> None:
-    """A table for a terminal, at most a hundred columns wide."""
+    """Print a table for a terminal, at most a hundred columns wide."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -67,7 +68,7 @@ def print_table(checks: Sequence[Check]) -> None:
 
 
 def summary(checks: Sequence[Check]) -> str:
-    """How many checks came out how."""
+    """The number of checks with each status, for the last line of the output."""
     counts = {
         status: sum(check.status == status for check in checks)
         for status in ("ok", "warn", "fail", "not checked")

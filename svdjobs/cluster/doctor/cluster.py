@@ -1,6 +1,6 @@
-"""What a cluster must have to run sweeps, looked at with the permissions at hand.
+"""Check whether a cluster can run sweeps, with the caller's permissions.
 
-What one may not look at is `not checked`, never a failure: in a pod that is most of it.
+A check that the permissions forbid is `not checked`, not a failure. A pod may look at very little.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ NEEDED = ("workflows", "workflowtemplates", "cronworkflows", "workflowtaskresult
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
 TEMPLATE = "svdjobs-sweep"
-# What the account of a Workflow's pods must be allowed, and a person who runs sweeps.
+# The rights that the account of a Workflow's pods needs: verb and resource.
 POD_RIGHTS = (("create", "workflowtaskresults"), ("patch", "workflowtaskresults"))
+# The rights that a person who runs sweeps needs: verb, API group and resource.
 USER_RIGHTS = (
     ("create", "argoproj.io", "workflows"), ("get", "argoproj.io", "workflows"),
     ("list", "argoproj.io", "workflows"), ("watch", "argoproj.io", "workflows"),
@@ -27,12 +28,13 @@ USER_RIGHTS = (
 
 @dataclass(frozen=True)
 class Needs:
-    """What a sweep will ask of the cluster."""
+    """What a sweep needs of the cluster."""
 
     service_account: str | None = None
-    """Of the Workflow's pods; default: the installed template's, or this pod's, or `default`."""
+    """Account of the Workflow's pods; default: the installed template's, or this pod's, or
+    `default`."""
     gpu: bool = False
-    """Whether a node with GPUs must be there."""
+    """Whether a missing GPU node is a failure instead of a warning."""
     gpu_resource: str = GPU
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerated: tuple[str, ...] = (GPU,)
@@ -41,7 +43,7 @@ class Needs:
 
 
 def check_cluster(cluster: Cluster, needs: Needs) -> list[Check]:
-    """Look at a cluster."""
+    """Run all checks of a cluster; only the first one if the cluster cannot be reached."""
     checks = guarded("cluster: reachable", lambda: _reachable(cluster))
     if checks[0].status == "fail":
         return checks
@@ -62,7 +64,9 @@ def check_cluster(cluster: Cluster, needs: Needs) -> list[Check]:
 def _if_allowed(
     name: str, look: Callable[[], Check | list[Check]]
 ) -> Callable[[], Check | list[Check]]:
-    def looked() -> Check | list[Check]:
+    """Wrap a check: if the server forbids it (403), the result is `not checked`."""
+
+    def guarded_look() -> Check | list[Check]:
         try:
             return look()
         except RefusedError as error:
@@ -70,7 +74,7 @@ def _if_allowed(
                 raise
             return Check(name, "not checked", str(error).partition(":")[0])
 
-    return looked
+    return guarded_look
 
 
 def _reachable(cluster: Cluster) -> Check:
@@ -86,58 +90,68 @@ def _namespace(cluster: Cluster) -> Check:
         if error.status != 404:
             raise
         return Check(
-            name, "fail", f"there is no namespace {cluster.namespace}",
+            name,
+            "fail",
+            f"there is no namespace {cluster.namespace}",
             f"kubectl create namespace {cluster.namespace}",
-        )  # fmt: skip
+        )
     labels = found["metadata"].get("labels") or {}
     level = labels.get("pod-security.kubernetes.io/enforce", "none enforced")
     return Check(name, "ok", f"{cluster.namespace}, Pod Security level: {level}")
 
 
 def _resources(cluster: Cluster) -> Check:
-    """Discovery, which everybody may ask for."""
+    """Check for Argo's resources by API discovery, which every user may read."""
     name = "argo: resources"
     groups = {group["name"]: group for group in cluster.get("/apis").get("groups") or []}
-    known: set[str] = set()
+    offered: set[str] = set()
     if "argoproj.io" in groups:
-        known = {one["name"] for one in cluster.get(ARGO).get("resources") or []}
-    if missing := [one for one in NEEDED if one not in known]:
+        offered = {resource["name"] for resource in cluster.get(ARGO).get("resources") or []}
+    if missing := [resource for resource in NEEDED if resource not in offered]:
         return Check(
-            name, "fail", f"no {', '.join(missing)} of argoproj.io/v1alpha1",
+            name,
+            "fail",
+            f"no {', '.join(missing)} of argoproj.io/v1alpha1",
             "Install Argo Workflows 3.7 or newer, with its custom resource definitions.",
-        )  # fmt: skip
+        )
     return Check(name, "ok", f"argoproj.io/v1alpha1: {', '.join(NEEDED)}")
 
 
 def _controller(cluster: Cluster) -> Check:
+    """Look for the controller by its pod's label, then by its lease: the label may differ."""
     name = "argo: controller"
-    found = cluster.get("/api/v1/pods", labelSelector="app=workflow-controller")["items"]
-    ready = [pod for pod in found if pod.get("status", {}).get("phase") == "Running"]
-    if ready:
-        image = ready[0]["spec"]["containers"][0]["image"]
-        where = ready[0]["metadata"]["namespace"]
+    pods = cluster.get("/api/v1/pods", labelSelector="app=workflow-controller")["items"]
+    running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
+    if running:
+        image = running[0]["spec"]["containers"][0]["image"]
+        where = running[0]["metadata"]["namespace"]
         return Check(name, "ok", f"{image.rpartition('/')[2]} in namespace {where}")
     leases = cluster.get("/apis/coordination.k8s.io/v1/leases")["items"]
-    held = [one for one in leases if one["metadata"]["name"] == "workflow-controller"]
-    if held:
-        return Check(name, "ok", f"holds its lease in {held[0]['metadata']['namespace']}")
+    own = [lease for lease in leases if lease["metadata"]["name"] == "workflow-controller"]
+    if own:
+        return Check(name, "ok", f"holds its lease in {own[0]['metadata']['namespace']}")
     return Check(
-        name, "warn", "no pod with label app=workflow-controller, and no lease of that name",
-        "If Workflows stay Pending without a node, none runs: look at Argo's namespace.",
-    )  # fmt: skip
+        name,
+        "warn",
+        "no pod with label app=workflow-controller, and no lease named workflow-controller",
+        "If Workflows stay Pending, no controller runs: look at the pods in Argo's namespace.",
+    )
 
 
 def _template(cluster: Cluster, needs: Needs) -> Check:
     name = "argo: template"
     if _installed(cluster, needs) is None:
         return Check(
-            name, "warn", f"no WorkflowTemplate {needs.template} in {cluster.namespace}",
+            name,
+            "warn",
+            f"no WorkflowTemplate {needs.template} in {cluster.namespace}",
             "Install the chart helm/svdjobs there, or submit with --file workflows/sweep.yaml.",
-        )  # fmt: skip
+        )
     return Check(name, "ok", f"WorkflowTemplate {needs.template} is installed")
 
 
 def _installed(cluster: Cluster, needs: Needs) -> Document | None:
+    """The installed WorkflowTemplate; None if there is none."""
     try:
         return cluster.get(cluster.path("workflowtemplates", needs.template))
     except RefusedError as error:
@@ -147,7 +161,7 @@ def _installed(cluster: Cluster, needs: Needs) -> Document | None:
 
 
 def _account(cluster: Cluster, needs: Needs) -> list[Check]:
-    """Whether the account of the Workflow's pods is there and may report their results."""
+    """Check that the account of the Workflow's pods exists and may report results to Argo."""
     account = needs.service_account or _template_account(cluster, needs)
     if account is None and in_pod():
         who, subject = "this pod's account", None
@@ -160,32 +174,37 @@ def _account(cluster: Cluster, needs: Needs) -> list[Check]:
             if error.status == 404:
                 return [
                     Check(
-                        "pods' account", "fail", f"there is no {who} in {cluster.namespace}",
+                        "pods' account",
+                        "fail",
+                        f"there is no {who} in {cluster.namespace}",
                         f"kubectl -n {cluster.namespace} create serviceaccount {account}, or give "
                         f"another --service-account.",
                     )
-                ]  # fmt: skip
+                ]
             if error.status != 403:
                 raise
-    lacking = [
+    missing = [
         f"{verb} {resource}"
         for verb, resource in POD_RIGHTS
         if not may(cluster, verb, "argoproj.io", resource, account=subject)
     ]
-    if lacking:
+    if missing:
         to = f"{cluster.namespace}:{account or 'ACCOUNT'}"
         return [
             Check(
-                "pods' account", "fail", f"{who} may not {' or '.join(lacking)}",
+                "pods' account",
+                "fail",
+                f"{who} may not {' or '.join(missing)}",
                 f"kubectl -n {cluster.namespace} create role svdjobs-pods --verb=create,patch "
                 f"--resource=workflowtaskresults.argoproj.io && kubectl -n {cluster.namespace} "
                 f"create rolebinding svdjobs-pods --role=svdjobs-pods --serviceaccount={to}",
             )
-        ]  # fmt: skip
+        ]
     return [Check("pods' account", "ok", f"{who} may create and patch workflowtaskresults")]
 
 
 def _template_account(cluster: Cluster, needs: Needs) -> str | None:
+    """The account that the installed WorkflowTemplate names; None if that cannot be read."""
     try:
         found = _installed(cluster, needs)
     except RefusedError:
@@ -196,17 +215,21 @@ def _template_account(cluster: Cluster, needs: Needs) -> str | None:
 def may(
     cluster: Cluster, verb: str, group: str, resource: str, *, account: str | None = None
 ) -> bool:
-    """Whether an account of this namespace, or whoever asks, may do something in it."""
+    """Whether an account of this namespace may do something in it; the caller if none is given."""
     name, _, sub = resource.partition("/")
     attributes = {
-        "namespace": cluster.namespace, "verb": verb, "group": group, "resource": name,
+        "namespace": cluster.namespace,
+        "verb": verb,
+        "group": group,
+        "resource": name,
         "subresource": sub,
-    }  # fmt: skip
+    }
     spec: Document = {"resourceAttributes": attributes}
     kind = "SelfSubjectAccessReview"
     if account is not None:
         kind = "SubjectAccessReview"
         spec["user"] = f"system:serviceaccount:{cluster.namespace}:{account}"
+        # A role may be bound to one of the groups that every service account belongs to.
         everyone = ("system:serviceaccounts", "system:authenticated")
         spec["groups"] = [*everyone, f"system:serviceaccounts:{cluster.namespace}"]
     api = "authorization.k8s.io/v1"
@@ -218,12 +241,14 @@ def _permissions(cluster: Cluster) -> Check:
     name = "your permissions"
     if in_pod():
         return Check(name, "not checked", "a pod need not submit or watch Workflows")
-    lacking = [f"{verb} {r}" for verb, g, r in USER_RIGHTS if not may(cluster, verb, g, r)]
-    if lacking:
+    missing = [f"{verb} {r}" for verb, g, r in USER_RIGHTS if not may(cluster, verb, g, r)]
+    if missing:
         return Check(
-            name, "warn", f"in {cluster.namespace} you may not {', '.join(lacking)}",
-            "submit, watch, stop and logs need these: ask for the chart's submitter role.",
-        )  # fmt: skip
+            name,
+            "warn",
+            f"in {cluster.namespace} you may not {', '.join(missing)}",
+            "submit, watch, stop and logs need these rights: ask for the chart's submitter role.",
+        )
     return Check(name, "ok", f"submit, watch, stop and logs in namespace {cluster.namespace}")
 
 
@@ -232,33 +257,33 @@ def _gpus(cluster: Cluster, needs: Needs) -> list[Check]:
 
 
 def gpu_checks(nodes: list[Document], needs: Needs) -> list[Check]:
-    """What the nodes offer to pods that need GPUs."""
+    """Check the nodes for GPUs, for the wanted labels, and for taints that pods do not tolerate."""
     bad = "fail" if needs.gpu else "warn"
-    offering = [(node, n) for node in nodes if (n := _count(node, needs.gpu_resource)) > 0]
-    if not offering:
+    with_gpus = [(node, n) for node in nodes if (n := _count(node, needs.gpu_resource)) > 0]
+    if not with_gpus:
         found = f"none of {len(nodes)} nodes offers {needs.gpu_resource}"
         advice = "Evaluation needs one: add a GPU node and NVIDIA's device plugin (GPU operator)."
         return [Check("gpu: nodes", bad, found, advice)]  # type: ignore[arg-type]
     products: dict[str, int] = {}
-    for node, count in offering:
+    for node, count in with_gpus:
         product = _labels(node).get(PRODUCT, f"no label {PRODUCT}")
         products[product] = products.get(product, 0) + count
     words = ", ".join(f"{count} of {product}" for product, count in sorted(products.items()))
     checks = [Check("gpu: nodes", "ok", f"{needs.gpu_resource}: {words}")]
-    fitting = [n for n, _ in offering if needs.node_selector.items() <= _labels(n).items()]
-    if not fitting:
+    selected = [n for n, _ in with_gpus if needs.node_selector.items() <= _labels(n).items()]
+    if not selected:
         wanted = ", ".join(f"{k}={v}" for k, v in sorted(needs.node_selector.items()))
         found = f"no GPU node has the labels {wanted}"
         advice = f"Select a product that is there: {', '.join(sorted(products))}."
         checks.append(Check("gpu: labels", bad, found, advice))  # type: ignore[arg-type]
     taints = {
         taint["key"]
-        for node in fitting or [n for n, _ in offering]
+        for node in selected or [n for n, _ in with_gpus]
         for taint in node["spec"].get("taints") or []
         if taint.get("effect") != "PreferNoSchedule"
     }
-    if strange := sorted(taints - set(needs.tolerated)):
-        found = f"GPU nodes have taints that pods must tolerate: {', '.join(strange)}"
+    if untolerated := sorted(taints - set(needs.tolerated)):
+        found = f"GPU nodes have taints that pods must tolerate: {', '.join(untolerated)}"
         checks.append(Check("gpu: taints", "warn", found, "Add them to the chart's tolerations."))
     elif taints:
         checks.append(Check("gpu: taints", "ok", f"tolerated: {', '.join(sorted(taints))}"))

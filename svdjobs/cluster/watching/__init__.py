@@ -1,1 +1,1 @@
-"""What a Workflow is doing, told and drawn."""
+"""Follow a Workflow: its state, its logs, and how both are shown."""

@@ -1,4 +1,4 @@
-"""Logs of a run's pods, each line with a short name of the task before it."""
+"""Write the logs of a run's pods; each line begins with a short name of its task."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from svdjobs.errors import ConfigError, RefusedError
 CONTAINER = "main"
 WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
 NODE_ANNOTATION = "workflows.argoproj.io/node-id"
-# Pods whose logs are followed at the same time; more wait for one of these to end.
+# Most logs that are followed at a time; the others wait until one of these ends.
 STREAMS = 32
-# In every line that Argo's executor adds to a container's log.
+# Argo's executor adds lines to a container's log. Each of them contains this.
 EXECUTOR = " argo=true"
 _PAUSE_SECONDS = 1.0
 
@@ -27,11 +27,12 @@ Write = Callable[[str], None]
 
 
 def chosen(run: Run, *, step: str | None = None, failed: bool = False) -> list[Task]:
-    """The pods a person means: all, the failed ones, or those whose path has `step` in it.
+    """The pods of a run; with `failed` only those that failed, with `step` only those under it.
 
     `step` is one or more whole parts of a path: `blend`, `alpha-0.2000`, `alpha-0.2000/blend`.
     """
     tasks = [t for t in run.leaves() if not failed or t.phase in FAILED]
+    # The slashes keep `alpha-0` from matching `alpha-0.2000`.
     return [t for t in tasks if step is None or f"/{step.strip('/')}/" in f"/{t.path}/"]
 
 
@@ -44,35 +45,39 @@ def short_name(task: Task) -> str:
 def show(
     cluster: Cluster, workflow: Document, write: Write, *, step: str | None, failed: bool
 ) -> str:
-    """Write the logs there are, in the order the pods were started; returns what is to be said.
+    """Write the logs of the pods that still exist, in the order in which they started.
+
+    Return a remark for the user, e.g. how many pods are gone; empty if there is none.
 
     Raises:
         ConfigError: no task of this run is called `step`.
     """
     run = run_of(workflow)
-    tasks = _wanted(run, step, failed)
+    tasks = _choose(run, step, failed)
     pods = pods_of(cluster, run.name)
-    begun = sorted((t for t in tasks if t.pod_nodes), key=lambda t: str(t.started))
-    wanted = [(t, number, node) for t in begun for number, node in enumerate(t.pod_nodes)]
+    started = sorted((t for t in tasks if t.pod_nodes), key=lambda t: str(t.started))
+    attempts = [(t, number, node) for t in started for number, node in enumerate(t.pod_nodes)]
     gone = 0
-    for task, number, node in wanted:
+    for task, number, node in attempts:
         pod = pods.get(node)
-        if pod is None or not _copy(cluster, pod, _prefixed(task, number, write), follow=False):
+        if pod is None or not _copy(cluster, pod, _with_name(task, number, write), follow=False):
             gone += 1
-    if not wanted:
-        return "No pod that you asked for has failed." if failed else "No pod has been started yet."
-    return gone_words(run, gone, len(wanted)) if gone else ""
+    if not attempts:
+        return "No such pod has failed." if failed else "No such pod has started yet."
+    return gone_words(run, gone, len(attempts)) if gone else ""
 
 
 def last_lines(cluster: Cluster, run: Run, write: Write, lines: int, pods: int) -> int:
-    """Write the end of the logs of a run's failed pods, of the last attempt each; how many failed
-    pods are not shown, because there are more than `pods` or they are gone."""
+    """Write the last lines of each failed pod's last attempt, of at most `pods` pods.
+
+    Return how many failed pods are not shown: they are more than `pods`, or gone.
+    """
     failed = [task for task in run.failures() if task.pod_nodes]
-    there = pods_of(cluster, run.name) if failed else {}
+    existing = pods_of(cluster, run.name) if failed else {}
     shown = 0
     for task in failed[:pods]:
-        pod = there.get(task.pod_nodes[-1])
-        to = _prefixed(task, len(task.pod_nodes) - 1, write)
+        pod = existing.get(task.pod_nodes[-1])
+        to = _with_name(task, len(task.pod_nodes) - 1, write)
         shown += pod is not None and _copy(cluster, pod, to, follow=False, last=lines)
     return len(failed) - shown
 
@@ -80,9 +85,15 @@ def last_lines(cluster: Cluster, run: Run, write: Write, lines: int, pods: int) 
 def follow(
     cluster: Cluster, workflow: Document, write: Write, *, step: str | None, failed: bool
 ) -> str:
-    """Write the logs as they grow, also of pods that start later, until the Workflow has ended."""
+    """Write the logs as they grow, also those of pods that start later, until the Workflow ends.
+
+    Return a remark for the user on pods that are gone; empty if there is none.
+
+    Raises:
+        ConfigError: no task of this run is called `step`.
+    """
     run = run_of(workflow)
-    _wanted(run, step, failed)
+    _choose(run, step, failed)  # for its error
     seen: set[str] = set()
     gone = 0
     lock = threading.Lock()
@@ -93,7 +104,7 @@ def follow(
 
     def copy(pod: str | None, task: Task, number: int) -> None:
         nonlocal gone
-        if pod is None or not _copy(cluster, pod, _prefixed(task, number, safely), follow=True):
+        if pod is None or not _copy(cluster, pod, _with_name(task, number, safely), follow=True):
             with lock:
                 gone += 1
 
@@ -115,21 +126,21 @@ def follow(
 
 
 def gone_words(run: Run, gone: int, of: int) -> str:
-    """What to say of pods that are no more."""
+    """A remark for the user on pods whose logs cannot be shown."""
     store = f" {escape.line(run.store)}" if run.store else ""
     return (
         f"{gone} of {of} pods are gone, and their logs with them: finished pods are deleted after "
-        f"a while. What they made, and from what, is in the store{store} (the manifest.json of "
-        f"each output). If this cluster collects logs, look there for namespace "
-        f"{run.namespace}, label {WORKFLOW_LABEL}={run.name}."
+        f"a while. Their outputs are in the store{store}; the manifest.json of each output names "
+        f"its inputs. If this cluster collects logs, look there for namespace {run.namespace}, "
+        f"label {WORKFLOW_LABEL}={run.name}."
     )
 
 
 def pods_of(cluster: Cluster, name: str) -> dict[str, str]:
-    """Names of a Workflow's pods that still exist, by node id."""
+    """The names of a Workflow's pods that still exist, by node id."""
     selector = f"{WORKFLOW_LABEL}={name}"
-    found = cluster.get(cluster.path("pods", api="/api/v1"), labelSelector=selector)["items"]
-    metas = [pod["metadata"] for pod in found]
+    pods = cluster.get(cluster.path("pods", api="/api/v1"), labelSelector=selector)["items"]
+    metas = [pod["metadata"] for pod in pods]
     return {
         meta["annotations"][NODE_ANNOTATION]: meta["name"]
         for meta in metas
@@ -137,7 +148,12 @@ def pods_of(cluster: Cluster, name: str) -> dict[str, str]:
     }
 
 
-def _wanted(run: Run, step: str | None, failed: bool) -> list[Task]:
+def _choose(run: Run, step: str | None, failed: bool) -> list[Task]:
+    """The pods of a run as `chosen` finds them.
+
+    Raises:
+        ConfigError: no task of this run is called `step`.
+    """
     tasks = chosen(run, step=step, failed=failed)
     if not tasks and step is not None and not chosen(run, step=step):
         names = dict.fromkeys(part for leaf in run.leaves() for part in leaf.path.split("/"))
@@ -149,19 +165,20 @@ def _wanted(run: Run, step: str | None, failed: bool) -> list[Task]:
     return tasks
 
 
-def _prefixed(task: Task, number: int, write: Write) -> Write:
-    again = f" (attempt {number + 1})" if number else ""
-    head = f"{short_name(task)}{again}"
+def _with_name(task: Task, number: int, write: Write) -> Write:
+    """A function that writes a log line with the task's name and attempt before it."""
+    attempt = f" (attempt {number + 1})" if number else ""
+    head = f"{short_name(task)}{attempt}"
     return lambda text: write(escape.line(f"{head} | {escape.uncoloured(text)}"))
 
 
 def _copy(
     cluster: Cluster, pod: str, write: Write, *, follow: bool, last: int | None = None
 ) -> bool:
-    """Write a pod's log, whatever interrupts; False if the pod is gone before its log was read.
-    With `last`, about its last so many lines.
+    """Write a pod's log, with `last` only about that many lines at its end.
 
-    Every line comes with its time, so that after an interruption nothing is written twice.
+    Return False if the pod was gone before any line was read. If the stream is cut, it is opened
+    again from the time of the last line, and no line is written twice.
     """
     path = f"{cluster.path('pods', pod, api='/api/v1')}/log"
     query = {"container": CONTAINER, "timestamps": "true", **({"follow": "true"} if follow else {})}
@@ -187,12 +204,12 @@ def _copy(
             if error.status != 400:
                 raise
             if not follow or _ended(cluster, pod):
-                return True  # it never got as far as writing a log
+                return True  # the container has not started, so there is no log
         time.sleep(_PAUSE_SECONDS)
 
 
 def _ended(cluster: Cluster, pod: str) -> bool:
-    """Whether a pod's main container writes no more."""
+    """Whether a pod's main container has ended; also if the pod is gone."""
     with suppress(RefusedError):
         status = cluster.get(cluster.path("pods", pod, api="/api/v1")).get("status") or {}
         states = {c["name"]: c.get("state") or {} for c in status.get("containerStatuses") or []}
@@ -201,6 +218,7 @@ def _ended(cluster: Cluster, pod: str) -> bool:
 
 
 def sortable(stamp: str) -> str:
-    """A time as written beside a log line, with all nine digits: trailing zeros are left out."""
+    """The time of a log line in a form that sorts: Kubernetes leaves out trailing zeros of the
+    fraction, which are added again."""
     whole, _, fraction = stamp.rstrip("Z").partition(".")
     return f"{whole}.{fraction:0<9}"

@@ -1,4 +1,4 @@
-"""Show a Workflow while it runs: a live tree on a terminal, changed lines elsewhere."""
+"""Show a Workflow while it runs: as a live tree on a terminal, as changed lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from svdjobs.progress import duration
 if TYPE_CHECKING:
     from rich.text import Text
 
-# From so many pods on, changes elsewhere than on a terminal are gathered for a while.
+# A run of more pods changes often: in a log file its changes are then written together, at most
+# once in GATHER_SECONDS.
 MANY_PODS = 50
 GATHER_SECONDS = 5.0
 
 
 class Screen(Protocol):
-    """Where a run is shown."""
+    """A terminal or a log file that shows a run."""
 
     def show(self, run: Run) -> None:
-        """Show the run as it is now."""
+        """Show the run in its current state."""
 
     def say(self, words: str) -> None:
-        """Tell something about the watching itself."""
+        """Show a remark, e.g. that the API server does not answer."""
 
 
 def watch(cluster: Cluster, name: str) -> Run:
-    """Show a Workflow until it has ended, and return it as it ended.
+    """Show a Workflow until it ends, and return the ended run.
 
     Raises:
-        ClusterError: it was deleted meanwhile.
-        UnavailableError: the API server stays away.
+        ClusterError: the Workflow was deleted before it ended.
+        UnavailableError: the API server does not answer for longer than the cluster's patience.
     """
     run = None
     with terminal() if sys.stdout.isatty() else plain() as screen:
@@ -55,7 +56,7 @@ def watch(cluster: Cluster, name: str) -> Run:
 
 
 def closing_words(run: Run) -> str:
-    """How a Workflow ended, and where its results are."""
+    """How a Workflow ended and where its results are, for the terminal."""
     took = ""
     if run.started and run.finished:
         took = f" after {duration((run.finished - run.started).total_seconds())}"
@@ -69,28 +70,27 @@ def closing_words(run: Run) -> str:
         words += f"\nVerdict: {store}/gate/gate.md"
     if run.phase != "Succeeded":
         words += (
-            "\nFinished outputs are kept: submitting the same sweep with the same store goes on "
-            "from them."
+            "\nFinished outputs are kept: submit the same sweep with the same store to resume it."
         )
     return words
 
 
 def reported(run: Run) -> bool:
-    """Whether a run came as far as its report, whatever that says; there is none without a plan."""
+    """Whether a run wrote a report, complete or not. Without a plan, report writes none."""
     if any(t.name == "plan" and t.phase != "Succeeded" for t in run.tasks):
         return False
-    told = (EXIT_OK, EXIT_USAGE)
-    return any(t.name == "report" and t.ended and t.exit_code in told for t in run.tasks)
+    wrote = (EXIT_OK, EXIT_USAGE)
+    return any(t.name == "report" and t.ended and t.exit_code in wrote for t in run.tasks)
 
 
 def judged(run: Run) -> bool:
-    """Whether a run came as far as a gate's verdict, whatever that is."""
-    told = (EXIT_OK, EXIT_REGRESSION)
-    return any(t.name == "gate" and t.ended and t.exit_code in told for t in run.tasks)
+    """Whether a run wrote a gate's verdict, passed or not."""
+    wrote = (EXIT_OK, EXIT_REGRESSION)
+    return any(t.name == "gate" and t.ended and t.exit_code in wrote for t in run.tasks)
 
 
 class _Plain:
-    """Lines as they change, each with the time, for a log file."""
+    """Print the lines that change, each with the time, for a log file."""
 
     def __init__(self) -> None:
         self._shown: list[str] = []
@@ -114,12 +114,12 @@ class _Plain:
 
 @contextmanager
 def plain() -> Iterator[Screen]:
-    """For output that is no terminal."""
+    """The screen for output that is not a terminal."""
     yield _Plain()
 
 
 class _Terminal:
-    """The last state of a run and a remark, drawn anew twice a second so that times move on."""
+    """The last state of a run and a remark, drawn twice a second so that its times are current."""
 
     def __init__(self) -> None:
         self.run: Run | None = None
@@ -147,7 +147,7 @@ class _Terminal:
 
 @contextmanager
 def terminal() -> Iterator[Screen]:
-    """For a terminal; the last drawing stays."""
+    """The screen for a terminal; its last state stays there at the end."""
     from rich.console import Console
     from rich.live import Live
 

@@ -1,10 +1,9 @@
-"""From the document of an Argo Workflow to a tree of what it does: pure, so it is tested on saved
-documents.
+"""Turn the document of an Argo Workflow into a tree of tasks. Pure: tested on saved documents.
 
-Argo keeps a flat map of nodes. A node's `boundaryID` is the DAG it belongs to; items of a fan-out
-are named `evaluate(3:math-500-001)` beside a TaskGroup node `evaluate`; attempts are named
-`blend(0)` below a Retry node `blend`. What has not started has no node, so the waiting tasks, their
-order and the size of a fan-out come from the templates.
+Argo keeps a flat map of nodes. A node's `boundaryID` is the DAG it belongs to. The items of a
+fan-out are named `evaluate(3:math-500-001)`, beside a TaskGroup node `evaluate`. The attempts of a
+pod are named `blend(0)`, below a Retry node `blend`. A task that has not started has no node, so
+the waiting tasks, their order and the size of a fan-out come from the templates.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ RUN_LABEL = "svdjobs.io/run"
 FAILED = ("Failed", "Error")
 ENDED = ("Succeeded", "Failed", "Error", "Skipped", "Omitted")
 WAITING = "Waiting"
-# The stages that own a sweep's verdict, the one that decides first.
+# The stages whose exit code is the sweep's, in order of precedence.
 VERDICTS = ("gate", "report")
 
 _ITEM = re.compile(r"^(?P<task>.+?)\((?P<index>\d+)(?::(?P<value>.*))?\)$", re.DOTALL)
@@ -42,11 +41,11 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """One thing a Workflow does: a pod, a DAG of them, or a fan-out over items."""
+    """A task of a Workflow: a pod, a DAG, or a fan-out over items."""
 
     name: str
     path: str
-    """Where it is in the tree, e.g. `alphas/alpha-0.2000/blend`."""
+    """The names from the root to this task, e.g. `alphas/alpha-0.2000/blend`."""
     phase: str
     """Argo's phase, or Waiting."""
     started: datetime | None = None
@@ -54,20 +53,20 @@ class Task:
     message: str = ""
     exit_code: int | None = None
     pod_nodes: tuple[str, ...] = ()
-    """Node ids of its pods, one per attempt; none for what is no pod."""
+    """Node ids of the task's pods, one per attempt; empty for a DAG or a fan-out."""
     share: float | None = None
-    """How much of it is done, where its pod says so."""
+    """Fraction of the work that is done, if the pod reports it."""
     items: int | None = None
-    """Of a fan-out: how many there will be."""
+    """Number of items of a fan-out, also those that have no node yet; None for other tasks."""
     children: tuple[Task, ...] = ()
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more happens to it."""
+        """Whether the task is over."""
         return self.phase in ENDED
 
     def leaves(self) -> Iterator[Task]:
-        """The pods of it, started or not, in order."""
+        """Yield the task's pods in order, also those that have not started."""
         if not self.children and self.items is None:
             yield self
         for child in self.children:
@@ -85,17 +84,17 @@ class Run:
     started: datetime | None
     finished: datetime | None
     progress: str
-    """Pods that succeeded and those known so far, as N/M; Argo's own where nodes are away, which
-    also adds up what pods report of their work."""
+    """Pods that succeeded and pods with a node, as N/M. If the nodes are offloaded, Argo's own
+    N/M, which also counts the progress that pods report."""
     estimated_seconds: int | None
-    """How long Argo expects it to take, from the last run of the same template."""
+    """Argo's estimate of the duration, from the last run of the same template."""
     shutdown: str
     store: str
     tasks: tuple[Task, ...]
     handler: Task | None
     """The exit handler."""
     note: str = ""
-    """Why the tree is not all there, if so."""
+    """Why tasks are missing from the tree; empty if none are."""
 
     @property
     def ended(self) -> bool:
@@ -103,7 +102,7 @@ class Run:
         return self.phase in ENDED
 
     def leaves(self) -> Iterator[Task]:
-        """All pods, the exit handler's last."""
+        """Yield all pods, the exit handler's last."""
         for task in self.tasks:
             yield from task.leaves()
         if self.handler:
@@ -140,49 +139,50 @@ def run_of(workflow: Document) -> Run:
 
 
 def nodes_of(status: Document) -> tuple[dict[str, Document], str]:
-    """A Workflow's nodes by id, unpacked if need be, and why there are none, if they are away."""
+    """The nodes of a Workflow by id, and a remark why they are missing if Argo offloaded them."""
     if packed := status.get("compressedNodes"):
-        found: dict[str, Document] = json.loads(gzip.decompress(base64.b64decode(packed)))
-        return found, ""
+        nodes: dict[str, Document] = json.loads(gzip.decompress(base64.b64decode(packed)))
+        return nodes, ""
     if status.get("offloadNodeStatusVersion"):
         return {}, (
-            "The controller keeps this Workflow's nodes in its database, where only the Argo "
-            "server reads them: only the totals are shown."
+            "The controller keeps this Workflow's nodes in its database, which only the Argo "
+            "server reads; only the totals are shown."
         )
     return status.get("nodes") or {}, ""
 
 
 def exit_code(run: Run) -> int:
-    """What a command that waited for a Workflow exits with.
+    """The exit code of a command that waited for a Workflow.
 
-    Succeeded is 0. Failed is what the stage that owns the verdict exited with (gate: 3, a
-    regression; report: 2, something is missing), else what all failed pods agree on (2: a config,
-    a checkpoint; 5 where all of them met a deadline, their own or the Workflow's), and 4 for
-    everything else: infrastructure, stopped by someone, Error.
+    - 0 if the Workflow succeeded.
+    - The exit code of gate (3: a regression) or report (2: outputs are missing) if one failed.
+    - Otherwise the exit code that all failed pods share: 2 for a bad config or checkpoint, 5 if
+      each of them missed a deadline, its own or the Workflow's.
+    - 4 for everything else: infrastructure, a stopped Workflow, the phase Error.
     """
     if run.phase == "Succeeded":
         return EXIT_OK
     if run.shutdown or run.phase == "Error":
         return EXIT_INFRASTRUCTURE
-    told = (EXIT_USAGE, EXIT_REGRESSION, EXIT_INFRASTRUCTURE, EXIT_TIMED_OUT)
+    meaningful = (EXIT_USAGE, EXIT_REGRESSION, EXIT_INFRASTRUCTURE, EXIT_TIMED_OUT)
     failed = run.failures()
     for verdict in VERDICTS:
         for task in failed:
-            if task.path == verdict and task.exit_code in told:
+            if task.path == verdict and task.exit_code in meaningful:
                 return task.exit_code
     codes = {EXIT_TIMED_OUT if "deadline" in t.message.lower() else t.exit_code for t in failed}
     only = codes.pop() if len(codes) == 1 else None
-    return only if only in told else EXIT_INFRASTRUCTURE
+    return only if only in meaningful else EXIT_INFRASTRUCTURE
 
 
 def parameters(arguments: Document | None) -> dict[str, Any]:
-    """Names and values of the parameters of inputs, outputs or arguments."""
-    given = (arguments or {}).get("parameters") or []
-    return {item["name"]: item.get("value") for item in given}
+    """The parameters of inputs, outputs or arguments: value by name."""
+    listed = (arguments or {}).get("parameters") or []
+    return {item["name"]: item.get("value") for item in listed}
 
 
 class _Shape:
-    """What is needed to place a node: its siblings and the templates."""
+    """Builds the tree: knows a node's siblings, its attempts and the templates."""
 
     def __init__(self, workflow: Document, nodes: dict[str, Document]) -> None:
         stored = (workflow.get("status") or {}).get("storedWorkflowTemplateSpec") or {}
@@ -207,7 +207,10 @@ class _Shape:
                 self.inside[node.get("boundaryID", "")].append(node)
 
     def tasks(self, dag: Document, path: str = "") -> tuple[Task, ...]:
-        """The tasks of a DAG node, in the order of its template; then what has not started."""
+        """The tasks of a DAG node, in the order of its template; other nodes come last.
+
+        A task of the template that has no node yet is Waiting, unless the DAG is over.
+        """
         inside = self.inside[dag["id"]]
         groups = {node["displayName"] for node in inside if node["type"] == "TaskGroup"}
         items: dict[str, list[Document]] = defaultdict(list)
@@ -235,7 +238,7 @@ class _Shape:
         return tuple(tasks)
 
     def task(self, node: Document, name: str, path: str) -> Task:
-        """A pod, or a DAG with its tasks."""
+        """The task of a node: a pod with its attempts, or a DAG with its tasks."""
         attempts = self.attempts.get(node["id"]) or [node]
         last = attempts[-1]
         here = f"{path}{name}"
@@ -250,11 +253,12 @@ class _Shape:
             message=last.get("message") or node.get("message") or "",
             exit_code=int(code) if code is not None and pods else None,
             pod_nodes=pods,
-            share=_share(last.get("progress")) if pods else None,
+            share=_fraction(last.get("progress")) if pods else None,
             children=() if pods else self.tasks(last, f"{here}/"),
         )
 
     def _group(self, node: Document, items: list[Document], path: str, total: int | None) -> Task:
+        """The task of a fan-out, from its TaskGroup node and the nodes of its items."""
         children = []
         for item in sorted(items, key=_index):
             match = _ITEM.match(item["displayName"])
@@ -272,15 +276,14 @@ class _Shape:
         )
 
     def _fan_out(self, spec: Document, dag: Document, found: dict[str, Document]) -> int | None:
-        """How many items a fan-out has; None where that cannot be known from here."""
+        """The number of items of a fan-out; None if the document does not say it."""
         if literal := spec.get("withItems"):
             return len(literal)
         sequence = spec.get("withSequence") or {}
-        given = spec.get("withParam") or sequence.get("count")
-        if given is None:
+        value = spec.get("withParam") or sequence.get("count")
+        if value is None:
             return None
-        value = given
-        if reference := _REFERENCE.match(str(given)):
+        if reference := _REFERENCE.match(str(value)):
             value = self._resolve(reference["path"], dag, found)
         try:
             listed = json.loads(str(value))
@@ -289,6 +292,10 @@ class _Shape:
         return len(listed) if isinstance(listed, list) else listed if sequence else None
 
     def _resolve(self, path: str, dag: Document, found: dict[str, Document]) -> Any:
+        """The value of a reference such as `tasks.plan.outputs.parameters.alphas`; None if unknown.
+
+        `found` has the DAG's nodes by name.
+        """
         match path.split("."):
             case ["tasks", task, "outputs", "parameters", name]:
                 return parameters((found.get(task) or {}).get("outputs")).get(name)
@@ -300,25 +307,28 @@ class _Shape:
 
 
 def _phase(node: Document, last: Document) -> str:
-    """A Retry node runs as soon as it exists; its pod may still be pending."""
+    """The phase of a task: its last attempt's while it runs.
+
+    A Retry node is Running as soon as it exists, but its pod may still be Pending.
+    """
     own: str = node.get("phase") or "Pending"
     return last.get("phase") or "Pending" if own == "Running" and node is not last else own
 
 
 def _index(node: Document) -> int:
-    """The last number in brackets of a node's name: of an item, or of an attempt."""
+    """The index of an item or attempt: the last number in parentheses in the node's name."""
     numbers = re.findall(r"\((\d+)(?::|\))", node["displayName"])
     return int(numbers[-1]) if numbers else 0
 
 
 def _pods(nodes: dict[str, Document]) -> str:
-    """N/M of the pods; empty where there are none."""
+    """Pods that succeeded and all pods as N/M; empty if there are no pods."""
     phases = [node.get("phase") for node in nodes.values() if node["type"] == "Pod"]
     return f"{phases.count('Succeeded')}/{len(phases)}" if phases else ""
 
 
-def _share(progress: str | None) -> float | None:
-    """N/M of a pod that reports its progress; 0/1 and 1/1 say nothing."""
+def _fraction(progress: str | None) -> float | None:
+    """A pod's progress N/M as a number; None for 0/1 and 1/1, Argo's defaults for any pod."""
     done, _, total = (progress or "").partition("/")
     if not (done.isdigit() and total.isdigit() and int(total) > 1):
         return None

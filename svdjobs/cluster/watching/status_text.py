@@ -1,8 +1,8 @@
-"""From the tree of a Workflow to the lines a person watches: pure text, at most about forty lines.
+"""Turn the tree of a Workflow into lines for a person: pure text, at most about forty lines.
 
-What is many is folded: a fan-out is one line of counts; of a fan-out of DAGs (the alphas) the
-failed and the running ones are shown while there is room; what failed is listed below with its exit
-code and the command that shows its log.
+A fan-out of pods is one line of counts. In a fan-out of DAGs (the alphas), the failed and the
+running items have a line each while there is room. Failed pods are listed below with their exit
+codes, and with the command that shows their logs.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from svdjobs.progress import duration
 
 LIMIT = 40
 WIDTH = 100
-# A fan-out's time left is said once this many items are done: one is an anecdote.
+# The remaining time is estimated only after this many items, or this fraction of a pod's work.
 ENOUGH_ITEMS = 3
 ENOUGH_SHARE = 0.05
-# What Argo copies from a pod that no node has room for.
+# The message of a pod that fits on no node contains this word.
 UNPLACED = "Unschedulable"
 
 _MARKS = {
@@ -32,16 +32,17 @@ _FAILURES = 8
 
 
 def to_lines(run: Run, now: datetime | None = None, *, limit: int = LIMIT) -> list[str]:
-    """The tree as text. Without `now`, nothing that changes by itself (time passed, time left)."""
+    """The tree as lines. Without `now` they have no times that change by themselves, so two calls
+    differ only if the run has changed."""
     failures = _failures(run)
     room = limit - 2 - len(run.tasks) - len(failures)
     lines = [_headline(run, now), *([run.note] if run.note else [])]
     groups = [task for task in run.tasks if task.items is not None and _rows(task)]
-    share = max(2, room // len(groups)) if groups else 0
+    room_each = max(2, room // len(groups)) if groups else 0
     for task in run.tasks:
         lines.append(_line(task, now))
         if task in groups:
-            lines += _items(task, now, share)
+            lines += _items(task, now, room_each)
         elif task.items is None and task.children:
             lines += [f"    {_inner(child)}" for child in task.children]
     if run.handler:
@@ -50,12 +51,13 @@ def to_lines(run: Run, now: datetime | None = None, *, limit: int = LIMIT) -> li
 
 
 def cut(line: str) -> str:
-    """A line no longer than a terminal of a hundred columns."""
+    """Shorten a line to a hundred columns."""
     line = escape.line(line)
     return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
 
 
 def _headline(run: Run, now: datetime | None) -> str:
+    """The line on the whole Workflow."""
     words = [run.name, f"namespace {run.namespace}", run.phase]
     if run.progress:
         words.append(f"pods {run.progress}")
@@ -73,7 +75,7 @@ def _headline(run: Run, now: datetime | None) -> str:
 
 
 def _line(task: Task, now: datetime | None) -> str:
-    """One task of the top level."""
+    """The line of a top-level task."""
     head = f"{_mark(task)} {task.name:<12}"
     if task.items is not None:
         head += f"  {_counts(task)}"
@@ -90,7 +92,7 @@ def _line(task: Task, now: datetime | None) -> str:
 
 
 def _time(task: Task, now: datetime | None) -> str:
-    """How long it took or takes, and how long it will where that can be said honestly."""
+    """A task's duration so far, and its remaining time if there is an estimate."""
     if not task.started or task.phase in ("Pending", "Omitted", "Skipped"):
         return ""
     if task.ended:
@@ -103,10 +105,10 @@ def _time(task: Task, now: datetime | None) -> str:
 
 
 def time_left(task: Task, now: datetime) -> float | None:
-    """Seconds until a task ends, None where there is no ground to say.
+    """Estimate the seconds until a task ends; None without enough data.
 
-    A pod that reports its progress goes on at its pace so far. A fan-out's items take as long as
-    those that are done took, as many at a time as run or start now.
+    A pod that reports its progress is assumed to keep its pace. A fan-out's items are assumed to
+    take as long as the mean of those that are done, as many at a time as run or start now.
     """
     if task.started and task.share is not None and task.share >= ENOUGH_SHARE:
         return _seconds(task.started, None, now) * (1 - task.share) / task.share
@@ -118,12 +120,13 @@ def time_left(task: Task, now: datetime) -> float | None:
         return None
     each = sum(_seconds(c.started, c.finished, now) for c in done) / len(done)
     waiting = task.items - sum(c.ended for c in task.children) - len(running)
-    begun = sum(max(0.0, each - _seconds(c.started, None, now)) for c in running)
+    left_of_running = sum(max(0.0, each - _seconds(c.started, None, now)) for c in running)
     starting = sum(c.phase == "Pending" and UNPLACED not in c.message for c in task.children)
-    return (begun + waiting * each) / (len(running) + starting)
+    return (left_of_running + waiting * each) / (len(running) + starting)
 
 
 def _seconds(start: datetime | None, end: datetime | None, now: datetime | None) -> float:
+    """Seconds from `start` to `end`, or to `now` without an end; 0 if they are unknown."""
     end = end or now
     return max(0.0, (end - start).total_seconds()) if start and end else 0.0
 
@@ -133,7 +136,7 @@ def _mark(task: Task) -> str:
 
 
 def _counts(task: Task) -> str:
-    """12/16, and what the others do."""
+    """The counts of a fan-out: `12/16  1 failed, 3 running`."""
     assert task.items is not None
     phases = Counter(_WORDS.get(c.phase, c.phase.lower()) for c in task.children)
     if not task.ended:
@@ -143,18 +146,21 @@ def _counts(task: Task) -> str:
 
 
 def _rows(task: Task) -> bool:
-    """Whether the items of a fan-out are worth lines of their own: those that hold tasks."""
+    """Whether the items of a fan-out have lines of their own: only items with tasks in them do."""
     return any(child.children for child in task.children)
 
 
 def _items(task: Task, now: datetime | None, room: int) -> list[str]:
-    """Items of a fan-out of DAGs, in order; too many: what failed and what runs, then a count."""
+    """The lines of the items of a fan-out of DAGs, in order.
+
+    If there are more than `room`, only failed items, then those that run or wait; the last line
+    counts the others.
+    """
     shown = list(task.children)
     if len(shown) > room:
-        telling = [c for c in shown if c.phase in FAILED] + [
-            c for c in shown if c.phase not in FAILED and not c.ended
-        ]
-        chosen = set(telling[: room - 1])
+        failed = [c for c in shown if c.phase in FAILED]
+        unfinished = [c for c in shown if c.phase not in FAILED and not c.ended]
+        chosen = set([*failed, *unfinished][: room - 1])
         shown = [c for c in shown if c in chosen]
     width = max((len(c.name) for c in shown), default=0)
     lines = [f"    {_mark(c)} {c.name:<{width}}  {_tasks(c)}{_time(c, now)}" for c in shown]
@@ -171,7 +177,7 @@ def _tasks(task: Task) -> str:
 
 
 def _inner(task: Task) -> str:
-    """A task below the top level, in a word or two: `blend ✓`, `evaluate 3/4 ●`."""
+    """A task below the top level as a short text: `blend ✓`, `evaluate 3/4 ●`."""
     count = ""
     if task.items is not None:
         count = f" {sum(c.phase == 'Succeeded' for c in task.children)}/{task.items}"
@@ -181,7 +187,7 @@ def _inner(task: Task) -> str:
 
 
 def _failures(run: Run) -> list[str]:
-    """What failed, why, and how to see more; the first few."""
+    """The lines on the first few failed pods: which, why, and the command for their logs."""
     failed = run.failures()
     if not failed:
         return []
@@ -194,19 +200,19 @@ def _failures(run: Run) -> list[str]:
 
 
 def reason(task: Task) -> str:
-    """Why a pod failed: exit code, Argo's message, attempts."""
+    """Why a pod failed: its exit code, Argo's message and the number of attempts."""
     words = []
     if task.exit_code is not None:
         words.append(f"exit code {task.exit_code}")
-    said = task.message.removeprefix("main: ").partition("\n")[0]
-    said = said.removesuffix(f" (exit code {task.exit_code})")
-    if said not in ("", "Error"):
-        words.append(said)
+    message = task.message.removeprefix("main: ").partition("\n")[0]
+    message = message.removesuffix(f" (exit code {task.exit_code})")
+    if message not in ("", "Error"):
+        words.append(message)
     if len(task.pod_nodes) > 1:
         words.append(f"after {len(task.pod_nodes)} attempts")
     return ", ".join(words) or task.phase.lower()
 
 
 def logs_command(run: Run) -> str:
-    """The command that shows logs of a run."""
+    """The command that shows the logs of a run."""
     return f"svdjobs workflow logs {run.name} --namespace {run.namespace}"

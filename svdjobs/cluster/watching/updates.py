@@ -16,10 +16,10 @@ _PAUSE_SECONDS = 0.5
 
 
 def find(cluster: Cluster, run: str) -> Document:
-    """The Workflow of a name, or the latest one of the sweep of that name.
+    """The Workflow called `run`, or the latest Workflow of the sweep called `run`.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: there is no such Workflow and no such sweep.
     """
     try:
         return cluster.get(cluster.path("workflows", run))
@@ -35,25 +35,25 @@ def find(cluster: Cluster, run: str) -> Document:
 
 
 def _not_found(cluster: Cluster, run: str) -> str:
-    there = cluster.get(cluster.path("workflows"), limit=200)["items"]
-    there.sort(key=lambda item: item["metadata"]["creationTimestamp"], reverse=True)
-    names = ", ".join(item["metadata"]["name"] for item in there[:8]) or "none"
+    others = cluster.get(cluster.path("workflows"), limit=200)["items"]
+    others.sort(key=lambda item: item["metadata"]["creationTimestamp"], reverse=True)
+    names = ", ".join(item["metadata"]["name"] for item in others[:8]) or "none"
     return (
-        f"no Workflow {run!r} in namespace {cluster.namespace}, and none of a sweep of that name. "
-        f"Latest there: {names}. Another namespace is given with --namespace; finished Workflows "
-        f"are deleted after a while, what they made stays in their store."
+        f"no Workflow and no sweep is called {run!r} in namespace {cluster.namespace}. The latest "
+        f"Workflows there: {names}. Give another namespace with --namespace. Finished Workflows "
+        f"are deleted after a while; their outputs stay in the store."
     )
 
 
 def changes(cluster: Cluster, name: str) -> Iterator[Document]:
-    """The Workflow now, and again whenever it changes, until it has ended.
+    """Yield the Workflow now and after each change, until it has ended.
 
-    The watch is taken up where it was cut; what the server no longer remembers (410), and what was
-    missed while it was away, is made up for by asking for the whole document.
+    If the watch is cut, it resumes from the last version seen. If the server no longer knows that
+    version (410), or the watch brings nothing, the whole document is read again.
 
     Raises:
-        ClusterError: it was deleted meanwhile.
-        UnavailableError: the API server is away for longer than the cluster's patience.
+        ClusterError: the Workflow was deleted before it ended.
+        UnavailableError: the API server does not answer for longer than the cluster's patience.
     """
     uid = ""
     while True:
@@ -66,6 +66,7 @@ def changes(cluster: Cluster, name: str) -> Iterator[Document]:
         for kind, seen in _events(cluster, name, version):
             if kind == "DELETED":
                 raise _deleted(cluster, name)
+            # A new Workflow of the same name: _still_there raises that the old one was deleted.
             if seen["metadata"]["uid"] != uid:
                 break
             yield seen
@@ -80,6 +81,11 @@ def has_ended(workflow: Document) -> bool:
 
 
 def _still_there(cluster: Cluster, name: str, uid: str) -> Document:
+    """Read the Workflow; `uid` is empty in the first call.
+
+    Raises:
+        ClusterError: the Workflow of that uid was deleted.
+    """
     try:
         workflow = cluster.get(cluster.path("workflows", name))
     except RefusedError as error:
@@ -93,15 +99,15 @@ def _still_there(cluster: Cluster, name: str, uid: str) -> Document:
 
 def _deleted(cluster: Cluster, name: str) -> ClusterError:
     return ClusterError(
-        f"Workflow {name} in namespace {cluster.namespace} was deleted while it was watched. What "
-        f"it finished is in its store: submit the sweep again and it goes on from there."
+        f"Workflow {name} in namespace {cluster.namespace} was deleted while it was watched. Its "
+        f"finished outputs are in its store: submit the sweep again to resume it."
     )
 
 
 def _events(cluster: Cluster, name: str, version: str) -> Iterator[tuple[str, Document]]:
-    """What a watch says from a version on, over as many connections as it takes.
+    """Yield the events of a watch from a version on, over as many connections as it takes.
 
-    Ends when the server has forgotten that version, or a connection brought nothing at all.
+    Ends if the server no longer knows the version, or if a connection brings no event.
     """
     while True:
         began = version
@@ -116,7 +122,8 @@ def _events(cluster: Cluster, name: str, version: str) -> Iterator[tuple[str, Do
             for line in cluster.stream(cluster.path("workflows"), **query):
                 event = json.loads(line)
                 if event["type"] == "ERROR":
-                    return  # 410: too old; whatever it is, the whole document is asked for anew
+                    # Usually 410, a version that is too old. The caller reads the document again.
+                    return
                 version = event["object"]["metadata"]["resourceVersion"]
                 if event["type"] != "BOOKMARK":
                     yield event["type"], event["object"]
