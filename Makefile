@@ -1,16 +1,16 @@
-# svdjobs: `make help` lists what can be done. Everything runs in .venv, made by `make setup`.
+# `make help` lists the targets. Everything runs in .venv, which `make setup` creates.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 TESTS  ?= tests
-# Which build of vLLM .venv has: GPU=1 puts its CUDA build there, GPU=0 its CPU build; else what is there stays.
+# vLLM's build in .venv: GPU=1 installs the CUDA build, GPU=0 the CPU build. Without GPU, the installed build stays.
 HAS    := $(firstword $(patsubst $(VENV)/.installed-%,%,$(wildcard $(VENV)/.installed-*)) cpu)
 BUILD  := $(if $(filter 1,$(GPU)),gpu,$(if $(filter 0,$(GPU)),cpu,$(HAS)))
 LOCK   := images/locks/$(BUILD).lock
 STAMP  := $(VENV)/.installed-$(BUILD)
 COMPILE = $(abspath $(BIN))/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header
 
-# Images: `make images REGISTRY=registry.example/team`, or some of them by IMAGES="cpu plan".
+# Images: `make images REGISTRY=registry.example/team`; IMAGES="cpu plan" builds only these.
 include images/versions.env
 IMAGES   ?= cpu evaluate
 REGISTRY ?= localhost
@@ -20,7 +20,7 @@ COMMIT    = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- svdjobs 
 BUILDER  ?= $(shell docker info >/dev/null 2>&1 && echo docker || basename "$$(command -v podman || command -v buildah)")
 export BUILDAH_LAYERS := true
 
-# What tests run that no Python package brings; packages of Debian's, called as the programs are.
+# Programs that tests run and no Python package contains. Debian's packages have the same names.
 PROGRAMS := buildah podman runc chromium
 MISSING   = $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program)))
 
@@ -32,9 +32,10 @@ help: ## list the targets
 
 setup: $(STAMP) ## create .venv, every dependency pinned by hash; with GPU=1 for NVIDIA GPUs, GPU=0 for CPUs again
 
-# `uv pip sync` also removes what the lock lacks, first: both builds of vLLM own the folder `vllm`.
+# `uv pip sync` removes packages that are not in the lock before it installs. vLLM's two builds need
+# this order: both own the folder `vllm`.
 $(STAMP): $(LOCK) images/locks/tools.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "svdjobs needs Python 3.11 or newer: run make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	sed -n '/^uv==/,/^    #/p' images/locks/tools.lock | $(BIN)/python -m pip install --quiet \
 	  --disable-pip-version-check --no-deps --require-hashes -r /dev/stdin
@@ -43,45 +44,45 @@ $(STAMP): $(LOCK) images/locks/tools.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-programs: ## install what tests use besides Python, so that fewer skip (Debian's apt, as root)
+programs: ## install the programs that tests use, so that fewer tests skip (Debian's apt, as root)
 	$(if $(strip $(MISSING)),apt-get update --quiet && DEBIAN_FRONTEND=noninteractive \
 	  apt-get install --quiet --yes --no-install-recommends $(MISSING))
 
-demo: $(STAMP) ## run a whole sweep on the checkpoints that ship with the project, into runs/demo
+demo: $(STAMP) ## run a whole sweep on the demo checkpoints, into runs/demo
 	$(BIN)/svdjobs sweep jobs/sweeps/demo.yaml
 
-train-demo: $(STAMP) ## train the shipped demo checkpoints again (minutes)
+train-demo: $(STAMP) ## train the demo checkpoints again (minutes)
 	$(BIN)/python -m svdjobs.demo.train
 
 test: $(STAMP) ## run all tests but those that need a cluster
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m 'not cluster' $(TESTS)
 
-test-cluster: $(STAMP) ## run the tests that need a cluster: KUBECONFIG's, or that of SVDJOBS_CLUSTER's script
+test-cluster: $(STAMP) ## run the tests that need a cluster: KUBECONFIG's, or the one that SVDJOBS_CLUSTER starts
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m cluster --durations=15 tests/live
 
-fuzz: $(STAMP) ## read 10,000 mutated checkpoints beside the safetensors library (SEED=1 COUNT=10000)
+fuzz: $(STAMP) ## read 10,000 mutated checkpoints, and compare with the safetensors library (SEED=1 COUNT=10000)
 	$(BIN)/python -m tests.fuzz.headers --seed $(or $(SEED),0) --count $(or $(COUNT),10000)
 
-faults: $(STAMP) ## kill, race and cut off small sweeps, and compare their bytes (SEED=1 COUNT=5)
+faults: $(STAMP) ## kill, race and disconnect small sweeps, and compare their bytes (SEED=1 COUNT=5)
 	$(BIN)/python -m tests.fuzz.faults --seed $(or $(SEED),0) --count $(or $(COUNT),5)
 
 lint: $(STAMP) ## check style and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(STAMP) ## reformat, and mend what ruff can mend
+format: $(STAMP) ## format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 typecheck: $(STAMP) ## check types (mypy, strict)
 	$(BIN)/mypy
 
-render: $(STAMP) ## write workflows/, jobs/kubernetes/ and what is generated of the chart again
+render: $(STAMP) ## write workflows/, jobs/kubernetes/ and the generated parts of images/ and the chart again
 	$(BIN)/svdjobs workflow render jobs/sweeps/demo.yaml --settings workflows/settings.yaml
 	$(BIN)/python -m tests.from_pipeline
 	$(BIN)/python -m tests.helm.golden
 
-verify: render lint typecheck test ## regenerate everything, check everything, and end clean
+verify: render lint typecheck test ## write the generated files again and run all checks; fail if a generated file changed
 	git diff --exit-code -- workflows jobs helm images tests/helm/golden
 
 bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also runs/bench.json
@@ -89,7 +90,7 @@ bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also
 	$(BIN)/python -m tests.benchmarks.evaluation
 	$(BIN)/python -m tests.benchmarks.grading
 
-docs-figures: $(STAMP) ## measure what the docs quote again: the demo, and what `make bench` has left
+docs-figures: $(STAMP) ## measure again the numbers that the docs quote: the demo, and the results of `make bench`
 	$(BIN)/python -m tests.benchmarks.figures
 
 lock: $(STAMP) ## compile images/locks/*.lock again from their .in files
@@ -106,11 +107,11 @@ images: $(IMAGES:%=image-%) ## build svdjobs and svdjobs-evaluate with docker, p
 
 image-%: NAME = $(REGISTRY)/svdjobs$(patsubst %,-%,$(filter-out cpu,$*))
 image-%:
-	$(if $(BUILDER),,$(error No docker that answers, no podman, no buildah; install one or say BUILDER=its path))
+	$(if $(BUILDER),,$(error docker does not answer, and podman and buildah are missing. Install one of them, or give BUILDER=path))
 	$(BUILDER) build $(BUILD_FLAGS) --file images/Dockerfile --target $* --tag $(NAME):$(TAG) \
 	  --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) --build-arg VLLM_IMAGE=$(VLLM_IMAGE) \
 	  --build-arg VERSION=$(VERSION) --build-arg GIT_COMMIT=$(COMMIT) .
 	$(BUILDER) images $(NAME):$(TAG)
 
-clean: ## remove what running leaves behind, but not the environment
+clean: ## remove runs, results, logs and caches, but not .venv
 	rm -rf runs gen_results logs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -44,17 +44,17 @@ def _values(stage: Stage) -> str:
     holds = ": the checkpoint and the engine's caches" if stage.image == "evaluate" else ""
     deadline = "null" if own.deadline_seconds is None else own.deadline_seconds
     return f"""{stage.name}:
-  # -- CPUs of {article} {stage.name} pod.
+  # -- CPUs that the scheduler reserves for {article} {stage.name} pod.
   cpu: "{own.cpu}"
-  # -- Memory of {article} {stage.name} pod.
+  # -- Memory that the scheduler reserves for {article} {stage.name} pod.
   memory: {own.memory}
-  # -- Most CPUs; null: as requested.
+  # -- Most CPUs of the pod; null: `cpu`.
   cpuLimit: null
-  # -- Most memory; null: as requested.
+  # -- Most memory of the pod, which is killed if it needs more; null: `memory`.
   memoryLimit: null
   # -- Size of /scratch{holds}.
   scratch: {own.scratch}
-  # -- Longest time of one attempt; null: as long as it takes.
+  # -- Time limit of one attempt in seconds; null: no limit.
   deadlineSeconds: {deadline}
 """
 

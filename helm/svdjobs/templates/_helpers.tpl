@@ -6,7 +6,7 @@
 {{- .Values.serviceAccount.name | default (include "svdjobs.name" .) -}}
 {{- end -}}
 
-{{/* Of everything that sweeps consist of: LABELS of svdjobs/cluster/manifests/pods.py. */}}
+{{/* Labels of every object of a sweep: LABELS of svdjobs/cluster/manifests/pods.py. */}}
 {{- define "svdjobs.podLabels" -}}
 app.kubernetes.io/name: svdjobs
 app.kubernetes.io/part-of: svdjobs
@@ -29,7 +29,7 @@ app.kubernetes.io/name: svdjobs-dev-store
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* The ConfigMap that bounds evaluations; empty if nothing does. */}}
+{{/* Name of the ConfigMap that limits the evaluation pods; empty without a limit. */}}
 {{- define "svdjobs.semaphore" -}}
 {{- if .Values.limits.semaphore -}}
 {{- .Values.limits.semaphore -}}
@@ -46,7 +46,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end -}}
 
-{{/* The Secrets whose keys become variables; of two that say the same, the later counts. */}}
+{{/* Secrets whose keys become environment variables. If two have the same key, the later one counts. */}}
 {{- define "svdjobs.envFrom" -}}
 {{- if .Values.store.existingSecret }}
 - secretRef: {name: {{ .Values.store.existingSecret | quote }}, optional: true}
@@ -56,7 +56,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- end -}}
 
-{{/* What the restricted Pod Security level asks of a pod, and of a container. */}}
+{{/* The restricted Pod Security level requires this of a pod, and of a container. */}}
 {{- define "svdjobs.podSecurity" -}}
 runAsNonRoot: true
 seccompProfile: {type: RuntimeDefault}

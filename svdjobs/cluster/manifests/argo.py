@@ -1,9 +1,9 @@
-"""The sweep as an Argo Workflow: `svdjobs.pipeline` in Argo's words, and when pods try again.
+"""Write a sweep as an Argo Workflow: the graph of `svdjobs.pipeline`, and when pods are retried.
 
-Report names what is missing, and the Workflow ends as it does. Gate, where the sweep has one,
-judges a complete report. Where report has failed gate is omitted, and where none is planned it is
-skipped: either counts with the phase of what was before it, which is report's (assessDAGPhase in
-Argo's workflow/controller/dag.go).
+The stage report fails if outputs are missing, and the Workflow then fails with it. The stage gate
+runs only after a complete report: gate is omitted if report failed, and skipped if the sweep has no
+gate. In both cases Argo takes the phase of the task before gate, which is report's (assessDAGPhase
+in Argo's workflow/controller/dag.go).
 """
 
 from __future__ import annotations
@@ -24,23 +24,25 @@ if TYPE_CHECKING:
 NAME = "svdjobs-sweep"
 UNITS = f"{pods.SCRATCH}/units"
 CONFIG_VARIABLE = "SVDJOBS_CONFIG"
-# Where Argo's executor, as any client within a pod, looks for its account's token.
 TOKEN = "executor-token"
+# Every client in a pod, also Argo's executor, reads the token of its account in this folder.
 TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
-# A pod that was deleted or evicted has no exit code of its own; Argo says -1 then, and for one that
-# could not be created. A deadline would be missed again, too little memory or disk be too little
-# again, and what the API server forbids (a Pod Security level, no such account) forbidden again.
+# Argo gives exit code -1 to a pod whose end it did not see (deleted, evicted) and to a pod that
+# could not be created. A pod is not retried if it would fail again: it missed a deadline, had too
+# little memory or disk, or the API server forbids it (a Pod Security level, a missing account).
 RETRY = (
     f"(asInt(lastRetry.exitCode) in {sorted([*pods.TRY_AGAIN, -1])}"
     " || lastRetry.message matches '(?i)low on resource|node shutdown|preempt|pod deleted')"
     " && !(lastRetry.message matches '(?i)deadline|OOMKilled|exceeds the|is forbidden')"
 )
-# However a task ended; a task that waits for another so does not fail with it.
+# Every result of a task that is over. A task that waits for any of them runs even if the other task
+# failed.
 ENDED = ("Succeeded", "Failed", "Errored", "Skipped", "Omitted")
 
 
 def sweep(settings: ClusterSettings, config: str) -> Workflow:
-    """The self-contained Workflow, with a sweep's YAML text as the default of its `config`."""
+    """The self-contained Workflow; `config`, a sweep's YAML text, is the default of its parameter
+    `config`."""
     from hera.workflows import Parameter, Workflow
     from hera.workflows import models as m
 
@@ -54,7 +56,7 @@ def sweep(settings: ClusterSettings, config: str) -> Workflow:
             Parameter(name=name, value=value, description=what)
             for name, value, what in parameters(settings, config)
         ],
-        templates=[*_leaves(settings), *_chains()],
+        templates=[*_stage_templates(settings), *_dags()],
         parallelism=limits.parallelism,
         service_account_name=settings.service_account,
         image_pull_secrets=[m.LocalObjectReference(name=name) for name in settings.pull_secrets]
@@ -71,59 +73,59 @@ def sweep(settings: ClusterSettings, config: str) -> Workflow:
 
 
 def parameters(settings: ClusterSettings, config: str) -> list[tuple[str, str, str]]:
-    """Name, default and meaning of what may be said when the Workflow is submitted."""
+    """Name, default and description of every parameter of the Workflow."""
     return [
-        ("config", config, "The sweep: text of a file such as those in jobs/sweeps/"),
-        ("store", settings.store, "Where the run lives: s3://bucket/prefix"),
-        ("image", settings.image, "Of all stages but evaluate"),
-        ("evaluate-image", settings.evaluate_image, "Of evaluate"),
+        ("config", config, "The sweep's config: YAML text, as in the files of jobs/sweeps/"),
+        ("store", settings.store, "The run's store: s3://bucket/prefix"),
+        ("image", settings.image, "Image of all stages but evaluate"),
+        ("evaluate-image", settings.evaluate_image, "Image of the stage evaluate"),
         ("gpus", str(settings.gpu.count), "GPUs of each evaluation pod; 0 evaluates on CPUs"),
-        ("keep-weights", "true", "false: delete an alpha's weights once it is evaluated"),
+        ("keep-weights", "true", "false: delete an alpha's weights after its evaluation"),
     ]
 
 
-def _leaves(settings: ClusterSettings) -> list[Container]:
-    """One template per stage: each is a pod."""
+def _stage_templates(settings: ClusterSettings) -> list[Container]:
+    """One pod template for each stage, and one for notify."""
     from hera.workflows import Parameter
     from hera.workflows import models as m
 
-    units = [
+    fan_outs = [
         Parameter(name=name, value_from=m.ValueFrom(path=f"{UNITS}/{name}.json", default="[]"))
         for name in pipeline.fan_outs()
     ]
-    leaves = []
+    templates = []
     for stage in pipeline.STAGES:
         if stage.name == "plan":
-            leaves.append(_leaf(settings, "plan", ["--units-dir", UNITS], outputs=units))
+            units = ["--units-dir", UNITS]
+            templates.append(_stage_template(settings, "plan", units, outputs=fan_outs))
         elif stage.hands_on and settings.artifacts:
-            leaves.append(_verdict(settings, stage))
+            templates.append(_artifact_template(settings, stage))
         else:
-            leaves.append(_leaf(settings, stage.name, inputs=stage.options))
+            templates.append(_stage_template(settings, stage.name, inputs=stage.options))
     status = ["--workflow", "{{workflow.name}}", "--status", "{{workflow.status}}"]
-    return [*leaves, _leaf(settings, "notify", status)]
+    return [*templates, _stage_template(settings, "notify", status)]
 
 
-def _verdict(settings: ClusterSettings, stage: pipeline.Stage) -> Container:
-    """A leaf whose files travel as artifacts. It owns the DAG's phase, too: report fails where
-    something is missing, gate where something got worse."""
+def _artifact_template(settings: ClusterSettings, stage: pipeline.Stage) -> Container:
+    """The template of a stage (report, gate) that also gives its files to Argo as artifacts."""
     from hera.workflows import NoneArchiveStrategy, S3Artifact
 
     folder = f"{pods.SCRATCH}/{stage.name}"
-    place = "{{workflow.name}}" + ("" if stage.name == "report" else f"/{stage.name}")
-    found = [
+    prefix = "{{workflow.name}}" + ("" if stage.name == "report" else f"/{stage.name}")
+    artifacts = [
         S3Artifact(
             name=name.partition(".")[0],
             path=f"{folder}/{name}",
-            key=f"{place}/{name}",
+            key=f"{prefix}/{name}",
             archive=NoneArchiveStrategy(),
             optional=True,
         )
         for name in stage.hands_on
     ]
-    return _leaf(settings, stage.name, ["--copy-to", folder], outputs=found)
+    return _stage_template(settings, stage.name, ["--copy-to", folder], outputs=artifacts)
 
 
-def _leaf(
+def _stage_template(
     settings: ClusterSettings,
     stage: str,
     args: Sequence[str] = (),
@@ -131,7 +133,7 @@ def _leaf(
     inputs: Mapping[str, str] = MappingProxyType({}),
     outputs: Sequence[Parameter | S3Artifact] | None = None,
 ) -> Container:
-    """The template of a stage; `inputs` maps each input to the option it is given by."""
+    """The pod template of a stage; `inputs` maps each input to the command-line option for it."""
     from hera.workflows import Container, Parameter
     from hera.workflows import models as m
 
@@ -143,6 +145,7 @@ def _leaf(
         for word in (flag, f"{{{{inputs.parameters.{name}}}}}")
     ]
     config = m.EnvVar(name=CONFIG_VARIABLE, value="{{workflow.parameters.config}}")
+    # Hera's models turn the camel-case documents of `pods` into the fields used below.
     parsed = m.Container.model_validate({**common, "image": "", "name": "main"})
     where = m.Template.model_validate({"name": stage, **pods.placement(settings, stage)})
     return Container(
@@ -177,17 +180,17 @@ def _leaf(
             limit=str(settings.limits.retries),
             retry_policy="Always",
             expression=RETRY,
-            # No max_duration: Argo counts it from the first attempt's start, so a pod that was
-            # evicted after an hour would never be tried again.
+            # No max_duration: Argo counts it from the start of the first attempt, so a pod that
+            # was evicted after an hour would never be retried.
             backoff=m.Backoff(duration="10s", factor="2"),
         ),
-        synchronization=_bounded(settings) if evaluates else None,
+        synchronization=_semaphore(settings) if evaluates else None,
     )
 
 
 def _patch(settings: ClusterSettings, evaluates: bool) -> str:
-    """What a template cannot say literally: the number of GPUs is a parameter, which `resources`
-    may not contain."""
+    """The template's podSpecPatch: fields that a template lacks, and the number of GPUs, a
+    parameter that `resources` of a template may not contain."""
     spec: dict[str, Any] = {"terminationGracePeriodSeconds": settings.limits.grace_seconds}
     if evaluates:
         gpus = {settings.gpu.resource: "{{workflow.parameters.gpus}}"}
@@ -195,14 +198,18 @@ def _patch(settings: ClusterSettings, evaluates: bool) -> str:
         spec["containers"] = [main]
         if settings.gpu.runtime_class:
             spec["runtimeClassName"] = settings.gpu.runtime_class
-    return dump(spec)  # as JSON it would end in braces that are no parameter's
+    # YAML, not JSON: JSON would end in `}}`, which Argo would read as the end of a parameter.
+    return dump(spec)
 
 
 def _executor() -> str:
-    """Argo's own containers, and nobody else, talk to the API server: they alone get the token of
-    the account that a pod runs as, one that ends with the pod. (Argo's own field for that wants an
-    account for its executor with a token that never ends, in a Secret.) And they are as restricted
-    as ours, or a namespace with the restricted Pod Security level refuses the pod."""
+    """The Workflow's podSpecPatch, for the containers `init` and `wait` that Argo adds to a pod.
+
+    Only they talk to the API server, so only they get the token of the pod's account; it expires
+    with the pod. (Argo's own field, `executor`, needs a Secret with a token that never expires.)
+    They are as restricted as the stage's container: otherwise a namespace with the restricted Pod
+    Security level refuses the pod.
+    """
     token = {"name": TOKEN, "mountPath": TOKEN_PATH, "readOnly": True}
     own = {"securityContext": pods.RESTRICTED, "volumeMounts": [token]}
     return dump(
@@ -216,7 +223,7 @@ def _executor() -> str:
 
 
 def _account() -> list[dict[str, Any]]:
-    """What Kubernetes itself puts where an account's token is looked for.
+    """The sources of the token volume, as Kubernetes itself mounts it into a pod.
 
     https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/
     """
@@ -229,8 +236,8 @@ def _account() -> list[dict[str, Any]]:
     ]
 
 
-def _bounded(settings: ClusterSettings) -> m.Synchronization | None:
-    """The semaphore that all workflows' evaluations share, if there is one."""
+def _semaphore(settings: ClusterSettings) -> m.Synchronization | None:
+    """The semaphore that the evaluation pods of all Workflows share; None without one."""
     from hera.workflows import models as m
 
     if settings.limits.semaphore is None:
@@ -239,38 +246,41 @@ def _bounded(settings: ClusterSettings) -> m.Synchronization | None:
     return m.Synchronization(semaphores=[m.SemaphoreRef(config_map_key_ref=key)])
 
 
-def _chains() -> list[DAG]:
-    """What waits for what."""
+def _dags() -> list[DAG]:
+    """The DAG of each chain, and the DAG `sweep` that starts everything."""
     from hera.workflows import DAG, Parameter
 
-    made = []
-    for chain in (one for one in pipeline.SWEEP if isinstance(one, pipeline.Chain)):
+    dags = []
+    for chain in (step for step in pipeline.SWEEP if isinstance(step, pipeline.Chain)):
         inputs = [Parameter(name=chain.item), Parameter(name="units")]
-        with DAG(name=_template(chain), fail_fast=False, inputs=inputs) as dag:
+        with DAG(name=_dag_name(chain), fail_fast=False, inputs=inputs) as dag:
             for task in chain.tasks:
                 _task(task, units="{{inputs.parameters.units}}")
-        made.append(dag)
+        dags.append(dag)
     with DAG(name="sweep", fail_fast=False) as whole:
-        for one in pipeline.SWEEP:
-            if isinstance(one, pipeline.Chain):
-                _chain(one)
+        for step in pipeline.SWEEP:
+            if isinstance(step, pipeline.Chain):
+                _chain(step)
             else:
-                _task(one, units=planned(one.each) if one.each else None)
-    return [*made, whole]
+                _task(step, units=planned(step.each) if step.each else None)
+    return [*dags, whole]
 
 
-def _template(chain: pipeline.Chain) -> str:
-    """What one unit of a chain is called: `alpha` of `alphas`."""
+def _dag_name(chain: pipeline.Chain) -> str:
+    """The name of the DAG that runs once for each item of a chain: `alpha` for `alphas`."""
     return chain.name.removesuffix("s")
 
 
 def _chain(chain: pipeline.Chain) -> Task:
-    """A chain for each of its units; every one is told the shares of the benchmarks."""
+    """A task of the current DAG that runs a chain for each of its items.
+
+    Each gets the shards of the benchmarks as `units`.
+    """
     from hera.workflows import Task
 
     return Task(
         name=chain.name,
-        template=_template(chain),
+        template=_dag_name(chain),
         depends=_depends(chain.after),
         with_param=planned(chain.each),
         arguments={chain.item: "{{item}}", "units": planned("evaluate")},
@@ -278,15 +288,15 @@ def _chain(chain: pipeline.Chain) -> Task:
 
 
 def _task(task: pipeline.Task, *, units: str | None) -> Task:
-    """A task of the DAG being made; `units` is the list it fans out over, if it does."""
+    """A task of the current DAG; `units` refers to the list of shards that it fans out over."""
     from hera.workflows import Task
 
-    given = {
+    arguments = {
         name: value.replace("{", "{{inputs.parameters.").replace("}", "}}")
         for name, value in task.given.items()
     }
     if task.item:
-        given[task.item] = "{{item}}"
+        arguments[task.item] = "{{item}}"
     when = f"{planned(task.when)} == true" if task.when else None
     if task.unless_kept:
         when = "'{{workflow.parameters.keep-weights}}' == 'false'"
@@ -296,12 +306,12 @@ def _task(task: pipeline.Task, *, units: str | None) -> Task:
         depends=_depends(task.after),
         when=when,
         with_param=units if task.each else None,
-        arguments=given or None,
+        arguments=arguments or None,
     )
 
 
 def _depends(after: Mapping[str, pipeline.Condition]) -> str | None:
-    """The condition on other tasks, as Argo reads it."""
+    """The condition on other tasks, in Argo's syntax."""
     conditions = (
         f"{name}.Succeeded" if how == "succeeded" else ended(name) for name, how in after.items()
     )
@@ -309,10 +319,10 @@ def _depends(after: Mapping[str, pipeline.Condition]) -> str | None:
 
 
 def planned(fan_out: str) -> str:
-    """Reference to a list that plan wrote."""
+    """A reference to a list that the stage plan wrote."""
     return f"{{{{tasks.plan.outputs.parameters.{fan_out}}}}}"
 
 
 def ended(task: str) -> str:
-    """A condition that holds once a task is over, however it went."""
+    """A condition that holds once a task is over, whatever its result."""
     return f"({' || '.join(f'{task}.{result}' for result in ENDED)})"

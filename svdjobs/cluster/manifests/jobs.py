@@ -1,7 +1,7 @@
-"""The stages as plain Kubernetes Jobs, for clusters without Argo: applied one file after another.
+"""Write the stages as plain Kubernetes Jobs, for clusters without Argo; files are applied in order.
 
-A fan-out is an Indexed Job: of the run's own list of units, an index does every n-th. A failed
-index fails alone.
+A fan-out is an Indexed Job: each of the n indices does every n-th shard of the run's list. If an
+index fails, the others go on.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from svdjobs.runs import shards
 FOLDER = Path("jobs/kubernetes")
 CONFIG_FOLDER = "/etc/svdjobs"
 CONFIG_FILE = "sweep.yaml"
-# Names of Jobs end in a stage and of their pods in an index and a hash; labels end at 63.
+# A Job's name is the sweep's name and a stage, its pods' names add an index and a hash, and a label
+# has at most 63 characters.
 NAME_LENGTH = 30
 _Documents = list[dict[str, Any]]
 
 
 def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict[Path, _Documents]:
-    """Manifests by file, numbered in the order to apply them in."""
+    """Manifests by file; the numbers in the files' names are the order in which to apply them."""
     run = run_name(config)
     counts = {
         "decompose": len(shards.decompose_shards(config, None)),
@@ -39,27 +40,28 @@ def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict
         indexed = ("--index", "$(JOB_COMPLETION_INDEX)", "--of", str(count)) if count else ()
         return [_job(settings, run, stage, [*args, *indexed], name=name or stage, count=count)]
 
-    found: dict[str, _Documents] = {"config": [_account(settings), _config_map(run, text)]}
+    files: dict[str, _Documents] = {"config": [_account(settings), _config_map(run, text)]}
     for task in pipeline.tasks():
         stage = pipeline.stage(task.stage)
-        # A Job evaluates all but after, whatever chain they belong to.
-        if task.name in found or task.unless_kept or not stage.wanted(config):
+        # The chains `alphas` and `baselines` both have a task `evaluate`. One Job does them all.
+        if task.name in files or task.unless_kept or not stage.wanted(config):
             continue
         if task.stage == "plan":
-            found["plan"] = job("plan", "--units-dir", f"{pods.SCRATCH}/units")
+            files["plan"] = job("plan", "--units-dir", f"{pods.SCRATCH}/units")
         elif not stage.options:
-            found[task.name] = job(task.stage)
+            files[task.name] = job(task.stage)
         elif count := counts[task.name]:
-            own = [
+            # A value in braces is an item of a chain; the Job's index chooses it instead.
+            fixed = [
                 word
                 for name, value in task.given.items()
                 if "{" not in value
                 for word in (stage.options[name], value)
             ]
-            found[task.name] = job(task.stage, *own, count=count, name=task.name)
+            files[task.name] = job(task.stage, *fixed, count=count, name=task.name)
     return {
-        FOLDER / f"{10 * place:02d}-{name}.yaml": items
-        for place, (name, items) in enumerate(found.items())
+        FOLDER / f"{10 * number:02d}-{name}.yaml": items
+        for number, (name, items) in enumerate(files.items())
     }
 
 
@@ -88,13 +90,13 @@ def _job(
     name: str,
     count: int | None,
 ) -> dict[str, Any]:
-    """One stage; with a `count`, its units as an Indexed Job."""
+    """The Job of one stage; with `count`, an Indexed Job of that many indices."""
     limits, deadline = settings.limits, pods.resources_of(settings, stage).deadline_seconds
     labels = {**pods.LABELS, "svdjobs.io/stage": stage, "svdjobs.io/run": run}
-    gone = "FailIndex" if count else "FailJob"
+    fail = "FailIndex" if count else "FailJob"
     spec: dict[str, Any] = {
-        # Of a pod that was evicted nothing is counted; of what a stage ends with, only this is
-        # worth another attempt.
+        # An eviction does not count as a failed attempt. An exit code outside TRY_AGAIN fails the
+        # Job, or the index, at once.
         "podFailurePolicy": {
             "rules": [
                 {
@@ -102,7 +104,7 @@ def _job(
                     "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
                 },
                 {
-                    "action": gone,
+                    "action": fail,
                     "onExitCodes": {
                         "containerName": "main",
                         "operator": "NotIn",
@@ -127,7 +129,9 @@ def _job(
         }
     else:
         spec["backoffLimit"] = limits.retries
-    if deadline:  # of the whole Job: a pod's own would end it like an eviction, to be tried again
+    # The deadline is the whole Job's. A pod's own deadline ends it with SIGTERM, as an eviction
+    # does, so the pod would be retried.
+    if deadline:
         rounds = math.ceil((count or 1) / limits.parallelism)
         spec["activeDeadlineSeconds"] = deadline * rounds
     metadata = {"name": f"{run}-{name}", "labels": labels}

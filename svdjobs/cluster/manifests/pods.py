@@ -1,4 +1,4 @@
-"""The pod of a stage in Kubernetes' own words, for Argo's templates and for plain Jobs."""
+"""The parts of a stage's pod that Argo's templates and plain Jobs share, as Kubernetes fields."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from svdjobs.errors import EXIT_TERMINATED, EXIT_TRY_AGAIN
 
 LABELS = {"app.kubernetes.io/name": "svdjobs", "app.kubernetes.io/part-of": "svdjobs"}
 SCRATCH = "/scratch"
-# What a stage may end with and be tried again; whatever else it says would be said again.
+# A pod is retried after these exit codes. After any other, it would fail in the same way again.
 TRY_AGAIN = (EXIT_TRY_AGAIN, EXIT_TERMINATED)
-# What the restricted Pod Security level asks of any container.
+# The restricted Pod Security level requires this of every container.
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 def resources_of(settings: ClusterSettings, stage: str) -> StageSettings:
-    """What a pod of the stage gets."""
-    found: StageSettings = getattr(settings, stage, StageSettings.of(pipeline.SMALL))
-    return found
+    """The resources of a stage's pod: the cluster's settings, or the small defaults."""
+    resources: StageSettings = getattr(settings, stage, StageSettings.of(pipeline.SMALL))
+    return resources
 
 
 def evaluates(stage: str) -> bool:
-    """Whether a stage runs engines: in vLLM's image, with GPUs, where these are."""
+    """Whether a stage runs engines, so that its pods use vLLM's image and GPUs."""
     return any(one.name == stage and one.image == "evaluate" for one in pipeline.STAGES)
 
 
 def arguments(stage: str, config: str, store: str, more: list[str]) -> list[str]:
-    """A stage's command line after `svdjobs`."""
-    given = ["--store", store] if stage == "notify" else ["--config", config, "--store", store]
-    return [stage, *given, *more]
+    """The arguments of `svdjobs` for a stage; notify reads no config."""
+    common = ["--store", store] if stage == "notify" else ["--config", config, "--store", store]
+    return [stage, *common, *more]
 
 
 def container(settings: ClusterSettings, stage: str) -> dict[str, Any]:
-    """What all containers of a stage have in common, whatever starts them."""
+    """The fields of a stage's container that Argo's template and a Job share."""
     own = resources_of(settings, stage)
     requests = {"cpu": own.cpu, "memory": own.memory, "ephemeral-storage": own.scratch}
     limits = {"cpu": own.cpu_limit or own.cpu, "memory": own.memory_limit or own.memory}
@@ -53,17 +53,17 @@ def container(settings: ClusterSettings, stage: str) -> dict[str, Any]:
 
 
 def volumes(settings: ClusterSettings, stage: str) -> list[dict[str, Any]]:
-    """Scratch disk, and the shared memory of engines."""
+    """The volumes of a stage's pod: the scratch disk, and the shared memory of engines."""
     size = resources_of(settings, stage).scratch
-    found: list[dict[str, Any]] = [{"name": "scratch", "emptyDir": {"sizeLimit": size}}]
-    if evaluates(stage):
-        memory = {"medium": "Memory", "sizeLimit": settings.gpu.shared_memory}
-        found.append({"name": "shm", "emptyDir": memory})
-    return found
+    scratch: dict[str, Any] = {"name": "scratch", "emptyDir": {"sizeLimit": size}}
+    if not evaluates(stage):
+        return [scratch]
+    memory = {"medium": "Memory", "sizeLimit": settings.gpu.shared_memory}
+    return [scratch, {"name": "shm", "emptyDir": memory}]
 
 
 def security(settings: ClusterSettings) -> dict[str, Any]:
-    """What the restricted Pod Security level asks of a pod.
+    """The pod's securityContext that the restricted Pod Security level requires.
 
     Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/
     """
@@ -72,19 +72,19 @@ def security(settings: ClusterSettings) -> dict[str, Any]:
 
 
 def placement(settings: ClusterSettings, stage: str) -> dict[str, Any]:
-    """Which nodes a pod may go to, and before whom; only what is said, so nothing is empty."""
+    """The fields that choose a pod's nodes, scheduler and priority; empty ones are left out."""
     gpu = settings.gpu
     if not evaluates(stage):
-        found: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "nodeSelector": settings.node_selector,
             "tolerations": list(settings.tolerations),
         }
     else:
-        found = {
+        fields = {
             "nodeSelector": gpu.node_selector,
             "tolerations": list(gpu.tolerations),
             "affinity": gpu.affinity,
             "priorityClassName": gpu.priority_class,
             "schedulerName": gpu.scheduler,
         }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in fields.items() if value}

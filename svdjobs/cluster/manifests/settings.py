@@ -1,4 +1,7 @@
-"""What a cluster must be told: images, resources, GPUs, limits. Every key has a default."""
+"""Cluster settings: images, resources, GPUs, limits. Every key has a default.
+
+A docstring under each field is its documentation, which `svdjobs keys --cluster` prints.
+"""
 
 from __future__ import annotations
 
@@ -17,44 +20,44 @@ Quantity = str
 
 
 class StageSettings(Settings):
-    """What one pod of a stage gets."""
+    """Resources of one pod of a stage."""
 
     cpu: Quantity = "4"
-    """Requested: what the scheduler sets aside."""
+    """CPUs that the scheduler reserves (the request)."""
     memory: Quantity = "16Gi"
-    """Requested, too."""
+    """Memory that the scheduler reserves (the request)."""
     cpu_limit: Quantity | None = None
-    """Default: as requested, so that nothing is overcommitted."""
+    """Most CPUs of the pod; default: `cpu`, so that no node is overcommitted."""
     memory_limit: Quantity | None = None
-    """Default: as requested. A pod that needs more is killed."""
+    """Most memory of the pod, which is killed if it needs more; default: `memory`."""
     scratch: Quantity = "20Gi"
     """Size limit of /scratch, and request of ephemeral storage."""
     deadline_seconds: int | None = Field(default=None, ge=1)
-    """Longest time of one attempt; None: as long as it takes."""
+    """Time limit of one attempt; None: no limit."""
 
     @classmethod
     def of(cls, resources: pipeline.Resources) -> StageSettings:
-        """What the pipeline says a stage needs."""
+        """The settings that equal a stage's defaults in `svdjobs.pipeline`."""
         return cls.model_validate(asdict(resources))
 
 
 class GpuSettings(Settings):
-    """Where evaluation pods run and what they ask for."""
+    """GPUs of evaluation pods, and the nodes they run on."""
 
     resource: str = "nvidia.com/gpu"
-    """What the cluster's device plugin calls a GPU."""
+    """Resource name of a GPU, as the cluster's device plugin spells it."""
     count: int = Field(default=1, ge=0)
     """GPUs per pod; should equal evaluate.tensor_parallel_size. 0 evaluates on CPUs."""
     shared_memory: Quantity = "8Gi"
-    """Size of /dev/shm, which engines with several GPUs pass tensors through."""
+    """Size of /dev/shm, through which an engine on several GPUs passes tensors."""
     runtime_class: str | None = None
-    """RuntimeClass of the pods, where GPUs need one of their own, e.g. nvidia."""
+    """RuntimeClass of the pods, if GPUs need one, e.g. nvidia."""
     node_selector: dict[str, str] = Field(default={})
-    """E.g. {nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3}."""
+    """Labels that a node must have, e.g. {nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3}."""
     tolerations: tuple[dict[str, Any], ...] = (
         {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
     )
-    """Taints of GPU nodes that the pods put up with, as Kubernetes spells them."""
+    """Taints of GPU nodes that the pods tolerate, as Kubernetes spells them."""
     affinity: dict[str, Any] = Field(default={})
     """Affinity of the pods, as Kubernetes spells it."""
     priority_class: str | None = None
@@ -64,58 +67,59 @@ class GpuSettings(Settings):
 
 
 class LimitSettings(Settings):
-    """How much runs at once, and how long what is over stays."""
+    """How many pods run at once, how often they are retried, how long ended Workflows stay."""
 
     parallelism: int = Field(default=64, ge=1)
-    """Pods of one workflow at a time."""
+    """Most pods of one Workflow at a time."""
     semaphore: str | None = None
-    """A ConfigMap whose key `evaluate` bounds the evaluation pods of all workflows together."""
+    """A ConfigMap; its key `evaluate` limits the evaluation pods of all Workflows together."""
     retries: int = Field(default=5, ge=0)
-    """Further attempts of a pod that was evicted, or whose store did not answer."""
+    """Retries of a pod that was evicted, or whose store did not answer."""
     grace_seconds: int = Field(default=60, ge=1)
-    """Between SIGTERM and SIGKILL: to keep completions and abort uploads."""
+    """Seconds between SIGTERM and SIGKILL, in which a pod keeps completions and aborts uploads."""
     keep_success_seconds: int = Field(default=86_400, ge=0)
-    """How long a workflow that succeeded stays listed."""
+    """Seconds until a Workflow that succeeded is deleted."""
     keep_failure_seconds: int = Field(default=604_800, ge=0)
-    """How long one that failed stays listed."""
+    """Seconds until a Workflow that failed, or an ended Job, is deleted."""
 
 
 class CommonSettings(Settings):
-    """Everything the generated manifests depend on besides the sweep."""
+    """Everything besides the sweep that the generated manifests depend on."""
 
     image: str = f"svdjobs:{__version__}"
-    """Of all stages but evaluate."""
+    """Image of all stages but evaluate."""
     evaluate_image: str = f"svdjobs-evaluate:{__version__}"
-    """Of evaluate."""
+    """Image of the stage evaluate."""
     pull_policy: str = "IfNotPresent"
     """When nodes pull images: IfNotPresent, Always or Never."""
     pull_secrets: tuple[str, ...] = ()
     """Secrets with the registry's credentials."""
     service_account: str = "svdjobs"
-    """Of all pods; must exist in the namespace."""
+    """Service account of all pods; it must exist in the namespace."""
     secret: str = "svdjobs-store"
     """A Secret whose keys become environment variables: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
-    HF_TOKEN, SVDJOBS_NOTIFY_URL… It may be absent, e.g. where a role of the service account grants
+    HF_TOKEN, SVDJOBS_NOTIFY_URL… It may be missing, e.g. if a role of the service account grants
     access."""
     store: str = "s3://svdjobs/demo"
-    """Default of the workflow's `store` parameter."""
+    """Default of the Workflow's parameter `store`."""
     artifacts: bool = False
-    """Also hand the report, its figures and junit.xml, and the gate's verdict, to Argo as
-    artifacts; the controller needs an artifact repository for that. Weights never are."""
+    """Also give the report, its figures and junit.xml, and the gate's verdict, to Argo as
+    artifacts; Argo's controller needs an artifact repository for that. Weights are never
+    artifacts."""
     user: int | None = 10001
     """User id of all containers; None lets the cluster choose, as OpenShift does."""
     schedule: str = "0 2 * * *"
-    """Of the nightly sweep, in UTC."""
+    """Cron expression of the nightly sweep, in UTC."""
     node_selector: dict[str, str] = Field(default={})
-    """Of all pods but evaluation's."""
+    """Labels that a node must have for all pods but evaluation pods."""
     tolerations: tuple[dict[str, Any], ...] = ()
-    """Of all pods but evaluation's."""
+    """Taints that all pods but evaluation pods tolerate, as Kubernetes spells them."""
     limits: LimitSettings = LimitSettings()
     gpu: GpuSettings = GpuSettings()
 
 
 def _stages() -> dict[str, Any]:
-    """A section for each stage, under its name, with what the pipeline says it needs."""
+    """A section of settings for each stage, with the stage's defaults in `svdjobs.pipeline`."""
     return {
         stage.name: (StageSettings, StageSettings.of(stage.resources))
         for stage in pipeline.STAGES
@@ -132,10 +136,10 @@ else:
 
 
 def load_settings(path: Path | None) -> ClusterSettings:
-    """Settings from a YAML file; the defaults without one.
+    """Read the settings from a YAML file; without one, return the defaults.
 
     Raises:
-        ConfigError: unreadable, or with unknown keys or bad values; all of them are named.
+        ConfigError: the file cannot be read, or has unknown keys or bad values; all are named.
     """
     if path is None:
         return ClusterSettings()

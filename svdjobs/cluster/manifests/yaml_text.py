@@ -1,4 +1,4 @@
-"""YAML as a person would write it: texts of several lines as blocks, nothing as an anchor."""
+"""Write YAML as a person would: strings of several lines as blocks, no anchors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def dump(document: Any) -> str:
-    """The document, its keys in the order given."""
+    """The document as YAML text, with its keys in their own order."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
