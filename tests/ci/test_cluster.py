@@ -1,5 +1,4 @@
-"""A job's Workflow against an API server that answers as it is told: it ends, takes too long, is
-cancelled."""
+"""A CI job's Workflow against a fake API server: it ends, runs out of time, or is cancelled."""
 
 from __future__ import annotations
 
@@ -44,7 +43,7 @@ def finished(phase: str, *ends: tuple[str, int], store: str = "s3://b/run") -> B
 
 
 class Api:
-    """Creates, and then shows the Workflow; keeps what it was asked to change."""
+    """Answers a creation, then shows the Workflow `shown`; records creations and patches."""
 
     def __init__(self, shown: Body, *, creates: bool = True) -> None:
         self.shown = shown

@@ -1,4 +1,4 @@
-"""`svdjobs ci run` as a CI job sees it: an exit code, a folder, a summary."""
+"""`svdjobs ci run`: its exit code, its folder and its summary."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def config_file(make_config: MakeConfig, tmp_path: Path) -> Path:
 
 
 def ci(folder: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`svdjobs ci run`, in a folder that gets what it writes."""
+    """Run `svdjobs ci run` in a folder, to which it writes."""
     step = {"GITHUB_STEP_SUMMARY": str(folder / "step.md")}
     return svdjobs("ci", "run", *words, cwd=folder, env={**os.environ, **step, **environment})
 
 
 def test_on_this_machine(config_file: Path, tmp_path: Path) -> None:
-    """Twice: what is finished is not done again, and the step's summary is appended to."""
+    """The second run does no finished work again, and appends to the step's summary."""
     store = f"{tmp_path}/ci/{{name}}"
     done = ci(tmp_path, config_file, "--local", "--store", store)
     assert done.returncode == 0, done.stderr
@@ -64,7 +64,7 @@ def test_what_fails_is_in_the_summary(config_file: Path, tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
     summary = (tmp_path / "out/summary.md").read_text()
     assert summary.startswith("## mini: incomplete, or not possible as configured")
-    assert not (tmp_path / "out/gate").exists()  # nor what an earlier job had said
+    assert not (tmp_path / "out/gate").exists()  # the verdict of an earlier job is removed
     assert f"{tmp_path}/nowhere/results/after/sums" in summary
     assert (tmp_path / "out/report/report.html").exists()
 
@@ -115,7 +115,7 @@ def workflow_file(tmp_path: Path) -> Path:
 
 
 def on_cluster(folder: Path, api: Api, *words: object) -> subprocess.CompletedProcess[str]:
-    """`svdjobs ci run` against an API server that answers so."""
+    """Run `svdjobs ci run` against an API server that answers with `api`."""
     with answering(api) as server:
         address = server.cluster().server
         kubeconfig = {
@@ -131,7 +131,7 @@ def on_cluster(folder: Path, api: Api, *words: object) -> subprocess.CompletedPr
 
 
 def test_on_a_cluster(config_file: Path, workflow_file: Path, tmp_path: Path) -> None:
-    """The verdict comes from the Workflow, report and gate from its store: a folder here."""
+    """The exit code comes from the Workflow; report and gate come from its store, here a folder."""
     own = ["--local", "--store", f"{tmp_path}/run", "--into", "own"]
     assert ci(tmp_path, config_file, *own).returncode == 0
     given = [config_file, "--store", "s3://bucket/{name}", "--file", workflow_file]

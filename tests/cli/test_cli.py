@@ -27,7 +27,7 @@ def config_file(make_config: MakeConfig, tmp_path: Path) -> Path:
 
 
 def failed(done: subprocess.CompletedProcess[str], code: int) -> str:
-    """The message of a command that must fail with a code and without a traceback."""
+    """Assert that a command failed with a code and without a traceback; return its message."""
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     return done.stderr
@@ -145,7 +145,7 @@ def test_ctrl_c_says_how_to_go_on(config_file: Path, tmp_path: Path) -> None:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    # Where it struck inside an `exec`, Python ends by the signal itself: 130 to a shell as well.
+    # If the signal comes during an `exec`, Python ends by the signal; a shell shows 130 then, too.
     assert process.returncode in (130, -signal.SIGINT)
     assert "run the same command again" in stderr
     assert "Traceback" not in stderr
@@ -163,7 +163,7 @@ def test_changed_alphas_keep_what_is_done(config_file: Path, tmp_path: Path) -> 
 
 
 def test_a_gate_ends_a_sweep_with_its_verdict(config_file: Path, tmp_path: Path) -> None:
-    """Untrained checkpoints answer nothing, so five problems cannot tell; that may pass or fail."""
+    """Untrained checkpoints solve nothing, so the gate is inconclusive: that may pass or fail."""
     own = ["--set", "rotations=null", "--set", "alphas=[0]", "--set", "gate={}"]
     done = svdjobs("sweep", config_file, *own)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""`svdjobs evaluate --model`, as the field's scripts are called, and `svdjobs grade`."""
+"""`svdjobs evaluate --model` with the flags of the field's scripts, and `svdjobs grade`."""
 
 from __future__ import annotations
 

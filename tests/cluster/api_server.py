@@ -1,5 +1,5 @@
-"""A small HTTP server that answers as a Kubernetes API server does, for what a real one does not do
-when asked to: go away, refuse, forget, cut a watch."""
+"""A fake Kubernetes API server, for what a real one does not do on request: stop, refuse, forget a
+version, cut a watch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from urllib.parse import parse_qs, urlsplit
 from svdjobs.cluster.api import Cluster
 
 Body = dict[str, Any]
-# Status and what to send: a document, lines of a stream, or None to cut the connection.
+# The HTTP status and the body: a document, lines of a stream, or None to cut the connection.
 Answer = tuple[int, Body | str | list[str] | None]
 Respond = Callable[[str, str, dict[str, str], Body], Answer]
 
 
 class ApiServer:
-    """Answers with `respond(method, path, query, body)`; may be stopped and started again."""
+    """Answers with `respond(method, path, query, body)`; a test may stop and start it."""
 
     def __init__(self, respond: Respond) -> None:
         self.respond = respond

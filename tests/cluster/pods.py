@@ -1,8 +1,8 @@
-"""A container template run as one local process, and what Argo would say about how it ended.
+"""Run a container template as one local process, and describe its end as Argo does.
 
-What the controller of Argo 3.7 makes of a pod's end (operator.go: inferFailedReason,
+How the controller of Argo 3.7 describes a pod's end (operator.go: inferFailedReason,
 podReconciliation, buildRetryStrategyLocalScope); the rows with * were seen on a real 3.7.18. The
-exit code is "-1" where the controller saw no terminated main container:
+exit code is "-1" if the controller saw no terminated main container:
 
     how it ended                       phase   exit code   message
     main exits N                     * Failed  N           main: Error (exit code N)
@@ -16,8 +16,9 @@ exit code is "-1" where the controller saw no terminated main container:
     activeDeadlineSeconds            * Failed  its own     Pod was active on the node longer than …
     an output is missing             * Error   0           wait: Error (exit code 64): …
 
-A pod's own message goes before its containers'. A deadline ends main by SIGTERM, so its exit code
-is 143 like a deletion's, and a main that ended well counts as failed: only the message tells.
+A pod's own message takes precedence over its containers'. A deadline ends main by SIGTERM, so the
+exit code is 143, as after a deletion. A main that ended well then counts as failed. Only the
+message tells a deadline from a deletion.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ UNKNOWN_EXIT_CODE = "-1"
 
 
 class Disruption(NamedTuple):
-    """What happens to a pod from outside: None keeps what the process itself gives."""
+    """How a pod is ended from outside; a None field keeps the process's own value."""
 
     phase: str
     message: str | None
@@ -70,7 +71,7 @@ class Pod:
     def disrupt(self, disruption: Disruption = EVICTED, *, grace_seconds: float = 10) -> None:
         """SIGTERM, then SIGKILL after the grace period, as the kubelet does."""
         if self.process.poll() is not None:
-            return  # it was done before it could be reached
+            return  # the process ended before the signal
         self.disruption = disruption
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + grace_seconds
@@ -79,7 +80,7 @@ class Pod:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to whatever of the pod is left."""
+        """Send SIGKILL to the processes of the pod that are left."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
@@ -89,7 +90,7 @@ class Pod:
 
 @dataclass
 class Attempt:
-    """One pod: its command as the template gives it, and how it ended."""
+    """One pod: its command, as in the template, and how it ended."""
 
     command: list[str]
     phase: str = ""
@@ -112,7 +113,7 @@ class Machine:
     async def run(
         self, template: Json, number: int, on_start: Callable[[Pod], Any] | None
     ) -> Attempt:
-        """Run a container template, whose expressions are filled in, to its end."""
+        """Run a container template, with its expressions filled in, to its end."""
         container = template["container"]
         attempt = Attempt([*container["command"], *container.get("args", [])])
         root = self.directory / f"{number:04d}-{template['name']}"
@@ -173,11 +174,11 @@ class Machine:
 
 
 class _Paths:
-    """The container's own paths, each in the pod's folder: mounts, artifacts, output parameters.
+    """Maps the container's paths into the pod's folder: mounts, artifacts, output parameters.
 
-    A process of this machine cannot have a file system of its own, so absolute paths that the
-    template declares are replaced in its arguments and environment. A path is replaced only where
-    it starts: `--config=/etc/x` is one, `s3://bucket/etc/x` is not.
+    A local process has no file system of its own. So the absolute paths that the template declares
+    are replaced in its arguments and environment, but only where a path starts: in
+    `--config=/etc/x`, not in `s3://bucket/etc/x`.
     """
 
     def __init__(self, root: Path, template: Json) -> None:
@@ -235,7 +236,7 @@ def _conclude(attempt: Attempt, pod: Pod) -> None:
     attempt.exit_code = str(code)
     attempt.phase = FAILED if code else SUCCEEDED
     attempt.message = f"main: Error (exit code {code})" if code else ""
-    # Whoever ends well in the grace period of a plain deletion has done its work.
+    # A process that ends well within the grace period of a plain deletion has done its work.
     if pod.disruption and (code or pod.disruption is not TERMINATED):
         attempt.phase = pod.disruption.phase
         attempt.message = pod.disruption.message or attempt.message
@@ -243,7 +244,7 @@ def _conclude(attempt: Attempt, pod: Pod) -> None:
 
 
 def _collect(attempt: Attempt, template: Json, here: _Paths) -> None:
-    """Read the outputs, of a failed container too, unless the pod is gone."""
+    """Read the outputs, also of a failed container, unless the pod is gone."""
     if attempt.phase == ERROR:
         return
     missing = []

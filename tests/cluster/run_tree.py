@@ -1,4 +1,4 @@
-"""What became of a workflow: a tree of nodes with their phases, attempts and outputs."""
+"""The result of a workflow: a tree of nodes with their phases, attempts and outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class UnsupportedError(NotImplementedError):
 
 @dataclass
 class Node:
-    """What became of one task, item or DAG; a leaf has an attempt for each of its pods."""
+    """The result of one task, item or DAG; a leaf has an attempt for each of its pods."""
 
     name: str
     template: str
@@ -36,13 +36,13 @@ class Node:
         return [attempt.exit_code for attempt in self.attempts]
 
     def walk(self) -> Iterator[Node]:
-        """This node and all below it."""
+        """Yield this node and all nodes below it."""
         yield self
         for child in self.children:
             yield from child.walk()
 
     def tree(self, indent: str = "") -> str:
-        """A line per node: name, phase, exit codes, message; for a test that failed."""
+        """The tree as text, a line per node, for the message of a failed test."""
         codes = f" {self.exit_codes}" if self.attempts else ""
         line = f"{indent}{self.name} {self.phase}{codes} {self.message}".rstrip()
         return "\n".join([line, *(child.tree(indent + "  ") for child in self.children)])
@@ -57,7 +57,7 @@ class Run:
     exit_node: Node | None
 
     def node(self, name: str) -> Node:
-        """The node whose name ends like this: `report`, `alpha(1:a0200).blend`."""
+        """The node whose name ends in `name`, e.g. `report` or `alpha(1:a0200).blend`."""
         nodes = [node for top in (self.root, self.exit_node) if top for node in top.walk()]
         found = [n for n in nodes if n.name == name or n.name.endswith(f".{name}")]
         if len(found) != 1:

@@ -1,4 +1,4 @@
-"""What a real API server does not do on request: outages, refusals, cut and forgotten watches."""
+"""What a real API server does not do on request: outages, refusals, cut watches, lost versions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_api_server_that_stays_away() -> None:
 
 
 def test_refused_after_an_outage_is_not_believed_at_once() -> None:
-    """A server that has just started refuses everything until it has read its rules."""
+    """A server that has just started refuses every request until it has read its rules."""
     answers: list[Answer] = [
         (503, "starting"),
         status(403, "Forbidden", "no"),
@@ -197,7 +197,7 @@ def submission(tmp_path: Path, **more: object) -> Submission:
 
 
 class Creating:
-    """Keeps what is created; the first answers are lost on their way."""
+    """Records creations; the answers to the first `lost` of them are lost."""
 
     def __init__(self, *, lost: int = 0, taken: Body | None = None) -> None:
         self.made: list[Body] = [taken] if taken else []

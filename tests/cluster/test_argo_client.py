@@ -15,7 +15,7 @@ ARGO = shutil.which("argo", path=exported().get("PATH"))
 SHIPPED = [
     file
     for file in sorted((ROOT / "workflows").glob("*.yaml"))
-    if "\nkind: " in f"\n{file.read_text()}"  # the settings they are made from are there as well
+    if "\nkind: " in f"\n{file.read_text()}"  # the folder also has settings.yaml
 ]
 SAMPLE = ROOT / "tests" / "argo_emulator" / "samples" / "sweep.yaml"
 
@@ -32,7 +32,7 @@ def argo_lint(*files: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(not SHIPPED, reason="ARGO'S LINT NOT RUN: workflows/ holds no YAML")
 def test_argo_accepts_the_workflows() -> None:
-    # All in one call: they refer to each other.
+    # One call for all files, since they refer to each other.
     done = argo_lint(*SHIPPED)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,6 +1,6 @@
-"""The stages under the contract of workflows/sweep.yaml: its own command lines, run as processes.
+"""Run the command lines of workflows/sweep.yaml as processes, on a real S3 server.
 
-Over a real S3 server, with pods evicted in the middle, and to the bytes of a sweep in one process.
+Pods are evicted while they work; the result must have the bytes of a sweep in one process.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ gate: {}
 
 
 def contents(store: Store) -> dict[str, bytes]:
-    """Every object of a run but those that tell where and when: plan, config, file versions."""
+    """Every object of a run, except those with places and times: plan, config, file versions."""
     beside = ("plan/", "config.json", "identities.json")
     return {k: bytes(store.read(k)) for k in store.keys("") if not k.startswith(beside)}
 
@@ -69,7 +69,7 @@ def sweep(bucket: str, directory: Path, text: str, **more: Any) -> Run:
 
 
 class Evictions:
-    """Evicts the first pod of chosen nodes, once something of their work has reached the store."""
+    """Evicts the first pod of each chosen node, as soon as it has written to the store."""
 
     def __init__(self, store: Store, chosen: dict[str, str]) -> None:
         self._store = store
@@ -137,7 +137,7 @@ def said(path: Path, secret: str) -> bool:
 def test_an_alpha_that_fails_fails_alone_and_report_names_it(
     s3_environment: S3Server, bucket: str, tmp_path: Path
 ) -> None:
-    """Its blend finds a broken marker in its place, which another attempt would find as well."""
+    """The blend finds a broken marker under its prefix; a retry would find it, too."""
     text = SWEEP.replace("rotations: {rl1: demo:rl1}", "").replace("shards: 2\n", "shards: 1\n")
     store = open_store(f"s3://{bucket}/run")
     write_bytes(store, "checkpoints/alpha-0.0000/in-progress.json", b"{")

@@ -58,7 +58,7 @@ def test_no_bucket(s3_environment: Any) -> None:
 
 
 class Broken(LocalStore):
-    """A folder that does one thing wrong."""
+    """A folder with one fault."""
 
     fault = ""
 
@@ -152,7 +152,7 @@ def test_gpus_of_another_product_and_with_a_taint() -> None:
 
 
 def test_what_may_not_be_looked_at_is_no_failure() -> None:
-    """As in a pod: the server answers, and forbids all but asking for one's own rights."""
+    """As in a pod: the server allows only discovery and reviews of one's own permissions."""
 
     def respond(method: str, path: str, query: dict[str, str], body: Body) -> Answer:
         if path == "/version":

@@ -1,6 +1,6 @@
-"""Where gate stands in the Workflow: what it waits for, and whose phase the Workflow ends with.
+"""The stage gate in the generated Workflow: when it runs, and the phase that the Workflow ends in.
 
-The generated Workflow itself, with a stand-in for `svdjobs` that only exits as it is told.
+A shell script stands in for `svdjobs`: it only exits with a chosen code.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from tests.argo_emulator.interpreter import run_workflow
 from tests.cluster.run_tree import Run
 
 ROOT = Path(__file__).parent.parent.parent
-# $1 is the stage: CODE_report=2 makes report exit with 2. Plan writes what GATE says where its last
-# argument tells it to.
+# $1 is the stage; CODE_report=2 makes report exit with 2. plan writes $GATE to gate.json in the
+# folder that its last argument names.
 STAND_IN = """
 stage=$1
 if [ $stage = plan ]; then
@@ -53,7 +53,7 @@ def sweep(folder: Path, **environment: str) -> Run:
         ({"GATE": "true", "CODE_plan": "2", "CODE_report": "2"}, "Omitted", [], "Failed"),
         ({"GATE": "false"}, "Skipped", [], "Succeeded"),
         ({"GATE": "false", "CODE_report": "2"}, "Omitted", [], "Failed"),
-        ({}, "Skipped", [], "Succeeded"),  # the plan of an older image says nothing
+        ({}, "Skipped", [], "Succeeded"),  # the plan of an older image writes no gate.json
     ],
 )
 def test_the_verdict_is_gate_s_or_else_report_s(

@@ -13,7 +13,7 @@ from svdjobs.errors import ConfigError, UnavailableError
 
 
 class Webhook(HTTPServer):
-    """Keeps what it is sent, and answers with a chosen status."""
+    """Records the messages, and answers with a chosen status."""
 
     status = 200
 

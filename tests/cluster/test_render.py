@@ -1,4 +1,4 @@
-"""What is rendered: committed as generated, clean by the strict lint, whatever the settings."""
+"""The rendered manifests: they equal the committed files and pass the strict lint."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_settings_of_gpus_reach_evaluation_and_nothing_else() -> None:
 
 
 def test_argo_s_own_containers_are_restricted_too() -> None:
-    """Else a namespace with the restricted Pod Security level refuses every pod, as was seen."""
+    """Otherwise a namespace with the restricted Pod Security level refuses every pod."""
     whole = argo.sweep(ClusterSettings(), SWEEPS["demo"]).to_dict()
     restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     patch = yaml.safe_load(whole["spec"]["podSpecPatch"])
@@ -130,7 +130,7 @@ def test_only_argo_s_own_containers_get_the_account_s_token() -> None:
 
 
 def test_only_verdicts_travel_as_artifacts() -> None:
-    """Under keys of the repository that the controller knows, as files and not as archives."""
+    """The artifacts are files, not archives, under keys of the controller's repository."""
     whole = argo.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"]).to_dict()
     by_template = {
         template["name"]: template.get("outputs", {}).get("artifacts")
@@ -150,7 +150,7 @@ def test_only_verdicts_travel_as_artifacts() -> None:
 
 
 def test_jobs_share_the_exit_codes() -> None:
-    """Codes worth another attempt count towards the limit; all others end the index or the Job."""
+    """Exit codes that are retried count towards the limit; all others end the index or the Job."""
     files = render.render(SWEEPS["demo"], ClusterSettings.model_validate(GPUS), where="test")
     jobs = [d for d in documents(files, "jobs/kubernetes") if d["kind"] == "Job"]
     assert [job["metadata"]["name"] for job in jobs] == [
@@ -210,7 +210,7 @@ def test_names_of_jobs_are_names() -> None:
     ("sign", "who"), [("{{", "Argo"), ("$$", "Kubernetes"), ("$(", "Kubernetes")]
 )
 def test_what_would_be_replaced_is_refused(sign: str, who: str) -> None:
-    """Kubernetes makes one dollar of two in a variable's value, so LaTeX would be another text."""
+    """Kubernetes replaces `$$` by `$` in a variable's value, which would change LaTeX."""
     text = SWEEPS["nothing optional"] + f"\n# Solve {sign}x"
     with pytest.raises(ConfigError, match=rf"mine\.yaml line 2: {who} would replace") as caught:
         render.render(text, ClusterSettings(), where="mine.yaml")
@@ -235,7 +235,7 @@ def test_settings_that_would_be_replaced_are_refused(settings: dict[str, Any], w
 
 
 def test_deadlines_of_jobs_are_not_tried_again() -> None:
-    """A pod's own deadline ends it with SIGTERM, as an eviction does; so the Job has it."""
+    """The deadline is the Job's: a pod's own would end it with SIGTERM, as an eviction does."""
     files = render.render(SWEEPS["demo"], ClusterSettings(), where="test")
     jobs = {d["metadata"]["name"]: d for d in documents(files, "jobs/kubernetes")}
     evaluate = jobs["svdjobs-demo-evaluate"]["spec"]
@@ -244,7 +244,7 @@ def test_deadlines_of_jobs_are_not_tried_again() -> None:
 
 
 def test_old_files_go_and_others_stay(tmp_path: Path) -> None:
-    """A sweep without rotations leaves no Job for them behind."""
+    """The Job of rotations is removed when a sweep without rotations is rendered."""
     demo = render.render(SWEEPS["demo"], ClusterSettings(), where="demo")
     render.write(demo, tmp_path)
     own = tmp_path / "workflows" / "mine.yaml"
@@ -284,13 +284,13 @@ def test_two_hundred_alphas_on_sixteen_units_fit() -> None:
     size = sizes.estimate(
         parse_config(big(200, 4), where="big"), files[Path("workflows/sweep.yaml")]
     )
-    # Of an alpha: its DAG, blend twice (attempts and pod), a group of 16 pairs, a skipped task.
+    # An alpha has its DAG, blend (2: Retry and pod), a group, 16 shards (2 each), a skipped task.
     assert (
         size.nodes == 200 * (1 + 2 + 1 + 32 + 1) + (1 + 1 + 32) + 33 + (1 + 2 * 64) + 1 + 1 + 8 + 2
     )
     assert size.pods == 200 * (1 + 16) + 4 * 16 + 2 * 16 + 4
     assert size.stored_bytes < sizes.LIMIT_BYTES
-    # As a real controller stored it: tests/live/test_scale.py with 200 alphas.
+    # The bytes that a real controller stored: tests/live/test_scale.py with 200 alphas.
     assert abs(size.status_bytes - 638_796) < 0.2 * 638_796
 
 

@@ -1,4 +1,4 @@
-"""The tree and its lines, on documents saved from a real cluster and on large ones made of them."""
+"""The tree and its lines, on documents saved from a real cluster and on larger copies of them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_offloaded_nodes_are_said_to_be_elsewhere() -> None:
 
 
 def test_pods_are_counted_not_the_work_they_report() -> None:
-    """Argo adds up the progress of pods, so that of a stage with 40 steps counts forty times."""
+    """Argo adds up the progress of pods: a pod with 40 steps would count as 40 pods."""
     found = document("sweep-running")
     plain = to_lines(run_of(found))[0]
     for node in found["status"]["nodes"].values():
@@ -87,7 +87,7 @@ def test_a_fan_out_knows_its_size_before_all_items_have_nodes() -> None:
 
 
 def with_alphas(count: int) -> dict[str, Any]:
-    """The running sweep with many alphas, copies of the failed and of the running one."""
+    """The running sweep with `count` alphas: copies of its failed and of its running alpha."""
     found = document("sweep-running")
     nodes = found["status"]["nodes"]
     failed, running = (
@@ -135,7 +135,7 @@ def test_time_left_needs_ground() -> None:
 def test_time_left_of_a_fan_out() -> None:
     done = [("Succeeded", 0.0, 10.0)] * 3
     running = [("Running", 10.0, None)] * 2
-    # 6 s left of each running one, and 4 that wait take 10 s each, two at a time
+    # Each of 2 running items needs 6 s more; 4 waiting items take 10 s each, two at a time.
     assert time_left(items(*done, *running, of=9), at(14)) == pytest.approx((2 * 6 + 4 * 10) / 2)
 
 

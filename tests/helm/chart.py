@@ -1,4 +1,4 @@
-"""The chart through the real Helm library, and cluster settings as its values."""
+"""Render the chart with the real Helm library, and turn cluster settings into its values."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def render(
     release: str = RELEASE,
     upgrade: bool = False,
 ) -> dict[str, str]:
-    """Text of each template, for a cluster that offers these API versions.
+    """The text of each template, for a cluster that offers the API versions `offered`.
 
-    `Chart.render` does not hand on `api_versions`, which the library beneath it takes.
+    `Chart.render` has no `api_versions`, so this calls the library below it.
     """
     options = {
         "name": release,
@@ -49,7 +49,7 @@ def render(
 
 
 def documents(values: Values | None = None, **options: Any) -> list[dict[str, Any]]:
-    """Everything that is installed, parsed."""
+    """All documents that the chart installs, parsed."""
     texts = render(values, **options)
     return [
         document
@@ -61,16 +61,16 @@ def documents(values: Values | None = None, **options: Any) -> list[dict[str, An
 
 
 def only(found: list[dict[str, Any]], kind: str, name: str | None = None) -> dict[str, Any]:
-    """The one document of that kind, and name."""
-    fitting = [
+    """The only document of that kind and name."""
+    matching = [
         one for one in found if one["kind"] == kind and name in (None, one["metadata"]["name"])
     ]
-    assert len(fitting) == 1, f"{len(fitting)} documents of kind {kind} called {name}"
-    return fitting[0]
+    assert len(matching) == 1, f"{len(matching)} documents of kind {kind} called {name}"
+    return matching[0]
 
 
 def examples() -> dict[str, Values]:
-    """The values files of helm/svdjobs/ci by name."""
+    """The values of each file in helm/svdjobs/ci, by name."""
     return {
         path.name.removesuffix("-values.yaml"): yaml.safe_load(path.read_text()) or {}
         for path in sorted((CHART / "ci").glob("*-values.yaml"))
@@ -82,7 +82,7 @@ def camel(name: str) -> str:
 
 
 def values_of(settings: ClusterSettings) -> Values:
-    """Values that say what the settings say: their names in camelCase, but for these."""
+    """The chart's values that equal the settings: names in camelCase, except those below."""
     given = {camel(key): value for key, value in settings.model_dump(mode="json").items()}
     schedule = given.pop("schedule")
     store = {"url": given.pop("store"), "existingSecret": given.pop("secret")}
@@ -97,7 +97,7 @@ def values_of(settings: ClusterSettings) -> Values:
 
 
 def parsed_patches(spec: dict[str, Any]) -> dict[str, Any]:
-    """The spec with its templates' patches, which are YAML in YAML, as what they mean."""
+    """The spec with the podSpecPatch of each template parsed: it is YAML in a string."""
     return {
         **spec,
         "templates": [
@@ -160,4 +160,4 @@ UNUSUAL = ClusterSettings.model_validate(
         "evaluate": {"deadline_seconds": None},
     }
 )
-"""Settings of which little is as by default."""
+"""Settings that differ from the defaults in most keys."""

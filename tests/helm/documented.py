@@ -1,4 +1,4 @@
-"""The comments of values.yaml as a table: `# -- what it means` above each value."""
+"""Turn the comments of values.yaml (`# -- meaning` above each value) into the README's table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEY = re.compile(r"( *)([A-Za-z]+):(?: |$)")
 
 
 class Value(NamedTuple):
-    """A value that can be set."""
+    """A value of the chart."""
 
     path: str
     default: Any
@@ -24,7 +24,7 @@ class Value(NamedTuple):
 
 
 def values() -> list[Value]:
-    """Every value of values.yaml that has a comment, in order."""
+    """All values of values.yaml that have a comment, in order."""
     text = (CHART / "values.yaml").read_text(encoding="utf-8")
     defaults = yaml.safe_load(text)
     return [Value(path, _at(defaults, path), meaning) for path, meaning in _commented(text)]
@@ -50,7 +50,7 @@ def _at(document: Any, path: str) -> Any:
 
 
 def leaves(document: Any, above: str = "") -> Iterator[str]:
-    """Paths of what can be set: everything but the groups, which are maps with fixed keys."""
+    """The path of every value: everything but the groups, which are maps with fixed keys."""
     for key, value in document.items():
         path = f"{above}{key}"
         if isinstance(value, dict) and value:
@@ -60,7 +60,7 @@ def leaves(document: Any, above: str = "") -> Iterator[str]:
 
 
 def table() -> str:
-    """Markdown."""
+    """All values as a Markdown table."""
     rows = ["| value | default | meaning |", "|---|---|---|"]
     for value in values():
         default = json.dumps(value.default, ensure_ascii=False)
@@ -73,6 +73,6 @@ def _escaped(text: str) -> str:
 
 
 def with_table(readme: str) -> str:
-    """The README with its table written again."""
+    """The README with a new table."""
     before, rest = readme.split(BEGIN)
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"

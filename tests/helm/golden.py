@@ -1,4 +1,4 @@
-"""Write what is generated for the chart: renders of its example values, and the README's table.
+"""Write the generated files of the chart: renders of its example values, and the README's table.
 
 python -m tests.helm.golden        (a part of `make render`)
 """
@@ -13,12 +13,12 @@ from tests.helm.documented import with_table
 
 GOLDEN = Path(__file__).parent / "golden"
 README = CHART / "README.md"
-# Made up anew by each render without a cluster.
+# Without a cluster, each render makes new random keys.
 _MADE_UP = re.compile(r"(AWS_(?:ACCESS_KEY_ID|SECRET_ACCESS_KEY): )[A-Za-z0-9+/]{20,}=*")
 
 
 def text_of(values: Values) -> str:
-    """All documents as one text, without what is random and without spaces that say nothing."""
+    """All documents as one text, without random keys and trailing spaces."""
     texts = [
         f"---\n# Template: {path}\n{text.strip()}\n"
         for path, text in render(values).items()

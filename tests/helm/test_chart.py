@@ -1,4 +1,4 @@
-"""The chart against the workflow generator, and what it refuses."""
+"""The chart equals the generator of Workflows, and refuses bad values."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_the_development_store_is_tied_together() -> None:
     labels = deployment["template"]["metadata"]["labels"]
     assert service["selector"].items() <= labels.items()
     assert deployment["selector"]["matchLabels"].items() <= labels.items()
-    assert "svdjobs.io/stage" not in labels  # a sweep's policies and selectors do not mean it
+    assert "svdjobs.io/stage" not in labels  # so the policies of sweeps do not select it
     evaluate = next(
         one
         for one in only(found, "WorkflowTemplate")["spec"]["templates"]

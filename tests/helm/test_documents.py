@@ -1,4 +1,4 @@
-"""What the chart installs, looked at as Kubernetes, Argo and a security reviewer would."""
+"""The documents of the chart are valid for Kubernetes and Argo, and grant only what is needed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def without_nulls(value: Any) -> Any:
 
 
 def understood(document: dict[str, Any]) -> Any:
-    """The document as Kubernetes' model reads it: unknown fields are gone, missing ones raise."""
+    """The document as Kubernetes' model reads it: without unknown fields; missing ones raise."""
     import kubernetes
 
     client = kubernetes.client.ApiClient()
@@ -56,7 +56,7 @@ def test_the_models_would_notice(broken: dict[str, Any]) -> None:
     try:
         assert understood(binding) != binding
     except ValueError as error:
-        assert "must not be `None`" in str(error)  # a field that is required
+        assert "must not be `None`" in str(error)  # a required field is missing
 
 
 @pytest.mark.parametrize("name", examples())
@@ -79,7 +79,7 @@ def test_each_object_is_named_once_and_of_the_release(name: str) -> None:
 
 
 def pods(found: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Name, pod's and container's part of everything that becomes a pod."""
+    """Name, pod spec and container of each document that becomes a pod."""
     for one in found:
         spec = one.get("spec", {})
         if one["kind"] == "WorkflowTemplate":
@@ -145,7 +145,7 @@ def test_policies_select_sweeps_and_name_whom_they_reach() -> None:
     found = documents(examples()["restricted-openshift"])
     policy = only(found, "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert "ingress" not in policy  # nobody reaches them
+    assert "ingress" not in policy  # nothing reaches the pods
     reached = [
         (peer["ipBlock"]["cidr"], port["port"])
         for rule in policy["egress"]
@@ -164,7 +164,7 @@ def test_policies_select_sweeps_and_name_whom_they_reach() -> None:
 
 @pytest.mark.parametrize("name", sorted(examples()))
 def test_nobody_reaches_a_sweep_s_pods_and_only_they_the_development_store(name: str) -> None:
-    """By default too; whom pods reach is restricted only where the store's addresses are given."""
+    """Also by default. Egress is restricted only if the store's addresses are given."""
     found = documents(examples()[name])
     policies = [one for one in found if one["kind"] == "NetworkPolicy"]
     sweeps, *stores = (one["spec"] for one in policies)

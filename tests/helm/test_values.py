@@ -1,4 +1,4 @@
-"""values.yaml, its comments, the README's table and the strict schema say the same."""
+"""values.yaml, its comments, the README's table and the strict schema agree."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helm.golden import README
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
-# Maps whose keys are the user's.
+# Maps in which users choose the keys.
 FREE = {
     "podLabels", "podAnnotations", "nodeSelector", "serviceAccount.annotations",
     "gpu.nodeSelector", "gpu.affinity", "global",
@@ -39,7 +39,7 @@ def schema_leaves(schema: dict[str, Any], above: str = "") -> Iterator[str]:
 
 
 def objects(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema of a map, wherever it stands."""
+    """Every schema of a map, at any depth, with its path."""
     if isinstance(schema, dict):
         if schema.get("type") == "object":
             yield path, schema

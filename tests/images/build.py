@@ -1,4 +1,4 @@
-"""The cpu image, built once per session for all tests that want it, and its base."""
+"""Build the cpu image and find its base, once for all tests that need them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cluster_script import MISSING, SCRIPT, base_archive
 from tests.images.parsed import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-# As manifests name it, for a node that completes short names as Docker does.
+# The full name of the image in the manifests: a node completes short names as Docker does.
 TAG = f"docker.io/library/svdjobs:{svdjobs.__version__}"
 STORE_TAG = f"docker.io/library/svdjobs-store:{svdjobs.__version__}"
 BASE = "localhost/python:3.11"
@@ -38,29 +38,29 @@ def output(*command: str, timeout: float = 120) -> str:
 
 
 def find_base(*, required: bool) -> str:
-    """A base image by reference. Where there is none, a test skips, saying what is missing.
+    """The reference of a base image. If there is none, skip the test and say what is missing.
 
-    `required` lets the cluster's script make one, which takes a minute, and fails where it cannot.
+    With `required`, let the cluster's script make one, which takes a minute; fail if it cannot.
     """
     give_up = pytest.fail if required else pytest.skip
     if missing := [tool for tool in ("buildah", "podman", "runc") if not shutil.which(tool)]:
-        give_up(f"NO IMAGE BUILT: no {' and no '.join(missing)} here: say `make programs`")
+        give_up(f"NO IMAGE BUILT: {' and '.join(missing)} missing: run `make programs`")
     if os.geteuid():
-        give_up("NO IMAGE BUILT: this test builds as root")
+        give_up("NO IMAGE BUILT: only root can build it")
     if given := os.environ.get("SVDJOBS_TEST_BASE_IMAGE"):
         return given
     if required:
         make_base()
     made = base_archive(BASE)
     if made is None or not made.exists():
-        lacking = f"no {made}" if made else MISSING
-        give_up(f"NO IMAGE BUILT: no SVDJOBS_TEST_BASE_IMAGE, and {lacking}")
+        why = f"there is no {made}" if made else MISSING
+        give_up(f"NO IMAGE BUILT: SVDJOBS_TEST_BASE_IMAGE is not set, and {why}")
     output("buildah", "pull", "--quiet", f"oci-archive:{made}")
     return BASE
 
 
 def make_base() -> None:
-    """Let the cluster's script make the base image, once for all processes that test."""
+    """Let the cluster's script make the base image, once for all test processes."""
     made = base_archive(BASE)
     with FileLock(LOCKS / "svdjobs-base.lock"):
         if made is not None and not made.exists():
@@ -68,7 +68,7 @@ def make_base() -> None:
 
 
 def build(base: str) -> None:
-    """Build the cpu image on that base, unless what is there was made of the same."""
+    """Build the cpu image on `base`, unless the existing image was built from the same content."""
     with FileLock(LOCKS / "svdjobs-image.lock"):
         label = f"{LABEL}={content_of(base)}"
         if label in labels():
@@ -83,7 +83,7 @@ def build(base: str) -> None:
 
 
 def build_store() -> None:
-    """The same image with an S3 server in it, as the chart's development store wants one."""
+    """Build the cpu image with an S3 server in it, for the chart's development store."""
     with FileLock(LOCKS / "svdjobs-image.lock"), tempfile.TemporaryDirectory() as folder:
         shutil.copy(Path(sys.executable).with_name("weed"), folder)
         (Path(folder) / "Dockerfile").write_text(f"FROM {TAG}\nCOPY weed /usr/local/bin/\n")
@@ -91,8 +91,10 @@ def build_store() -> None:
 
 
 def content_of(base: str) -> str:
-    """Hash of all that the image is made of. buildah finds it in its cache, too, but only after
-    half a minute."""
+    """A hash of everything that the image is built from.
+
+    buildah's own cache would find the image, too, but needs half a minute for that.
+    """
     known = hashlib.sha256(output("podman", "image", "inspect", "--format={{.Id}}", base).encode())
     ignore = (ROOT / ".dockerignore").read_text().splitlines()
     let_in = [found for line in ignore if line[:1] == "!" for found in ROOT.glob(line[1:])]
@@ -106,7 +108,7 @@ def content_of(base: str) -> str:
 
 
 def labels() -> list[str]:
-    """Labels of the image that is there, as `name=value`."""
+    """The labels of the existing image, as `name=value`."""
     found = run("podman", "image", "inspect", TAG)
     if found.returncode:
         return []
@@ -115,13 +117,13 @@ def labels() -> list[str]:
 
 
 def size() -> str:
-    """What the image takes on a disk."""
+    """The size of the image on disk."""
     found = json.loads(output("podman", "image", "inspect", TAG))[0]["Size"]
     return f"{found / 1e9:.2f} GB"
 
 
 def secrets() -> list[str]:
-    """This machine's settings for pip and uv, where it has any."""
+    """Options that give this machine's settings of pip and uv to the build, if it has any."""
     files = {
         "pip.conf": os.environ.get("PIP_CONFIG_FILE", "/etc/pip.conf"),
         "uv.toml": os.environ.get("UV_CONFIG_FILE", "/etc/uv/uv.toml"),

@@ -15,7 +15,7 @@ LOCKS = ROOT / "images" / "locks"
 
 @dataclass
 class Stage:
-    """FROM and what follows it."""
+    """A FROM and the commands after it."""
 
     name: str
     base: str
@@ -37,7 +37,7 @@ def stages() -> dict[str, Stage]:
 
 
 def global_arguments() -> list[str]:
-    """ARGs before the first FROM, as written: a default would show as NAME=value."""
+    """The ARGs before the first FROM, as written: one with a default is NAME=value."""
     found = []
     for command in dockerfile.parse_file(str(DOCKERFILE)):
         if command.cmd == "FROM":
@@ -47,7 +47,7 @@ def global_arguments() -> list[str]:
 
 
 def chain(name: str) -> list[Stage]:
-    """The stage and those of this file that it is FROM, nearest first."""
+    """A stage and the stages of this file that it is built on, nearest first."""
     known = stages()
     found = [known[name]]
     while (base := found[-1].base) in known:
@@ -56,7 +56,7 @@ def chain(name: str) -> list[Stage]:
 
 
 def effective(name: str, instruction: str) -> Any:
-    """The last `instruction` that holds for a target; fails where there is none."""
+    """The last `instruction` that applies to a target; fail if there is none."""
     for stage in chain(name):
         if commands := stage.all(instruction):
             return commands[-1]
@@ -64,7 +64,7 @@ def effective(name: str, instruction: str) -> Any:
 
 
 def pairs(name: str, instruction: str) -> dict[str, str]:
-    """Keys and values of ENV or LABEL that hold for a target."""
+    """Keys and values of ENV or LABEL that apply to a target."""
     found: dict[str, str] = {}
     for stage in reversed(chain(name)):
         for command in stage.all(instruction):
@@ -74,13 +74,13 @@ def pairs(name: str, instruction: str) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """images/versions.env."""
+    """The variables of images/versions.env."""
     lines = (ROOT / "images" / "versions.env").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def locked(name: str) -> dict[str, str]:
-    """Package and version of each line of a lock."""
+    """The version of each package in a lock file."""
     lines = (LOCKS / f"{name}.lock").read_text().splitlines()
     pins = (line.split()[0].split("==") for line in lines if line[:1].isalnum())
     return {package: version for package, version, *_ in pins}

@@ -1,10 +1,9 @@
-"""The cpu image, really built from the Dockerfile and run as a cluster would.
+"""Build the cpu image from the Dockerfile, and run it as a cluster does.
 
-Needs buildah, podman, runc, root and a base image, which cannot be pulled everywhere: the reference
-in SVDJOBS_TEST_BASE_IMAGE (Debian with Python 3.11 or newer and pip), or else the archive that
-`$SVDJOBS_CLUSTER base-image localhost/python:3.11` leaves. So it runs, also under `.ci/run`, where
-someone prepared a base, and nowhere by surprise: the first build takes minutes and
-gigabytes, later ones (all but the sources is cached) about one.
+Needs buildah, podman, runc, root and a base image (Debian with Python 3.11 or newer and pip): the
+one that SVDJOBS_TEST_BASE_IMAGE names, or the archive that `$SVDJOBS_CLUSTER base-image
+localhost/python:3.11` leaves. Without a prepared base these tests skip. The first build takes
+minutes and gigabytes; later builds take about a minute, since only the sources are not cached.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def image() -> str:
 
 
 def contained(image: str, *arguments: str, options: tuple[str, ...] = ()) -> str:
-    """What a container prints that may do as little as a restricted pod."""
+    """Run a container with the permissions of a restricted pod; return what it prints."""
     return output(
         *("podman", "--runtime=runc", "run", "--rm", "--pull=never", "--network=host"),
         *("--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000", "--cap-drop=all"),
@@ -53,7 +52,7 @@ def shell(image: str, script: str, *options: str) -> str:
 
 @pytest.fixture
 def config(tmp_path: Path) -> str:
-    """Podman's option that puts a sweep over the packaged demo checkpoints in its place."""
+    """Podman's option that mounts the config of a sweep over the package's demo checkpoints."""
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     tmp_path.chmod(0o755)
     return f"--volume={tmp_path}:/etc/svdjobs:ro"
@@ -72,7 +71,7 @@ def test_it_plans_the_demo_and_says_from_which_commit(image: str, config: str) -
 
 
 def test_it_runs_every_stage_as_any_user_of_group_zero(image: str, config: str) -> None:
-    """Up to the report, which needs an evaluation that this image does not do."""
+    """All stages of the sweep but evaluate and report: this image does not evaluate."""
     stages = "for s in plan decompose blend rotations; do svdjobs $s /etc/svdjobs/sweep.yaml; done"
     script = f"id -u; ( {stages} ) >&2; find /scratch/run -name manifest.json | wc -l"
     found = shell(image, script, config, "--user=1234567:0")
@@ -85,7 +84,7 @@ def test_only_scratch_is_writable(image: str) -> None:
 
 
 def test_files_of_the_image_belong_to_root(image: str) -> None:
-    """Also where the root file system is writable, nobody changes the code that runs."""
+    """Even if the root file system is writable, a user cannot change the code."""
     assert shell(image, "find /opt /usr -perm -0020 ! -type l -o -perm -0002 ! -type l") == ""
 
 

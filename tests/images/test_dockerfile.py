@@ -1,4 +1,4 @@
-"""What images/ promises, read from its files: pinned bases, locked installs, users, caches."""
+"""Check the files of images/: pinned bases, locked installs, users, caches."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_no_argument_or_variable_looks_like_a_secret() -> None:
 
 @pytest.mark.parametrize("stage", stages())
 def test_installs_are_locked_by_hash(stage: str) -> None:
-    """Or install the wheel that the build itself made, from no network."""
+    """Each install is locked by hash, or installs the build's own wheel without a network."""
     for run in stages()[stage].all("RUN"):
         for command in re.split(r"&&|;|\|", run.value[0]):
             if re.search(r"\b(pip|uv) .*install\b|\bpip wheel\b", command):
@@ -97,7 +97,7 @@ def test_dependencies_come_before_sources(stage: str) -> None:
 
 @pytest.mark.parametrize("target", ["cpu", "evaluate"])
 def test_a_target_holds_no_build_tools(target: str) -> None:
-    """Its layers are copies and one new folder, so the base stays as it was."""
+    """The target adds two copies and a folder to its base, and changes nothing else."""
     (stage,) = chain(target)
     build = f"--from={target}-build"
     assert [copy.flags for copy in stage.all("COPY")] == [(build,), (build,)]
@@ -153,7 +153,7 @@ def test_the_commit_is_baked_in_after_everything_costly(target: str) -> None:
     order = [(command.cmd, *command.value[:1]) for command in stage.commands]
     argument = order.index(("ARG", "GIT_COMMIT=unknown"))
     assert argument > max(i for i, (cmd, *_) in enumerate(order) if cmd == "COPY")
-    # buildah's cache knows the values of arguments at a RUN only
+    # buildah's cache compares the values of arguments only at a RUN.
     assert "RUN" in [
         cmd for cmd, *_ in order[argument : order.index(("ENV", "SVDJOBS_GIT_COMMIT"))]
     ]
@@ -213,7 +213,7 @@ def test_every_line_of_a_lock_has_a_hash(name: str) -> None:
 
 
 def context(patterns: list[str]) -> set[str]:
-    """The files that a builder gets under these lines of .dockerignore."""
+    """The files that a builder gets with these lines of .dockerignore."""
     paths = exclude_paths(str(ROOT), patterns)
     return {path for path in paths if (ROOT / path).is_file()} - {".dockerignore"}
 

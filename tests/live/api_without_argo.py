@@ -1,6 +1,6 @@
-"""A Kubernetes API without Argo: a second API server over the same etcd, under a prefix of its own.
+"""A Kubernetes API without Argo: a second API server with its own prefix in the same etcd.
 
-Nothing of the cluster is touched, and nothing stays.
+The cluster is not changed, and the prefix is deleted at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.waiting import until
 
 @contextmanager
 def bare_api_server(kubeconfig: Path, folder: Path) -> Iterator[Path]:
-    """The kubeconfig of an API server that knows Kubernetes' own kinds only."""
+    """The kubeconfig of an API server that has only Kubernetes' own kinds."""
     original = Process(kubeconfig.parent, "kube-apiserver")
     words, prefix, port = original.words, f"/svdjobs-bare-{uuid.uuid4().hex[:8]}", free_port()
     own = {"--etcd-prefix": prefix, "--secure-port": str(port), "--cert-dir": str(folder / "certs")}
@@ -55,9 +55,10 @@ def free_port() -> int:
 
 
 def forget(words: list[str], prefix: str) -> None:
-    """Delete everything below a prefix in etcd, by its JSON interface."""
+    """Delete all keys below a prefix in etcd, through its JSON interface."""
     (servers,) = (word for word in words if word.startswith("--etcd-servers="))
-    first, behind = prefix.encode() + b"/", prefix.encode() + b"0"  # "0" follows "/"
+    # The range ends before its end, and "0" is the character after "/".
+    first, behind = prefix.encode() + b"/", prefix.encode() + b"0"
     body = {"key": base64.b64encode(first), "range_end": base64.b64encode(behind)}
     request = urllib.request.Request(
         f"{servers.partition('=')[2]}/v3/kv/deleterange",

@@ -1,4 +1,4 @@
-"""A cluster to test on: KUBECONFIG's, or SVDJOBS_CLUSTER's, brought up if it is not."""
+"""Find a cluster to test on: KUBECONFIG's, or the script SVDJOBS_CLUSTER's, started if need be."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ BUILD_SECONDS = 2400  # twelve minutes on two quiet cores
 
 
 class Site(NamedTuple):
-    """A cluster that answers, and what a command needs to speak to it."""
+    """A cluster that answers, and the environment in which a command reaches it."""
 
     kubeconfig: Path
     environment: dict[str, str]
     address: str
-    """Of this machine, as pods reach it."""
+    """The address at which pods reach this machine."""
     local: bool
-    """Whether it is that of the script: its node takes image archives from here."""
+    """Whether the script runs the cluster; then its node can load image archives from here."""
     started: bool
-    """Whether it is up because of these tests."""
+    """Whether these tests started the cluster."""
 
     def run(self, *command: str, code: int | None = 0, timeout: float = 120, text: str = "") -> str:
-        """What a command prints, errors included; `code` is the exit status it must have."""
+        """Run a command, assert its exit code `code`, and return its output with its errors."""
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, input=text,
             timeout=timeout, env=self.environment,
@@ -45,7 +45,7 @@ class Site(NamedTuple):
 
 
 def find() -> Site:
-    """KUBECONFIG's cluster, else that of the script; skips only where neither is there."""
+    """KUBECONFIG's cluster, otherwise the script's; skip the test only if there is neither."""
     shared = exported()
     given = os.environ.get("KUBECONFIG")
     if not given and not shared:

@@ -18,7 +18,7 @@ from tests.live.namespaces import Namespace, namespace
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Site]:
-    """A cluster that answers. One that these tests started stays up, but for --cluster-down."""
+    """A cluster that answers. --cluster-down stops it at the end if these tests started it."""
     found = cluster_access.find()
     yield found
     if found.started and request.config.getoption("--cluster-down"):
@@ -27,19 +27,19 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def image(cluster: Site) -> str:
-    """The real cpu image on the nodes, as manifests name it."""
+    """The name of the real cpu image on the nodes."""
     return node_image.provide(cluster)
 
 
 @pytest.fixture(scope="session")
 def store_image(image: str) -> str:
-    """The same with an S3 server in it."""
+    """The name of the cpu image with an S3 server, on the nodes."""
     return node_image.beside(image)
 
 
 @pytest.fixture(scope="session")
 def live_server(cluster: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real S3 server that pods reach, and this process by its environment."""
+    """A real S3 server that pods reach; this process reaches it through the environment."""
     folder = tmp_path_factory.mktemp("live-s3")
     with serving(folder, address=cluster.address) as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
@@ -50,7 +50,7 @@ def live_server(cluster: Site, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="session")
 def make_namespace(cluster: Site, live_server: S3Server) -> Iterator[Callable[..., Namespace]]:
-    """Makes namespaces (options: `namespaces.namespace`), deleted when all tests are done."""
+    """Makes namespaces (options: `namespaces.namespace`), which are deleted after all tests."""
     with ExitStack() as stack:
 
         def make(prefix: str, *, server: S3Server = live_server, **more: bool) -> Namespace:
@@ -61,7 +61,7 @@ def make_namespace(cluster: Site, live_server: S3Server) -> Iterator[Callable[..
 
 @pytest.fixture
 def own_server(cluster: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that a test may stop."""
+    """An S3 server that a test may stop."""
     made = Server(tmp_path / "s3", cluster.address)
     for name, value in made.server.environment.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""What goes wrong on a cluster, done to one sweep on purpose."""
+"""Faults of a cluster, for tests that cause them while a sweep runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ evaluate:
 
 
 def sweep(space: Namespace, name: str, config: str, *, image: str, **settings: Any) -> Document:
-    """A Workflow as `svdjobs workflow render` writes it with workflows/settings.yaml and these."""
+    """The Workflow that `svdjobs workflow render` writes with workflows/settings.yaml, changed by
+    `settings`."""
     small = load_settings(ROOT / "workflows" / "settings.yaml").model_dump()
     both = ClusterSettings.model_validate(
         {**small, "image": image, "evaluate_image": image, "store": space.url(), **settings}
@@ -48,7 +49,7 @@ def sweep(space: Namespace, name: str, config: str, *, image: str, **settings: A
 
 
 class Server:
-    """An S3 server of a test's own, which can be away for a while."""
+    """An S3 server that a test can stop and start again."""
 
     def __init__(self, folder: Path, address: str) -> None:
         self._folder = folder
@@ -58,7 +59,7 @@ class Server:
         self.server = self.start()
 
     def start(self) -> S3Server:
-        """Start on the data that are there, at the same address with the same keys."""
+        """Start the server with the data, the address and the keys that it had before."""
         found = self._stack.enter_context(
             serving(self._folder, address=self._address, **self._given)
         )
@@ -74,7 +75,7 @@ class Server:
 
 
 def running(space: Namespace, stage: str = "") -> list[Document]:
-    """Pods, of a stage if told so, whose own container runs and that nobody has deleted yet."""
+    """The pods, of one stage if given, whose main container runs and that are not being deleted."""
     return [
         pod
         for pod in space.objects("pods", f"{STAGE}={stage}" if stage else STAGE)
@@ -87,15 +88,15 @@ def running(space: Namespace, stage: str = "") -> list[Document]:
 
 
 class Deletions:
-    """Deletes pods of each stage while they work, gracefully or by force, as told by stage."""
+    """Deletes running pods of each stage, each in one of the ways `wanted` lists for the stage."""
 
     def __init__(self, space: Namespace, wanted: Mapping[str, list[str]]) -> None:
         self._space = space
         self.left = {stage: list(ways) for stage, ways in wanted.items() if ways}
         self._done: dict[str, str] = {}
         self.again: set[str] = set()
-        """Names of pods that were made again. Argo does so, without counting it as an attempt,
-        where a pod goes within its first seconds."""
+        """Names of pods that Argo made again under the same name. It does so if a pod is gone
+        within its first seconds, and does not count that as an attempt."""
 
     def __call__(self) -> None:
         for pod in running(self._space):
@@ -108,17 +109,17 @@ class Deletions:
                 if not self.left[stage]:
                     del self.left[stage]
                 now = "?gracePeriodSeconds=0" * (way == "forced")
-                with suppress(RefusedError):  # it ended by itself, just now
+                with suppress(RefusedError):  # the pod has just ended by itself
                     self._space.api.delete(self._space.path("pods", name) + now)
 
 
 def follow(
     space: Namespace, name: str, fault: Any, server: S3Server, seconds: float = 900
 ) -> tuple[Document, dict[str, set[str]]]:
-    """Do `fault` again and again until the Workflow has ended.
+    """Call `fault` again and again until the Workflow has ended.
 
-    The Workflow, and of each manifest the times at which it was written: more than one, and
-    finished work was done again.
+    Return the Workflow, and the times at which each manifest was written. If a manifest has more
+    than one, finished work was done again.
     """
     written: dict[str, set[str]] = {}
     deadline = time.monotonic() + seconds
@@ -132,13 +133,13 @@ def follow(
 
 
 def note(space: Namespace, server: S3Server, written: dict[str, set[str]]) -> None:
-    """Add when each manifest was written last."""
+    """Add the time at which each manifest was last written."""
     for key, when in times(space, server).items():
         written.setdefault(key, set()).add(when)
 
 
 def times(space: Namespace, server: S3Server) -> dict[str, str]:
-    """When the manifests of a run were written, by key; nothing while the server is away."""
+    """The time of each manifest of a run, by key; empty while the server is stopped."""
     from botocore.exceptions import BotoCoreError
 
     store = space.store()
@@ -156,7 +157,7 @@ def times(space: Namespace, server: S3Server) -> dict[str, str]:
 
 
 def attempts(workflow_: Document) -> dict[str, list[tuple[str, str, str]]]:
-    """Of each task that has pods, how its attempts ended: phase, exit code, message."""
+    """How the attempts of each task with pods ended: phase, exit code, message."""
     found: dict[str, list[tuple[str, str, str]]] = {}
     nodes = workflow_["status"]["nodes"].values()
     for node in sorted(nodes, key=lambda node: node["startedAt"]):
@@ -186,17 +187,17 @@ def drain(space: Namespace, workflow_name: str, node: str) -> str:
 
 
 def exited(code: int) -> tuple[str, str, str]:
-    """How an attempt ended whose container failed with that code."""
+    """The entry of `attempts` for a container that failed with that exit code."""
     return "Failed", str(code), f"main: Error (exit code {code})"
 
 
 def once(written: dict[str, set[str]]) -> None:
-    """Nothing that was finished was done again."""
+    """Assert that no finished work was done again."""
     assert not {key: when for key, when in written.items() if len(when) > 1}
 
 
 def all_closed(server: S3Server, store: Store) -> None:
-    """No upload was left open, in the server or in a journal of the run."""
+    """Assert that no upload is left open, in the server or in a journal of the run."""
     assert isinstance(store, S3Store)
     assert not open_uploads(server, store)
     assert not [key for key in store.keys("") if key.endswith("in-progress.json")]

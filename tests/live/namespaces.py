@@ -1,4 +1,4 @@
-"""Namespaces to run sweeps in, and the three clients in them: kubectl, argo, svdjobs."""
+"""Namespaces for sweeps, and the three clients of a namespace: kubectl, argo, svdjobs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ RBAC = (
 )
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 ENDED = ("Succeeded", "Failed", "Error")
-# Of a run, what tells where and when.
+# Objects of a run that contain places and times.
 BESIDE = ("plan/", "shares/", "config.json", "identities.json")
 Document = dict[str, Any]
-# Where the API keeps what tests look at, by kubectl's names; others are Argo's.
+# The API of each kind, by kubectl's name; all other kinds are Argo's.
 APIS = {
     **dict.fromkeys(("pods", "secrets"), "/api/v1"),
     "jobs": "/apis/batch/v1",
@@ -37,7 +37,7 @@ APIS = {
 
 
 class Namespace:
-    """One namespace of a cluster, and a prefix of its name in an S3 server."""
+    """A namespace of a cluster, and the prefix of that name in an S3 server."""
 
     def __init__(self, site: Site, api: Cluster) -> None:
         self.site = site
@@ -60,18 +60,18 @@ class Namespace:
         return self.tool(*words, "--namespace", self.name, **options)
 
     def tool(self, *words: str, **options: Any) -> str:
-        """`svdjobs` with a command that knows no namespace."""
+        """Run a command of `svdjobs` that has no --namespace."""
         return self.site.run(sys.executable, "-m", "svdjobs.cli.main", *words, **options)
 
     def apply(self, *documents: Document) -> None:
         self.kubectl("apply", "-f", "-", text=yaml.safe_dump_all(documents))
 
     def path(self, kind: str, name: str = "") -> str:
-        """Where a kind, such as `pods` or `workflows`, or an object of it is kept."""
+        """The API path of a kind, such as `pods` or `workflows`, or of one object of it."""
         return self.api.path(kind, name, api=APIS.get(kind, ARGO))
 
     def objects(self, kind: str, selector: str = "") -> list[Document]:
-        """All objects of a kind. Tests ask often, and a kubectl each time would load the node."""
+        """All objects of a kind, without kubectl: so many calls of it would load the node."""
         items: list[Document] = self.api.get(self.path(kind), labelSelector=selector)["items"]
         return items
 
@@ -79,7 +79,7 @@ class Namespace:
         return self.api.get(self.path(kind, name))
 
     def wait(self, workflow: str, phase: str = "Succeeded", seconds: float = 600) -> Document:
-        """The Workflow once it has ended, which must be in that phase."""
+        """Wait until the Workflow ends, assert its phase, and return it."""
         found = until(lambda: ended(self.object("workflows", workflow)), seconds, workflow)
         tree = self.argo("get", workflow) if found["status"]["phase"] != phase else ""
         assert not tree, tree
@@ -91,7 +91,7 @@ def ended(workflow: Document) -> Document | None:
 
 
 def phases(workflow: Document) -> dict[str, str]:
-    """Phase of each node by display name, retried ones under their own: `blend`, `blend(0)`."""
+    """The phase of each node by name; a Retry node and its attempts are `blend` and `blend(0)`."""
     nodes = workflow["status"]["nodes"].values()
     return {
         node["name"].removeprefix(workflow["metadata"]["name"]): node["phase"] for node in nodes
@@ -99,7 +99,7 @@ def phases(workflow: Document) -> dict[str, str]:
 
 
 def manifests(store: Store) -> dict[str, str]:
-    """Version of every manifest: what is done again gets another."""
+    """The version of every manifest: an output that is made again gets a new one."""
     return {key: store.version(key) for key in store.keys("") if key.endswith("manifest.json")}
 
 
@@ -107,9 +107,11 @@ def manifests(store: Store) -> dict[str, str]:
 def namespace(
     site: Site, server: S3Server, prefix: str, *, account: bool = True, restricted: bool = True
 ) -> Iterator[Namespace]:
-    """A fresh namespace that lets only (if `restricted`) restricted pods in, with the Secret
-    `svdjobs-store` and, if `account`, what the chart would install of the pods' account; deleted
-    at the end."""
+    """A new namespace with the Secret `svdjobs-store`, deleted at the end.
+
+    With `restricted` it accepts only restricted pods; with `account` it has the pods' service
+    account and role, as the chart installs them.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBECONFIG", str(site.kubeconfig))
         api = connect(f"{prefix}-{uuid.uuid4().hex[:6]}")
@@ -123,5 +125,5 @@ def namespace(
             made.kubectl("apply", "-f", "-", text=RBAC)
         yield made
     finally:
-        with suppress(RefusedError):  # someone deleted it, which is as well
+        with suppress(RefusedError):  # somebody has already deleted it
             api.delete(f"/api/v1/namespaces/{made.name}")

@@ -1,4 +1,4 @@
-"""The real images on the node, loaded when they are not there already."""
+"""Load the real images onto the node, unless it has them already."""
 
 from __future__ import annotations
 
@@ -19,55 +19,60 @@ TAGS = (TAG, STORE_TAG)
 
 
 def provide(site: Site) -> str:
-    """The cpu image's reference on the nodes.
+    """Build and load the images; return the name of the cpu image on the nodes.
 
-    SVDJOBS_TEST_IMAGE names one that is there already: nothing is built and loaded.
+    If SVDJOBS_TEST_IMAGE names an image that the nodes can pull, nothing is built and loaded.
     """
     if given := os.environ.get("SVDJOBS_TEST_IMAGE"):
         return given
     if not site.local:
-        pytest.fail("this cluster takes no images from here: say SVDJOBS_TEST_IMAGE=reference")
+        pytest.fail("this cluster cannot load images from here: set SVDJOBS_TEST_IMAGE=reference")
     build(find_base(required=True))
     build_store()
     with FileLock(LOCKS / "svdjobs-load.lock"):
         if unlike(site):
             load(site)
             left = unlike(site)
-            assert not left, f"the node has others than were loaded: {', '.join(left)}"
+            assert not left, f"after loading, the node has other images: {', '.join(left)}"
     return short(TAG)
 
 
 def beside(image: str) -> str:
-    """The reference of one that has an S3 server, too, loaded with the cpu image.
+    """The name of the image with an S3 server, which `provide` loads as well.
 
-    SVDJOBS_TEST_STORE_IMAGE names it where SVDJOBS_TEST_IMAGE names the other.
+    With SVDJOBS_TEST_IMAGE, SVDJOBS_TEST_STORE_IMAGE must name it; otherwise the test skips.
     """
     if given := os.environ.get("SVDJOBS_TEST_STORE_IMAGE"):
         return given
     if image != short(TAG):
-        pytest.skip(f"NO IMAGE: SVDJOBS_TEST_STORE_IMAGE names none beside {image}")
+        pytest.skip(
+            f"NO IMAGE: SVDJOBS_TEST_STORE_IMAGE is not set, but SVDJOBS_TEST_IMAGE={image}"
+        )
     return short(STORE_TAG)
 
 
 def short(tag: str) -> str:
-    """As manifests name it."""
+    """The short name of an image, as manifests have it."""
     return tag.removeprefix("docker.io/library/")
 
 
 def unlike(site: Site) -> list[str]:
-    """The images that the node has not, or not as they are here."""
+    """The images that are missing on the node or differ from those of this machine."""
     known = digests(site)
     return [tag for tag in TAGS if on_node(site, known.get(tag)) != here(tag)]
 
 
 def here(tag: str) -> list[str]:
-    """Layers and settings of an image: its id changes with the format of an archive."""
+    """Layers and environment of an image of this machine.
+
+    Its id cannot be compared: it depends on the format of the archive.
+    """
     found = json.loads(output("buildah", "inspect", "--type=image", tag))["OCIv1"]
     return content(found)
 
 
 def on_node(site: Site, manifest: str | None) -> list[str]:
-    """The same of an image on the node, by its manifest's digest; nothing if it has none."""
+    """Layers and environment of an image on the node, by its manifest's digest; empty for None."""
     if manifest is None:
         return []
     config = stored(site, manifest)["config"]["digest"]
@@ -79,7 +84,7 @@ def content(image: dict[str, Any]) -> list[str]:
 
 
 def digests(site: Site) -> dict[str, str]:
-    """Digest of each name that the node knows: references, and ids of images."""
+    """The digest of each image on the node, by reference and by id."""
     lines = site.run("ctr", "-n", "k8s.io", "images", "ls").splitlines()[1:]
     return {words[0]: words[2] for words in map(str.split, lines) if len(words) > 2}
 
@@ -90,7 +95,7 @@ def stored(site: Site, digest: str) -> dict[str, Any]:
 
 
 def load(site: Site) -> None:
-    """Through one archive of the layers of both, which does not stay; nor do the last images."""
+    """Load both images from one temporary archive, and remove the images they replace."""
     before = digests(site)
     with tempfile.TemporaryDirectory(prefix="svdjobs-image-") as folder:
         archive = Path(folder) / "svdjobs.tar"

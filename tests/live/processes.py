@@ -1,4 +1,4 @@
-"""The programs of SVDJOBS_CLUSTER's cluster, which run as plain processes of this machine."""
+"""The programs of SVDJOBS_CLUSTER's cluster, which are plain processes of this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Process:
-    """One of them, by its name."""
+    """A program of the cluster, by its name."""
 
     def __init__(self, home: Path, name: str) -> None:
         self._pid_file = home / "run" / f"{name}.pid"
@@ -23,7 +23,7 @@ class Process:
 
     @property
     def words(self) -> list[str]:
-        """Its command line."""
+        """The command line of the process."""
         return self._read("cmdline")
 
     @property
@@ -36,21 +36,21 @@ class Process:
 
     @property
     def memory_mib(self) -> float:
-        """What it holds now."""
+        """The resident memory of the process now, in MiB."""
         status = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         (line,) = (line for line in status if line.startswith("VmRSS:"))
         return int(line.split()[1]) / 1024
 
     @contextmanager
     def gone(self) -> Iterator[None]:
-        """Kill it as a node that dies does; start it again, with the same words, afterwards."""
+        """Kill the process with SIGKILL; after the block, start it again with the same command."""
         words, environment = self.words, self.environment
         folder = Path(f"/proc/{self.pid}/cwd").readlink()
         os.kill(self.pid, signal.SIGKILL)
         try:
             yield
         finally:
-            # By a shell that ends, so that it is no child of these tests.
+            # A shell starts the process and ends, so the process is no child of these tests.
             start = 'pid=$1 log=$2; shift 2; "$@" >>"$log" 2>&1 </dev/null & echo $! >"$pid"'
             subprocess.run(
                 ["bash", "-c", start, "bash", str(self._pid_file), str(self._log), *words],

@@ -1,7 +1,7 @@
-"""A node that exists on paper only: pods that are put on it succeed at once, and nothing runs.
+"""A simulated node ("paper node"): its pods succeed at once, and nothing runs.
 
-For the size of a sweep that no small machine could run: the API server, the scheduler and the
-workflow controller are the real ones, only the kubelet and Argo's executor are stood in for.
+It measures sweeps that are too large for a small machine. The API server, the scheduler and the
+workflow controller are real; the kubelet and Argo's executor are simulated.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ NODE = "svdjobs-paper"
 LABEL = {"svdjobs.io/paper": "true"}
 TOLERATION = {"key": "svdjobs.io/paper", "operator": "Exists"}
 NODE_ID = "workflows.argoproj.io/node-id"
-# The controller manager takes a node that has said nothing for 40 s for dead.
+# The controller manager considers a node dead after 40 s without a heartbeat.
 SIGN_OF_LIFE_SECONDS = 10
 
 
 @contextmanager
 def paper_node(api: Cluster, outputs: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-    """The node, while the block runs; `outputs` are the parameters that pods of a stage write."""
+    """Simulate the node during the block. `outputs` has the output parameters of each stage."""
     over = threading.Event()
     node = {
         "metadata": {"name": NODE, "labels": LABEL},
@@ -53,7 +53,7 @@ def paper_node(api: Cluster, outputs: Mapping[str, Mapping[str, Any]]) -> Iterat
 
 
 def _live(api: Cluster, over: threading.Event) -> None:
-    """Say that the node is ready and has room, again and again."""
+    """Report again and again that the node is ready and has room."""
     room = {"cpu": "100000", "memory": "1000Ti", "ephemeral-storage": "1000Ti", "pods": "20000"}
     while not over.is_set():
         now = _text(datetime.now(UTC))
@@ -68,7 +68,7 @@ def _live(api: Cluster, over: threading.Event) -> None:
 
 
 def _run(api: Cluster, over: threading.Event, outputs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Let every pod of the namespace that was put on the node succeed, and go once deleted."""
+    """Let every pod of the namespace on this node succeed, and remove deleted pods."""
     pods = api.path("pods", api="/api/v1")
     begun: set[str] = set()
     with ThreadPoolExecutor(8) as pool:
@@ -93,14 +93,14 @@ def _run(api: Cluster, over: threading.Event, outputs: Mapping[str, Mapping[str,
 
 
 def _forget(api: Cluster, pod: Document) -> None:
-    """As a kubelet once the containers of a deleted pod are gone."""
+    """Remove a deleted pod, as a kubelet does when the containers have ended."""
     path = api.path("pods", pod["metadata"]["name"], api="/api/v1")
     with suppress(SvdjobsError):
         api.delete(f"{path}?gracePeriodSeconds=0")
 
 
 def _succeed(api: Cluster, pod: Document, outputs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Report what the executor and the kubelet would."""
+    """Report the end of a pod, as Argo's executor and the kubelet do."""
     meta = pod["metadata"]
     (owner,) = meta["ownerReferences"]
     written = outputs.get(meta["labels"].get("svdjobs.io/stage", ""), {})
@@ -127,7 +127,7 @@ def _succeed(api: Cluster, pod: Document, outputs: Mapping[str, Mapping[str, Any
     }
     api.create(api.path("workflowtaskresults"), result)
     begun = datetime.now(UTC)
-    # Up to two hours of work on paper: equal times would compress better than real ones.
+    # Durations vary, up to two hours: equal times would compress better than real ones.
     over = begun + timedelta(seconds=zlib.crc32(meta["name"].encode()) % 7200)
     now = _text(begun)
     ended = {"exitCode": 0, "reason": "Completed", "startedAt": now, "finishedAt": _text(over)}

@@ -1,4 +1,4 @@
-"""A sweep's Workflow whose pods are those of a real one, but only sleep: for where they run."""
+"""A sweep's Workflow whose pods only sleep, for tests of where and when pods run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.live.namespaces import Document
 def hollow(
     document: Document, planned: Mapping[str, Any], seconds: Mapping[str, float]
 ) -> Document:
-    """The same, with a shell in place of svdjobs: plan writes `planned`, and each stage sleeps."""
+    """A copy of a Workflow with a shell instead of svdjobs: stages sleep, plan writes `planned`."""
     made = copy.deepcopy(document)
     for template in made["spec"]["templates"]:
         if "container" not in template:

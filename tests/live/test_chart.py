@@ -21,7 +21,7 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-# Where there is no DNS, a Service's address must be known beforehand.
+# Without DNS in the cluster, the Service needs a fixed address.
 ADDRESS = "10.96.201.17"
 KINDS = {
     "configmaps": "/api/v1", "secrets": "/api/v1", "serviceaccounts": "/api/v1",
@@ -38,7 +38,7 @@ KINDS = {
 def space(
     cluster: Site, make_namespace: Callable[..., Namespace], monkeypatch: pytest.MonkeyPatch
 ) -> Namespace:
-    """A fresh namespace that lets only restricted pods in, with the Secret and nothing else."""
+    """A new namespace that accepts only restricted pods and contains only the Secret."""
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     return make_namespace("svdjobs-helm", account=False)
 
@@ -51,7 +51,7 @@ def helm(cluster: Site, space: Namespace) -> Iterator[helm_python.Config]:
 
 
 def there(cluster: Cluster) -> set[str]:
-    """Everything in the namespace that is not of every namespace, nor given, nor Helm's own."""
+    """The objects in the namespace, without those of every namespace, the test's and Helm's own."""
     return {
         f"{kind}/{item['metadata']['name']}"
         for kind, api in KINDS.items()
@@ -94,7 +94,7 @@ def test_install_upgrade_uninstall(helm: helm_python.Config, space: Namespace) -
 
     values = {**values, "limits": {"evaluations": 3}, "cron": {"enabled": True, "suspend": True}}
     helm.upgrade(CHART, RELEASE, values, namespace=space.name)
-    assert space.api.get(secret)["data"] == first  # whoever uses the store still can
+    assert space.api.get(secret)["data"] == first  # an upgrade keeps the store's keys
     assert space.api.get(limits)["data"] == {"evaluate": "3"}
     assert "cronworkflows/svdjobs-nightly" in there(space.api)
 
@@ -103,7 +103,7 @@ def test_install_upgrade_uninstall(helm: helm_python.Config, space: Namespace) -
 
 
 def granted(cluster: Cluster, account: str) -> set[str]:
-    """What an account may do of what would be worth having."""
+    """The rights that an account has, of those that an attacker would want."""
     asked = [
         (verb, group, resource)
         for group, resource in (
@@ -129,7 +129,7 @@ def test_values_that_the_schema_refuses_change_nothing(
 
 
 def small(space: Namespace, image: str, **more: Any) -> Values:
-    """Values for a small node without GPUs: those that workflows/ are rendered with."""
+    """Values for a small node without GPUs: the settings of workflows/."""
     settings = load_settings(ROOT / "workflows" / "settings.yaml")
     chosen = {"image": image, "evaluate_image": image, "store": space.url()}
     return {**values_of(settings.model_copy(update=chosen)), "config": BLENDS, **more}
@@ -138,7 +138,7 @@ def small(space: Namespace, image: str, **more: Any) -> Values:
 def test_from_install_to_uninstall_with_sweeps_in_between(
     image: str, helm: helm_python.Config, space: Namespace, tmp_path: Path
 ) -> None:
-    """`helm test`; the WorkflowTemplate by svdjobs and by argo; the CronWorkflow, once."""
+    """Run `helm test`, the WorkflowTemplate (by svdjobs and by argo), and the CronWorkflow once."""
     every_minute = {"enabled": True, "schedules": ["* * * * *"], "store": space.url("nightly")}
     network = {"store": {"cidrs": ["0.0.0.0/0"], "ports": [443]}}
     values = small(space, image, networkPolicy=network)
@@ -176,14 +176,15 @@ def test_from_install_to_uninstall_with_sweeps_in_between(
 
 
 def scheduled(space: Namespace) -> str | None:
-    """The one Workflow that the CronWorkflow has started, if it has."""
+    """The only Workflow that the CronWorkflow has started; None before that."""
     found = space.objects("workflows", "workflows.argoproj.io/cron-workflow=svdjobs-nightly")
     assert len(found) < 2
     return str(found[0]["metadata"]["name"]) if found else None
 
 
 def test_without_kueue_it_says_so(helm: helm_python.Config, space: Namespace) -> None:
-    """The same check as for Argo, which no test takes away from its cluster (tests/helm has it)."""
+    """The check for Kueue is the one for Argo, which no test removes from a cluster (see
+    tests/helm)."""
     values = examples()["gpu-kueue-spot"]
     with pytest.raises(helm_python.HelmError, match=r"kueue\.x-k8s\.io"):
         helm.install(CHART, RELEASE, values, namespace=space.name)

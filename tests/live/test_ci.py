@@ -1,4 +1,4 @@
-"""`svdjobs ci run` on the real cluster: a regression found, and the same answers let pass."""
+"""`svdjobs ci run` on the real cluster: a regression fails, equal completions pass."""
 
 from __future__ import annotations
 

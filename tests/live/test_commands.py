@@ -1,4 +1,4 @@
-"""`svdjobs workflow` against a real cluster, with Workflows that echo and sleep instead of work."""
+"""`svdjobs workflow` on a real cluster, with Workflows that only echo and sleep."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def kubeconfig(cluster: Site) -> Path:
 
 @pytest.fixture(scope="module")
 def space(cluster: Site, make_namespace: Callable[..., Namespace]) -> Namespace:
-    """With the account and the image that the sample Workflows use."""
+    """A namespace with the account and the image of the sample Workflows."""
     if cluster.local:
         make_base()
     made = make_namespace("svdjobs-test", account=False, restricted=False)
@@ -44,7 +44,7 @@ def space(cluster: Site, make_namespace: Callable[..., Namespace]) -> Namespace:
 
 
 class Cli:
-    """`svdjobs …` in that namespace."""
+    """Runs `svdjobs` in a namespace."""
 
     def __init__(self, kubeconfig: Path, namespace: str, folder: Path) -> None:
         self.environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
@@ -95,7 +95,7 @@ def test_a_sweep_from_submission_to_its_logs(svdjobs: Cli) -> None:
 
 
 class Door:
-    """A way to the API server that can be shut: connections are cut and refused."""
+    """A proxy to the API server. While it is shut, connections are cut and refused."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -188,7 +188,7 @@ def test_ten_seconds_without_the_api_server(
 def test_stop_outlasts_ten_seconds_without_the_api_server(
     door: tuple[Door, Path], space: Namespace, tmp_path: Path
 ) -> None:
-    """And the exit handler runs."""
+    """The exit handler runs, too."""
     way, own = door
     svdjobs = Cli(own, space.name, tmp_path)
     svdjobs.submit("stopped", "-p", "seconds=60")

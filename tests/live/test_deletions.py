@@ -1,4 +1,4 @@
-"""Pods of every stage deleted while they work: others do what they were doing, and no more."""
+"""Delete pods of every stage while they work: new pods take over, and redo no finished work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.live.namespaces import Namespace
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-# Once each, and gone. Not notify: it is too quick.
+# One deletion for each stage. notify is left out: it ends too quickly.
 EVERY_STAGE = {
     "plan": ["forced"],
     "decompose": ["graceful", "forced"],
@@ -27,7 +27,7 @@ SHARED = SWEEP + "  shards: 2\nrotations: {rl1: demo:rl1}\n"
 def test_pods_of_every_stage_deleted_and_all_is_done_once(
     live_server: S3Server, image: str, make_namespace: Callable[..., Namespace]
 ) -> None:
-    """While they work, gracefully and by force."""
+    """Pods are deleted while they work, gracefully and by force."""
     space = make_namespace("svdjobs-faults")
     space.apply(sweep(space, "deleted", SHARED, image=image))
     deletions = Deletions(space, EVERY_STAGE)

@@ -1,4 +1,4 @@
-"""Where evaluations run, and how many at once. The GPUs are pretended; the scheduler is not."""
+"""Where evaluations run, and how many at once. The GPUs are simulated; the scheduler is real."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ AT_ONCE = 2
 
 @pytest.fixture
 def gpus(cluster: Site) -> Iterator[Callable[[int], None]]:
-    """Sets how many GPUs the node has; at the end it has none, and no label that says so."""
+    """A function that sets the number of the node's GPUs; the end removes GPUs and labels."""
     if not cluster.local:
-        pytest.skip("NO PRETENDED GPUS: only SVDJOBS_CLUSTER's can be told to have some")
+        pytest.skip("NO SIMULATED GPUS: only the cluster of SVDJOBS_CLUSTER can simulate them")
 
     def give(count: int) -> None:
         cluster.run(SCRIPT, "gpus", str(count), PRODUCT)
@@ -46,7 +46,7 @@ def gpus(cluster: Site) -> Iterator[Callable[[int], None]]:
 
 
 def requested(pod: Document) -> set[str]:
-    """Numbers of GPUs that a pod's containers ask for."""
+    """The numbers of GPUs that a pod's containers request."""
     return {
         container["resources"]["requests"][GPU]
         for container in pod["spec"]["containers"]
@@ -55,7 +55,7 @@ def requested(pod: Document) -> set[str]:
 
 
 def refused(pod: Document) -> str:
-    """Why the scheduler found no node for a pod; empty where it did."""
+    """Why the scheduler found no node for a pod; empty if it found one."""
     for condition in pod["status"].get("conditions", []):
         if (condition["type"], condition["status"]) == ("PodScheduled", "False"):
             return str(condition["message"])
@@ -69,8 +69,8 @@ def evaluates(pod: Document) -> bool:
 def test_evaluations_wait_for_gpus_and_nothing_else_does(
     gpus: Callable[[int], None], image: str, make_namespace: Callable[..., Namespace]
 ) -> None:
-    """One GPU, and two evaluations are let in at once: one waits for the other's GPU. Four GPUs,
-    and still two are let in."""
+    """The semaphore allows two evaluations. With one GPU, one of them waits for the GPU; with four
+    GPUs, still only two run."""
     space = make_namespace("svdjobs-gpus")
     limits = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "limits"}}
     space.apply({**limits, "data": {"evaluate": str(AT_ONCE)}})

@@ -22,7 +22,7 @@ def test_it_runs_as_nobody_on_a_root_it_cannot_write(
     cluster: Site,
     measured: Callable[[str], None],
 ) -> None:
-    """With the securityContext of the manifests, which the restricted level lets in."""
+    """The pod has the manifests' securityContext, which the restricted level accepts."""
     space = make_namespace("svdjobs-image")
     container = {
         "name": "main", "image": image, "command": ["sh", "-c", SCRIPT],

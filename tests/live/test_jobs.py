@@ -1,4 +1,4 @@
-"""A sweep as plain Jobs: file after file, with a pod killed and an index that fails for good."""
+"""A sweep as plain Jobs, file after file: one pod is deleted, one index fails in every attempt."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ONE_SHARE = SWEEP.replace("  shards: 2\n", "")
 
 
 class Jobs:
-    """The files of a sweep, rendered for one namespace."""
+    """The manifests of a sweep, rendered for one namespace."""
 
     def __init__(self, space: Namespace, folder: Path) -> None:
         self.space = space
         self.files = sorted((folder / "jobs" / "kubernetes").glob("*.yaml"))
 
     def apply(self, stage: str) -> str:
-        """Apply a stage's file; the name of its Job."""
+        """Apply the file of a stage; return the name of its Job."""
         (file,) = (one for one in self.files if one.stem[3:] == stage)
         self.space.kubectl("apply", "-f", str(file))
         return str(list(yaml.safe_load_all(file.read_text()))[-1]["metadata"]["name"])

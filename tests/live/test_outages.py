@@ -1,4 +1,4 @@
-"""The store away, the node drained, the controller killed, one after the other, under one sweep."""
+"""One sweep while the store is stopped, then the node drained, then the controller killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the chart's account may do, and where the store's secret key is not."""
+"""The permissions of the chart's account, and the places that must not have the secret key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NETWORK = {"networkPolicy": {"store": {"cidrs": ["10.20.0.0/16"]}}}
 
 
 def allowed(space: Namespace, account: str) -> set[tuple[str, ...]]:
-    """Rules of an account in its namespace, as the API server lists them."""
+    """The rights of an account in its namespace, as the API server lists them."""
     who = f"system:serviceaccount:{space.name}:{account}"
     lines = space.kubectl("auth", "can-i", "--list", f"--as={who}", "--no-headers").splitlines()
     return {tuple(line.split()) for line in lines}
@@ -38,7 +38,7 @@ def allowed(space: Namespace, account: str) -> set[tuple[str, ...]]:
 def test_the_account_may_report_outputs_and_no_more(
     make_namespace: Callable[..., Namespace],
 ) -> None:
-    """Beyond what an account without any binding may. The NetworkPolicy is accepted."""
+    """In addition to the rights of an account without a binding. The NetworkPolicy is accepted."""
     space = make_namespace("svdjobs-rights", account=False)
     wanted = ("ServiceAccount", "Role", "RoleBinding", "NetworkPolicy")
     made = [one for one in documents(NETWORK) if one["kind"] in wanted]
@@ -53,8 +53,8 @@ def test_the_account_may_report_outputs_and_no_more(
 def test_the_secret_key_is_in_the_secret_only(
     image: str, live_server: S3Server, cluster: Site, make_namespace: Callable[..., Namespace]
 ) -> None:
-    """A sweep in a restricted namespace, then a look at everything it leaves: objects of the
-    cluster, logs, and what is in the store."""
+    """After a sweep in a restricted namespace, search the cluster's objects, the logs and the
+    store for the key."""
     space = make_namespace("svdjobs-secrets")
     (namespace,) = [
         item

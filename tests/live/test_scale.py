@@ -1,6 +1,6 @@
-"""What the control plane makes of a large sweep, and how well `svdjobs` foresees it.
+"""Measure a large sweep on the real control plane, and compare it with the estimate of `svdjobs`.
 
-Small by default; SVDJOBS_TEST_ALPHAS=200 is the size that is promised to fit.
+The sweep is small by default; SVDJOBS_TEST_ALPHAS=200 is the size that svdjobs promises to fit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOLERANCE = 0.2
 
 
 def large_sweep(space: Namespace, alphas: int) -> tuple[SweepConfig, Document]:
-    """So many alphas on 4 benchmarks in 4 shards each, for the node on paper."""
+    """A sweep of `alphas` alphas on 4 benchmarks in 4 shards each, for the simulated node."""
     text = yaml.safe_dump({**big(alphas, 4), "decompose": {"parts": SHARES, "shards": SHARES}})
     where = {"node_selector": LABEL, "tolerations": [TOLERATION]}
     document = sweep(
@@ -50,7 +50,7 @@ def test_size_and_time_of_a_sweep_on_paper(
     make_namespace: Callable[..., Namespace],
     measured: Callable[[str], None],
 ) -> None:
-    """Alphas × 4 benchmarks × 4 shards: everything is scheduled and kept, and nothing computes."""
+    """Alphas × 4 benchmarks × 4 shards: all pods are scheduled, and none computes."""
     space = make_namespace("svdjobs-scale")
     config, document = large_sweep(space, ALPHAS)
     shares = [f"{t.checkpoint_id}-{i:03d}" for t in layout.targets(config) for i in range(SHARES)]

@@ -1,4 +1,4 @@
-"""What people are told on a cluster that has no Argo Workflows."""
+"""The messages on a cluster without Argo Workflows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def bare(cluster: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if not cluster.local:
-        pytest.skip("NO SECOND API SERVER: only that of SVDJOBS_CLUSTER can be started again")
+        pytest.skip("NO SECOND API SERVER: only SVDJOBS_CLUSTER's API server can be started twice")
     folder = tmp_path_factory.mktemp("bare")
     with bare_api_server(cluster.kubeconfig, folder) as kubeconfig:
         environment = {**cluster.environment, "KUBECONFIG": str(kubeconfig)}

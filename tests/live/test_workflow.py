@@ -1,4 +1,4 @@
-"""`argo submit workflows/sweep.yaml`, and what it leaves in the store."""
+"""`argo submit workflows/sweep.yaml`, and its outputs in the store."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 class Swept(NamedTuple):
-    """A sweep that has run, in the namespace it ran in."""
+    """A finished sweep and its namespace."""
 
     space: Namespace
     workflow: Document
     pods: list[Document]
-    """Those still there at its end; a while later the cluster has removed all."""
+    """The pods that exist at the end of the sweep; the cluster removes them later."""
 
 
 @pytest.fixture(scope="module")
 def swept(image: str, make_namespace: Callable[..., Namespace]) -> Swept:
-    """`argo submit workflows/sweep.yaml`, as its first lines say it, to its end."""
+    """Run `argo submit workflows/sweep.yaml` to its end."""
     space = make_namespace("svdjobs-sweep")
     given = {"config": SWEEP, "store": space.url(), "image": image, "evaluate-image": image}
     options = [word for key, value in given.items() for word in ("-p", f"{key}={value}")]
@@ -56,7 +56,7 @@ def test_it_comes_to_the_bytes_of_a_sweep_on_one_machine(
 
 
 def test_pods_are_nobody_and_their_roots_are_read_only(swept: Swept) -> None:
-    """All passed the restricted level to get in."""
+    """The restricted level has accepted all pods, too."""
     assert swept.pods
     for pod in swept.pods:
         spec = pod["spec"]
