@@ -4,7 +4,6 @@ A block of a page lies between `<!-- figures: NAME -->` and `<!-- end of figures
 blocks about the demo this runs the sweep in a folder, runs it again, and runs it over an S3 server.
 The blocks about benchmarks come from runs/bench.json, which `make bench` writes. A block without a
 measurement stays as it is, and the command names it.
-=======
 """
 
 from __future__ import annotations
