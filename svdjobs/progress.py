@@ -24,8 +24,6 @@ PLAIN_EVERY_SECONDS = 5.0
 # Names the file whose content, such as `37/100`, Argo shows as the progress of a pod:
 # https://argo-workflows.readthedocs.io/en/latest/progress/
 ARGO_PROGRESS_FILE = "ARGO_PROGRESS_FILE"
-# Where engines and evaluations on their own keep their logs.
-LOGS = Path("logs")
 
 
 class Advance(Protocol):

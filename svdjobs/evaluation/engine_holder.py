@@ -23,6 +23,7 @@ from svdjobs.evaluation.engines.protocol import Engine, Weights
 from svdjobs.progress import say
 from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
+from svdjobs.runs.logs import RunLogs
 from svdjobs.storage.store import Store
 
 
@@ -36,6 +37,7 @@ class EngineHolder:
         store: Store,
         tokenizer_of: Callable[[str], Any],
         longest_prompt: int,
+        logs: RunLogs,
         only_checkpoint: str | None = None,
     ) -> None:
         self._checkpoints = checkpoints
@@ -44,6 +46,7 @@ class EngineHolder:
         self._store = store
         self._tokenizer_of = tokenizer_of
         self._longest_prompt = longest_prompt
+        self._logs = logs
         self._engine: Engine | None = None
         self._holds: str | None = None
         self._reuse = evaluate.reuse_engine
@@ -62,7 +65,7 @@ class EngineHolder:
             alone = checkpoint_id == self._only_checkpoint
             own_weights = alone and is_written(self._store, checkpoint_id)
             first = "after" if reuse and not own_weights else checkpoint_id
-            self._engine = self._start(self._files(first), self._tokenizer_of(first))
+            self._engine = self._start(first)
             self._holds, self._started_for_reuse = first, reuse and first == "after"
         if self._holds != checkpoint_id:
             self._holds = None  # a swap that fails leaves weights of two checkpoints
@@ -109,14 +112,16 @@ class EngineHolder:
             )
         return not differ
 
-    def _start(self, weights: Weights, tokenizer: Any) -> Engine:
+    def _start(self, checkpoint_id: str) -> Engine:
+        weights, tokenizer = self._files(checkpoint_id), self._tokenizer_of(checkpoint_id)
         # Checks the files: an engine's own error for a truncated one names neither it nor a remedy.
         open_checkpoint(weights.folder, allow_pickle=self._config.allow_pickle)
         if self._evaluate.engine == "vllm":
-            from svdjobs.evaluation.engines.vllm import VllmEngine, log_path
+            from svdjobs.evaluation.engines.vllm import VllmEngine
 
-            say(f"starting vLLM with {weights.label} (its own messages: {log_path(weights)})")
-            return VllmEngine(weights, tokenizer, self._evaluate, self._longest_prompt)
+            log = self._logs.path(f"vllm-{checkpoint_id}")
+            say(f"starting vLLM with {weights.label} (its own messages: {self._logs.place(log)})")
+            return VllmEngine(weights, tokenizer, self._evaluate, self._longest_prompt, log)
         from svdjobs.evaluation.engines.transformers import TransformersEngine
 
         return TransformersEngine(weights, tokenizer, self._evaluate)

@@ -1,8 +1,8 @@
-"""One engine per GPU: the checkpoints of an evaluation spread over processes of this machine.
+"""One engine per GPU: processes of this machine divide the checkpoints of an evaluation.
 
-Each process evaluates its share with `svdjobs evaluate`, sees only its own GPUs, logs to a file of
-its own and ends with this process. One that dies does not stop the others; what it left undone is
-tried once more, one checkpoint a process and on other GPUs.
+Each process runs `svdjobs evaluate` for some checkpoints. It sees only its own GPUs, writes its own
+log file, and ends when this process ends. If one dies, the others go on. The checkpoints that it
+did not finish are tried once more, each in its own process and on other GPUs.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from tempfile import TemporaryDirectory
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.errors import ConfigError, EvaluationError
 from svdjobs.parallel import die_with
-from svdjobs.progress import LOGS, say, track
+from svdjobs.progress import say, track
 from svdjobs.provenance import cores
 from svdjobs.runs import layout
+from svdjobs.runs.logs import RunLogs, run_logs
 from svdjobs.runs.outputs import find_manifest
 from svdjobs.storage.store import Store
 
 POLL_SECONDS = 0.2
 TAIL_LINES = 5
-# Set for the processes started here, to this one's id.
-PARENT = "SVDJOBS_FLEET_PARENT"
+# Set for the processes that this module starts, to the id of the process that starts them.
+PARENT = "SVDJOBS_PARENT_PID"
 
 
 def join(evaluate: EvaluateConfig) -> None:
-    """See only the GPUs of the config; in a process started here, end with the one that did."""
+    """Let this process see only the GPUs of the config. In a process that this module has started,
+    which sees its own GPUs already, exit when the parent exits."""
     if parent := os.environ.get(PARENT):
         die_with(int(parent))
     elif evaluate.devices:
@@ -42,7 +44,7 @@ def join(evaluate: EvaluateConfig) -> None:
 def device_groups(evaluate: EvaluateConfig) -> list[tuple[str, ...]]:
     """GPUs of each engine: those of the config or all visible, `tensor_parallel_size` at a time.
 
-    None in a process started here, whose GPUs are those of one engine.
+    Empty in a process that this module has started: all its GPUs belong to one engine.
 
     Raises:
         ConfigError: fewer GPUs than one engine needs.
@@ -79,43 +81,51 @@ def run(
     Raises:
         EvaluationError: some could not be evaluated in two attempts; the others are finished.
     """
+    # after alone at first: the likelihoods of all others are those of its completions.
     first = ["after"] if config.evaluation.teacher_forced and "after" in checkpoint_ids else []
     rest = [i for i in checkpoint_ids if i not in first]
-    lost: list[str] = []
+    failed_twice: list[str] = []
+    tails = ""
     with (
         track("evaluate on several engines", len(checkpoint_ids)) as advance,
         TemporaryDirectory(prefix="svdjobs-") as folder,
+        run_logs(store) as logs,
     ):
         path = Path(folder) / "sweep.json"
         path.write_text(config.model_dump_json())
         for ids in (first, rest):
-            shares = [ids[number :: len(groups)] for number in range(len(groups))]
-            _attempt(path, shares, groups)
-            left = [i for i in ids if not _finished(config, store, i)]
-            advance(len(ids) - len(left))
-            if left:
-                say(f"not finished, trying again: {', '.join(left)}")
-            for start in range(0, len(left), len(groups)):
-                some = left[start : start + len(groups)]
-                _attempt(path, [[i] for i in some], [*groups[1:], groups[0]])
+            by_process = [ids[number :: len(groups)] for number in range(len(groups))]
+            _attempt(path, by_process, groups, logs)
+            unfinished = [i for i in ids if not _finished(config, store, i)]
+            advance(len(ids) - len(unfinished))
+            if unfinished:
+                say(f"not finished, trying again: {', '.join(unfinished)}")
+            for start in range(0, len(unfinished), len(groups)):
+                some = unfinished[start : start + len(groups)]
+                other_gpus = [*groups[1:], groups[0]]
+                _attempt(path, [[i] for i in some], other_gpus, logs)
                 failed = [i for i in some if not _finished(config, store, i)]
                 advance(len(some) - len(failed))
-                lost += failed
-    if lost:
+                failed_twice += failed
+        tails = _log_tails(logs, len(groups))
+    if failed_twice:
         raise EvaluationError(
-            f"{len(lost)} of {len(checkpoint_ids)} checkpoints could not be evaluated: "
-            f"{', '.join(lost)}. What their engines said last:\n{_last_words(len(groups))}"
+            f"{len(failed_twice)} of {len(checkpoint_ids)} checkpoints could not be evaluated: "
+            f"{', '.join(failed_twice)}. The last lines of their engines' logs:\n{tails}"
         )
 
 
 def _attempt(
-    path: Path, shares: Sequence[Sequence[str]], groups: Sequence[tuple[str, ...]]
+    path: Path,
+    ids_by_process: Sequence[Sequence[str]],
+    groups: Sequence[tuple[str, ...]],
+    logs: RunLogs,
 ) -> None:
-    """Evaluate shares of checkpoints, each in a process with its group of GPUs, and wait."""
+    """Evaluate checkpoints in processes, each with its group of GPUs, and wait for all."""
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(_process(path, number, devices, ids, len(groups)))
-            for number, (ids, devices) in enumerate(zip(shares, groups, strict=False))
+            stack.enter_context(_process(path, log_of(logs, number), devices, ids, len(groups)))
+            for number, (ids, devices) in enumerate(zip(ids_by_process, groups, strict=False))
             if ids
         ]
         while any(process.poll() is None for process in processes):
@@ -124,7 +134,11 @@ def _attempt(
 
 @contextmanager
 def _process(
-    path: Path, number: int, devices: tuple[str, ...], checkpoint_ids: Sequence[str], engines: int
+    path: Path,
+    log_path: Path,
+    devices: tuple[str, ...],
+    checkpoint_ids: Sequence[str],
+    engines: int,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """One process; terminated if it is still at work when the block ends."""
     environment = {
@@ -134,9 +148,8 @@ def _process(
         "CUDA_VISIBLE_DEVICES": ",".join(devices),
         PARENT: str(os.getpid()),
     }
-    LOGS.mkdir(exist_ok=True)
     named = [word for i in checkpoint_ids for word in ("--checkpoint", i)]
-    with (LOGS / f"engine-{number}.log").open("ab") as log:
+    with log_path.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "svdjobs.cli.main", "evaluate", str(path), *named],
             env=environment,
@@ -159,10 +172,14 @@ def _finished(config: SweepConfig, store: Store, checkpoint_id: str) -> bool:
     )
 
 
-def _last_words(count: int) -> str:
+def log_of(logs: RunLogs, number: int) -> Path:
+    """The log file of an engine's process."""
+    return logs.path(f"engine-{number}")
+
+
+def _log_tails(logs: RunLogs, count: int) -> str:
     lines = []
-    for number in range(count):
-        path = LOGS / f"engine-{number}.log"
+    for path in (log_of(logs, number) for number in range(count)):
         if path.exists():
             tail = path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
             lines += [f"  {path}: {line}" for line in tail]

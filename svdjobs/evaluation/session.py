@@ -18,6 +18,7 @@ from svdjobs.evaluation.grader import Grader
 from svdjobs.evaluation.prompt_sets import PromptSet, make_prompt_set, tokenizer_source
 from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
+from svdjobs.runs.logs import run_logs
 from svdjobs.runs.outputs import check_run, note_run
 from svdjobs.storage.store import Store
 
@@ -64,6 +65,7 @@ class Session:
                 self.store,
                 lambda checkpoint_id: self.prompt_set(checkpoint_id).tokenizer,
                 max(self.prompt_set(checkpoint_id).longest for checkpoint_id in ids),
+                self.stack.enter_context(run_logs(self.store)),
                 self.only_checkpoint,
             )
             self.stack.callback(self._engine_holder.close)

@@ -24,6 +24,7 @@ from svdjobs.fingerprint import fingerprint
 from svdjobs.progress import say
 from svdjobs.provenance import versions
 from svdjobs.records import FileRecord, Manifest
+from svdjobs.runs.logs import LOGS
 from svdjobs.storage.as_files import read_checked
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.objects import (
@@ -297,7 +298,12 @@ def check_run(store: Store, config: SweepConfig) -> None:
     """
     known = try_read_json(store, RUN_CONFIG)
     if known is None:
-        strangers = [key for key in store.keys("") if not key.endswith(IN_PROGRESS)]
+        # Logs may begin before the run does, and outlast one that was deleted.
+        strangers = [
+            key
+            for key in store.keys("")
+            if not key.endswith(IN_PROGRESS) and not key.startswith(f"{LOGS}/")
+        ]
         if strangers:
             raise OutputError(
                 f"{store.url} is not empty and holds no svdjobs run (it has {strangers[0]}). Give "

@@ -11,8 +11,9 @@ from svdjobs.config import SweepConfig
 from svdjobs.config_file import apply_override, parse_config
 from svdjobs.errors import ConfigError, IncompleteError
 from svdjobs.evaluation import grades
-from svdjobs.progress import LOGS, logged, say
+from svdjobs.progress import logged, say
 from svdjobs.reporting.data import interval_text, percent
+from svdjobs.runs.logs import run_logs
 from svdjobs.stages import evaluate
 from svdjobs.standalone.decompose import checkpoint_name
 from svdjobs.storage.objects import write_json
@@ -33,10 +34,10 @@ def run(
     force: bool = False,
     allow_pickle: bool = False,
 ) -> tuple[str, Path]:
-    """Evaluate, resuming what an earlier call began; a line for a person and the results' path.
+    """Evaluate, or resume what an earlier call began. Returns a line for a person and the path of
+    the results.
 
-    The run itself, with completions and grades, lies beside the results file; what was said on the
-    way is in `logs/<model>.log`.
+    The run, with completions, grades and `logs/evaluate.log`, lies beside the results file.
     """
     name = checkpoint_name(model)
     path = out_json or RESULTS / f"{name}_results.json"
@@ -56,7 +57,7 @@ def run(
         apply_override(document, override)
     config = parse_config(document, where="command line")
     store = open_store(config.store_url)
-    with logged(LOGS / f"{name}.log"):
+    with run_logs(store) as logs, logged(logs.folder / "evaluate.log"):
         evaluate.run(config, store, checkpoint_ids=["after"], force=force)
         say(f"evaluated {model} on {data_path}; results in {path}")
     return publish(config, store), path

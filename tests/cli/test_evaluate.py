@@ -33,7 +33,9 @@ def test_one_checkpoint_with_the_flags_of_the_fields_scripts(
         "idx", "problem", "gold", "generations", "sample_scores", "per_problem_score",
     }  # fmt: skip
     assert [len(row["generations"]) for row in details] == [2] * 5
-    assert "evaluate after on problems: done" in (tmp_path / "logs" / "rl1.log").read_text()
+    log = tmp_path / "gen_results" / "rl1_results.run" / "logs" / "evaluate.log"
+    assert "evaluate after on problems: done" in log.read_text()
+    assert not (tmp_path / "logs").exists()
     again = svdjobs(*asked, cwd=tmp_path)
     assert again.stdout == done.stdout
     assert "evaluate after" not in again.stderr

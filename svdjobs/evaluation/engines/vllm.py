@@ -25,7 +25,6 @@ from svdjobs.evaluation.engines.device import vllm_uses_gpus
 from svdjobs.evaluation.engines.protocol import Request, Trace, Weights
 from svdjobs.evaluation.engines.stop_tokens import context_of, stop_tokens
 from svdjobs.evaluation.engines.weight_checksum import bit_sum, packed_name
-from svdjobs.progress import LOGS
 from svdjobs.provenance import memory_limit_bytes
 from svdjobs.records import Completion
 
@@ -44,9 +43,15 @@ class VllmEngine:
     """One running vLLM engine, whatever checkpoint it holds at the moment."""
 
     def __init__(
-        self, weights: Weights, tokenizer: Any, config: EvaluateConfig, longest_prompt: int
+        self,
+        weights: Weights,
+        tokenizer: Any,
+        config: EvaluateConfig,
+        longest_prompt: int,
+        log: Path,
     ) -> None:
-        """Start with a checkpoint folder, with room for the longest prompt and max_tokens.
+        """Start with a checkpoint folder, with room for the longest prompt and max_tokens. What
+        vLLM prints while it starts goes to the file `log`.
 
         Raises:
             ConfigError: vLLM is not installed.
@@ -54,13 +59,14 @@ class VllmEngine:
             EvaluationError: not enough memory, or it would not start.
         """
         self._config = config
+        self._log = log
         self._tokenizer = tokenizer
         self._stop = stop_tokens(weights.folder, tokenizer)
         # One more than is drawn, for reading a whole trace; never more than the checkpoint has.
         wanted = longest_prompt + config.max_tokens + 1
         self.context: int | None = min(wanted, context_of(weights.folder) or wanted)
         _environment()
-        with _output_to(log_path(weights)):
+        with _output_to(log):
             vllm = _import_vllm()
         self._arguments: dict[str, Any] = {
             "model": weights.folder,
@@ -81,7 +87,7 @@ class VllmEngine:
             self._arguments["max_num_batched_tokens"] = PREFILL_TOKENS
         if config.tensor_parallel_size == 1:
             self._arguments["distributed_executor_backend"] = "uni"
-        with _startup_errors(config), _output_to(log_path(weights)):
+        with _startup_errors(config), _output_to(log):
             self._llm = vllm.LLM(**self._arguments, use_tqdm_on_load=False)
         layouts: list[dict[str, Any]] = self._llm.collective_rpc("svdjobs_layout")
         layout = layouts[0]
@@ -191,7 +197,7 @@ class VllmEngine:
             )
             engine.add_request(key, {"prompt_token_ids": list(request.prompt_ids)}, sampling)
         try:
-            with _running_errors(config):
+            with _running_errors(config, self._log):
                 while engine.has_unfinished_requests():
                     for output in engine.step():
                         if output.finished:
@@ -229,7 +235,7 @@ class VllmEngine:
         # vLLM draws a token after what it reads, so a trace that fills the context loses its last.
         whole = [[*t.prompt_ids, *t.completion_ids][: self.context - 1] for t in traces]
         prompts = [{"prompt_token_ids": ids} for ids in whole]
-        with _running_errors(self._config):
+        with _running_errors(self._config, self._log):
             outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
         for trace, ids, output in zip(traces, whole, outputs, strict=True):
             start = len(trace.prompt_ids)
@@ -245,11 +251,6 @@ class VllmEngine:
         del self._llm
         gc.collect()
         cleanup_dist_env_and_memory()
-
-
-def log_path(weights: Weights) -> Path:
-    """Where vLLM's own messages go."""
-    return LOGS / f"{Path(weights.folder).resolve().name}.log"
 
 
 def _batches(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
@@ -298,7 +299,6 @@ def _import_vllm() -> Any:
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
     """Send what this process prints to a file: vLLM's compiled parts know no other way."""
-    path.parent.mkdir(exist_ok=True)
     streams = [stream for stream in (sys.__stdout__, sys.__stderr__) if stream is not None]
     saved = {stream: os.dup(stream.fileno()) for stream in streams}
     with path.open("ab") as log:
@@ -338,7 +338,7 @@ def _startup_errors(config: EvaluateConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _running_errors(config: EvaluateConfig) -> Iterator[None]:
+def _running_errors(config: EvaluateConfig, log: Path) -> Iterator[None]:
     import torch
 
     try:
@@ -351,6 +351,6 @@ def _running_errors(config: EvaluateConfig) -> Iterator[None]:
         ) from None
     except RuntimeError as error:  # what a worker process died of, or that it died
         raise EvaluationError(
-            f"vLLM stopped while generating: {first_line(error)} Its own messages are in {LOGS}/. "
+            f"vLLM stopped while generating: {first_line(error)} Its own messages are in {log}. "
             f"Finished completions are kept: run again, or set evaluate.engine to transformers."
         ) from None

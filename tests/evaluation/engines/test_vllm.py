@@ -266,6 +266,6 @@ def test_running_out_of_memory_names_the_knob() -> None:
         pytest.raises(
             EvaluationError, match=r"max_tokens \(now 40\)\. Finished completions are kept"
         ),
-        vllm._running_errors(vllm_child.settings()),
+        vllm._running_errors(vllm_child.settings(), Path("vllm.log")),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -6,6 +6,7 @@ vLLM changes the process it runs in (threads, environment, warnings): tests keep
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,9 @@ def refused(action: Callable[[], object]) -> str:
 def main() -> None:
     tokenizer = load_tokenizer(str(DEMO / "checkpoints" / "rl2"))
     longest = max(len(request.prompt_ids) for request in requests(1))
-    engine = VllmEngine(weights("rl2"), tokenizer, settings(), longest)
+    engine = VllmEngine(
+        weights("rl2"), tokenizer, settings(), longest, Path(tempfile.mkdtemp(), "vllm.log")
+    )
 
     def drawn(asked: list[Request], done: set[tuple[int, int]] | None = None) -> Any:
         found = list(engine.generate(asked, done or set()))
