@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,14 +72,16 @@ class Process:
         self._answers = self._connection.makefile("r")
         self.pid = int(self._answers.readline())
         self.returncode: int | None = None
+        self._reading = threading.Lock()
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
-        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
-            self.returncode = int(self._answers.readline())
-            self._answers.close()
-            self._connection.close()
-        return self.returncode
+        with self._reading:  # threads that watch one process must not close it under each other
+            if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+                self.returncode = int(self._answers.readline())
+                self._answers.close()
+                self._connection.close()
+            return self.returncode
 
     def wait(self, timeout: float = 600) -> int:
         """Wait until the command has ended; return its exit status.

@@ -27,6 +27,7 @@ FLOORS = [
         "provenance",
         "progress",
         "parallel",
+        "attempts",
         "deadline",
     },
     {"kernels", "pipeline"},

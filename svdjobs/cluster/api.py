@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from svdjobs.attempts import Attempts
 from svdjobs.errors import ClusterError, ConfigError, RefusedError, UnavailableError
 
 ARGO = "/apis/argoproj.io/v1alpha1"
 PATIENCE_SECONDS = 60.0
-# Of what waits for hours anyway.
+# For commands that watch a run, which takes hours anyway.
 LONG_PATIENCE_SECONDS = 600.0
 # Longest wait for an answer, and for the next line of one; a watch ends by itself before that.
 ANSWER_SECONDS = 30.0
@@ -38,11 +39,11 @@ _PATH = re.compile(
 Document = dict[str, Any]
 
 
-class Cut(Exception):  # noqa: N818 - not an error: it is met by asking again
+class StreamInterruption(Exception):  # noqa: N818 - no error: the stream is requested again
     """A stream broke off, or was silent for too long."""
 
 
-class Asked(NamedTuple):
+class RequestedAction(NamedTuple):
     """What a request wants, in the words of Kubernetes' permissions."""
 
     verb: str
@@ -59,7 +60,7 @@ def in_pod() -> bool:
 def connect(namespace: str | None = None, **options: Any) -> Cluster:
     """The cluster of KUBECONFIG or ~/.kube/config, or the one this pod runs in.
 
-    Nothing is asked of it yet. `options` are those of `Cluster`.
+    No request is sent yet. `options` are those of `Cluster`.
 
     Raises:
         ClusterError: neither is there, or the file is not a kubeconfig.
@@ -83,15 +84,15 @@ def connect(namespace: str | None = None, **options: Any) -> Cluster:
             f"({str(error) or type(error).__name__}), and this is no pod. Set KUBECONFIG to a file "
             f"that `kubectl get pods` works with."
         ) from None
-    settings.retries = False  # ours are enough, and know which errors pass
+    settings.retries = False  # Cluster retries, and transient errors only
     return Cluster(client.ApiClient(settings), namespace or own, **options)
 
 
 class Cluster:
-    """One API server, and the namespace things are in.
+    """One API server, and the namespace of the objects.
 
-    A request that gets no answer is sent again, for `patience_seconds`; so every change asked for
-    must be one that may be asked for twice. `notice` is told, once per outage.
+    A request without an answer is sent again, for `patience_seconds`, so every change must be
+    idempotent. `notice` gets a message once per outage.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Cluster:
         self.namespace = namespace
         self.patience_seconds = patience_seconds
         self.notice = notice or (lambda words: None)
-        self._settled = 0.0
+        self._unsettled_until = 0.0
 
     @property
     def server(self) -> str:
@@ -137,25 +138,25 @@ class Cluster:
         """Lines of an answer, as they come.
 
         Raises:
-            Cut: it broke off; a line that was cut in the middle is not given.
+            StreamInterruption: it broke off. The incomplete last line is dropped.
         """
         from urllib3.exceptions import HTTPError
 
-        response = self._patiently("GET", path, query=query, read_seconds=STREAM_SECONDS)
+        response = self._send_with_retries("GET", path, query=query, read_seconds=STREAM_SECONDS)
         rest = b""
         try:
             for piece in response.stream(amt=None, decode_content=True):
                 *lines, rest = (rest + piece).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
         except (HTTPError, OSError):
-            raise Cut from None
+            raise StreamInterruption from None
         finally:
             response.close()
         if rest:
             yield rest.decode(errors="replace")
 
     def _document(self, method: str, path: str, **request: Any) -> Document:
-        response = self._patiently(method, path, read_seconds=ANSWER_SECONDS, **request)
+        response = self._send_with_retries(method, path, read_seconds=ANSWER_SECONDS, **request)
         try:
             document = json.loads(response.data)
         except ValueError:
@@ -169,26 +170,26 @@ class Cluster:
             )
         return document
 
-    def _patiently(self, method: str, path: str, **request: Any) -> Any:
-        """Send until there is an answer.
+    def _send_with_retries(self, method: str, path: str, **request: Any) -> Any:
+        """Send a request until there is an answer.
 
         Raises:
-            RefusedError: the server says no.
-            ClusterError: it is not to be trusted.
-            UnavailableError: none for `patience_seconds`.
+            RefusedError: the server refuses the request.
+            ClusterError: the server's certificate is not trusted.
+            UnavailableError: there was no answer for `patience_seconds`.
         """
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        given_up, pause = 0.0, 0.2
+        attempts = Attempts(patience_seconds=self.patience_seconds)
         while True:
             try:
                 return self._send(method, path, **request)
             except ApiException as error:
-                if not self._passing(error):
-                    asked = asked_for(method, path, request.get("query") or {})
+                if not self._is_transient(error):
+                    action = action_of(method, path, request.get("query") or {})
                     raise refusal(
-                        asked, int(error.status or 0), _text(error), self.server
+                        action, int(error.status or 0), _text(error), self.server
                     ) from None
                 reason = f"HTTP {error.status}"
             except (HTTPError, OSError) as error:
@@ -198,23 +199,18 @@ class Cluster:
                         f"Get a new kubeconfig of this cluster."
                     ) from None
                 reason = _why(error)
-            now = time.monotonic()
-            self._settled = now + SETTLING_SECONDS
-            if not given_up:
-                given_up = now + self.patience_seconds
-                if self.patience_seconds > 1:
-                    self.notice(
-                        f"The API server {self.server} does not answer ({reason}); trying for "
-                        f"{self.patience_seconds:.0f} s."
-                    )
-            if now + pause > given_up:
+            self._unsettled_until = time.monotonic() + SETTLING_SECONDS
+            if not attempts.failed and self.patience_seconds > 1:
+                self.notice(
+                    f"The API server {self.server} does not answer ({reason}); trying for "
+                    f"{self.patience_seconds:.0f} s."
+                )
+            if not attempts.pause():
                 raise UnavailableError(
                     f"the API server {self.server} does not answer ({reason}), tried for "
                     f"{self.patience_seconds:.0f} s. Check the cluster and KUBECONFIG, then run "
                     f"the same command again; a Workflow goes on meanwhile."
                 )
-            time.sleep(pause)
-            pause = min(2.0, pause * 1.6)
 
     def _send(
         self,
@@ -240,30 +236,30 @@ class Cluster:
             _request_timeout=(5.0, read_seconds),
         )
 
-    def _passing(self, error: Any) -> bool:
-        """Whether the same request may be answered otherwise in a moment."""
+    def _is_transient(self, error: Any) -> bool:
+        """Whether the same request may succeed in a moment."""
         if error.status in _PASSING:
             return True
-        unsettled = time.monotonic() < self._settled
+        unsettled = time.monotonic() < self._unsettled_until
         return unsettled and (error.status in (401, 403) or not _is_status(_text(error)))
 
 
-def asked_for(method: str, path: str, query: dict[str, Any]) -> Asked:
+def action_of(method: str, path: str, query: dict[str, Any]) -> RequestedAction:
     """What a request wants, from its path."""
     found = _PATH.match(path)
     if found is None:
-        return Asked("get", path, "", "")
+        return RequestedAction("get", path, "", "")
     verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(method, "get")
     if verb == "get" and not found["name"]:
         verb = "watch" if query.get("watch") else "list"
     sub, group = found["sub"], found["group"]
     resource = found["resource"] + (f"/{sub}" if sub else "") + (f".{group}" if group else "")
-    return Asked(verb, resource, found["namespace"] or "", found["name"] or "")
+    return RequestedAction(verb, resource, found["namespace"] or "", found["name"] or "")
 
 
-def refusal(asked: Asked, status: int, text: str, server: str) -> ConfigError:
-    """What the server's refusal means, and what to do about it."""
-    verb, resource, namespace, name = asked
+def refusal(action: RequestedAction, status: int, text: str, server: str) -> ConfigError:
+    """The error for a request that the server refused, with what to do about it."""
+    verb, resource, namespace, name = action
     where = f" in namespace {namespace}" if namespace else ""
     said = _said(text)
     if status == 401:
@@ -272,7 +268,7 @@ def refusal(asked: Asked, status: int, text: str, server: str) -> ConfigError:
             f"again, or get a new kubeconfig; its token or certificate may have expired."
         )
     elif status == 403:
-        words = f"you may not {verb} {resource}{where}: {said}. {_grant(asked, said)}"
+        words = f"you may not {verb} {resource}{where}: {said}. {_grant(action, said)}"
     elif status == 404 and "argoproj.io" in resource and not _is_status(text):
         return ConfigError(
             f"{server} has no Argo Workflows: it knows no {resource}. Install it (version 3.7 or "
@@ -281,23 +277,23 @@ def refusal(asked: Asked, status: int, text: str, server: str) -> ConfigError:
     elif status == 404:
         words = f"there is no {resource} {name!r}{where}. Found there: `kubectl get {resource} -A`."
     else:
-        words = f"{server} would not {verb} {resource} {name}{where} ({status}): {said}."
+        words = f"{server} refused to {verb} {resource} {name}{where} ({status}): {said}."
     return RefusedError(words, status)
 
 
-def _grant(asked: Asked, said: str) -> str:
+def _grant(action: RequestedAction, said: str) -> str:
     """The commands that allow what was refused."""
     who = re.search(r'User "([^"]+)"', said)
     user = who[1] if who else "USER"
     account = re.fullmatch(r"system:serviceaccount:([^:]+):(.+)", user)
     subject = f"--serviceaccount={account[1]}:{account[2]}" if account else f"--user={user}"
-    kind, scope = ("role", f" -n {asked.namespace}") if asked.namespace else ("clusterrole", "")
+    kind, scope = ("role", f" -n {action.namespace}") if action.namespace else ("clusterrole", "")
     return (
         f"Someone who administers it can allow it with\n"
-        f"  kubectl create {kind} svdjobs-{asked.verb}{scope} --verb={asked.verb} "
-        f"--resource={asked.resource}\n"
-        f"  kubectl create {kind}binding svdjobs-{asked.verb}{scope} --{kind}=svdjobs-{asked.verb} "
-        f"{subject}"
+        f"  kubectl create {kind} svdjobs-{action.verb}{scope} --verb={action.verb} "
+        f"--resource={action.resource}\n"
+        f"  kubectl create {kind}binding svdjobs-{action.verb}{scope} "
+        f"--{kind}=svdjobs-{action.verb} {subject}"
     )
 
 
@@ -307,7 +303,7 @@ def _text(error: Any) -> str:
 
 
 def _is_status(text: str) -> bool:
-    """Whether an answer is one of Kubernetes' own, which name what they speak of."""
+    """Whether an answer is a Kubernetes Status object: then the API server itself wrote it."""
     try:
         return bool(json.loads(text).get("kind") == "Status")
     except (ValueError, AttributeError):
@@ -315,7 +311,7 @@ def _is_status(text: str) -> bool:
 
 
 def _said(text: str) -> str:
-    """The server's own words, shortened."""
+    """The message of the server's answer, shortened."""
     words = str(json.loads(text).get("message", "")) if _is_status(text) else text
     words = " ".join(words.split()).rstrip(".")
     return words if len(words) <= 300 else words[:299] + "…"

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from svdjobs.cluster.api import ARGO, Cluster, Cut
+from svdjobs.cluster.api import ARGO, Cluster, StreamInterruption
 from svdjobs.errors import SvdjobsError
 from tests.live.namespaces import Document
 
@@ -88,7 +88,7 @@ def _run(api: Cluster, over: threading.Event, outputs: Mapping[str, Mapping[str,
                     elif uid not in begun:
                         begun.add(uid)
                         pool.submit(_succeed, api, pod, outputs)
-            except (Cut, SvdjobsError):
+            except (StreamInterruption, SvdjobsError):
                 time.sleep(0.2)
 
 

@@ -18,6 +18,7 @@ from functools import partial
 
 import pytest
 
+from svdjobs import attempts
 from svdjobs.errors import (
     ConfigError,
     MissingKeyError,
@@ -54,8 +55,8 @@ def store(s3_prefix: str, proxy: Proxy) -> S3Store:
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (client, download):
-        monkeypatch.setattr(module, "pause", lambda number: time.sleep(0.01))
+    monkeypatch.setattr(attempts, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(attempts, "LONGEST_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture

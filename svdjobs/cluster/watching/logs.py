@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from svdjobs import escape
-from svdjobs.cluster.api import Cluster, Cut, Document
+from svdjobs.cluster.api import Cluster, Document, StreamInterruption
 from svdjobs.cluster.watching.status import ENDED, FAILED, Run, Task, run_of
 from svdjobs.cluster.watching.updates import changes
 from svdjobs.errors import ConfigError, RefusedError
@@ -196,7 +196,7 @@ def _copy(
                         write(text)
             if not follow or _ended(cluster, pod):
                 return True
-        except Cut:
+        except StreamInterruption:
             pass
         except RefusedError as error:
             if error.status == 404:

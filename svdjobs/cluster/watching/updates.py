@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from svdjobs.cluster.api import WATCH_SECONDS, Cluster, Cut, Document
+from svdjobs.cluster.api import WATCH_SECONDS, Cluster, Document, StreamInterruption
 from svdjobs.cluster.names import label_value
 from svdjobs.cluster.watching.status import ENDED, RUN_LABEL
 from svdjobs.errors import ClusterError, ConfigError, RefusedError
@@ -127,7 +127,7 @@ def _events(cluster: Cluster, name: str, version: str) -> Iterator[tuple[str, Do
                 version = event["object"]["metadata"]["resourceVersion"]
                 if event["type"] != "BOOKMARK":
                     yield event["type"], event["object"]
-        except Cut:
+        except StreamInterruption:
             pass
         except RefusedError as error:
             if error.status != 410:

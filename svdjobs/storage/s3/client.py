@@ -8,15 +8,13 @@ the code of a server's error and never its text: some servers echo access keys a
 from __future__ import annotations
 
 import os
-import random
 import socket
-import time
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import count
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from svdjobs.attempts import Attempts
 from svdjobs.errors import ConfigError, MissingKeyError, StorageError, UnavailableError
 
 Answer = TypeVar("Answer")
@@ -28,8 +26,8 @@ CONNECTIONS = 50
 # boto3 tries a request three times within a second, but a server takes longer to restart. So we
 # repeat boto3's tries, for some 15 seconds in all if each of them fails at once.
 _BOTO_ATTEMPTS = 3
-ROUNDS = 6
-_PATIENCE_SECONDS = 60.0
+ROUNDS = 8
+PATIENCE_SECONDS = 60.0
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
 
 _GONE = {"NoSuchKey", "404", "NotFound", "NoSuchVersion"}
@@ -151,22 +149,14 @@ def is_taken(error: Exception) -> bool:
 
 def persistently(request: Callable[[], Answer]) -> Answer:
     """Make a request; repeat it while its error may pass. Raises the library's last error."""
-    started = time.monotonic()
-    for number in count(1):
+    attempts = Attempts(most=ROUNDS, patience_seconds=PATIENCE_SECONDS)
+    while True:
         try:
             return request()
         except failures() as error:
-            late = number >= ROUNDS or time.monotonic() - started > _PATIENCE_SECONDS
             passing = isinstance(as_ours(error, doing="", url=""), UnavailableError)
-            if late or not passing or is_taken(error):
+            if not passing or is_taken(error) or not attempts.pause():
                 raise
-        pause(number)
-    raise AssertionError("unreachable")
-
-
-def pause(number: int) -> None:
-    """Wait after failure number `number`: half a second, doubling, with jitter."""
-    time.sleep(min(10.0, 0.25 * 2**number) * random.uniform(0.75, 1))
 
 
 def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:

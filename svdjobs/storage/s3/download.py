@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from svdjobs.attempts import Attempts
 from svdjobs.errors import DamagedError, StorageError, UnavailableError
-from svdjobs.storage.s3.client import code_of, failures, pause
+from svdjobs.storage.s3.client import PATIENCE_SECONDS, code_of, failures
 from svdjobs.storage.s3.object import Place, threads
 
 RANGE_BYTES = 16 << 20
@@ -56,7 +57,8 @@ def read(place: Place, start: int, end: int | None) -> bytearray:
 def fill(place: Place, view: memoryview, start: int, etag: str, response: Any) -> None:
     """Read a range into `view`. When a body breaks off, request the rest."""
     filled, reason = 0, ""
-    for number in range(1, BODY_ATTEMPTS + 1):
+    attempts = Attempts(most=BODY_ATTEMPTS, patience_seconds=PATIENCE_SECONDS)
+    while True:
         if response is None:
             span = f"bytes={start + filled}-{start + len(view) - 1}"
             response = place.call("get_object", "reading", Range=span, IfMatch=etag)
@@ -72,9 +74,10 @@ def fill(place: Place, view: memoryview, start: int, etag: str, response: Any) -
         finally:
             response["Body"].close()
         response = None
-        pause(number)
+        if not attempts.pause():
+            break
     raise UnavailableError(
-        f"reading {place.url}: the answer broke off {BODY_ATTEMPTS} times{reason}; {filled:,} of "
+        f"reading {place.url}: the answer broke off {attempts.failed} times{reason}; {filled:,} of "
         f"{len(view):,} bytes from byte {start:,} arrived. Run the same command again: finished "
         f"outputs are kept and skipped."
     )

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from svdjobs.evaluation.answers.extraction import find_answer
+from tests.waiting import no_hang
 
 
 @pytest.mark.parametrize(
@@ -161,6 +160,5 @@ def test_boxes_of_the_last_sentence(text: str, boxes: tuple[str, ...]) -> None:
     ids=lambda text: text[:12],
 )
 def test_extraction_is_linear(text: str) -> None:
-    started = time.monotonic()
-    find_answer(text)
-    assert time.monotonic() - started < 5
+    with no_hang():  # a quadratic search takes hours
+        find_answer(text)
