@@ -1,8 +1,8 @@
-r"""verl's `compute_score` with the rule of the evaluate stage: same name, arguments and result as
-`verl/utils/reward_score/math_dapo.py` (https://github.com/volcengine/verl), another grader.
+r"""Drop-in for verl's `compute_score`, graded by the rule of the evaluate stage.
 
-Unlike verl's it looks at the whole text, not at its last 300 characters, and an answer is right
-where it is equivalent to the gold, not only where the two are spelled alike.
+Name, arguments and result are those of `verl/utils/reward_score/math_dapo.py`
+(https://github.com/volcengine/verl). Unlike verl's it reads the whole text, not its last 300
+characters, and an answer is correct if it is equivalent to the gold, not only if it is equal text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from svdjobs.records import Completion, Grade, Outcome
 CORRECT = 1.0
 WRONG = -1.0
 TIMEOUT_SECONDS = 5.0
-# verl looks for a strict box this many characters before the last pause token.
+# verl looks for a strict box from this many characters before the last pause token.
 _BEFORE_PAUSE = 100
 
 
@@ -30,7 +30,7 @@ class Score(TypedDict):
     """1.0 or -1.0."""
     acc: bool
     pred: str | None
-    """The answer that was found, None where there is none."""
+    """The extracted answer; None if there is none, or none that counts."""
 
 
 def compute_score(
@@ -39,14 +39,14 @@ def compute_score(
     strict_box_verify: bool = False,
     pause_tokens_index: Sequence[int] | None = None,
 ) -> Score:
-    r"""Score of a solution against its gold, or against several any of which will do.
+    r"""Score of a solution against its gold, or against several golds any of which will do.
 
-    With `strict_box_verify` only an answer in a complete `\boxed{}` counts, and if
-    `pause_tokens_index` is given only one from 100 characters before the last of these positions.
+    With `strict_box_verify` only an answer in a complete `\boxed{}` counts; with
+    `pause_tokens_index` too, only one from 100 characters before the last of these positions.
 
-    Whatever is not correct scores -1.0, a gold that cannot be read included; `GradingPool` tells
-    these apart and is the way to grade many. The answer may be hostile: it is graded in a worker
-    process, within 5 seconds.
+    Every outcome but correct scores -1.0, even a gold that cannot be read. `GradingPool` keeps the
+    outcomes apart and grades many answers at once. The answer may be hostile, so it is graded in a
+    worker process, within 5 seconds.
     """
     if strict_box_verify and pause_tokens_index:
         solution_str = solution_str[max(0, pause_tokens_index[-1] - _BEFORE_PAUSE) :]
@@ -69,7 +69,7 @@ def _grade(text: str, golds: Sequence[str]) -> Grade:
 
 @cache
 def _pool(process_id: int) -> GradingPool:
-    """One worker for this process (a forked child must not share its parent's pipes)."""
+    """The pool of this process; a forked child must not share its parent's pipes."""
     pool = GradingPool(TIMEOUT_SECONDS, workers=1).__enter__()
     atexit.register(pool.close)
     return pool

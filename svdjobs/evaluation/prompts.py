@@ -1,7 +1,7 @@
-r"""From problems to token ids: what every checkpoint is asked, exactly once tokenised.
+r"""Prompts as token ids, tokenised once and shared by all checkpoints.
 
-Three styles: `plain` is the problem and an instruction; `chat` is the same text as a user's message
-in the tokenizer's chat template; anything else is a template that contains {problem}.
+Three styles: `plain` is the problem and an instruction; `chat` is the same text as a user message
+in the tokenizer's chat template; any other style is itself a template that contains {problem}.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from svdjobs.errors import BenchmarkError, CheckpointError, first_line
-from svdjobs.evaluation.chat_template import rendered
+from svdjobs.evaluation.chat_template import TemplateError, render_chat_template
 from svdjobs.fingerprint import fingerprint
 from svdjobs.records import Problem
 
@@ -18,14 +18,14 @@ PLAIN_PROMPT = r"{problem} Let's think step by step and output the final answer 
 
 
 class Prompt(NamedTuple):
-    """One problem as a model reads it."""
+    """The prompt of one problem."""
 
     idx: int
-    """The problem's."""
+    """Index of the problem."""
     text: str
     ids: tuple[int, ...]
     sha256: str
-    """Of the token ids."""
+    """sha256 of the token ids."""
 
 
 def load_tokenizer(folder: str) -> Any:
@@ -70,18 +70,18 @@ def make_prompts(problems: Sequence[Problem], style: str, tokenizer: Any) -> lis
 
 
 def prompts_sha256(prompts: Sequence[Prompt]) -> str:
-    """sha256 over the token ids of a whole benchmark: equal if every checkpoint was asked alike."""
+    """sha256 of the token ids of a whole benchmark: equal if two checkpoints got equal prompts."""
     return fingerprint([prompt.ids for prompt in prompts])
 
 
 def _fill(style: str, problem: Problem) -> str:
-    """Literal replacement, so that no other brace of a template or a problem has a meaning."""
+    """Replace {problem} literally, so that other braces in a template or problem mean nothing."""
     template = PLAIN_PROMPT if style == "plain" else style
     return template.replace("{problem}", problem.problem)
 
 
 def _chats(problems: Sequence[Problem], tokenizer: Any) -> list[str]:
-    """Each problem as a user's message in the tokenizer's chat template, rendered elsewhere."""
+    """Each problem as a user message in the chat template, rendered in a sandboxed process."""
     if not tokenizer.chat_template:
         raise CheckpointError(
             f"evaluate.prompt is `chat`, but the tokenizer {tokenizer.name_or_path} has no chat "
@@ -89,12 +89,12 @@ def _chats(problems: Sequence[Problem], tokenizer: Any) -> list[str]:
             f"one."
         )
     try:
-        return rendered(
+        return render_chat_template(
             tokenizer.get_chat_template(),
             tokenizer.special_tokens_map,
             [_fill("plain", problem) for problem in problems],
         )
-    except ValueError as error:
+    except TemplateError as error:
         raise CheckpointError(
             f"the chat template of the tokenizer {tokenizer.name_or_path} {error}. Set "
             f"evaluate.prompt to `plain`."
@@ -102,10 +102,10 @@ def _chats(problems: Sequence[Problem], tokenizer: Any) -> list[str]:
 
 
 def _token_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
-    """Token ids with what the tokenizer puts in front of a text (a BOS), once.
+    """Token ids, starting once with what the tokenizer puts in front of a text (a BOS).
 
-    A chat template may already have written it. What the tokenizer puts at the end (some add an
-    end-of-text token) is left out: the completion goes there.
+    A chat template may already have written it. What some tokenizers put at the end (an end-of-text
+    token) is left out, since the completion follows there.
     """
     bare = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
     full = tuple(tokenizer(text, add_special_tokens=True)["input_ids"])
@@ -121,13 +121,14 @@ def _token_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
     return bare if bare[:start] == opening else opening + bare
 
 
-def check_room(
+def check_context_length(
     lengths: Mapping[int, int], context: int | None, max_tokens: int, *, benchmark: str = ""
 ) -> None:
-    """Make sure that prompts (token count by problem idx) and max_tokens fit the context together.
+    """Make sure that each prompt (token count by problem idx) and max_tokens fit the context.
 
     Raises:
-        BenchmarkError: one does not; names the longest and the largest max_tokens that fits all.
+        BenchmarkError: a prompt does not fit; names the longest prompt and the largest max_tokens
+            that fits all.
     """
     if context is None or not lengths:
         return

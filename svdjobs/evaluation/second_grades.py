@@ -1,4 +1,4 @@
-"""The second grader over every completion of an evaluation whose first grades are kept."""
+"""Second grades of an evaluation's completions, and how far they agree with the first grades."""
 
 from __future__ import annotations
 
@@ -30,8 +30,11 @@ def make(
     *,
     force: bool = False,
 ) -> Manifest:
-    """Grade the completions of an evaluation once more, or find that done. `results` is the
-    evaluation's manifest; its grades may change, its completions decide."""
+    """Grade the completions of an evaluation with the second grader, unless current.
+
+    `results` is the manifest of the completions. The key depends on these only, not on first
+    grades.
+    """
     output = begin(
         store,
         layout.second_grades_prefix(checkpoint_id, benchmark.name),
@@ -45,31 +48,31 @@ def make(
     )
     if output.finished:
         return output.finished
-    place = layout.results_prefix(checkpoint_id, benchmark.name)
-    completions = completions_in(read_finished(store, place, COMPLETIONS, results))
+    prefix = layout.results_prefix(checkpoint_id, benchmark.name)
+    completions = completions_in(read_finished(store, prefix, COMPLETIONS, results))
     golds = {problem.idx: problem.gold for problem in benchmark.problems}
     with track(f"second grader {checkpoint_id} on {benchmark.name}", len(completions)) as advance:
-        found = pool().second_opinions(completions, golds, lambda: advance())
-    lines = [grade.model_dump_json() for grade in found]
+        second = pool().second_grades(completions, golds, advance)
+    lines = [grade.model_dump_json() for grade in second]
     output.add(write_lines(store, output.key(ROWS), lines))
     return output.commit()
 
 
 def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None:
-    """Manifest of a checkpoint's second grades, None where there are none of its completions."""
+    """Manifest of a checkpoint's second grades; None if its present completions have none."""
     results = readable_manifest(store, layout.results_prefix(checkpoint_id, benchmark))
-    found = readable_manifest(store, layout.second_grades_prefix(checkpoint_id, benchmark))
+    second = readable_manifest(store, layout.second_grades_prefix(checkpoint_id, benchmark))
     if (
         results is None
-        or found is None
-        or found.inputs["completions"] != completions_sha256(results)
+        or second is None
+        or second.inputs["completions"] != completions_sha256(results)
     ):
         return None
-    return found
+    return second
 
 
 def agreement(store: Store, benchmark: Benchmark, checkpoint_id: str) -> Agreement | None:
-    """How far the two graders agree; None where there are no second grades."""
+    """How far the two graders agree; None if there are no second grades."""
     manifest = current(store, checkpoint_id, benchmark.name)
     if manifest is None:
         return None
@@ -84,7 +87,7 @@ def agreement(store: Store, benchmark: Benchmark, checkpoint_id: str) -> Agreeme
         return None
     golds = {problem.idx: problem.gold for problem in benchmark.problems}
     counts: Counter[tuple[bool, bool | None]] = Counter()
-    apart = []
+    disagreements = []
     for line in evaluation.read(store, GRADES).splitlines():
         grade = record_in(Grade, line, f"a grade of {evaluation.prefix}")
         correct = grade.outcome is Outcome.CORRECT
@@ -92,7 +95,7 @@ def agreement(store: Store, benchmark: Benchmark, checkpoint_id: str) -> Agreeme
         counts[correct, second] += 1
         if second is not None and second != correct:
             gold = golds[grade.idx]
-            apart.append(
+            disagreements.append(
                 Disagreement(
                     checkpoint=checkpoint_id,
                     idx=grade.idx,
@@ -109,5 +112,5 @@ def agreement(store: Store, benchmark: Benchmark, checkpoint_id: str) -> Agreeme
         only_first=counts[True, False],
         only_second=counts[False, True],
         undecided=counts[True, None] + counts[False, None],
-        disagreements=apart,
+        disagreements=disagreements,
     )

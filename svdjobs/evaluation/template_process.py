@@ -1,10 +1,10 @@
-"""Renders a chat template, in a process of its own, since a template is code of a stranger's.
+"""Render a chat template in a process of its own, since a template is a stranger's code.
 
-Jinja's sandbox keeps it from files and from Python; nothing but the limits of a process keeps it
-from a loop without end or a text without end. One JSON object in, {"template", "variables",
-"contents", "seconds", "memory_bytes", "characters"}; one out, {"prompts"} or {"error"}.
+Jinja's sandbox keeps it from files and from Python, but only the limits of a process keep it from
+an endless loop or an endless text. Standard input is one JSON object, {"template", "variables",
+"contents", "seconds", "memory_bytes", "characters"}; standard output is {"prompts"} or {"error"}.
 
-The environment is that of transformers (utils/chat_template_utils.py), which takes seconds to
+The Jinja environment is that of transformers (utils/chat_template_utils.py), which takes seconds to
 import; a test renders the same templates with both.
 """
 
@@ -22,28 +22,28 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from svdjobs.evaluation.confined import confine, limit_seconds
+from svdjobs.evaluation.sandbox import confine, limit_seconds
 
 
-class Generation(Extension):
-    """`{% generation %}` marks what a model said; to a prompt it adds nothing."""
+class GenerationTag(Extension):
+    """`{% generation %}`, which marks what a model said; it adds nothing to a prompt."""
 
-    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+    tags = {"generation"}  # noqa: RUF012 - Jinja declares it so
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """What is between the tags."""
+        """Keep what is between the tags."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def render(template: str, variables: dict[str, Any], contents: Sequence[str]) -> list[str]:
-    """The prompt for each content, as a single message of the user's.
+    """The prompt for each content, as a single user message.
 
     Raises:
         Exception: whatever the template raises.
     """
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
@@ -75,23 +75,24 @@ def _raise(message: str) -> None:
 
 
 def main() -> None:
-    """Render what standard input asks for."""
-    asked = json.load(sys.stdin)
-    confine(asked["memory_bytes"])
-    limit_seconds(asked["seconds"])
+    """Answer the request on standard input."""
+    request = json.load(sys.stdin)
+    confine(request["memory_bytes"])
+    limit_seconds(request["seconds"])
     reply: dict[str, Any]
     try:
-        prompts = render(asked["template"], asked["variables"], asked["contents"])
+        prompts = render(request["template"], request["variables"], request["contents"])
         longest = max(map(len, prompts), default=0)
-        if longest > asked["characters"]:
+        if longest > request["characters"]:
             reply = {"error": f"makes a prompt of {longest:,} characters"}
         else:
             reply = {"prompts": prompts}
     except MemoryError:
-        reply = {"error": f"needs more than {asked['memory_bytes'] >> 20} MiB"}
+        reply = {"error": f"needs more than {request['memory_bytes'] >> 20} MiB"}
     except Exception as error:  # a template may raise what it likes
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reply = {"error": f"does not take a single user message: {said:.200}"}
+        text = str(error).splitlines()[0] if str(error) else ""
+        name = type(error).__name__
+        reply = {"error": f"fails on a single user message with {name}: {text:.200}".rstrip(": ")}
     json.dump(reply, sys.stdout)
 
 

@@ -1,4 +1,4 @@
-"""Finished evaluations with planted outcomes, so that a gate has something to judge at once."""
+"""Finished evaluations with planted outcomes, which a gate can judge at once."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def answer(
 
 
 def noted(config: SweepConfig) -> None:
-    """Make the folder a run, as its first stage would."""
+    """Make the folder a run, as the first stage would."""
     from svdjobs.runs.outputs import note_run
 
     note_run(LocalStore(Path(config.store_url)), config)

@@ -1,4 +1,4 @@
-"""Code that a checkpoint brings along is never run, nor is anyone asked whether it should be."""
+"""Code in a checkpoint is never run, and nobody is asked whether to run it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tokenizer(PreTrainedTokenizerFast): pass
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """A file that the checkpoint's code makes when it runs."""
+    """The file that the checkpoint's code creates if it runs."""
     return tmp_path / "ran"
 
 
@@ -36,7 +36,7 @@ def mark(tmp_path: Path) -> Path:
 def folder(
     chain: dict[str, Path], tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """An unknown model_type, auto_map everywhere, and someone who says yes to everything."""
+    """A checkpoint with an unknown model_type and auto_map, and a stdin that says yes."""
     folder = Path(shutil.copytree(chain["base"], tmp_path / "with-code"))
     (folder / "code.py").write_text(CODE.format(mark=str(mark)))
     for name, classes in (
@@ -52,14 +52,14 @@ def folder(
     return folder
 
 
-def test_a_model_does_not_bring_its_code(folder: Path, mark: Path) -> None:
+def test_code_of_a_model_is_not_run(folder: Path, mark: Path) -> None:
     with pytest.raises(CheckpointError, match="transformers cannot load"):
         _load_model(str(folder), "float32")
     assert not mark.exists()
     assert sys.stdin.read().count("y") == 9
 
 
-def test_a_tokenizer_does_not_bring_its_code(folder: Path, mark: Path) -> None:
+def test_code_of_a_tokenizer_is_not_run(folder: Path, mark: Path) -> None:
     with pytest.raises(CheckpointError, match="no tokenizer in"):
         load_tokenizer(str(folder))
     assert not mark.exists()
@@ -67,7 +67,7 @@ def test_a_tokenizer_does_not_bring_its_code(folder: Path, mark: Path) -> None:
 
 
 def test_every_loader_says_that_code_is_not_run() -> None:
-    """Left out, transformers asks on stdin where an unknown model_type has an auto_map."""
+    """Without the argument transformers asks on stdin, if an unknown model_type has an auto_map."""
     calls = [
         (path.name, node)
         for path in Path(svdjobs.__file__).parent.rglob("*.py")

@@ -1,4 +1,4 @@
-"""Prompts as token ids, with tokenizers really built and saved here."""
+"""Prompts as token ids, with real tokenizers that are built and saved here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from svdjobs.evaluation.engines.protocol import make_requests
 from svdjobs.evaluation.prompts import (
     PLAIN_PROMPT,
     Prompt,
-    check_room,
+    check_context_length,
     load_tokenizer,
     make_prompts,
     prompts_sha256,
@@ -38,7 +38,7 @@ BOS = 0
 
 @cache
 def tokenizer(processor: str | None = None, chat_template: str | None = None) -> Any:
-    """Byte-level, so that it reads every text; `processor` says what is put around a text."""
+    """Byte-level, so it reads every text; `processor` is what it puts around a text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -91,10 +91,10 @@ def test_tokenizer_that_adds_no_bos_gets_none() -> None:
     assert BOS not in ids("plain", tokenizer(None, CHAT_WITHOUT_BOS))
     assert BOS not in ids("plain", tokenizer("$A <eos>"))
     assert BOS not in ids("chat", tokenizer(None, CHAT_WITHOUT_BOS))
-    assert ids("chat", tokenizer(None, CHAT)).count(BOS) == 1  # the template wrote it
+    assert ids("chat", tokenizer(None, CHAT)).count(BOS) == 1  # the template has written it
 
 
-def test_chat_is_what_transformers_makes_of_the_message() -> None:
+def test_chat_prompts_are_those_of_transformers() -> None:
     tokens = tokenizer("<bos> $A", CHAT)
     (prompt,) = make_prompts([problem("é {x}")], "chat", tokens)
     message = {"role": "user", "content": PLAIN_PROMPT.replace("{problem}", "é {x}")}
@@ -109,9 +109,9 @@ def test_chat_needs_a_template_that_works() -> None:
     with pytest.raises(CheckpointError, match=r"has no chat template\. Set evaluate\.prompt to"):
         ids("chat", tokenizer())
     failing = tokenizer(None, "{{ raise_exception('only for tools') }}")
-    with pytest.raises(CheckpointError, match=r"does not take .*: only for tools"):
+    with pytest.raises(CheckpointError, match=r"with TemplateError: only for tools"):
         ids("chat", failing)
-    with pytest.raises(CheckpointError, match="does not take a single user message"):
+    with pytest.raises(CheckpointError, match="single user message with TemplateSyntaxError"):
         ids("chat", tokenizer(None, "{% for %}"))
 
 
@@ -123,7 +123,7 @@ EVERYTHING = (
 )
 
 
-def test_chat_templates_have_all_that_transformers_gives_them() -> None:
+def test_chat_templates_get_all_variables_of_transformers() -> None:
     tokens = tokenizer(None, EVERYTHING)
     (prompt,) = make_prompts([problem("é <x>")], "chat", tokens)
     message = {"role": "user", "content": PLAIN_PROMPT.replace("{problem}", "é <x>")}
@@ -141,8 +141,8 @@ def test_chat_templates_have_all_that_transformers_gives_them() -> None:
         ),
         ("{{ 'x' * 9999999999 }}", "needs more than 1024 MiB"),
         ("{{ 'x' * 2000000 }}", "makes a prompt of 2,000,000 characters"),
-        ("{{ ''.__class__.__mro__ }}", "does not take a single user message: access to attribute"),
-        ("{% include '/etc/passwd' %}", "does not take a single user message"),
+        ("{{ ''.__class__.__mro__ }}", "with SecurityError: access to attribute"),
+        ("{% include '/etc/passwd' %}", "fails on a single user message with TypeError"),
     ],
 )
 def test_chat_templates_have_limits(
@@ -173,7 +173,7 @@ def test_no_problems() -> None:
     assert make_prompts([], "plain", tokenizer()) == []
     assert make_requests([], [], 4, 0) == []
     assert len(prompts_sha256([])) == 64
-    check_room({}, 10, 100)
+    check_context_length({}, 10, 100)
 
 
 def test_prompt_without_a_token() -> None:
@@ -220,14 +220,14 @@ def test_requests_share_ids_and_have_seeds_of_their_own() -> None:
         (75, r"problem 4: .*\(2 problems are too long, this is the longest\); lower .* to 60 or"),
     ],
 )
-def test_prompts_that_leave_no_room(max_tokens: int, words: str) -> None:
+def test_prompts_that_do_not_fit(max_tokens: int, words: str) -> None:
     lengths = {3: 30, 4: 40, 5: 20}
-    check_room(lengths, 100, 60)
-    check_room(lengths, None, 10_000)
+    check_context_length(lengths, 100, 60)
+    check_context_length(lengths, None, 10_000)
     with pytest.raises(BenchmarkError, match=words):
-        check_room(lengths, 100, max_tokens)
+        check_context_length(lengths, 100, max_tokens)
     with pytest.raises(BenchmarkError, match="no max_tokens fits: leave that problem out"):
-        check_room(lengths, 40, 1)
+        check_context_length(lengths, 40, 1)
 
 
 @given(st.dictionaries(st.integers(0, 99), st.integers(1, 50), min_size=1), st.integers(1, 60))
@@ -236,9 +236,9 @@ def test_the_stated_max_tokens_is_the_largest_that_fits(
 ) -> None:
     room = context - max(lengths.values())
     with pytest.raises(BenchmarkError):
-        check_room(lengths, context, max(room, 0) + 1)
+        check_context_length(lengths, context, max(room, 0) + 1)
     if room > 0:
-        check_room(lengths, context, room)
+        check_context_length(lengths, context, room)
 
 
 def test_saved_tokenizer_is_the_same_and_its_truncation_is_not_applied(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The second grader over a run's completions, and what the report makes of it."""
+"""The second grader over a run's completions, and its section of the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svdjobs.evaluation import second_grades
 from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.grades import key_of
 from svdjobs.evaluation.grading.pool import GradingPool
-from svdjobs.evaluation.grading.second_grader import second_opinion
+from svdjobs.evaluation.grading.second_grader import math_verify_grade
 from svdjobs.records import Completion, Outcome
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import Output, OutputKey, begin
@@ -36,24 +36,24 @@ def completion(idx: int, text: str) -> Completion:
         (r"so \boxed{\frac{1}{2}}", "0.5", True),
         (r"so \boxed{3}", "4", False),
         ("nothing", "4", False),
-        # Its known errors, which are the reason why it is not the first.
+        # Its known errors, which are why it is not the first grader.
         (r"so \boxed{4\text{ feet }7\text{ inches}}", "4", True),
         (r"so \boxed{52}", "52_8", True),
     ],
 )
 def test_math_verify_as_verl_calls_it(text: str, gold: str, correct: bool) -> None:
-    assert second_opinion(text, [gold]) is correct
+    assert math_verify_grade(text, [gold]) is correct
 
 
 def test_any_gold_will_do() -> None:
-    assert second_opinion(r"\boxed{4}", ["5", "4"])
+    assert math_verify_grade(r"\boxed{4}", ["5", "4"])
 
 
-def test_what_hangs_has_no_verdict_and_costs_its_limit() -> None:
+def test_an_answer_that_hangs_has_no_verdict_and_costs_its_limit() -> None:
     texts = [r"\boxed{4}", r"\boxed{\sum_{k=1}^{100000000}\sin(k^2)}", r"\boxed{5}"]
     seen: list[int] = []
     with GradingPool(timeout_seconds=1.0, workers=1) as pool:
-        found = pool.second_opinions(
+        found = pool.second_grades(
             [completion(i, text) for i, text in enumerate(texts)],
             dict.fromkeys(range(3), "4"),
             lambda: seen.append(1),
@@ -68,7 +68,7 @@ def write(output: Output, name: str, records: Sequence[BaseModel]) -> None:
 
 
 def test_disagreements_are_counted_and_listed(tmp_path: Path) -> None:
-    """Planted answers, of which the verdicts of both are known."""
+    """Planted answers whose verdicts by both graders are known."""
     texts = [
         r"\boxed{4}",
         r"\boxed{5}",

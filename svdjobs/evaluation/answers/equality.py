@@ -1,8 +1,8 @@
 """Whether an answer is the gold, structure by structure; numbers are compared in `values.py`.
 
-Bare lists and sets are the same in any order, with what occurs twice counted twice; groups keep
-their order and their brackets. A name may be left out by either side, but not be another. A chain
-`x = a = b` is worth its last exact side, and is nothing if its sides contradict each other.
+Bare lists and sets are equal in any order, with repetitions counted; groups keep their order and
+their brackets. Either side may leave out a name, but two different names are not equal. The value
+of a chain `x = a = b` is its last exact side; it has no value if its sides contradict each other.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from svdjobs.evaluation.answers.structure import EQUAL, NEAR
 from svdjobs.evaluation.answers.tokens import Node, UnreadableError
 from svdjobs.evaluation.answers.units import PERCENT, same_unit
 
-_RANGE_KINDS = ("group", "union", "meet", "without", "known")
-# An approximation may be this far from what it approximates.
-_NEAR_PART = 20
+_RANGE_KINDS = ("group", "union", "intersection", "difference", "named_set")
+# An approximation may differ by one part in this many from what it approximates.
+_NEAR_PARTS = 20
 _HUNDREDTH = Node("number", Fraction(1, 100))
 
 
@@ -25,19 +25,19 @@ def matches(gold: Node, answer: Node) -> bool:
     """Whether an answer is right.
 
     Raises:
-        HugeError: numbers in it are too large to be compared.
+        HugeError: numbers in one of them are too large to be compared.
     """
     if gold == answer:
         return True
-    gold, answer = _spread(gold), _spread(answer)
+    gold, answer = _split_plus_minus(gold), _split_plus_minus(answer)
     if ranges.is_inequality(gold) or ranges.is_inequality(answer):
         return _as_ranges(gold, answer) or _inequalities(gold, answer)
     if "relation" in (gold.kind, answer.kind):
         return _related(gold, answer)
     if "list" in (gold.kind, answer.kind):
         return _listed(gold, answer)
-    if gold.kind == answer.kind and gold.kind in _SAME:
-        if _SAME[gold.kind](gold, answer):
+    if gold.kind == answer.kind and gold.kind in _COMPARISONS:
+        if _COMPARISONS[gold.kind](gold, answer):
             return True
     elif _single(gold) != gold or _single(answer) != answer:
         return matches(_single(gold), _single(answer))
@@ -63,7 +63,7 @@ def _quantities(gold: Node, answer: Node) -> bool:
     a, b = gold.args[0], answer.args[0]
     if values.equal(a, b):
         return True
-    # 40 % is 40 of a hundred and 0.4 of one; a bare number leaves open which was asked for.
+    # 40 % may be 40 of a hundred or 0.4 of one; a bare number does not say which it is.
     if gold.value == PERCENT and not answer.value:
         return values.equal(Node("mul", args=(a, _HUNDREDTH)), b)
     if answer.value == PERCENT and not gold.value:
@@ -101,25 +101,25 @@ def _matrices(gold: Node, answer: Node) -> bool:
     return gold.value == answer.value and _in_order(gold, answer)
 
 
-_SAME: dict[str, Callable[[Node, Node], bool]] = {
+_COMPARISONS: dict[str, Callable[[Node, Node], bool]] = {
     "quantity": _quantities,
     "group": _groups,
     "matrix": _matrices,
     "row": _in_order,
     "words": lambda gold, answer: gold.value == answer.value,
-    "known": lambda gold, answer: gold.value == answer.value,
+    "named_set": lambda gold, answer: gold.value == answer.value,
 }
 
 
 def _listed(gold: Node, answer: Node) -> bool:
-    """Bare lists and sets; a list of named values of one name is the list of these values."""
-    a, b = _members(gold), _members(answer)
-    if a is None or b is None:
+    """Compare bare lists and sets; `x=1, x=2` equals `1, 2`."""
+    golds, answers = _members(gold), _members(answer)
+    if golds is None or answers is None:
         return False
-    names, gold_names = _names(b), _names(a)
-    if len(names) > 1 and not gold_names:
+    # The gold `4, 9` lists values of one thing; `x=4, y=9` are values of two.
+    if len(_names(answers)) > 1 and not _names(golds):
         return False
-    return _in_any_order(a, b)
+    return _in_any_order(golds, answers)
 
 
 def _members(node: Node) -> tuple[Node, ...] | None:
@@ -133,13 +133,13 @@ def _names(items: Sequence[Node]) -> set[Node]:
 
 
 def _single(node: Node) -> Node:
-    """The only member of a set."""
+    """The only member of a set of one; another node unchanged."""
     alone = node.kind == "group" and node.value == "{}" and len(node.args) == 1
     return node.args[0] if alone else node
 
 
-def _spread(node: Node) -> Node:
-    """`x = ±3` as a list of two relations."""
+def _split_plus_minus(node: Node) -> Node:
+    """`x = ±3` as a list of two relations; another node unchanged."""
     if node.kind != "relation" or node.args[-1].kind != "list":
         return node
     parts = (node._replace(args=(*node.args[:-1], last)) for last in node.args[-1].args)
@@ -147,7 +147,7 @@ def _spread(node: Node) -> Node:
 
 
 def _as_ranges(gold: Node, answer: Node) -> bool:
-    """Sets of real numbers, said in one way or another."""
+    """Whether both are the same set of real numbers, as intervals or as inequalities."""
     gold, answer = _unnamed_set(gold), _unnamed_set(answer)
     names = {ranges.name_of(gold), ranges.name_of(answer)} - {None}
     sets = gold.kind in _RANGE_KINDS or answer.kind in _RANGE_KINDS
@@ -162,29 +162,29 @@ def _as_ranges(gold: Node, answer: Node) -> bool:
 
 
 def _unnamed_set(node: Node) -> Node:
-    r"""The set of `x \in (2,5)`."""
+    r"""The set in `x \in (2,5)`; another node unchanged."""
     named = node.kind == "relation" and node.value == EQUAL and len(node.args) == 2
     return node.args[1] if named and node.args[1].kind in _RANGE_KINDS else node
 
 
 def _related(gold: Node, answer: Node) -> bool:
-    """Where one side is an equation, or a chain of them."""
+    """Compare an equation, or a chain of them, with another or with a value."""
     if gold.kind == answer.kind == "relation":
-        if gold.args[0] == answer.args[0] and _named(gold) and _named(answer):
+        if gold.args[0] == answer.args[0] and _is_definition(gold) and _is_definition(answer):
             return _chains(gold, answer)
         return _equations(gold, answer)
     if gold.kind == "relation":
-        if answer.kind == "list" or not _named(gold) or not _is_plain_name(gold.args[0]):
+        if answer.kind == "list" or not _is_definition(gold) or not _is_plain_name(gold.args[0]):
             return False
-        return any(matches(value, answer) for value in _worth(gold))
-    if gold.kind == "list" or not _named(answer) or _is_implicit(answer):
+        return any(matches(value, answer) for value in _values_of_chain(gold))
+    if gold.kind == "list" or not _is_definition(answer) or _is_implicit(answer):
         return False
-    return any(matches(gold, value) for value in _worth(answer))
+    return any(matches(gold, value) for value in _values_of_chain(answer))
 
 
 def _is_implicit(chain: Node) -> bool:
-    """Whether it is an equation of several symbols with 0, as of a plane, which is worth nothing by
-    itself: `5x - 7y + 4 = 0` does not say 0."""
+    """Whether a chain is an equation of several symbols, as of a plane, and so has no value:
+    `5x - 7y + 4 = 0` does not say 0."""
     first, last = chain.args[0], chain.args[-1]
     zero = Node("quantity", "", (Node("number", Fraction(0)),))
     sum_of_several = first.kind == "quantity" and first.args[0].kind == "add"
@@ -192,13 +192,13 @@ def _is_implicit(chain: Node) -> bool:
 
 
 def _chains(gold: Node, answer: Node) -> bool:
-    return any(matches(a, b) for a in _worth(gold) for b in _worth(answer))
+    return any(matches(a, b) for a in _values_of_chain(gold) for b in _values_of_chain(answer))
 
 
-def _named(node: Node) -> bool:
-    """Whether a chain of equations says what its first side is worth.
+def _is_definition(node: Node) -> bool:
+    """Whether a chain of equations gives the value of its first side.
 
-    `x^2 = 9` and `2x = 10` leave that to be solved; `4 + 5 = 9` has to be true.
+    `x^2 = 9` and `2x = 10` do not, since they have yet to be solved; `4 + 5 = 9` does.
     """
     if set(str(node.value).split()) - {EQUAL, NEAR}:
         return False
@@ -211,7 +211,8 @@ def _named(node: Node) -> bool:
 
 
 def _is_plain_name(node: Node) -> bool:
-    """A symbol, a function of something, a product of letters, a tuple of symbols, words."""
+    """Whether a node is a symbol, an unknown function of something, a known one of symbols, a
+    product of symbols, a tuple of names, or words."""
     if node.kind == "words":
         return True
     if node.kind == "group":
@@ -222,22 +223,25 @@ def _is_plain_name(node: Node) -> bool:
     if scalar.kind == "mul":
         return all(part.kind == "symbol" for part in scalar.args)
     if scalar.kind == "call":
-        known = not str(scalar.value).endswith("()")
-        return not known or (scalar.value not in ("factorial", "root")
-                             and all(arg.kind == "symbol" for arg in scalar.args))  # fmt: skip
+        if str(scalar.value).endswith("()"):  # an unknown function
+            return True
+        return scalar.value not in ("factorial", "root") and all(
+            arg.kind == "symbol" for arg in scalar.args
+        )
     return scalar.kind == "symbol"
 
 
-def _worth(chain: Node) -> list[Node]:
-    """What a chain is worth: its last exact side, and its last approximation; nothing where its
-    sides contradict each other."""
+def _values_of_chain(chain: Node) -> list[Node]:
+    """The last exact side of a chain and its last approximation; empty if its sides contradict
+    each other."""
     signs = str(chain.value).split()
     exact, near, first = None, None, chain.args[0]
-    known = [] if _is_plain_name(first) else [first]
+    previous = None if _is_plain_name(first) else first
     for sign, side in zip(signs, chain.args[1:], strict=True):
-        if not all(_agree(earlier, side, sign) for earlier in known[-1:]):
+        if previous is not None and not _agree(previous, side, sign):
             return []
-        known.append(side)
+        previous = side
+        # What equals an approximation is approximate too.
         if sign == EQUAL and near is None:
             exact = side
         else:
@@ -246,7 +250,7 @@ def _worth(chain: Node) -> list[Node]:
 
 
 def _agree(first: Node, second: Node, sign: str) -> bool:
-    """Whether two sides of a chain may both be true; formulas of symbols are not judged."""
+    """Whether two neighbours in a chain may both be true; sides with symbols are not judged."""
     if first.kind != "quantity" or second.kind != "quantity":
         return True
     a, b = first.args[0], second.args[0]
@@ -258,7 +262,7 @@ def _agree(first: Node, second: Node, sign: str) -> bool:
         gap, size = abs(values.real(a) - values.real(b)), abs(values.real(a))
     except ArithmeticError:
         return False
-    return bool(_NEAR_PART * gap <= size) and sign == NEAR
+    return bool(_NEAR_PARTS * gap <= size) and sign == NEAR
 
 
 def _equations(gold: Node, answer: Node) -> bool:
@@ -286,7 +290,7 @@ def _inequalities(gold: Node, answer: Node) -> bool:
 
 
 def _written_alike(gold: Node, answer: Node) -> bool:
-    """Chains with the same sides in the same order, or turned round."""
+    """Whether two chains have the same sides and signs, or those of one are the other reversed."""
     if len(gold.args) != len(answer.args):
         return False
     turned = " ".join(ranges.flipped(sign) for sign in reversed(str(answer.value).split()))
@@ -297,7 +301,7 @@ def _written_alike(gold: Node, answer: Node) -> bool:
 
 
 def _difference(node: Node) -> Node | None:
-    """Left side minus right side, where both are scalars."""
+    """Left side minus right side; None unless both are scalars."""
     if len(node.args) != 2 or any(side.kind != "quantity" for side in node.args):
         return None
     left, right = (side.args[0] for side in node.args)

@@ -1,8 +1,8 @@
-r"""A strict reader of one scalar in LaTeX or plain notation: all of it has meaning, or none has.
+r"""A strict reader of one scalar in LaTeX or plain notation: it reads the whole text or refuses it.
 
-The grammars at hand are lenient where answers are hostile: latex2sympy2_extended reads `2(3)` as 5,
-`4 5` as 9 and `x'` as x, and math-verify takes the first fragment that it can read. A node is an
-immutable tree, so that it can be cached and compared; `values.py` computes what it stands for.
+Other grammars are too lenient for hostile answers: latex2sympy2_extended reads `2(3)` as 5, `4 5`
+as 9 and `x'` as x, and math-verify takes the first fragment that it can read. The result is an
+immutable tree, which can be cached and compared; `values.py` computes its value.
 
 Conventions: `a/bc` is a/(bc); an integer before a proper fraction of integers is a mixed number;
 `i` is the imaginary unit, `e` Euler's number; `\log` is to base 10; letters keep their case.
@@ -28,13 +28,15 @@ _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 _CONSTANTS = {"pi": "pi", "infty": "infinity", "imath": "i"}
 _CLOSING = {"(": ")", "[": "]", "|": "|", "\\lvert": "\\rvert", "\\lfloor": "\\rfloor",
             "\\lceil": "\\rceil", "\\vert": "\\vert"}  # fmt: skip
-_AROUND = {"|": "abs", "\\lvert": "abs", "\\vert": "abs", "\\lfloor": "floor", "\\lceil": "ceil"}
+_BRACKET_FUNCTIONS = {"|": "abs", "\\lvert": "abs", "\\vert": "abs", "\\lfloor": "floor",
+                      "\\lceil": "ceil"}  # fmt: skip
 _MARKS = ("'", "\\prime")
 _TIMES = ("*", "\\cdot", "\\times", "\\ast")
 _SIGNS = {"+": "plus", "-": "minus", "\\pm": "pm", "\\mp": "mp"}
-_APPLIED = frozenset("fghFGHPpqQ")
-# Deeper nesting is no answer, and would end Python's recursion.
-_DEPTH = 60
+# The usual names of functions and polynomials: `f(x)` applies f, while `x(x+1)` is a product.
+_FUNCTION_LETTERS = frozenset("fghFGHPpqQ")
+# Deeper nesting is no answer, and would exceed Python's recursion limit.
+_MAX_DEPTH = 60
 
 
 @lru_cache(maxsize=8192)
@@ -42,9 +44,9 @@ def read_scalar(text: str) -> Node:
     """The tree of one scalar.
 
     Raises:
-        UnreadableError: any part of it is not understood.
+        UnreadableError: some part of the text is not understood.
     """
-    return _Reader(tokenise(text)).whole()
+    return _Reader(tokenise(text)).parse()
 
 
 class _Reader:
@@ -52,28 +54,29 @@ class _Reader:
 
     def __init__(self, tokens: list[Token]) -> None:
         self._tokens = tokens
-        self._at = 0
-        self._deep = 0
+        self._position = 0
+        self._depth = 0
+        # How many |…| are open: inside one, a bar closes and does not start a factor.
         self._bars = 0
 
-    def whole(self) -> Node:
-        node = self._over()
-        if self._at < len(self._tokens):
-            raise UnreadableError(f"not understood: {self._tokens[self._at].text!r}")
+    def parse(self) -> Node:
+        node = self._sum_or_over()
+        if self._position < len(self._tokens):
+            raise UnreadableError(f"not understood: {self._tokens[self._position].text!r}")
         return node
 
     def _peek(self, ahead: int = 0) -> Token:
-        at = self._at + ahead
+        at = self._position + ahead
         return self._tokens[at] if at < len(self._tokens) else Token("end", "", False)
 
     def _next(self) -> Token:
         token = self._peek()
-        self._at += 1
+        self._position += 1
         return token
 
     def _take(self, text: str) -> bool:
         if self._peek().text == text and self._peek().kind != "end":
-            self._at += 1
+            self._position += 1
             return True
         return False
 
@@ -86,34 +89,34 @@ class _Reader:
         while True:
             sign = _SIGNS.get(self._peek().text)
             if sign:
-                self._at += 1
+                self._position += 1
             elif terms:
                 break
             terms.append(_signed(sign, self._term()))
         return terms[0] if len(terms) == 1 else Node("add", args=tuple(terms))
 
     def _term(self) -> Node:
-        """A product: an explicit sign takes a whole run of factors written side by side."""
-        node = self._run()
+        """A product or quotient. A sign applies to a whole implicit product: `a/bc` is a/(bc)."""
+        node = self._implicit_product()
         while True:
             if self._peek().text in _TIMES:
-                self._at += 1
+                self._position += 1
                 before = node.args if node.kind == "mul" else (node,)  # flat, not deep
-                node = Node("mul", args=(*before, self._factor_signed()))
+                node = Node("mul", args=(*before, self._signed_product()))
             elif self._peek().text in ("/", "\\div"):
-                self._at += 1
-                node = Node("div", args=(node, self._factor_signed()))
+                self._position += 1
+                node = Node("div", args=(node, self._signed_product()))
             else:
                 return node
 
-    def _factor_signed(self) -> Node:
+    def _signed_product(self) -> Node:
         if self._take("-"):
-            return Node("neg", args=(self._run(),))
+            return Node("neg", args=(self._implicit_product(),))
         self._take("+")
-        return self._run()
+        return self._implicit_product()
 
-    def _run(self) -> Node:
-        """Factors side by side. A number may only come first."""
+    def _implicit_product(self) -> Node:
+        """Factors side by side; only the first may be a number."""
         mixed = self._mixed()
         factors = [mixed if mixed else self._power()]
         while self._starts_factor():
@@ -133,21 +136,22 @@ class _Reader:
         return known or name in ("frac", "binom", "√", "sqrt", "lvert", "lfloor", "lceil")
 
     def _mixed(self) -> Node | None:
-        r"""`7 1/2` and `7\frac{1}{2}`: a whole number before a proper fraction of whole numbers."""
+        r"""A mixed number: `7 1/2`, `7\frac{1}{2}`; None if the next tokens are none."""
         first = self._peek()
         if first.kind != "number" or not first.text.isdigit():
             return None
-        start = self._at
-        self._at += 1
+        start = self._position
+        self._position += 1
         fraction = self._digits_fraction()
         if fraction is None or not 0 < fraction.value < 1:  # type: ignore[operator]
-            self._at = start
+            self._position = start
             return None
         if self._peek().text in ("^", "!"):
             raise UnreadableError("a power of a mixed number")
         return Node("add", args=(number(first.text), fraction))
 
     def _digits_fraction(self) -> Node | None:
+        r"""A fraction of integers, `\frac{1}{2}` or ` 1/2`; None if the next tokens are none."""
         texts = [self._peek(i).text for i in range(7)]
         if texts[0] == "\\frac" and texts[1] + texts[3] + texts[4] + texts[6] == "{}{}":
             top, bottom, length = texts[2], texts[5], 7
@@ -157,7 +161,7 @@ class _Reader:
             return None
         if not (top.isdigit() and bottom.isdigit() and int(bottom)):
             return None
-        self._at += length
+        self._position += length
         return Node("number", Fraction(int(top), int(bottom)))
 
     def _power(self) -> Node:
@@ -166,9 +170,9 @@ class _Reader:
             node = Node("call", "factorial", (node,))
         if self._peek().text == "^":
             if self._peek(1).text == "\\circ":
-                self._at += 2
+                self._position += 2
                 return Node("degrees", args=(node,))
-            self._at += 1
+            self._position += 1
             node = Node("pow", args=(node, self._exponent()))
             if self._peek().text == "^":
                 raise UnreadableError("two exponents")
@@ -178,17 +182,17 @@ class _Reader:
 
     def _exponent(self) -> Node:
         sign = _SIGNS.get(self._peek().text)
-        self._at += sign is not None
+        self._position += sign is not None
         return _signed(sign, self._primary())
 
     def _braced(self) -> Node:
         self._expect("{")
-        node = self._over()
+        node = self._sum_or_over()
         self._expect("}")
         return node
 
-    def _over(self) -> Node:
-        r"""A sum, or all of a group on both sides of `\over` or `\choose`."""
+    def _sum_or_over(self) -> Node:
+        r"""A sum, or two joined by `\over` or `\choose`, which split the whole group."""
         node = self._sum()
         if self._take("\\choose"):
             return Node("call", "binom", (node, self._sum()))
@@ -197,35 +201,36 @@ class _Reader:
         return node
 
     def _argument(self) -> Node:
-        r"""What a command takes: braces, or the one digit or sign after it (`\frac12`)."""
+        r"""The argument of a command: braces, or the one digit or letter after it (`\frac12`)."""
         if self._peek().text == "{":
             return self._braced()
         token = self._peek()
         if token.kind == "number" and len(token.text) > 1:
             if not token.text.isdigit():
                 raise UnreadableError(f"an argument without braces: {token.text!r}")
-            self._tokens[self._at] = Token("number", token.text[1:], False)
+            # `\frac12`: the argument is the first digit; the others are the next token.
+            self._tokens[self._position] = Token("number", token.text[1:], False)
             return number(token.text[0])
         if token.kind in ("number", "letter") or token.text[1:] in (*GREEK, *_CONSTANTS):
             return self._primary()
         raise UnreadableError(f"an argument without braces: {token.text!r}")
 
     def _primary(self) -> Node:
-        self._deep += 1
-        if self._deep > _DEPTH:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
             raise UnreadableError("nested too deeply")
-        node = self._alone()
-        self._deep -= 1
+        node = self._atom()
+        self._depth -= 1
         return node
 
-    def _alone(self) -> Node:
+    def _atom(self) -> Node:
         kind, text, _ = self._next()
         if kind == "number":
             return self._subscripted(number(text), text)
         if kind == "letter":
             return self._letter(text)
         if text == "{":
-            self._at -= 1
+            self._position -= 1
             return self._braced()
         if text in _CLOSING:
             return self._enclosed(text)
@@ -243,7 +248,8 @@ class _Reader:
             node = self._sum()
         self._expect(_CLOSING[opening])
         self._bars -= opening in ("|", "\\vert")
-        return Node("call", _AROUND[opening], (node,)) if opening in _AROUND else node
+        function = _BRACKET_FUNCTIONS.get(opening)
+        return Node("call", function, (node,)) if function else node
 
     def _letter(self, name: str) -> Node:
         if name == "i" and self._peek().text != "_":
@@ -251,28 +257,28 @@ class _Reader:
         if name == "e" and self._peek().text != "_":
             return Node("constant", "e")
         node = self._subscripted(Node("symbol", name), name)
-        if name in _APPLIED and self._peek().text == "(" and node.kind == "symbol":
-            self._at += 1
+        if name in _FUNCTION_LETTERS and self._peek().text == "(" and node.kind == "symbol":
+            self._position += 1
             argument = self._sum()
             self._expect(")")
             return Node("call", f"{node.value}()", (argument,))
         return node
 
     def _subscripted(self, node: Node, name: str) -> Node:
-        """A name with what is written below it and its primes: one symbol, or a based numeral."""
+        """A letter or numeral with its subscript and primes, as one symbol: `x_1'`, `52_8`."""
         if self._take("_"):
-            below = self._flat() if self._peek().text == "{" else self._next().text
+            below = self._braced_text() if self._peek().text == "{" else self._next().text
             if not below:
                 raise UnreadableError("an empty subscript")
             node = Node("symbol", f"{name}_{below}")
         primes = ""
         while self._peek().text in _MARKS and node.kind == "symbol":
-            self._at += 1
+            self._position += 1
             primes += "'"
         return Node("symbol", f"{node.value}{primes}") if primes else node
 
-    def _flat(self) -> str:
-        """The text of a pair of braces without braces in it."""
+    def _braced_text(self) -> str:
+        """The text in braces; it must have no braces itself."""
         self._expect("{")
         pieces = []
         while not self._take("}"):
@@ -288,7 +294,7 @@ class _Reader:
         if name in GREEK:
             return self._subscripted(Node("symbol", f"\\{name}"), f"\\{name}")
         if name in ACCENTS:
-            accented = f"\\{name}{{{self._flat()}}}"
+            accented = f"\\{name}{{{self._braced_text()}}}"
             return self._subscripted(Node("symbol", accented), accented)
         if name == "frac":
             return Node("div", args=(self._argument(), self._argument()))
@@ -305,11 +311,11 @@ class _Reader:
         if self._take("["):
             degree = self._sum()
             self._expect("]")
-        whole = plain or self._peek().text == "("
-        return Node("call", "root", (self._primary() if whole else self._argument(), degree))
+        primary = plain or self._peek().text == "("
+        return Node("call", "root", (self._primary() if primary else self._argument(), degree))
 
     def _function(self, name: str) -> Node:
-        r"""`\sin 2x`, `\sin^2 x`, `\log_2(x)`: an argument in parentheses ends with them."""
+        r"""`\sin 2x`, `\sin^2 x`, `\log_2(x)`; an argument in parentheses ends with them."""
         base, power = None, None
         while self._peek().text in ("_", "^"):
             if self._next().text == "_":
@@ -321,7 +327,7 @@ class _Reader:
         if power is not None and power == Node("neg", args=(Node("number", Fraction(1)),)):
             name, power = _INVERSES.get(name, ""), None
             if not name:
-                raise UnreadableError("an inverse of what has none")
+                raise UnreadableError("a function without an inverse")
         args = self._arguments(name) if base is None else (*self._arguments(name), base)
         node = Node("call", name, args)
         return node if power is None else Node("pow", args=(node, power))
@@ -335,14 +341,14 @@ class _Reader:
             self._expect(")")
             return tuple(found)
         enclosed = self._peek().text in ("(", "[", "{")
-        return (self._primary() if enclosed else self._plain_run(),)
+        return (self._primary() if enclosed else self._open_argument(),)
 
-    def _plain_run(self) -> Node:
-        """Factors side by side up to the next function."""
+    def _open_argument(self) -> Node:
+        """An argument without parentheses: factors side by side, up to the next function."""
         factors = [self._power()]
         while self._starts_factor() and self._peek().text[1:] not in FUNCTIONS:
             if self._peek().text in ("(", "["):
-                raise UnreadableError("a function of how much?")
+                raise UnreadableError("ambiguous function argument")
             factors.append(self._power())
         return factors[0] if len(factors) == 1 else Node("mul", args=tuple(factors))
 

@@ -1,4 +1,4 @@
-"""Normal forms of answers as text, for equality of strings and as input to the reader."""
+"""Normal forms of answers as text: compared as strings, and read by `structure.py`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from svdjobs.evaluation.answers.notation import latex, undressed, unwrapped
+from svdjobs.evaluation.answers.notation import strip_delimiters, strip_formatting, unicode_to_latex
 
-# The longest gold of the four benchmarks has 53 characters. Longer answers are compared as text and
-# as integers only, so that a page of braces costs nothing.
+# A longer answer is compared as text and as an integer only, so a page of braces costs nothing. The
+# longest gold of the four benchmarks has 53 characters.
 MAX_CHARACTERS = 4000
 # Thousands: 10,\\!080 and 58{,}500.
 _GROUPED = re.compile(r"(?<=\d)(?:,\\!|\{,\}|\\,|\\!)\s*(?=\d{3}(?!\d))")
-# (pattern, replacement) in order, on text without dressing.
-_MEANINGLESS = [
+# (pattern, replacement), applied in order to text without formatting.
+_SPELLINGS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\[dtc](frac|binom)(?![A-Za-z])", r"\\\1"),
@@ -28,7 +28,7 @@ _MEANINGLESS = [
     )
 ]
 _SQRT = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(")
-# All spaces but those between letters or digits, and one that makes `58, 500` a list.
+# Every space, except between letters or digits and in `58, 500`, which is a list.
 _SPACE = re.compile(r"(?<![A-Za-z0-9])(?:(?<!\d,)\s+|\s+(?!\d{3}(?!\d)))|\s+(?![A-Za-z0-9])")
 _NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d*)(\.\d+)?(?:[eE]([+-]?\d{1,3}))?")
 _RATIO = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?)([+-]?\d+)/(\d+)")
@@ -36,9 +36,9 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
 def normalise(answer: str) -> str:
-    """Text without what never changes the meaning: dollars, sizes, spacing, a final full stop.
+    """Remove what never changes the meaning: dollars, sizes, spacing, a final full stop.
 
-    Plain and Unicode notation become LaTeX (`2**(1/4)`, `sqrt(3)`, `74°`). An answer longer than
+    Plain and Unicode notation become LaTeX (`2**(1/4)`, `sqrt(3)`, `74°`). A text longer than
     MAX_CHARACTERS stays as it is.
     """
     text = answer.strip()
@@ -47,10 +47,10 @@ def normalise(answer: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _normalise(text: str) -> str:
-    text = unwrapped(undressed(_GROUPED.sub("", latex(text))))
+    text = strip_delimiters(strip_formatting(_GROUPED.sub("", unicode_to_latex(text))))
     if "$" in text:
         text = re.sub(r"(?<!\\)\$", "", text)
-    for pattern, replacement in _MEANINGLESS:
+    for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)
     return _SPACE.sub("", " ".join(_plain_roots(text).split()))
 
@@ -69,9 +69,9 @@ def _plain_roots(text: str) -> str:
 
 
 def canonical_integer(text: str) -> str | None:
-    """An integer without plus sign or leading zeros, None for anything else.
+    """An integer without plus sign or leading zeros; None for anything else.
 
-    Stays text, because int() refuses 5,000 digits.
+    It stays text, because int() refuses 5,000 digits.
     """
     if not _INTEGER.fullmatch(text):
         return None
@@ -81,9 +81,10 @@ def canonical_integer(text: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def exact_rational(normal: str) -> tuple[Fraction, bool] | None:
-    """Value of a plain integer, fraction or decimal and whether it is a decimal (thus rounded).
+    """The value of a plain integer, fraction or decimal, and whether it is a decimal, which may be
+    rounded.
 
-    None for anything else, percentages and mixed numbers included: those are the algebra's.
+    None for anything else, percentages and mixed numbers included: `structure.py` reads those.
     """
     if number := _NUMBER.fullmatch(normal):
         sign, whole, decimals, exponent = number.groups()

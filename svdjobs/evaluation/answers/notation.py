@@ -1,7 +1,7 @@
-r"""Unicode to LaTeX, and the dressing that never changes what an answer means.
+r"""Unicode to LaTeX, and the removal of formatting, which never changes what an answer means.
 
-Sizes, colours, fonts, underlines, mathematical and Markdown marks around it. Every rule here keeps
-the meaning; what may change it (units, words) is not dropped here but read, in `units.py`.
+Formatting is sizes, colours, fonts, underlines, and LaTeX and Markdown delimiters. Units and words
+may change the meaning: they are not removed here, but read in `units.py`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _WRAPPERS = (
     "underline|underbrace|mathbf|boldsymbol|bm|mathit|mathsf|ensuremath|boxed|fbox|mathstrut"
 )
 _WORDS = "mbox|hbox|textbf|textit|textrm|textsf|textup|textnormal|emph|texttt|textsc"
-_UNDRESSED = [
+_FORMATTING = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\textcolor\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}" + _BRACED, r"\1"),
@@ -59,12 +59,12 @@ _UNDRESSED = [
     )
 ]
 _NUMBER_IN_WORDS = re.compile(r"\\text\s*\{([^{}]*\d[^{}]*)\}")
-_AROUND = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
+_DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
 _TRAILING = " \t\n.,;:"
 
 
-def latex(text: str) -> str:
-    """Text in LaTeX's own signs: no Unicode mathematics, no full-width forms."""
+def unicode_to_latex(text: str) -> str:
+    """Replace Unicode mathematics and full-width forms by LaTeX's own signs."""
     if _ASCII.fullmatch(text):
         return text
     text = _FRACTION.sub(lambda m: _ratio(m[0]), text)
@@ -78,14 +78,14 @@ def _ratio(character: str) -> str:
     return rf"\frac{{{top}}}{{{bottom}}}" if top and bottom else character
 
 
-def unwrapped(text: str) -> str:
-    """Text without marks around it and punctuation after it."""
+def strip_delimiters(text: str) -> str:
+    """Remove delimiters around a text and punctuation after it."""
     while True:
         bare = text.strip()
-        # A digit that goes on for ever ends in dots that mean something.
+        # Keep the dots of a repeating decimal (`0.333..`), and LaTeX's spaces.
         if not bare.endswith(("\\,", "\\;", "\\:", "\\.", "..")):
             bare = bare.rstrip(_TRAILING)
-        for opening, closing in _AROUND:
+        for opening, closing in _DELIMITERS:
             inside = bare[len(opening) : -len(closing)]
             whole = bare.startswith(opening) and bare.endswith(closing) and opening not in inside
             if whole and len(bare) >= len(opening) + len(closing) and closing not in inside:
@@ -95,13 +95,13 @@ def unwrapped(text: str) -> str:
         text = bare
 
 
-def undressed(text: str) -> str:
-    """Text without sizes, colours, fonts, underlines and the space commands."""
+def strip_formatting(text: str) -> str:
+    """Remove sizes, colours, fonts, underlines and space commands."""
     if "\\" not in text and "~" not in text:
         return text
-    for _ in range(3):  # dressings nest, rarely
+    for _ in range(3):  # formatting commands nest, rarely
         before = text
-        for pattern, replacement in _UNDRESSED:
+        for pattern, replacement in _FORMATTING:
             text = pattern.sub(replacement, text)
         if text == before:
             break

@@ -1,4 +1,4 @@
-r"""Sets of real numbers: intervals, unions, and the inequalities that say the same.
+r"""Sets of real numbers: intervals, unions, and inequalities.
 
 `(2,5]`, `2<x\le 5`, `x\in(2,5]` and `\{x \mid 2<x\le5\}` are one set; so are `x\ne 2` and
 `(-\infty,2)\cup(2,\infty)`.
@@ -18,9 +18,9 @@ _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
 
 
 class Bound(NamedTuple):
-    """An end of an interval: a number, and on which side of it the end lies (-1, 0 or 1).
+    """An end of an interval: a number, and whether the end lies just below (-1) or above it (1).
 
-    The start of [2, … is 2 from below, that of (2, … is 2 from above.
+    `[2, …` starts just below 2, `(2, …` just above it.
     """
 
     number: Node
@@ -39,7 +39,7 @@ ALL = [Range(Bound(_MINUS_INFINITY, 1), Bound(_INFINITY, -1))]
 
 
 def same(first: Ranges, second: Ranges) -> bool:
-    """Whether two sets are equal, both as `joined` makes them."""
+    """Whether two sets are equal; both must be disjoint and in order, as `union` returns them."""
     return len(first) == len(second) and all(
         a.side == b.side and values.equal(a.number, b.number)
         for one, other in zip(first, second, strict=True)
@@ -51,26 +51,26 @@ def ranges_of(node: Node) -> Ranges:
     """The set that an answer stands for.
 
     Raises:
-        UnreadableError: it is no set of real numbers.
+        UnreadableError: the answer is no set of real numbers.
     """
     if node.kind == "group":
         return _of_group(node)
-    if node.kind == "known" and node.value in ("R", ""):
+    if node.kind == "named_set" and node.value in ("R", ""):
         return ALL if node.value else []
     if node.kind == "union":
-        return joined([r for part in node.args for r in ranges_of(part)])
-    if node.kind == "meet":
-        return _meet([ranges_of(part) for part in node.args])
-    if node.kind == "without":
+        return union([r for part in node.args for r in ranges_of(part)])
+    if node.kind == "intersection":
+        return _intersection([ranges_of(part) for part in node.args])
+    if node.kind == "difference":
         whole, *less = (ranges_of(part) for part in node.args)
-        return _meet([whole, *(_complement(part) for part in less)])
+        return _intersection([whole, *(_complement(part) for part in less)])
     if node.kind in ("relation", "list"):
         return _of_inequalities(node)
     raise UnreadableError("not a set of real numbers")
 
 
 def name_of(node: Node) -> str | None:
-    """The one symbol that an inequality, or several, restrict; None for sets."""
+    """The one symbol that an inequality, or every one of a list, restricts; None for sets."""
     if node.kind == "list":
         names = {name_of(part) for part in node.args}
         return names.pop() if len(names) == 1 else None
@@ -81,22 +81,22 @@ def name_of(node: Node) -> str | None:
 
 
 def is_inequality(node: Node) -> bool:
-    """Whether it restricts something by <, ≤, ≠ …, alone or several together."""
+    """Whether a node is an inequality (<, ≤, ≠ …) or a list of inequalities."""
     if node.kind == "list":
         return all(is_inequality(part) for part in node.args)
     return node.kind == "relation" and not {"=", "~"} & set(str(node.value).split())
 
 
 def flipped(sign: str) -> str:
-    """The sign that says the same with its sides turned round."""
+    """The sign of the same relation with its sides exchanged."""
     return _FLIPPED[sign]
 
 
-def joined(parts: Ranges) -> Ranges:
-    """The union of intervals as disjoint ones in order, empty ones left out."""
+def union(parts: Ranges) -> Ranges:
+    """The union of intervals: disjoint, in order, without empty ones."""
     found: Ranges = []
     real = [part for part in parts if _compare(part.start, part.end) < 0]
-    for part in sorted(real, key=lambda part: _KEY(part.start)):
+    for part in sorted(real, key=lambda part: _BOUND_ORDER(part.start)):
         if found and _compare(part.start, found[-1].end) <= 0:
             if _compare(part.end, found[-1].end) > 0:
                 found[-1] = Range(found[-1].start, part.end)
@@ -107,7 +107,7 @@ def joined(parts: Ranges) -> Ranges:
 
 def _of_group(node: Node) -> Ranges:
     if node.value == "{}":
-        return joined([_point(_number(item)) for item in node.args])
+        return union([_point(_number(item)) for item in node.args])
     if len(node.args) != 2:
         raise UnreadableError("an interval has two ends")
     start, end = map(_number, node.args)
@@ -121,15 +121,15 @@ def _of_group(node: Node) -> Ranges:
 
 
 def _of_inequalities(node: Node) -> Ranges:
-    """One symbol between numbers; several inequalities hold together, or by turns."""
+    """The numbers that satisfy an inequality of one symbol, or several joined by and / or."""
     if name_of(node) is None or not is_inequality(node):
         raise UnreadableError("not an inequality of one symbol")
     if node.kind == "list":
         parts = [_of_inequalities(part) for part in node.args]
-        together = _meet(parts)
-        either = joined([r for part in parts for r in part])
-        # A comma may mean both: together, where that leaves anything.
-        return together if node.value == "and" or (node.value == "," and together) else either
+        both = _intersection(parts)
+        either = union([r for part in parts for r in part])
+        # A comma means `and`, unless no number satisfies all of them.
+        return both if node.value == "and" or (node.value == "," and both) else either
     at = next(i for i, side in enumerate(node.args) if _is_symbol(side))
     signs = str(node.value).split()
     found = [ALL]
@@ -138,25 +138,26 @@ def _of_inequalities(node: Node) -> Ranges:
             found.append(_half(_FLIPPED[_chained(signs[i:at])], _number(side)))
         elif i > at:
             found.append(_half(_chained(signs[at:i]), _number(side)))
-    return _meet(found)
+    return _intersection(found)
 
 
 def _chained(signs: list[str]) -> str:
-    """The relation of the ends of a chain such as 1 < 2 ≤ x.
+    """The relation between the ends of a chain such as 1 < 2 ≤ x.
 
     Raises:
-        UnreadableError: the signs point both ways.
+        UnreadableError: the signs point in both directions.
     """
     if len(signs) == 1:
         return signs[0]
     directions = {sign[0] for sign in signs}
     if len(directions) > 1 or "!" in directions:
-        raise UnreadableError("a chain of inequalities that turns")
+        raise UnreadableError("a chain of inequalities in both directions")
     direction = directions.pop()
     return direction if direction in signs else f"{direction}="
 
 
 def _half(sign: str, number: Node) -> Ranges:
+    """The x with x < number, or whatever the sign is."""
     low, high = ALL[0]
     if sign == "!=":
         return [Range(low, Bound(number, -1)), Range(Bound(number, 1), high)]
@@ -165,12 +166,12 @@ def _half(sign: str, number: Node) -> Ranges:
     return [Range(Bound(number, -1 if sign == ">=" else 1), high)]
 
 
-def _meet(sets: list[Ranges]) -> Ranges:
+def _intersection(sets: list[Ranges]) -> Ranges:
     found = sets[0]
     for other in sets[1:]:
-        found = joined(
+        found = union(
             [
-                Range(max(a.start, b.start, key=_KEY), min(a.end, b.end, key=_KEY))
+                Range(max(a.start, b.start, key=_BOUND_ORDER), min(a.end, b.end, key=_BOUND_ORDER))
                 for a in found
                 for b in other
             ]
@@ -179,8 +180,9 @@ def _meet(sets: list[Ranges]) -> Ranges:
 
 
 def _complement(parts: Ranges) -> Ranges:
+    # Start and end of each gap in turn; the parts are disjoint and in order.
     edges = [ALL[0].start, *(b for part in parts for b in (part.start, part.end)), ALL[0].end]
-    return joined([Range(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)])
+    return union([Range(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)])
 
 
 def _point(number: Node) -> Range:
@@ -188,7 +190,7 @@ def _point(number: Node) -> Range:
 
 
 def _number(node: Node) -> Node:
-    """The scalar of a real number without symbols."""
+    """The scalar of a quantity; it must have no symbols."""
     if node.kind != "quantity" or values.symbols(node.args[0]):
         raise UnreadableError("not a number")
     return node.args[0]
@@ -211,4 +213,4 @@ def _compare(first: Bound, second: Bound) -> int:
     return -1 if _real(first.number) < _real(second.number) else 1
 
 
-_KEY = cmp_to_key(_compare)
+_BOUND_ORDER = cmp_to_key(_compare)

@@ -1,9 +1,9 @@
 r"""The structure of an answer: a number, a list, a pair, an interval, a relation, a matrix, words.
 
-The text is split at its outermost separators, and every piece is read whole or not at all. Kinds of
-nodes beside those of scalars: `quantity` (its unit; a scalar), `list` (`,`, `or` or `and`), `group`
-(its brackets), `relation` (its signs; the sides), `union`, `meet`, `without`, `known` (a set by
-name), `matrix` (of `row`s), `words`.
+The text is split at its outermost separators, and every part is read whole or not at all. Kinds of
+nodes beside those of scalars, each with its value: `quantity` (its unit), `list` (`,`, `or` or
+`and`), `group` (its brackets), `relation` (its signs; the sides are its arguments), `union`,
+`intersection`, `difference`, `named_set` (its name), `matrix` (of `row`s), `words`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _PIECE = re.compile(
     r"\\(?:text|mathrm)\s*\{[^{}]*\}|\\[A-Za-z]+|\\.|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|.",
     re.DOTALL,
 )
-_JOINT = re.compile(r"\\(?:text|mathrm)\s*\{[\s,;]*(?:either\s+)?(and|or)[\s,;]*\}|(and|or)")
-_JOINTS = {"\\wedge": "and", "\\land": "and", "\\vee": "or", "\\lor": "or"}
+_CONJUNCTION = re.compile(r"\\(?:text|mathrm)\s*\{[\s,;]*(?:either\s+)?(and|or)[\s,;]*\}|(and|or)")
+_CONJUNCTION_COMMANDS = {"\\wedge": "and", "\\land": "and", "\\vee": "or", "\\lor": "or"}
 _THOUSANDS = re.compile(r"[^\d.,]*\d{1,3}(?:,\d{3})+(?:\.\d+)?[^\d,]*")
 _THEREFORE = re.compile(r"^\s*(?:\\therefore|\\implies|\\Rightarrow|\\text\{\s*(?:[Tt]hus|[Ss]o|"
                         r"[Tt]herefore|[Hh]ence)[,:]?\s*\})\s*")  # fmt: skip
@@ -40,11 +40,12 @@ _MATRIX = re.compile(
 _SETS = {"\\emptyset": "", "\\varnothing": "", "\\{\\}": "", "\\R": "R"}
 _SETS |= {rf"\mathbb{{{name}}}": name for name in "RZNQC"}
 _WORDS = re.compile(r"(?:\\text\s*\{[^{}]*\}|[A-Za-z\s.,'’-])+")
-_RUN = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
+_LETTER_RUN = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
 _LETTERS = re.compile(r"[^\W\d_]")
+_SET_VARIABLE = re.compile(r"\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\})?\s*")
 _SET_BUILDER = re.compile(r"\s*(?:\\mid|\\vert|\||:)\s*")
-_DEPTH = 20
-_PARTS = 200
+_MAX_DEPTH = 20
+_MAX_PARTS = 200
 
 
 @lru_cache(maxsize=8192)
@@ -52,36 +53,37 @@ def read(text: str) -> Node:
     """The structure of an answer in normal form.
 
     Raises:
-        UnreadableError: some of it is not understood.
+        UnreadableError: some part of the text is not understood.
     """
     return _read(_THEREFORE.sub("", text), 0)
 
 
 def _read(text: str, depth: int) -> Node:
-    if depth > _DEPTH:
+    if depth > _MAX_DEPTH:
         raise UnreadableError("nested too deeply")
     text = text.strip()
-    for separators in (_JOINTS.keys() | {"and", "or"}, {";"}, {","}):
+    # The separators that bind least come first.
+    for separators in (_CONJUNCTION_COMMANDS.keys() | {"and", "or"}, {";"}, {","}):
         if separators == {","} and _THOUSANDS.fullmatch(text):
             text = text.replace(",", "")
-        parts, joint = _parts(text, separators)
+        parts, conjunction = _split(text, separators)
         if len(parts) > 1:
             items = [_read(part, depth + 1) for part in parts if part.strip()]
-            return _listed(joint, items)
+            return _listed(conjunction, items)
     return _item(text, depth)
 
 
-def _listed(joint: str, items: list[Node]) -> Node:
+def _listed(conjunction: str, items: list[Node]) -> Node:
     flat: list[Node] = []
     for item in items:
         flat += item.args if item.kind == "list" else (item,)
-    if not flat or len(flat) > _PARTS:
+    if not flat or len(flat) > _MAX_PARTS:
         raise UnreadableError("a list of nothing, or of too much")
-    return flat[0] if len(flat) == 1 else Node("list", joint, tuple(flat))
+    return flat[0] if len(flat) == 1 else Node("list", conjunction, tuple(flat))
 
 
-def outermost(text: str) -> Iterator[tuple[str, int, int, int]]:
-    """Its pieces with their depth in brackets, and where each starts and ends.
+def pieces_of(text: str) -> Iterator[tuple[str, int, int, int]]:
+    """All pieces of a text, with their depth in brackets and where each starts and ends.
 
     Raises:
         UnreadableError: brackets do not match.
@@ -99,23 +101,25 @@ def outermost(text: str) -> Iterator[tuple[str, int, int, int]]:
         raise UnreadableError("a bracket never closes")
 
 
-def _parts(text: str, separators: set[str]) -> tuple[list[str], str]:
+def _split(text: str, separators: set[str]) -> tuple[list[str], str]:
     """The text split at its outermost separators, and the word that joins the parts."""
-    parts, start, joint = [], 0, ","
-    for piece, depth, begin, end in outermost(text):
+    parts, start, conjunction = [], 0, ","
+    for piece, depth, begin, end in pieces_of(text):
         if depth:
             continue
-        word = _JOINTS.get(piece) or ((m := _JOINT.fullmatch(piece)) and (m[1] or m[2]))
+        word = _CONJUNCTION_COMMANDS.get(piece) or (
+            (m := _CONJUNCTION.fullmatch(piece)) and (m[1] or m[2])
+        )
         if piece in separators or (word and word in separators):
             parts.append(text[start:begin])
-            start, joint = end, word or joint
-    return [*parts, text[start:]], joint
+            start, conjunction = end, word or conjunction
+    return [*parts, text[start:]], conjunction
 
 
 def _item(text: str, depth: int) -> Node:
-    """A relation, or a term."""
+    """A relation, or a single term."""
     sides, signs, start = [], [], 0
-    for piece, nested, begin, end in outermost(text):
+    for piece, nested, begin, end in pieces_of(text):
         if not nested and piece in _RELATIONS:
             sides.append(text[start:begin])
             signs.append(_RELATIONS[piece])
@@ -134,23 +138,27 @@ def _side(text: str, depth: int) -> Node:
 
 
 def _name(text: str, depth: int) -> Node:
-    r"""The first side: what is not mathematics there is a name (`\angle PQR`, `\text{Area}`)."""
+    r"""The first side of a relation, which may be words (`\angle PQR`, `\text{Area}`)."""
     try:
         return _side(text, depth)
     except UnreadableError:
         if not _LETTERS.search(text):
             raise
-        return Node("words", spelled(text))
+        return Node("words", plain_words(text))
 
 
 def _term(text: str, depth: int) -> Node:
     """A set, a group, a matrix, words or a quantity."""
     text = text.strip()
     if text in _SETS:
-        return Node("known", _SETS[text])
-    for sign, kind in (("\\cup", "union"), ("\\cap", "meet"), ("\\setminus", "without"),
-                       ("\\backslash", "without")):  # fmt: skip
-        parts, _ = _parts(text, {sign})
+        return Node("named_set", _SETS[text])
+    for sign, kind in (
+        ("\\cup", "union"),
+        ("\\cap", "intersection"),
+        ("\\setminus", "difference"),
+        ("\\backslash", "difference"),
+    ):
+        parts, _ = _split(text, {sign})
         if len(parts) > 1:
             return Node(kind, "", tuple(_side(part, depth + 1) for part in parts))
     if matrix := _matrix(text, depth):
@@ -158,11 +166,12 @@ def _term(text: str, depth: int) -> Node:
     if group := _group(text, depth):
         return group
     if is_words(text):
-        return Node("words", spelled(text))
+        return Node("words", plain_words(text))
     return _quantity(text)
 
 
 def _quantity(text: str) -> Node:
+    """A scalar with its unit; with a ±, the list of both."""
     number, scale, unit = split_unit(text)
     scalar = read_scalar(number.strip())
     if scale != 1:
@@ -171,8 +180,8 @@ def _quantity(text: str) -> Node:
     if not signs:
         return Node("quantity", unit, (scalar,))
     if signs.count("pm") > 1:
-        raise UnreadableError("several signs ±: which belong together?")
-    both = (_resolved(scalar, plus) for plus in (True, False))
+        raise UnreadableError("several signs ±, which may or may not belong together")
+    both = (_with_sign(scalar, plus) for plus in (True, False))
     return Node("list", "or", tuple(Node("quantity", unit, (one,)) for one in both))
 
 
@@ -183,20 +192,20 @@ def _signs(node: Node) -> Iterator[str]:
         yield from _signs(arg)
 
 
-def _resolved(node: Node, plus: bool) -> Node:
+def _with_sign(node: Node, plus: bool) -> Node:
     """The tree with one sign for every ±, and the other for every ∓."""
-    args = tuple(_resolved(arg, plus) for arg in node.args)
+    args = tuple(_with_sign(arg, plus) for arg in node.args)
     if node.kind in ("pm", "mp"):
         return args[0] if (node.kind == "pm") == plus else Node("neg", args=args)
     return node._replace(args=args)
 
 
 def _group(text: str, depth: int) -> Node | None:
-    """What one pair of brackets encloses, where that is more than a scalar."""
+    """What one pair of brackets encloses; None unless it is more than a scalar."""
     opening = next((o for o in sorted(_OPENERS, key=len, reverse=True) if text.startswith(o)), "")
     if not opening:
         return None
-    pieces = list(outermost(text))
+    pieces = list(pieces_of(text))
     closing = pieces[-1][0]
     inside = text[len(opening) : len(text) - len(closing)]
     if closing not in _CLOSERS or any(not nested for _, nested, *_ in pieces[1:-1]):
@@ -206,7 +215,7 @@ def _group(text: str, depth: int) -> Node | None:
     brackets = "{}" if opening in ("\\{", "\\lbrace") else _plain(opening) + _plain(closing)
     if brackets == "{}" and (condition := _condition(inside, depth)):
         return condition
-    parts, _ = _parts(inside, {",", ";"})
+    parts, _ = _split(inside, {",", ";"})
     if len(parts) == 1 and brackets != "{}":
         inner = _read(inside, depth + 1)
         return None if inner.kind == "quantity" else inner
@@ -218,12 +227,12 @@ def _plain(bracket: str) -> str:
 
 
 def _grouped(brackets: str, items: list[Node]) -> Node:
-    """A group; one that holds a ± is two of them."""
+    """A group; one with a ± becomes a list of two groups."""
     twofold = [i for i, item in enumerate(items) if item.kind == "list"]
     if brackets == "{}":
         joined = _listed(",", items)
         return Node("group", brackets, joined.args if joined.kind == "list" else (joined,))
-    if len(items) > _PARTS or len(twofold) > 1:
+    if len(items) > _MAX_PARTS or len(twofold) > 1:
         raise UnreadableError("a group of too much")
     if not twofold:
         return Node("group", brackets, tuple(items))
@@ -233,28 +242,22 @@ def _grouped(brackets: str, items: list[Node]) -> Node:
 
 
 def _condition(inside: str, depth: int) -> Node | None:
-    r"""The condition of `\{x \mid x>3\}`, which says what the set is."""
-    name, bar, condition = (inside[: m.start()], m, inside[m.end() :]) if (
-        m := _SET_BUILDER.search(inside)) else (inside, None, "")  # fmt: skip
-    if not bar or not re.fullmatch(r"\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\})?\s*", name):
+    r"""The condition of `\{x \mid x>3\}`; None if the set is not given by one."""
+    bar = _SET_BUILDER.search(inside)
+    if not bar or not _SET_VARIABLE.fullmatch(inside[: bar.start()]):
         return None
-    found = _read(condition, depth + 1)
-    return found if found.kind in ("relation", "list") else None
+    condition = _read(inside[bar.end() :], depth + 1)
+    return condition if condition.kind in ("relation", "list") else None
 
 
 def _matrix(text: str, depth: int) -> Node | None:
-    r"""A matrix, alone or in brackets, or times a scalar before it."""
+    r"""A matrix, alone, in brackets, or times a scalar before it; None if the text has none."""
     found = _MATRIX.search(text)
     if not found or "\\begin" in found[2]:
         return None
     before, after = text[: found.start()].strip(), text[found.end() :].strip()
     kind = found[1]
-    if (
-        before
-        and after
-        and before[-1] in "([|"
-        and after == {"(": ")", "[": "]", "|": "|"}[before[-1]]
-    ):
+    if before and after and after == {"(": ")", "[": "]", "|": "|"}.get(before[-1]):
         kind, before, after = ("v" if before[-1] == "|" else "p"), before[:-1], ""
     if after:
         raise UnreadableError("something follows a matrix")
@@ -272,24 +275,25 @@ def _matrix(text: str, depth: int) -> Node | None:
 
 def _scaled(factor: Node, cell: Node) -> Node:
     if cell.kind != "quantity":
-        raise UnreadableError("a scaled matrix of something else than numbers")
+        raise UnreadableError("a scaled matrix whose entries are not scalars")
     return Node("quantity", cell.value, (Node("mul", args=(factor, cell.args[0])),))
 
 
 def is_words(text: str) -> bool:
-    """Whether it is words and nothing else: in a wrapper, or too long for a product of letters."""
-    word = spelled(text)
+    """Whether a text is words and nothing else: in a wrapper, or too long to be a product of
+    letters."""
+    word = plain_words(text)
     if not _WORDS.fullmatch(text) or not _LETTERS.search(word) or len(word) == 1:
         return False
-    runs = _RUN.findall(text)
+    runs = _LETTER_RUN.findall(text)
     if any(run in FUNCTIONS for run in runs):
         return False
     longest = max(map(len, runs), default=0)
     return "\\text" in text or longest >= 4 or (len(runs) > 1 and longest > 1)
 
 
-def spelled(text: str) -> str:
-    """Words without wrappers and punctuation; a single letter keeps its case."""
+def plain_words(text: str) -> str:
+    """Words without wrappers and punctuation, in lower case unless they are a single letter."""
     plain = re.sub(r"\\(?:text|mathrm)\s*\{([^{}]*)\}", r" \1 ", text)
     plain = " ".join(re.sub(r"[.,;:!\"'’]", " ", plain).split())
     return plain if len(plain) < 2 else plain.casefold()

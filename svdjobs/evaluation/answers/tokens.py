@@ -1,4 +1,4 @@
-"""From text to tokens, and the trees that are made of them."""
+"""Tokens of a text, and the nodes of the trees that the readers make of it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 
 class UnreadableError(ValueError):
-    """The text is no mathematics that is known here."""
+    """The text is not understood as mathematics."""
 
 
 class Node(NamedTuple):
-    """One node of a tree: `number` (value, decimals), `symbol`, `constant`, `call` by name, or an
-    operation on its arguments."""
+    """One node of a tree: a `number` (its value; a `decimals` node if it may be rounded), `symbol`,
+    `constant`, `call` (its value: the function's name), or an operation on its arguments."""
 
     kind: str
     value: str | Fraction | int = ""
@@ -28,7 +28,7 @@ class Token(NamedTuple):
     spaced: bool
 
 
-# A literal may repeat its last digits for ever (`0.1\overline{36}`) and may have an exponent.
+# A literal may have repeating decimals (`0.1\overline{36}`) and an exponent.
 _NUMBER = r"(?:\d+(?:\.\d*(?:\\overline\{\d+\})?)?|\.\d+)(?:[eE][+-]?\d+)?"
 _LITERAL = re.compile(r"(.*?)(?:(?<![a-z])[eE]([+-]?\d+))?")
 _TOKEN = re.compile(
@@ -40,8 +40,8 @@ _TOKEN = re.compile(
     r"|(?P<sign>.)",
     re.DOTALL,
 )
-_DIGITS = 4000
-_EXPONENT = 10_000
+_MAX_DIGITS = 4000
+_MAX_EXPONENT = 10_000
 FUNCTIONS = frozenset(
     (
         "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "arcsin", "arccos",
@@ -60,12 +60,12 @@ ACCENTS = frozenset(("vec", "hat", "bar", "overline", "tilde", "widehat", "overr
 
 
 def tokenise(text: str) -> list[Token]:
-    """The tokens of a scalar, spaces left out.
+    """The tokens of a scalar; spaces are noted in the token after them.
 
     Raises:
-        UnreadableError: it has words in it.
+        UnreadableError: the text has words in it.
     """
-    found: list[Token] = []
+    tokens: list[Token] = []
     spaced = False
     for match in _TOKEN.finditer(text):
         kind, piece = str(match.lastgroup), match.group()
@@ -75,19 +75,19 @@ def tokenise(text: str) -> list[Token]:
             spaced = True
             continue
         if kind == "text":
-            found.append(_upright(match["inner"].strip(), spaced))
+            tokens.append(_upright(match["inner"].strip(), spaced))
         elif kind == "word" and piece not in FUNCTIONS:
-            found += [Token("letter", c, spaced and not i) for i, c in enumerate(piece)]
+            tokens += [Token("letter", c, spaced and not i) for i, c in enumerate(piece)]
         else:
             name = f"\\{piece}" if kind == "word" else piece
-            found.append(Token("command" if kind == "word" else kind, name, spaced))
+            tokens.append(Token("command" if kind == "word" else kind, name, spaced))
         spaced = False
-    return found
+    return tokens
 
 
 def _upright(inner: str, spaced: bool) -> Token:
-    """An upright letter is a letter, an upright function name the function; other words are none of
-    a scalar's business."""
+    """The token of upright text: a letter or a function's name; other words are not allowed in a
+    scalar."""
     if inner in FUNCTIONS:
         return Token("command", f"\\{inner}", spaced)
     if len(inner) == 1 and inner.isalpha():
@@ -96,12 +96,12 @@ def _upright(inner: str, spaced: bool) -> Token:
 
 
 def number(text: str) -> Node:
-    r"""A literal: its value, and how many decimals it is rounded to, if it is rounded.
+    r"""A literal: its value and its number of decimals, which may be a rounding.
 
-    `0.1\overline{36}` and `6.02e23` are exact; what is too large to be written out is `huge`.
+    `0.1\overline{36}` and `6.02e23` are exact; a literal too large to be written out is `huge`.
     """
     mantissa, exponent = _LITERAL.fullmatch(text).groups()  # type: ignore[union-attr]
-    if len(text) > _DIGITS or (exponent and abs(int(exponent)) > _EXPONENT):
+    if len(text) > _MAX_DIGITS or (exponent and abs(int(exponent)) > _MAX_EXPONENT):
         return Node("huge", text)
     plain, _, repeated = mantissa.removesuffix("}").partition("\\overline{")
     whole, _, decimals = plain.partition(".")

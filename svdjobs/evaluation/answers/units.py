@@ -1,8 +1,8 @@
-r"""Units: what stands behind a number (or before it) and is neither mathematics nor prose.
+r"""Units: what stands after a number (or before it) and is neither mathematics nor prose.
 
-A unit may be left out by either side. Where both have one, it must be the same, in whatever
-spelling: nothing is converted, so that `3\text{ m}` is neither `3\text{ cm}` nor 300 of them.
-Words that are no unit (`\text{ if odd}`, `\text{ times}`) make an answer unreadable.
+Either side may leave out its unit. If both have one, the two must be the same, in whatever
+spelling. Nothing is converted: `3\text{ m}` is neither `3\text{ cm}` nor `300\text{ cm}`. Words
+that are no unit (`\text{ if odd}`, `\text{ times}`) make an answer unreadable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from svdjobs.evaluation.answers.tokens import UnreadableError
 PERCENT = "%"
 DEGREE = "degree"
 ANY = "unit"
-"""`units`: any unit of the same power."""
+"""The unit `units`, which equals any unit of the same power."""
 
 _SPELLINGS = {
     "mm": "mm millimeter millimeters millimetre millimetres",
@@ -65,22 +65,29 @@ _SPELLINGS = {
     "volt": "V volt volts",
     "hectare": "ha hectare hectares",
     "acre": "acre acres",
+    # Times of day: 3 pm is not 3 am.
     "pm": "pm",
     "am": "am",
 }
-_KNOWN = {word: unit for unit, words in _SPELLINGS.items() for word in words.split()}
+_UNITS = {word: unit for unit, words in _SPELLINGS.items() for word in words.split()}
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _POWERS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3}
-_AFTERWARDS = {"squared": 2, "cubed": 3}
-# Plural words that count nothing: parts, multiples, conditions.
+_POWERS_AFTER = {"squared": 2, "cubed": 3}
+# Words that are no unit though many are plural: parts, multiples, conditions.
 _NO_UNITS = frozenset(
     (
         "times", "plus", "minus", "less", "unless", "always", "sometimes", "halves", "thirds",
         "quarters", "tens", "dozens", "pairs", "hundreds", "thousands", "millions", "billions",
         "trillions", "squares", "cubes", "powers", "is", "has", "equals", "gives", "as", "its",
-        "this", "was", "does", "others", "otherwise", "else", "plus", "modulus", "means", "perhaps",
+        "this", "was", "does", "others", "otherwise", "else", "modulus", "means", "perhaps",
         "yes", "negatives", "opposites", "multiples", "inverses", "factors", "roots", "radicals",
         "followers", "versus", "across", "besides", "towards", "exceeds", "approaches", "tends",
+    )
+)  # fmt: skip
+_FUNCTION_WORDS = frozenset(
+    (
+        "if", "or", "and", "at", "in", "to", "not", "no", "the", "than", "when", "where", "for",
+        "mod", "base", "by", "from", "with", "half",
     )
 )  # fmt: skip
 _FRACTIONAL = re.compile(
@@ -92,7 +99,7 @@ _CONTENT = r"\\(?:text|mathrm)\s*\{([^{}]*)\}"
 _RAISED = r"(?:\s*\^\s*(?:\{\s*(-?\d)\s*\}|(\d)))?"
 _TAIL = re.compile(rf"\s*((?:(?:{_CONTENT}){_RAISED}\s*/?\s*)+)$")
 _PIECE = re.compile(_CONTENT + _RAISED)
-_PLAIN = re.compile(
+_PLAIN_TAIL = re.compile(
     r"(?:(?<=[\d})])\s*|\s+)"
     r"((?:(?:[A-Za-z]{2,}\.?|sq\.)\s+){0,3}[A-Za-z]{2,}(?:\s*\^\s*\{?[23]\}?)?(?:\s*/\s*[A-Za-z]+)?)$"
 )
@@ -109,28 +116,28 @@ _CURRENCY = {"\\$": "dollar", "\\pounds": "gbp", "£": "gbp", "€": "euro"}
 
 @lru_cache(maxsize=8192)
 def split_unit(text: str) -> tuple[str, Fraction, str]:
-    r"""A number's own text, what scales it (`\text{ million}`), and its unit, empty if it has none.
+    r"""A number without its unit, its scale (`\text{ million}`), and its unit, which may be empty.
 
     Raises:
-        UnreadableError: words behind it are no unit.
+        UnreadableError: the words after the number are no unit.
     """
     text, unit = _money(text.strip())
     if found := _TEMPERATURE.search(text):
         return text[: found.start()], Fraction(1), f"degree {found[1] or found[2]}"
     if _ANGLE_OF.search(text) and _DEGREES.search(text):
-        return text, Fraction(1), unit  # the degrees of its angle
+        return text, Fraction(1), unit  # the degree sign belongs to the trigonometric argument
     for pattern, name in ((_DEGREES, DEGREE), (_PER_CENT, PERCENT)):
         if (found := pattern.search(text)) and text[: found.start()].strip():
-            return text[: found.start()], Fraction(1), _one(unit, name)
+            return text[: found.start()], Fraction(1), _same_or_only(unit, name)
     if (found := _TAIL.search(text)) and text[: found.start()].strip():
-        scale, name = _named(_PIECE.sub(_spelled_out, found[1]))
-        return text[: found.start()], scale, _one(unit, name)
-    if (found := _PLAIN.search(text)) and text[: found.start()].strip():
+        scale, name = _scale_and_unit(_PIECE.sub(_with_power, found[1]))
+        return text[: found.start()], scale, _same_or_only(unit, name)
+    if (found := _PLAIN_TAIL.search(text)) and text[: found.start()].strip():
         try:
-            scale, name = _named(found[1].replace("{", "").replace("}", ""))
+            scale, name = _scale_and_unit(found[1].replace("{", "").replace("}", ""))
         except UnreadableError:
-            return text, Fraction(1), unit  # letters, then: the scalar's own business
-        return text[: found.start()], scale, _one(unit, name)
+            return text, Fraction(1), unit  # not a unit: letters for the scalar reader
+        return text[: found.start()], scale, _same_or_only(unit, name)
     return text, Fraction(1), unit
 
 
@@ -145,29 +152,29 @@ def same_unit(first: str, second: str) -> bool:
 def _money(text: str) -> tuple[str, str]:
     if found := _MONEY.search(text):
         sign = re.sub(r"\\text|[{}\s.]", "", found[2])
-        return found[1] + text[found.end() :], _CURRENCY.get(sign, _KNOWN.get(sign, sign))
+        return found[1] + text[found.end() :], _CURRENCY.get(sign, _UNITS.get(sign, sign))
     if found := _MONEY_AFTER.search(text):
         return text[: found.start()], _CURRENCY[found[1]]
     return text, ""
 
 
-def _one(first: str, second: str) -> str:
-    """The unit where it may be said twice: `\\$5\\text{ dollars}`."""
+def _same_or_only(first: str, second: str) -> str:
+    """One unit from two that must be equal, or one of them empty: `\\$5\\text{ dollars}`."""
     if first and second and first != second:
         raise UnreadableError(f"two units: {first} and {second}")
     return first or second
 
 
-def _spelled_out(piece: re.Match[str]) -> str:
+def _with_power(piece: re.Match[str]) -> str:
     power = piece[2] or piece[3]
     return f" {piece[1]}^{power} " if power else f" {piece[1]} "
 
 
-def _named(phrase: str) -> tuple[Fraction, str]:
-    """Scale and canonical name of a phrase: `million square miles per hour`.
+def _scale_and_unit(phrase: str) -> tuple[Fraction, str]:
+    """The scale and the unit's canonical name in a phrase: `million square miles per hour`.
 
     Raises:
-        UnreadableError: a word of it is no unit.
+        UnreadableError: a word of the phrase is no unit.
     """
     scale = Fraction(1)
     words = re.sub(r"\s*\^\s*", "^", phrase).replace("/", " per ").split()
@@ -188,18 +195,19 @@ def _named(phrase: str) -> tuple[Fraction, str]:
 
 
 def _noun(words: list[str], *, counted: bool) -> str:
-    """One unit of measure, or a plural noun with up to two words before it."""
+    """The canonical name of a unit of measure, or of a noun with up to two words before it; a
+    `counted` noun must be plural."""
     if not words or len(words) > 3:
         raise UnreadableError(f"no unit: {' '.join(words)!r}")
     power = 1
     if words[0].lower() in _POWERS and len(words) > 1:
         power, words = _POWERS[words[0].lower()], words[1:]
-    elif words[-1].lower() in _AFTERWARDS and len(words) > 1:
-        power, words = _AFTERWARDS[words[-1].lower()], words[:-1]
+    elif words[-1].lower() in _POWERS_AFTER and len(words) > 1:
+        power, words = _POWERS_AFTER[words[-1].lower()], words[:-1]
     last, _, raised = words[-1].partition("^")
     power = int(raised) if raised else power
     bare = last.rstrip(".")
-    name = _KNOWN.get(bare) or _KNOWN.get(bare.lower() if len(bare) > 2 else bare)
+    name = _UNITS.get(bare) or _UNITS.get(bare.lower() if len(bare) > 2 else bare)
     if name is None or len(words) > 1:
         for word in (*words[:-1], last):
             _check_word(word, noun=word is last and counted and name is None)
@@ -208,10 +216,9 @@ def _noun(words: list[str], *, counted: bool) -> str:
 
 
 def _check_word(word: str, *, noun: bool) -> None:
+    """Refuse a word that is no part of a unit; a `noun` must be plural."""
     lower = word.lower()
     plural = len(lower) > 3 and lower.endswith("s") and not lower.endswith("ss")
-    counts = lower not in _NO_UNITS and not _FRACTIONAL.fullmatch(lower)
-    small = lower in ("if", "or", "and", "at", "in", "to", "not", "no", "the", "than", "when",
-                      "where", "for", "mod", "base", "by", "from", "with", "half")  # fmt: skip
-    if not _WORD.fullmatch(word) or small or not counts or (noun and not plural):
+    excluded = lower in _NO_UNITS or _FRACTIONAL.fullmatch(lower)
+    if not _WORD.fullmatch(word) or lower in _FUNCTION_WORDS or excluded or (noun and not plural):
         raise UnreadableError(f"no unit: {word!r}")

@@ -1,9 +1,10 @@
-"""What a scalar's tree is worth at fixed generic points: decides whether two of them are equal.
+"""The value of a scalar's tree at fixed generic points, which decides whether two are equal.
 
-Exact fractions as far as they go, then 40 digits; what might differ by rounding only is computed
-once more with 80. Expressions that agree at three generic points are taken as equal (Schwartz 1980,
-"Fast probabilistic algorithms for verification of polynomial identities"). The points have both
-signs, so that |x| is not x. An odd root of a negative number is the real one, as at school.
+Values are exact fractions where possible, else floats of 40 digits; a difference that may be
+rounding is computed again with 80. Expressions that agree at three generic points count as equal
+(Schwartz 1980, "Fast probabilistic algorithms for verification of polynomial identities"). The
+points have both signs, so that |x| is not x. An odd root of a negative number is the real one, as
+at school.
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ from svdjobs.evaluation.answers.tokens import Node
 
 POINTS = 3
 _DIGITS, _MORE_DIGITS = 40, 80
-# Exact results with more bits go on as floats; results with more than the second are not computed.
+# An exact result with more bits becomes a float.
 _EXACT_BITS = 1 << 20
+# A result with more bits is not computed.
 _RESULT_BITS = 1 << 44
-# So many decimals make a number the rounding of another, if it is one, and not a number of its own.
-PLACES = 6
-# ... unless the two differ by more than this part of the larger: tiny numbers have no decimals.
-_DISTINCT_PART = 1000
+# A decimal with at least this many places may be the rounded gold.
+_PLACES = 6
+# It is not, if the larger number is less than this many times the gap: 0.000001 and 0.0000014.
+_MIN_RELATIVE_FACTOR = 1000
 _TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc", "cis")
 
 
 class UndefinedError(ArithmeticError):
-    """It has no value: a division by zero, a function of what it is not made for."""
+    """A scalar has no value: a division by zero, a function outside its domain."""
 
 
 class HugeError(ArithmeticError):
-    """It is too large to be computed."""
+    """A scalar is too large to be computed."""
 
 
 @lru_cache(maxsize=8192)
@@ -54,17 +56,18 @@ def equal(first: Node, second: Node) -> bool:
 
 @lru_cache(maxsize=8192)
 def symbols(node: Node) -> frozenset[str]:
-    """The symbols in a tree, and the functions that are not known."""
+    """The symbols in a tree, and its unknown functions."""
     own = {str(node.value)} if node.kind == "symbol" or str(node.value).endswith("()") else set()
     return frozenset(own.union(*map(symbols, node.args)))
 
 
 @lru_cache(maxsize=16384)
 def value(node: Node, point: int = 0, digits: int = _DIGITS) -> Any:
-    """Value at a point: a Fraction where it is rational and of ordinary size, else mpmath's.
+    """Value at a point: a Fraction if it is rational and of ordinary size, else an mpmath number.
 
     Raises:
-        UndefinedError, HugeError: it has none, or none that can be computed.
+        UndefinedError: there is no value.
+        HugeError: the value is too large to be computed.
     """
     try:
         return _Evaluator(_context(digits), point).of(node)
@@ -76,18 +79,18 @@ def real(node: Node) -> Any:
     """The value of a scalar without symbols as a real number.
 
     Raises:
-        UndefinedError, HugeError: it has no real value.
+        UndefinedError, HugeError: there is no real value, or it is too large to be computed.
     """
-    found = _float(_context(_DIGITS), value(node))
-    if found.imag != 0:
+    number = _float(_context(_DIGITS), value(node))
+    if number.imag != 0:
         raise UndefinedError("not real")
-    return found.real
+    return number.real
 
 
 def proportional(first: Node, second: Node) -> Any | None:
-    """The real number by which the second is a multiple of the first everywhere; None if it is not.
+    """The real number c with first = c · second at every point; None if there is none.
 
-    Both have symbols, and the same ones.
+    None too unless both have symbols, the same ones.
     """
     if not symbols(first) or symbols(first) != symbols(second):
         return None
@@ -96,6 +99,7 @@ def proportional(first: Node, second: Node) -> Any | None:
         factors = [_float(_context(_DIGITS), value(ratio, point)) for point in range(POINTS)]
     except ArithmeticError:
         return None
+    # 25 of 40 digits: rounding may have cost the others.
     near = all(abs(f - factors[0]) <= 1e-25 * abs(factors[0]) for f in factors)
     return factors[0].real if near and factors[0] != 0 and factors[0].imag == 0 else None
 
@@ -108,18 +112,20 @@ def _equal_at(first: Node, second: Node, point: int) -> bool:
     if ctx.isinf(_float(ctx, a)) or ctx.isinf(_float(ctx, b)):
         return bool(_float(ctx, a) == _float(ctx, b))
     gap, scale = _gap(ctx, a, b)
+    # Equal in 30 of 40 digits.
     if gap <= scale * ctx.mpf(10) ** (10 - _DIGITS):
         return True
+    # Clearly apart, unless both are so small that they may be left over from a cancellation.
     if scale > 1e-15 and gap > scale * 1e-10:
         return False
     more = _context(_MORE_DIGITS)
     a, b = value(first, point, _MORE_DIGITS), value(second, point, _MORE_DIGITS)
-    # Where everything cancels, what is left is rounding, and shrinks as the digits grow.
+    # With 40 more digits a gap that is rounding shrinks far more than this, a real one not at all.
     return bool(_gap(more, a, b)[0] < gap * 1e-20)
 
 
 def _gap(ctx: Any, a: Any, b: Any) -> tuple[Any, Any]:
-    """How far two values are apart, and the size of the larger."""
+    """The distance between two values, and the size of the larger."""
     a, b = _float(ctx, a), _float(ctx, b)
     return abs(a - b), max(abs(a), abs(b))
 
@@ -131,14 +137,14 @@ def _float(ctx: Any, number: Any) -> Any:
 
 
 def _rounded(first: Node, second: Node) -> bool:
-    """Whether one is a decimal with six places or more, and the other rounds to it."""
+    """Whether one is a decimal with `_PLACES` or more, and the other rounds to it."""
     ctx = _context(_DIGITS)
     if symbols(first) | symbols(second):
         return False
     gap, scale = _gap(ctx, value(first), value(second))
-    if _DISTINCT_PART * gap > scale:
+    if _MIN_RELATIVE_FACTOR * gap > scale:
         return False
-    places = [d for d in (_decimals(first), _decimals(second)) if d >= PLACES]
+    places = [d for d in (_decimals(first), _decimals(second)) if d >= _PLACES]
     return any(2 * gap <= ctx.mpf(10) ** -d * (1 + ctx.mpf(10) ** -20) for d in places)
 
 
@@ -230,6 +236,7 @@ class _Evaluator:
             size = base.numerator.bit_length() + base.denominator.bit_length()
             if exponent.denominator == 1 and size * abs(exponent.numerator) <= _EXACT_BITS:
                 return base ** int(exponent)
+            # The real odd root, not the principal one.
             if base < 0 and exponent.denominator % 2 and exponent.denominator > 1:
                 sign = -1 if exponent.numerator % 2 else 1
                 return sign * self._power(-base, exponent)
@@ -242,17 +249,18 @@ class _Evaluator:
         return self._bounded(ctx.power(base_f, int(exponent) if whole else exponent_f))
 
     def _call(self, name: str, args: tuple[Node, ...]) -> Any:
+        # 30° is π/6 as a trigonometric argument, and 30 everywhere else.
         outside, self._radians = self._radians, name in _TRIGONOMETRIC
-        found = [self.of(arg) for arg in args]
+        values = [self.of(arg) for arg in args]
         self._radians = outside
-        if name.endswith("()"):  # a function that is not known: generic, the same for equal numbers
-            argument = self._ctx.nstr(self._float(found[0]), 20)
+        if name.endswith("()"):  # an unknown function: generic, the same for equal arguments
+            argument = self._ctx.nstr(self._float(values[0]), 20)
             return _generic(f"{name}{argument}", self._point)
         if name in ("factorial", "binom", "gcd", "lcm", "floor", "ceil", "max", "min"):
-            return self._whole(name, found)
+            return self._integer_function(name, values)
         if name == "root":
-            return self._root(*found)
-        return self._bounded(self._function(name, [self._float(x) for x in found]))
+            return self._root(*values)
+        return self._bounded(self._function(name, [self._float(x) for x in values]))
 
     def _root(self, inner: Any, degree: Any) -> Any:
         if degree == 0:
@@ -278,11 +286,11 @@ class _Evaluator:
         except ValueError:
             raise UndefinedError(name) from None
 
-    def _whole(self, name: str, args: list[Any]) -> Any:
-        """Functions of whole numbers, exact where they are small."""
+    def _integer_function(self, name: str, args: list[Any]) -> Any:
+        """Functions of integers and the like, exact where the numbers are small."""
         ctx = self._ctx
         if name in ("floor", "ceil"):
-            return self._step(name, args[0])
+            return self._floor_or_ceil(name, args[0])
         if any(ctx.im(self._float(x)) != 0 for x in args):
             raise UndefinedError(name)
         if name in ("max", "min"):
@@ -305,7 +313,7 @@ class _Evaluator:
         except ValueError:
             raise UndefinedError(name) from None
 
-    def _step(self, name: str, number: Any) -> Any:
+    def _floor_or_ceil(self, name: str, number: Any) -> Any:
         if not isinstance(number, Fraction):
             if self._ctx.im(number) != 0 or abs(number) > 1e15:
                 raise UndefinedError(name)
@@ -318,7 +326,8 @@ class _Evaluator:
 
 @lru_cache(maxsize=4096)
 def _generic(name: str, point: int) -> Fraction:
-    """A fixed fraction for a symbol, the same in both answers: between 1 and 3, of either sign."""
+    """A fixed fraction for a symbol, the same in both answers: from 1 to 3 in size, and of either
+    sign, but positive at the first point."""
     digest = hashlib.sha256(f"{point} {name}".encode()).digest()
     size = 1 + Fraction(int.from_bytes(digest[:4], "big") % 2018 + 1, 1009)
     return -size if point and digest[4] % 2 else size

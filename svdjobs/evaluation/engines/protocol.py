@@ -1,4 +1,4 @@
-"""What is asked: one request per (problem, sample), the same for every checkpoint."""
+"""The interface of an engine, and the requests that it takes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 
 class Request(NamedTuple):
-    """One completion to draw."""
+    """One completion to generate."""
 
     idx: int
     sample_index: int
     seed: int
     prompt: str
-    """For a person; what is generated from is `prompt_ids`."""
+    """For logs only; the engine reads `prompt_ids`."""
     prompt_ids: tuple[int, ...]
 
     @property
     def key(self) -> tuple[int, int]:
-        """What tells it from the other requests: the problem and the sample."""
+        """Problem and sample, which identify the completion."""
         return self.idx, self.sample_index
 
 
 class Trace(NamedTuple):
-    """A completion to be read: how likely is each of its tokens?"""
+    """A completion whose token log-probabilities are wanted."""
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
@@ -42,42 +42,43 @@ class Weights(NamedTuple):
 
     label: str
     folder: str
-    """Where its config and generation config lie."""
+    """The folder with its config and generation config."""
     tensors: Callable[[], Iterable[tuple[str, torch.Tensor]]]
-    """Every tensor under its checkpoint name, read or computed when called."""
+    """All tensors by their names in the checkpoint, read or computed when this is called."""
 
 
 class Engine(Protocol):
-    """Draws completions with the checkpoint it holds."""
+    """Generates completions and scores token sequences with the checkpoint that it holds."""
 
     description: str
     """Name, version and device, for the record."""
     context: int | None
-    """Tokens of prompt and completion together; None if the checkpoint does not say."""
+    """The most tokens of prompt and completion together; None if the checkpoint does not say."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every argument it runs with, for the record."""
+        """Every argument that it runs with, for the record."""
 
     def put(self, weights: Weights) -> None:
-        """Take another checkpoint's weights instead, and make sure that it holds them."""
+        """Swap in another checkpoint's weights, and verify them."""
 
     def generate(
         self, requests: Sequence[Request], done: AbstractSet[tuple[int, int]] = frozenset()
     ) -> Iterator[Completion]:
-        """Completions as they finish, of all requests but those whose (idx, sample) is `done`."""
+        """Yield completions as they finish, for all requests whose key is not in `done`."""
 
     def log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
-        """Log-probability of each completion token of each trace, in order."""
+        """Yield, for each trace, the log-probability of each of its completion tokens."""
 
     def close(self) -> None:
-        """Give its memory back."""
+        """Free its memory."""
 
 
 def make_requests(
     problems: Sequence[Problem], prompts: Sequence[Prompt], n_samples: int, seed: int
 ) -> list[Request]:
-    """All requests of a benchmark, shortest prompts first, so that batches need little padding."""
+    """One request per problem and sample, the same for every checkpoint. The shortest prompts come
+    first, so batches need little padding."""
     assert [p.idx for p in problems] == [p.idx for p in prompts]
     requests = [
         Request(p.idx, k, derived_seed(seed, p.idx, k), p.text, p.ids)

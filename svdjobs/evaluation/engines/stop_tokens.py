@@ -1,4 +1,4 @@
-"""Where a completion ends: at an end-of-text token, or at the end of the context."""
+"""The end-of-text tokens and the context length of a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from svdjobs.errors import CheckpointError
 
 
 def stop_tokens(folder: str, tokenizer: Any) -> list[int]:
-    """End-of-text ids that a checkpoint's generation config and config, and the tokenizer, name.
+    """All end-of-text ids in a checkpoint's generation config, its config and the tokenizer.
 
     Raises:
-        CheckpointError: none of them names one.
+        CheckpointError: there is none.
     """
     stop: set[int] = set()
-    named = [_eos(Path(folder) / name) for name in ("generation_config.json", "config.json")]
-    for found in (*named, tokenizer.eos_token_id):
-        stop.update([found] if isinstance(found, int) else found or [])
+    configs = [_eos(Path(folder) / name) for name in ("generation_config.json", "config.json")]
+    for eos in (*configs, tokenizer.eos_token_id):
+        stop.update([eos] if isinstance(eos, int) else eos or [])
     if not stop:
         raise CheckpointError(
             "neither the checkpoint nor the tokenizer names an end-of-text token, so every "
@@ -28,13 +28,14 @@ def stop_tokens(folder: str, tokenizer: Any) -> list[int]:
 
 
 def context_of(folder: str) -> int | None:
-    """Tokens of prompt and completion together that a checkpoint is made for, if it says."""
+    """The most tokens of prompt and completion together; None if the checkpoint does not say."""
     document = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    found = (document.get("text_config") or document).get("max_position_embeddings")
-    return found if isinstance(found, int) else None
+    context = (document.get("text_config") or document).get("max_position_embeddings")
+    return context if isinstance(context, int) else None
 
 
 def _eos(path: Path) -> Any:
+    """`eos_token_id` of a config: an id, a list of ids, or None."""
     if not path.exists():
         return None
     document = json.loads(path.read_text(encoding="utf-8"))

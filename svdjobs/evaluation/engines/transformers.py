@@ -1,9 +1,9 @@
 """The transformers engine: batched, left-padded, on any CPU or one GPU.
 
-Each request draws from its own stream of uniform numbers by inverting the cumulative distribution.
-So a completion does not depend on its batch, and two checkpoints with nearly equal distributions
-give the same tokens except where the difference matters: common random numbers, which is what makes
-paired differences between alphas sharp (Glasserman & Yao 1992, doi:10.1287/mnsc.38.6.884).
+Each request has its own stream of uniform numbers; inverting the cumulative distribution turns them
+into tokens. So a completion does not depend on its batch, and two checkpoints with nearly equal
+distributions give the same tokens except where the difference matters. These common random numbers
+make paired differences between alphas sharp (Glasserman & Yao 1992, doi:10.1287/mnsc.38.6.884).
 
 Shape legend: B requests, T tokens, V vocabulary.
 """
@@ -21,23 +21,24 @@ from svdjobs.errors import CheckpointError, EvaluationError, first_line
 from svdjobs.evaluation.engines.device import device_name
 from svdjobs.evaluation.engines.protocol import Request, Trace, Weights
 from svdjobs.evaluation.engines.stop_tokens import stop_tokens
-from svdjobs.evaluation.prompts import check_room
+from svdjobs.evaluation.prompts import check_context_length
 from svdjobs.records import Completion
 
 if TYPE_CHECKING:
     import torch
 
 
-# Tokens read together, and rows of logits made together: 1,024 rows of 150,000 floats are 0.6 GB.
-READ_TOKENS = 1 << 15
-LOGIT_ROWS = 1 << 10
+# Largest tokens per forward pass; largest rows of logits at once: 1,024 rows of 150,000 floats are
+# 0.6 GB.
+MAX_TOKENS_PER_PASS = 1 << 15
+MAX_LOGIT_ROWS = 1 << 10
 
 
 class TransformersEngine:
-    """One checkpoint in memory."""
+    """Generates with transformers on one device."""
 
     def __init__(self, weights: Weights, tokenizer: Any, config: EvaluateConfig) -> None:
-        """Load a checkpoint folder; the tokenizer only turns drawn tokens into text.
+        """Load a checkpoint folder; the tokenizer only turns generated tokens into text.
 
         Raises:
             CheckpointError: transformers cannot load it, or weights are missing.
@@ -55,13 +56,14 @@ class TransformersEngine:
         self.context: int | None = getattr(
             self._model.config.get_text_config(), "max_position_embeddings", None
         )
+        # Empty: the sampling defaults of a checkpoint must not apply.
         self._model.generation_config = transformers.GenerationConfig()
-        held = next(self._model.parameters())
-        self.description = f"transformers {transformers.__version__} on {device_name(held)}"
+        weight = next(self._model.parameters())
+        self.description = f"transformers {transformers.__version__} on {device_name(weight)}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides its numbers, besides the request."""
+        """What decides its completions, besides the request."""
         return {
             "engine": self.description,
             "dtype": self._config.dtype,
@@ -72,12 +74,13 @@ class TransformersEngine:
         """Copy another checkpoint's tensors over the model's own.
 
         Raises:
-            EvaluationError: a tensor the model has no place for, or one it was not given.
+            EvaluationError: the model has no such tensor, or one of its tensors is missing.
         """
         import torch
 
         self._stop = stop_tokens(weights.folder, self._tokenizer)
         held: dict[str, torch.Tensor] = self._model.state_dict(keep_vars=False)
+        # By address: tied tensors have two names, of which a checkpoint stores one.
         storages = {name: tensor.data_ptr() for name, tensor in held.items()}
         filled: set[int] = set()
         with torch.inference_mode():
@@ -89,40 +92,40 @@ class TransformersEngine:
                     )
                 held[name].copy_(tensor)
                 filled.add(storages[name])
-        if left := sorted(name for name, place in storages.items() if place not in filled):
+        if missing := sorted(name for name, place in storages.items() if place not in filled):
             raise EvaluationError(
-                f"{weights.label} has no {left[0]!r}, which would keep the last checkpoint's "
+                f"{weights.label} has no {missing[0]!r}, which would keep the last checkpoint's "
                 f"values. Set evaluate.reuse_engine to false."
             )
 
     def generate(
         self, requests: Sequence[Request], done: AbstractSet[tuple[int, int]] = frozenset()
     ) -> Iterator[Completion]:
-        """Completions, batch by batch. Batches are cut from all requests, whatever is done.
+        """Yield completions batch by batch, for all requests whose key is not in `done`.
 
-        So a resumed run draws in the company an undisturbed one would have drawn in, and rounds
-        alike.
+        Batches are cut from all requests, done or not. A resumed run generates the same batches as
+        an uninterrupted one, so rounding is identical.
 
         Raises:
-            BenchmarkError: a prompt that leaves no room for max_tokens in the context.
-            CheckpointError: a token of a prompt that the checkpoint does not have.
+            BenchmarkError: a prompt and max_tokens do not fit the context.
+            CheckpointError: the checkpoint does not embed a token of a prompt.
             EvaluationError: out of memory.
         """
         size = self._config.batch_size
         for start in range(0, len(requests), size):
             batch = requests[start : start + size]
             if any(request.key not in done for request in batch):
-                drawn = self._generate(batch)
-                yield from (c for c in drawn if (c.idx, c.sample_index) not in done)
+                completions = self._generate(batch)
+                yield from (c for c in completions if (c.idx, c.sample_index) not in done)
 
     def _generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One batch."""
+        """The completions of one batch."""
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
         config = self._config
         lengths = {request.idx: len(request.prompt_ids) for request in requests}
-        check_room(lengths, self.context, config.max_tokens)
+        check_context_length(lengths, self.context, config.max_tokens)
         ids_BT, mask_BT = self._padded([request.prompt_ids for request in requests], left=True)
         prompt_length = ids_BT.shape[1]
         choose = _InverseCdf(
@@ -142,40 +145,43 @@ class TransformersEngine:
                 generation_config=settings,
                 logits_processor=LogitsProcessorList([choose]),
             )
-        drawn = tokens_BT[:, prompt_length:].tolist()
-        return [self._completion(r, t) for r, t in zip(requests, drawn, strict=True)]
+        rows = tokens_BT[:, prompt_length:].tolist()
+        return [self._completion(r, t) for r, t in zip(requests, rows, strict=True)]
 
     def log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
-        """Log-probability of each completion token of each trace, in order."""
+        """Yield, for each trace, the log-probability of each of its completion tokens."""
         longest = max((len(t.prompt_ids) + len(t.completion_ids) for t in traces), default=1)
-        size = max(1, min(self._config.batch_size, READ_TOKENS // longest))
+        size = max(1, min(self._config.batch_size, MAX_TOKENS_PER_PASS // longest))
         for start in range(0, len(traces), size):
             yield from self._log_probabilities(traces[start : start + size])
 
     def _log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
         import torch
 
-        whole = [trace.prompt_ids + trace.completion_ids for trace in traces]
-        ids_BT, mask_BT = self._padded(whole, left=False)
+        sequences = [trace.prompt_ids + trace.completion_ids for trace in traces]
+        ids_BT, mask_BT = self._padded(sequences, left=False)
         head = self._model.get_output_embeddings()
         with _memory_errors(len(traces)), torch.inference_mode():
             hidden_BTH = self._model.base_model(
                 input_ids=ids_BT, attention_mask=mask_BT
             ).last_hidden_state
-            for hidden_TH, trace, ids in zip(hidden_BTH, traces, whole, strict=True):
+            for hidden_TH, trace, ids in zip(hidden_BTH, traces, sequences, strict=True):
                 row: list[float] = []
-                for start in range(len(trace.prompt_ids), len(ids), LOGIT_ROWS):
-                    stop = min(start + LOGIT_ROWS, len(ids))
+                for start in range(len(trace.prompt_ids), len(ids), MAX_LOGIT_ROWS):
+                    stop = min(start + MAX_LOGIT_ROWS, len(ids))
+                    # The logits at t - 1 predict token t.
                     log_p_TV = head(hidden_TH[start - 1 : stop - 1]).float().log_softmax(dim=-1)
                     targets_T = torch.tensor(ids[start:stop], device=log_p_TV.device)
                     row += log_p_TV.gather(1, targets_T[:, None])[:, 0].tolist()
                 yield row
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Free the model's memory."""
         del self._model
 
     def _completion(self, request: Request, tokens: list[int]) -> Completion:
+        """`token_ids` includes the stop token, `completion_tokens` and the text do not. After the
+        stop token a row has padding, since `generate` runs until the whole batch has ended."""
         end = next((i for i, token in enumerate(tokens) if token in self._stop), None)
         kept = tokens if end is None else tokens[:end]
         return Completion(
@@ -201,7 +207,7 @@ class TransformersEngine:
                 f"only. Set `tokenizer` to the checkpoint this one was trained from."
             )
         length = max(map(len, sequences))
-        # Padding is masked out, so any token of the model does; a tokenizer need not have its own.
+        # Padding is masked out, so any token will do; a tokenizer need not have a padding token.
         ids_BT = torch.full((len(sequences), length), self._stop[0])
         mask_BT = torch.zeros_like(ids_BT)
         for row, ids in enumerate(sequences):
@@ -225,20 +231,20 @@ def _memory_errors(count: int) -> Iterator[None]:
 
 
 class _InverseCdf:
-    """Chooses tokens by u < cdf, one pre-drawn uniform number per request and position.
+    """Chooses tokens by u < cdf, with one uniform number per request and position.
 
-    Given to `generate` as a logits processor: it returns 0 for the chosen token and −inf for all
-    others, and greedy decoding does the rest.
+    It is a logits processor of `generate`: it returns 0 for the chosen token and −inf for all
+    others, so greedy decoding takes the chosen one.
     """
 
     def __init__(self, seeds: list[int], start: int, config: EvaluateConfig, device: str) -> None:
         import torch
 
-        draws = []
+        streams = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
-            draws.append(torch.rand(config.max_tokens, generator=generator, dtype=torch.float64))
-        self._uniform_BT = torch.stack(draws).to(device)
+            streams.append(torch.rand(config.max_tokens, generator=generator, dtype=torch.float64))
+        self._uniform_BT = torch.stack(streams).to(device)
         self._start = start
         self._temperature = config.temperature
         self._top_p = config.top_p
@@ -263,20 +269,23 @@ class _InverseCdf:
 def inverse_cdf(p_BV: torch.Tensor, uniform_B1: torch.Tensor, top_p: float) -> torch.Tensor:
     """Index of the first token whose cumulative probability exceeds u, B×1.
 
-    top_p keeps the smallest set of most likely tokens that holds at least that much (Holtzman et
-    al. 2020, arXiv:1904.09751); tokens stay in vocabulary order, so close distributions agree.
+    Only the smallest set of most likely tokens with a total probability of at least top_p is used
+    (Holtzman et al. 2020, arXiv:1904.09751). Tokens stay in vocabulary order, so close
+    distributions agree.
     """
     import torch
 
     if top_p < 1:
         sorted_BV, order_BV = p_BV.sort(dim=-1, descending=True, stable=True)
         preceding_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
+        # Back from sorted to vocabulary order: every position is overwritten.
         kept_BV = (preceding_BV < top_p).scatter(1, order_BV, preceding_BV < top_p)
         p_BV = torch.where(kept_BV, p_BV, 0.0)
     cdf_BV = p_BV.cumsum(dim=-1)
     scaled_B1 = uniform_B1 * cdf_BV[:, -1:]
-    found_B1 = torch.searchsorted(cdf_BV, scaled_B1, right=True)
-    return found_B1.clamp(max=p_BV.shape[1] - 1)
+    index_B1 = torch.searchsorted(cdf_BV, scaled_B1, right=True)
+    # u < 1, but its product with the last entry may round up to that entry.
+    return index_B1.clamp(max=p_BV.shape[1] - 1)
 
 
 def _load_model(checkpoint: str, dtype: str) -> Any:

@@ -1,9 +1,9 @@
 """The vLLM engine: continuous batching on a GPU or a CPU, one engine start for a whole sweep.
 
-Weights are put into the running engine under their checkpoint names, and what it then holds is read
-back and compared with what was sent: reloads that silently kept stale weights are known from other
-projects. Every sampling parameter is explicit, so that neither a checkpoint's own
-generation_config nor a default of some version decides what is drawn.
+Weights are loaded into the running engine by their names in the checkpoint. Checksums of what it
+then holds are compared with those of what was sent, since other projects have seen reloads that
+silently kept stale weights. Every sampling parameter is explicit, so neither a checkpoint's own
+generation_config nor a default of a vLLM version decides what is generated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 EXTENSION = "svdjobs.evaluation.engines.vllm_worker.WeightSwap"
-# Tensors travel to the workers through files of about this size.
+# Tensors are sent to the workers in files of about this size.
 TRANSFER_BYTES = 1 << 30
 GIB = 1 << 30
 PREFILL_TOKENS = 4096
@@ -40,7 +40,7 @@ KEY_OR_VALUE = re.compile(r"(^|\.)[kv]_proj\.")
 
 
 class VllmEngine:
-    """One running vLLM engine, whatever checkpoint it holds at the moment."""
+    """One running vLLM engine, whichever checkpoint it holds at present."""
 
     def __init__(
         self,
@@ -50,19 +50,20 @@ class VllmEngine:
         longest_prompt: int,
         log: Path,
     ) -> None:
-        """Start with a checkpoint folder, with room for the longest prompt and max_tokens. What
+        """Start with a checkpoint folder and a context for the longest prompt and max_tokens. What
         vLLM prints while it starts goes to the file `log`.
 
         Raises:
             ConfigError: vLLM is not installed.
-            CheckpointError: it cannot run this architecture.
-            EvaluationError: not enough memory, or it would not start.
+            CheckpointError: vLLM cannot run this architecture.
+            EvaluationError: there is not enough memory.
         """
         self._config = config
         self._log = log
         self._tokenizer = tokenizer
         self._stop = stop_tokens(weights.folder, tokenizer)
-        # One more than is drawn, for reading a whole trace; never more than the checkpoint has.
+        # One token more than prompt and completion, since log_probabilities generates one; at most
+        # the checkpoint's context.
         wanted = longest_prompt + config.max_tokens + 1
         self.context: int | None = min(wanted, context_of(weights.folder) or wanted)
         _environment()
@@ -74,7 +75,7 @@ class VllmEngine:
             "trust_remote_code": False,
             "generation_config": "vllm",
             "dtype": config.dtype,
-            "seed": config.seed % 2**32,
+            "seed": config.seed % 2**32,  # numpy takes no larger one; requests have their own
             "max_model_len": self.context,
             "tensor_parallel_size": config.tensor_parallel_size,
             "gpu_memory_utilization": config.gpu_memory_utilization,
@@ -83,9 +84,10 @@ class VllmEngine:
             "worker_extension_cls": EXTENSION,
         }
         if vllm_uses_gpus():
-            # Bounds the logits of a whole prefill, which reading traces needs in float32.
+            # Bounds the float32 logits of a prefill, all of which log_probabilities needs.
             self._arguments["max_num_batched_tokens"] = PREFILL_TOKENS
         if config.tensor_parallel_size == 1:
+            # The worker in this process, without another one to start.
             self._arguments["distributed_executor_backend"] = "uni"
         with _startup_errors(config), _output_to(log):
             self._llm = vllm.LLM(**self._arguments, use_tqdm_on_load=False)
@@ -98,29 +100,30 @@ class VllmEngine:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every argument the engine was started with, and what else decides its numbers."""
+        """Every argument that the engine was started with, and whether it is batch-invariant."""
         given = {k: v for k, v in self._arguments.items() if k != "model"}
         invariant = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
         return {"engine": self.description, "batch_invariant": invariant, **given}
 
     def put(self, weights: Weights) -> None:
-        """Replace the weights of the running engine, and check that it holds the new ones.
+        """Replace the weights of the running engine, and verify that it holds the new ones.
 
         Raises:
-            EvaluationError: it does not take them, or does not hold what was sent.
+            EvaluationError: the engine does not take them, or does not hold what was sent.
         """
         self._stop = stop_tokens(weights.folder, self._tokenizer)
         expected: dict[str, int] = {}
         with tempfile.TemporaryDirectory(prefix="svdjobs-") as folder:
-            for batch in _batches(self._noting(weights.tensors(), expected)):
+            for batch in _batches(self._with_checksums(weights.tensors(), expected)):
                 self._send(batch, Path(folder) / "weights.safetensors")
+        # The cached keys and values belong to the old weights.
         self._llm.reset_prefix_cache()
         self._verify(expected, weights.label)
 
-    def _noting(
+    def _with_checksums(
         self, tensors: Iterable[tuple[str, torch.Tensor]], expected: dict[str, int]
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Pass tensors on, adding up what the engine must hold afterwards."""
+        """Pass tensors on, and add up the checksums that the engine must have afterwards."""
         import torch
 
         for name, tensor in tensors:
@@ -138,17 +141,18 @@ class VllmEngine:
         save_file({name: tensor.contiguous() for name, tensor in batch.items()}, path)
         try:
             self._llm.collective_rpc("svdjobs_load", args=(str(path),))
-        except Exception as error:  # an architecture's loader raises what it likes
+        except Exception as error:  # the loader of an architecture can raise anything
             raise EvaluationError(
                 f"vLLM does not take new weights while running ({first_line(error)}). Set "
                 f"evaluate.reuse_engine to false: every checkpoint then gets an engine of its own."
             ) from None
 
     def _verify(self, expected: Mapping[str, int], label: str) -> None:
-        """Compare the weights read back with those sent.
+        """Compare the engine's checksums with the expected ones.
 
-        Parameters split over devices add up to what was sent; those every device has a copy of
-        agree with it one by one.
+        The checksums of a sharded parameter add up to the expected one over all devices; a
+        replicated parameter equals it on every device. vLLM does not say which of the two a
+        parameter is, so either is accepted; stale weights satisfy neither, except by coincidence.
         """
         held: list[dict[str, int]] = self._llm.collective_rpc("svdjobs_bits")
         stale = [
@@ -170,7 +174,7 @@ class VllmEngine:
     def generate(
         self, requests: Sequence[Request], done: AbstractSet[tuple[int, int]] = frozenset()
     ) -> Iterator[Completion]:
-        """Completions as they finish; each has its own seed.
+        """Yield completions as they finish; each has its own seed.
 
         Raises:
             EvaluationError: out of memory, or the engine died.
@@ -178,7 +182,7 @@ class VllmEngine:
         from vllm import SamplingParams
 
         config, engine = self._config, self._llm.llm_engine
-        missing = (r for r in requests if r[:2] not in done)
+        missing = (r for r in requests if r.key not in done)
         waiting = {f"{r.idx}-{r.sample_index}": r for r in missing}
         for key, request in waiting.items():
             sampling = SamplingParams(
@@ -201,19 +205,21 @@ class VllmEngine:
                 while engine.has_unfinished_requests():
                     for output in engine.step():
                         if output.finished:
-                            request, drawn = waiting.pop(output.request_id), output.outputs[0]
-                            if drawn.finish_reason not in ("stop", "length"):
+                            request, generated = waiting.pop(output.request_id), output.outputs[0]
+                            if generated.finish_reason not in ("stop", "length"):
                                 raise EvaluationError(
                                     f"vLLM ended problem {request.idx}, sample "
-                                    f"{request.sample_index} with {drawn.finish_reason!r}. "
+                                    f"{request.sample_index} with {generated.finish_reason!r}. "
                                     f"Finished completions are kept: run again."
                                 )
-                            yield self._completion(request, list(drawn.token_ids))
+                            yield self._completion(request, list(generated.token_ids))
         finally:
             if waiting:
                 engine.abort_request(list(waiting))
 
     def _completion(self, request: Request, tokens: list[int]) -> Completion:
+        """`token_ids` includes the stop token, `completion_tokens` and the text do not. Nothing
+        follows the stop token, since vLLM ends each request by itself."""
         stopped = bool(tokens) and tokens[-1] in self._stop
         kept = tokens[:-1] if stopped else tokens
         return Completion(
@@ -227,23 +233,24 @@ class VllmEngine:
         )
 
     def log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
-        """Log-probability of each completion token of each trace, given what precedes it."""
+        """Yield, for each trace, the log-probability of each of its completion tokens."""
         from vllm import SamplingParams
 
         sampling = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         assert self.context is not None
-        # vLLM draws a token after what it reads, so a trace that fills the context loses its last.
-        whole = [[*t.prompt_ids, *t.completion_ids][: self.context - 1] for t in traces]
-        prompts = [{"prompt_token_ids": ids} for ids in whole]
+        # vLLM generates a token after the prompt, so the last token of a trace that fills the
+        # context has no log-probability.
+        sequences = [[*t.prompt_ids, *t.completion_ids][: self.context - 1] for t in traces]
+        prompts = [{"prompt_token_ids": ids} for ids in sequences]
         with _running_errors(self._config, self._log):
             outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
-        for trace, ids, output in zip(traces, whole, outputs, strict=True):
+        for trace, ids, output in zip(traces, sequences, outputs, strict=True):
             start = len(trace.prompt_ids)
-            read = zip(output.prompt_logprobs[start:], ids[start:], strict=True)
-            yield [float(row[token].logprob) for row, token in read]
+            rows = zip(output.prompt_logprobs[start:], ids[start:], strict=True)
+            yield [float(row[token].logprob) for row, token in rows]
 
     def close(self) -> None:
-        """Stop the engine and give its memory back."""
+        """Stop the engine and free its memory."""
         import gc
 
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
@@ -256,33 +263,35 @@ class VllmEngine:
 def _batches(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
     """Tensors in groups of about TRANSFER_BYTES, in order."""
     batch: dict[str, torch.Tensor] = {}
-    held = 0
+    size = 0
     for name, tensor in tensors:
         batch[name] = tensor
-        held += tensor.numel() * tensor.element_size()
-        if held >= TRANSFER_BYTES:
+        size += tensor.numel() * tensor.element_size()
+        if size >= TRANSFER_BYTES:
             yield batch
-            batch, held = {}, 0
+            batch, size = {}, 0
     if batch:
         yield batch
 
 
 def _environment() -> None:
-    """Settings vLLM reads when it is imported; what a user has set stays."""
+    """Set what vLLM reads when it is imported, unless the user has set it."""
+    # With the engine in this process, scheduling is deterministic (vLLM, "Reproducibility").
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     if not vllm_uses_gpus():
-        share = memory_limit_bytes() // 8 // GIB
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, share))))
+        # An eighth of the memory in GiB; the rest is for weights, activations and other processes.
+        cache = memory_limit_bytes() // 8 // GIB
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, cache))))
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 def _devices(layouts: Sequence[Mapping[str, Any]]) -> str:
-    """Where the workers say that their weights lie: `cpu`, `2 × NVIDIA H100`."""
-    found = Counter(layout["device"] for layout in layouts)
-    return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in found.items())
+    """The devices that hold the workers' weights: `cpu`, `2 × NVIDIA H100`."""
+    counts = Counter(layout["device"] for layout in layouts)
+    return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items())
 
 
 def _import_vllm() -> Any:
@@ -298,7 +307,8 @@ def _import_vllm() -> Any:
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Send what this process prints to a file: vLLM's compiled parts know no other way."""
+    """Send everything that this process prints to a file. vLLM's C++ code writes to the file
+    descriptors directly, so these are redirected."""
     streams = [stream for stream in (sys.__stdout__, sys.__stderr__) if stream is not None]
     saved = {stream: os.dup(stream.fileno()) for stream in streams}
     with path.open("ab") as log:
@@ -316,7 +326,7 @@ def _output_to(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _startup_errors(config: EvaluateConfig) -> Iterator[None]:
-    """vLLM's many start-up failures as ours, with the knob to turn."""
+    """Turn vLLM's start-up exceptions into ours, naming the setting to change."""
     import torch
 
     try:
@@ -339,6 +349,7 @@ def _startup_errors(config: EvaluateConfig) -> Iterator[None]:
 
 @contextmanager
 def _running_errors(config: EvaluateConfig, log: Path) -> Iterator[None]:
+    """Turn vLLM's exceptions while generating into ours, naming the setting to change."""
     import torch
 
     try:
@@ -349,7 +360,7 @@ def _running_errors(config: EvaluateConfig, log: Path) -> Iterator[None]:
             f"{config.gpu_memory_utilization}) or evaluate.max_tokens (now {config.max_tokens}). "
             f"Finished completions are kept."
         ) from None
-    except RuntimeError as error:  # what a worker process died of, or that it died
+    except RuntimeError as error:  # raised when a worker process has failed or died
         raise EvaluationError(
             f"vLLM stopped while generating: {first_line(error)} Its own messages are in {log}. "
             f"Finished completions are kept: run again, or set evaluate.engine to transformers."

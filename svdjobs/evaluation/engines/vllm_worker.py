@@ -1,6 +1,6 @@
-"""What vLLM's workers learn from us: take other weights while running, and say which they hold.
+"""Extension of vLLM's workers: load other weights while running, and return their checksums.
 
-Named as `worker_extension_cls`, so every worker imports this module before it loads a model.
+It is vLLM's `worker_extension_cls`, so every worker imports this module before it loads a model.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from svdjobs.evaluation.engines.weight_checksum import bit_sum
 def keep_weights_readable() -> None:
     """On a CPU, keep linear weights as they are instead of in oneDNN's private layout.
 
-    vLLM would repack them when it loads them and drop the originals: nothing could be written to a
-    running engine, nor read back. torch's own product takes their place.
+    vLLM would repack them on loading and drop the originals, so a running engine's weights could be
+    neither replaced nor read back. torch's own product is used instead.
     """
     from vllm.platforms import current_platform
 
@@ -26,12 +26,12 @@ def keep_weights_readable() -> None:
 
 
 class WeightSwap:
-    """Mixed into vLLM's worker class; called by name through `collective_rpc`."""
+    """Mixed into vLLM's worker class; its methods are called by name through `collective_rpc`."""
 
     model_runner: Any
 
     def svdjobs_load(self, path: str) -> list[str]:
-        """Put the tensors of a safetensors file into the running model, under checkpoint names."""
+        """Load a safetensors file with a checkpoint's tensor names into the running model."""
         import torch
         from safetensors import safe_open
 
@@ -40,17 +40,17 @@ class WeightSwap:
             return sorted(self._svdjobs_model().load_weights(tensors))
 
     def svdjobs_bits(self) -> dict[str, int]:
-        """`bit_sum` of every parameter this worker holds."""
+        """`bit_sum` of every parameter that this worker holds."""
         parameters = self._svdjobs_model().named_parameters()
         return {name: bit_sum(parameter.detach()) for name, parameter in parameters}
 
     def svdjobs_layout(self) -> dict[str, Any]:
-        """What is needed to foretell those sums: dtypes, and how checkpoint tensors are fused; and
-        the device they lie on."""
+        """Dtypes, fused names and copies of heads, to compute the expected checksums; and the
+        device."""
         model = self._svdjobs_model()
         dtypes = {n: str(p.dtype).removeprefix("torch.") for n, p in model.named_parameters()}
         packed = dict(getattr(model, "packed_modules_mapping", None) or {})
-        # With more devices than key-value heads, vLLM keeps several copies of those heads.
+        # With more devices than key-value heads, vLLM keeps several copies of these heads.
         copies = {
             f"{name}.{kind}": module.num_kv_head_replicas
             for name, module in model.named_modules()

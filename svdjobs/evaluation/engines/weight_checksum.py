@@ -1,4 +1,4 @@
-"""Whether a running engine holds what was sent: sums that survive fusing and sharding."""
+"""Checksums of the weights in a running engine, which survive fusing and sharding."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ INTEGERS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
 def bit_sum(tensor: torch.Tensor) -> int:
     """Sum of a tensor's elements read as integers, modulo 2⁶⁴.
 
-    Exact, changed by any single changed value, and the sum of its parts wherever a tensor is fused
-    with others, padded with zeros or spread over devices, which a hash is not.
+    Exact, and changed by any single changed value. It is additive over fusing, zero padding and
+    sharding, unlike a hash.
     """
     import torch
 
@@ -25,10 +25,10 @@ def bit_sum(tensor: torch.Tensor) -> int:
 
 
 def packed_name(name: str, packed: Mapping[str, Sequence[str]]) -> str:
-    """vLLM's parameter that holds a checkpoint tensor: q_proj, k_proj, v_proj → qkv_proj."""
+    """vLLM's name of the parameter that holds a checkpoint tensor: q_proj, k_proj → qkv_proj."""
     for fused, parts in packed.items():
         for part in parts:
-            found, count = re.subn(rf"(^|\.){re.escape(part)}(?=\.)", rf"\g<1>{fused}", name)
+            parameter, count = re.subn(rf"(^|\.){re.escape(part)}(?=\.)", rf"\g<1>{fused}", name)
             if count:
-                return found
+                return parameter
     return name

@@ -1,8 +1,8 @@
 """Grade many completions in worker processes, each bounded in time and memory.
 
-A thread of its own (the dispatcher) hands questions to the workers and takes their replies, so
-that drawing completions never waits for grading. Several questions are on their way to a worker at
-once; the time limit is nevertheless each question's own.
+A thread (the dispatcher) sends questions to the workers and takes their replies, so generating
+completions never waits for grading. Several questions are queued at a worker; each still has its
+own time limit.
 """
 
 from __future__ import annotations
@@ -21,34 +21,36 @@ from types import TracebackType
 from typing import Any, Self
 
 from svdjobs.errors import BenchmarkError, EvaluationError
-from svdjobs.evaluation.grading.worker_messages import (
+from svdjobs.evaluation.grading.questions import (
+    BatchResult,
     ClassQuestion,
     GradeQuestion,
+    Question,
     SecondQuestion,
-    Submission,
 )
-from svdjobs.evaluation.grading.worker_process import Question, WorkerProcess
+from svdjobs.evaluation.grading.worker_process import WorkerProcess
 from svdjobs.provenance import cores
 from svdjobs.records import Completion, Grade, Outcome, SecondGrade
 
-# Enough to hide the way to a worker and back; all but the first wait when one hangs.
-_IN_FLIGHT = 16
-_FAILED_STARTS = 3
-# Enough for any engine's output; more would only take the cores from it.
+# Questions queued per worker, so that it never waits; more would wait behind one that hangs.
+_MAX_QUEUED = 16
+_MAX_FAILED_STARTS = 3
+# Enough to grade as fast as any engine generates; more would only take cores from the engine.
 _MAX_WORKERS = 8
 
 
 class GradingPool:
     """Worker processes that grade answers; started on entry, killed on exit.
 
-    An answer that overruns its time is a `timeout`, and the same answer is not tried again, nor is
-    it compared with others. One whose worker dies is tried once more, alone, since something else
-    may have killed it, and is then a `parse_error`. No other answer is affected.
+    An answer that exceeds its time is a `timeout`; an equal answer is not tried again, and it is
+    not compared with others. An answer whose worker dies is tried once more, alone, since something
+    else may have killed the worker; if that fails too, it is a `parse_error`. No other answer is
+    affected.
     """
 
     def __init__(self, timeout_seconds: float, workers: int | None = None) -> None:
         self._dispatcher = _Dispatcher(timeout_seconds, workers or min(cores(), _MAX_WORKERS))
-        self._uncollected: list[Submission[Grade]] = []
+        self._uncollected: list[BatchResult[Grade]] = []
 
     def __enter__(self) -> Self:
         self._dispatcher.start()
@@ -63,132 +65,144 @@ class GradingPool:
         self.close()
 
     def close(self) -> None:
-        """Kill the workers, whatever they are doing. What was submitted and not done is lost."""
+        """Kill the workers, whatever they are doing. Unfinished work is lost."""
         self._dispatcher.stop()
 
     @property
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers of the moment."""
+        """Process ids of the current workers."""
         return [worker.pid for worker in self._dispatcher.workers]
 
     def submit(
         self, completions: Sequence[Completion], golds: Mapping[int, str | Sequence[str]]
     ) -> None:
-        """Start grading and return at once; `collect` gives the grades.
+        """Start grading and return at once; `collect` returns the grades.
 
-        `golds` is the gold, or several any of which will do, of each problem idx.
+        `golds` maps each problem idx to its gold, or to several, any of which will do.
         """
         self._uncollected.append(self._submit(completions, golds))
 
     def collect(self) -> list[Grade]:
-        """Wait for everything submitted since the last time; grades in the order submitted.
+        """Wait for everything submitted since the last call; grades in the order submitted.
 
-        A completion without an answer is `truncated` if it was cut off and `no_answer` otherwise.
+        A completion without an answer is `truncated` if it was cut off, and `no_answer` otherwise.
         """
-        waiting, self._uncollected = self._uncollected, []
-        return [grade for submission in waiting for grade in submission.results()]
+        batches, self._uncollected = self._uncollected, []
+        return [grade for batch in batches for grade in batch.results()]
 
     def grade(
         self, completions: Sequence[Completion], golds: Mapping[int, str | Sequence[str]]
     ) -> list[Grade]:
-        """Grade and wait; what else was submitted stays to be collected."""
+        """Grade these completions and wait; `collect` still returns the others."""
         return self._submit(completions, golds).results()
 
     def _submit(
         self, completions: Sequence[Completion], golds: Mapping[int, str | Sequence[str]]
-    ) -> Submission[Grade]:
-        lacking = sorted({c.idx for c in completions} - golds.keys())
-        if lacking:
-            raise BenchmarkError(f"no gold for problem idx {', '.join(map(str, lacking))}.")
-        submission: Submission[Grade] = Submission(len(completions))
-        questions: list[Question] = []
-        for position, completion in enumerate(completions):
-            gold = golds[completion.idx]
-            several = [gold] if isinstance(gold, str) else gold
-            questions.append(GradeQuestion(completion, several, partial(submission.put, position)))
-        self._dispatcher.take(submission, questions)
-        return submission
+    ) -> BatchResult[Grade]:
+        batch: BatchResult[Grade] = BatchResult(len(completions))
+        self._dispatcher.add(
+            batch,
+            [
+                GradeQuestion(completion, several, partial(batch.put, position))
+                for position, (completion, several) in enumerate(_with_golds(completions, golds))
+            ],
+        )
+        return batch
 
-    def second_opinions(
+    def second_grades(
         self,
         completions: Sequence[Completion],
         golds: Mapping[int, str | Sequence[str]],
         advance: Callable[[], None],
     ) -> list[SecondGrade]:
-        """What the second grader says of them; `advance` is called for each, in any order."""
-        submission: Submission[SecondGrade] = Submission(len(completions))
-        questions: list[Question] = []
-        for position, completion in enumerate(completions):
-            gold = golds[completion.idx]
-            several = [gold] if isinstance(gold, str) else gold
+        """The second grader's grades of the completions; `advance` is called after each grade."""
+        batch: BatchResult[SecondGrade] = BatchResult(len(completions))
 
-            def done(grade: SecondGrade, position: int = position) -> None:
-                submission.put(position, grade)
-                advance()
+        def done(position: int, grade: SecondGrade) -> None:
+            batch.put(position, grade)
+            advance()
 
-            questions.append(SecondQuestion(completion, several, done))
-        self._dispatcher.take(submission, questions)
-        return submission.results()
+        self._dispatcher.add(
+            batch,
+            [
+                SecondQuestion(completion, several, partial(done, position))
+                for position, (completion, several) in enumerate(_with_golds(completions, golds))
+            ],
+        )
+        return batch.results()
 
     def classify(self, grades: Sequence[Grade]) -> list[Grade]:
         """The grades with `answer_class` set: equal numbers for equivalent answers of one problem.
 
-        Correct answers all equal the gold and make one class, those that ran out of time one for
-        each text; only the others are compared.
+        Correct answers are one class, since all equal the gold. Answers that timed out are one
+        class for each text. Only the others are compared.
         """
         problems: dict[int, list[int]] = {}
         for position, grade in enumerate(grades):
             if grade.answer is not None:
                 problems.setdefault(grade.idx, []).append(position)
-        submission: Submission[list[int]] = Submission(len(problems))
+        batch: BatchResult[list[int]] = BatchResult(len(problems))
         questions: list[Question] = []
-        others: list[list[str]] = []
+        compared: list[list[str]] = []
         for number, positions in enumerate(problems.values()):
-            compared = (_compared(grades[p]) for p in positions)
-            others.append(list(dict.fromkeys(a for a in compared if a is not None)))
-            done = partial(submission.put, number)
-            if len(others[-1]) > 1:
-                questions.append(ClassQuestion(others[-1], done))
+            answers = (_answer_to_compare(grades[p]) for p in positions)
+            compared.append(list(dict.fromkeys(a for a in answers if a is not None)))
+            done = partial(batch.put, number)
+            if len(compared[-1]) > 1:
+                questions.append(ClassQuestion(compared[-1], done))
             else:
-                done([0] * len(others[-1]))
-        self._dispatcher.take(submission, questions)
+                done([0] * len(compared[-1]))
+        self._dispatcher.add(batch, questions)
         classified = list(grades)
         for positions, distinct, ids in zip(
-            problems.values(), others, submission.results(), strict=True
+            problems.values(), compared, batch.results(), strict=True
         ):
             class_of = dict(zip(distinct, ids, strict=True))
+            # Keys: the class id of a compared answer, the text of a timeout, None for correct ones.
             renumbered: dict[int | str | None, int] = {}
             for position in positions:
-                grade, answer = grades[position], _compared(grades[position])
-                own = class_of[answer] if answer is not None else None
-                late = grade.answer if grade.outcome is Outcome.TIMEOUT else None
-                number = renumbered.setdefault(own if late is None else late, len(renumbered))
+                grade, answer = grades[position], _answer_to_compare(grades[position])
+                key: int | str | None = class_of[answer] if answer is not None else None
+                if grade.outcome is Outcome.TIMEOUT:
+                    key = grade.answer
+                number = renumbered.setdefault(key, len(renumbered))
                 classified[position] = grades[position].model_copy(update={"answer_class": number})
         return classified
 
 
-def _compared(grade: Grade) -> str | None:
-    """The answer, where its class takes a comparison: it is not the gold's, and did not hang."""
+def _with_golds(
+    completions: Sequence[Completion], golds: Mapping[int, str | Sequence[str]]
+) -> list[tuple[Completion, Sequence[str]]]:
+    missing = sorted({c.idx for c in completions} - golds.keys())
+    if missing:
+        raise BenchmarkError(f"no gold for problem idx {', '.join(map(str, missing))}.")
+    lists = {idx: [gold] if isinstance(gold, str) else gold for idx, gold in golds.items()}
+    return [(completion, lists[completion.idx]) for completion in completions]
+
+
+def _answer_to_compare(grade: Grade) -> str | None:
+    """The answer, if its class takes a comparison: neither correct answers nor timeouts do."""
     return None if grade.outcome in (Outcome.CORRECT, Outcome.TIMEOUT) else grade.answer
 
 
 class _Dispatcher:
-    """The thread that owns the workers. Others reach it through a queue and a wake-up pipe.
+    """The thread that owns the workers. Other threads reach it through a queue and a wake-up pipe.
 
-    It starts the workers itself: Linux ends them with the thread that started them.
+    It also starts the workers: PR_SET_PDEATHSIG fires when the thread that started them exits.
     """
 
     def __init__(self, timeout_seconds: float, count: int) -> None:
         self._timeout_seconds = timeout_seconds
         self._count = count
         self.workers: list[WorkerProcess] = []
+        # Questions that no worker has, and those whose worker died once.
         self._pending: deque[Question] = deque()
-        self._alone: deque[Question] = deque()
-        self._hung: set[Hashable] = set()
+        self._retry_alone: deque[Question] = deque()
+        self._timed_out_keys: set[Hashable] = set()
         self._failed_starts = 0
-        self._inbox: queue.SimpleQueue[list[Question]] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Sequence[Question]] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._open: list[Submission[Any]] = []
+        self._open: list[BatchResult[Any]] = []
         self._stopping = False
         self._error: BaseException | None = EvaluationError("the grading pool is not open.")
         self._thread: threading.Thread | None = None
@@ -210,18 +224,18 @@ class _Dispatcher:
         os.close(self._wake_read)
         os.close(self._wake_write)
 
-    def take(self, submission: Submission[Any], questions: list[Question]) -> None:
-        """Accept questions from any thread."""
+    def add(self, batch: BatchResult[Any], questions: Sequence[Question]) -> None:
+        """Queue the questions of a batch. Any thread may call this."""
         with self._lock:
             if self._error is not None:
-                submission.fail(self._error)
+                batch.fail(self._error)
                 return
-            self._open = [s for s in self._open if not s.is_settled] + [submission]
+            self._open = [other for other in self._open if not other.is_settled] + [batch]
             self._inbox.put(questions)
             self._wake()
 
     def _wake(self) -> None:
-        with suppress(BlockingIOError):  # full: it has not yet noticed the last ones
+        with suppress(BlockingIOError):  # the pipe is full of wake-ups not read yet
             os.write(self._wake_write, b"x")
 
     def _main(self) -> None:
@@ -238,11 +252,11 @@ class _Dispatcher:
                 worker.kill()
             with self._lock:
                 self._error = reason
-                for submission in self._open:
-                    submission.fail(reason)
+                for batch in self._open:
+                    batch.fail(reason)
 
     def _step(self) -> None:
-        """Wait for something to happen and deal with it, replies before deadlines."""
+        """Wait for the next event and handle it; replies count before deadlines."""
         replying = self._wait()
         while not self._inbox.empty():
             self._pending.extend(self._inbox.get())
@@ -250,21 +264,21 @@ class _Dispatcher:
             self._receive(worker)
         now = time.monotonic()
         for worker in list(self.workers):
-            if worker.is_waited_for and now > worker.deadline:
-                self._replace(worker, hung=True)
+            if worker.has_deadline and now > worker.deadline:
+                self._replace(worker, timed_out=True)
         for worker in self.workers:
             self._hand_out(worker)
 
     def _wait(self) -> list[WorkerProcess]:
-        """Workers with something to read, waiting no longer than the nearest deadline."""
+        """Wait until the nearest deadline at most; return the workers with something to read."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_read, selectors.EVENT_READ)
             for worker in self.workers:
                 selector.register(worker.stdout, selectors.EVENT_READ, worker)
                 if worker.has_outgoing:
                     selector.register(worker.stdin, selectors.EVENT_WRITE, worker)
-            waited = [worker.deadline for worker in self.workers if worker.is_waited_for]
-            timeout = max(0.0, min(waited) - time.monotonic()) if waited else None
+            deadlines = [worker.deadline for worker in self.workers if worker.has_deadline]
+            timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
             replying = []
             for key, events in selector.select(timeout):
                 if key.data is None:
@@ -285,49 +299,49 @@ class _Dispatcher:
             elif worker.questions[0].reply(message):
                 worker.questions.popleft()
         if not alive:
-            self._replace(worker, hung=False)
+            self._replace(worker, timed_out=False)
 
     def _hand_out(self, worker: WorkerProcess) -> None:
-        """Fill a worker's queue; a question asked again has the worker to itself."""
+        """Fill a worker's queue; a retried question runs alone on its worker."""
         if not worker.ready or (worker.questions and worker.questions[0].attempt):
             return
-        if self._alone and not worker.questions:
-            worker.ask(self._alone.popleft())
+        if self._retry_alone and not worker.questions:
+            worker.ask(self._retry_alone.popleft())
             return
-        while self._pending and len(worker.questions) < _IN_FLIGHT:
+        while self._pending and len(worker.questions) < _MAX_QUEUED:
             question = self._pending.popleft()
-            # Only after a hang are subjects looked at, so that they cost nothing else.
-            if self._hung and question.subject() in self._hung:
-                question.give_up(hung=True)
+            # The key takes an extraction of the answer, so it is computed only after a timeout.
+            if self._timed_out_keys and question.timeout_key() in self._timed_out_keys:
+                question.give_up(timed_out=True)  # and finished: it takes one reply if it has a key
             else:
                 worker.ask(question)
 
-    def _replace(self, worker: WorkerProcess, *, hung: bool) -> None:
-        """Put a new worker in the place of one that hangs or died, and settle its questions.
+    def _replace(self, worker: WorkerProcess, *, timed_out: bool) -> None:
+        """Start a new worker in place of one that hangs or died, and requeue its questions.
 
         Questions are answered in order, so the first without a reply is the suspect; the others go
         back to the front of the queue.
         """
         if not worker.ready:
             self._failed_starts += 1
-            if self._failed_starts >= _FAILED_STARTS:
+            if self._failed_starts >= _MAX_FAILED_STARTS:
                 raise EvaluationError(
-                    f"{_FAILED_STARTS} grading workers in a row did not start "
-                    f"({worker.last_words()}). Run "
+                    f"{_MAX_FAILED_STARTS} grading workers in a row did not start "
+                    f"({worker.stderr_tail()}). Run "
                     f"`{sys.executable} -m svdjobs.evaluation.grading.worker` to see why."
                 )
         worker.kill()
         if worker.questions:
             suspect = worker.questions.popleft()
             self._pending.extendleft(reversed(worker.questions))
-            self._settle(suspect, hung=hung)
+            self._retry_or_give_up(suspect, timed_out=timed_out)
         self.workers[self.workers.index(worker)] = WorkerProcess(self._timeout_seconds)
 
-    def _settle(self, suspect: Question, *, hung: bool) -> None:
-        if hung and (subject := suspect.subject()) is not None:
-            self._hung.add(subject)
-        if not hung and suspect.attempt == 0:
+    def _retry_or_give_up(self, suspect: Question, *, timed_out: bool) -> None:
+        if timed_out and (key := suspect.timeout_key()) is not None:
+            self._timed_out_keys.add(key)
+        if not timed_out and suspect.attempt == 0:
             suspect.attempt = 1
-            self._alone.append(suspect)
-        elif not suspect.give_up(hung=hung):
+            self._retry_alone.append(suspect)
+        elif not suspect.give_up(timed_out=timed_out):  # its other answers are still to be asked
             self._pending.appendleft(suspect)

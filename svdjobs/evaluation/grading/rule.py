@@ -1,7 +1,7 @@
-r"""Grade one completion: extract, compare as text, as numbers, then as mathematics.
+r"""Grade one completion: extract its answer, compare it as text, as a number, then as mathematics.
 
-Pure and single-threaded, but not bounded in time: model output is hostile input, so the stage calls
-this from worker processes it can kill (`workers.py`).
+Pure and single-threaded, but not bounded in time. Completions are hostile input, so this runs in
+worker processes that can be killed (`pool.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from svdjobs.evaluation.answers import algebra, equality, structure
-from svdjobs.evaluation.answers.extraction import Found, find_answer
+from svdjobs.evaluation.answers.extraction import ExtractedAnswer, find_answer
 from svdjobs.evaluation.answers.normal_form import (
     MAX_CHARACTERS,
     canonical_integer,
@@ -35,20 +35,22 @@ _CHOICE = re.compile(r"\(([A-J])\)[\s:.]*(.*)", re.DOTALL)
 
 def grade_completion(text: str, gold: str | Sequence[str], *, cut_off: bool = False) -> Outcome:
     """Outcome of a completion against its gold, or against several golds any of which will do."""
-    found = answer_in(text, gold, cut_off=cut_off)
-    if found is None:
+    extracted = answer_in(text, gold, cut_off=cut_off)
+    if extracted is None:
         return unanswered(cut_off=cut_off)
-    return grade_any(found.answer, gold)
+    return grade_any(extracted.answer, gold)
 
 
-def answer_in(text: str, gold: str | Sequence[str], *, cut_off: bool = False) -> Found | None:
-    """The answer of a completion; all boxes of its last sentence where a gold is a list."""
-    found = find_answer(text, cut_off=cut_off)
-    if found is None or not found.boxes:
-        return found
+def answer_in(
+    text: str, gold: str | Sequence[str], *, cut_off: bool = False
+) -> ExtractedAnswer | None:
+    """The answer of a completion; all boxes of its last sentence if a gold is a list."""
+    extracted = find_answer(text, cut_off=cut_off)
+    if extracted is None or not extracted.boxes:
+        return extracted
     golds = [gold] if isinstance(gold, str) else gold
-    joined = any(map(_is_list, golds)) and not any(map(_is_list, found.boxes))
-    return found._replace(answer=", ".join(found.boxes)) if joined else found
+    use_all_boxes = any(map(_is_list, golds)) and not any(map(_is_list, extracted.boxes))
+    return extracted._replace(answer=", ".join(extracted.boxes)) if use_all_boxes else extracted
 
 
 def _is_list(text: str) -> bool:
@@ -64,7 +66,7 @@ def unanswered(*, cut_off: bool) -> Outcome:
 def grade_any(answer: str, gold: str | Sequence[str]) -> Outcome:
     """Outcome of an extracted answer against one gold or several.
 
-    Correct if any gold says so; a gold that cannot be read comes next, since it might have.
+    Correct if any gold equals it; else gold_error, because the unreadable gold might have matched.
     """
     golds = [gold] if isinstance(gold, str) else list(gold)
     outcomes = [grade_answer(answer, g) for g in golds] or [Outcome.GOLD_ERROR]
@@ -77,8 +79,8 @@ def grade_any(answer: str, gold: str | Sequence[str]) -> Outcome:
 def grade_answer(answer: str, gold: str) -> Outcome:
     """Outcome of an extracted answer against one gold.
 
-    Each step decides only what it can decide with certainty; the mathematics is the last. Where an
-    answer cannot be read, it is right only if it is spelled like the gold.
+    Each step decides only what it can decide with certainty; mathematics comes last. An answer that
+    cannot be read is right only if its text equals the gold's.
     """
     if not gold.strip():
         return Outcome.GOLD_ERROR
@@ -95,15 +97,15 @@ def grade_answer(answer: str, gold: str) -> Outcome:
 
 
 @lru_cache(maxsize=4096)
-def _grade_normal(found: str, expected: str) -> Outcome:
-    """Outcome of two normal forms; real runs give the same wrong answers again and again."""
-    if found == expected:
-        return _correct_if(bool(expected))
+def _grade_normal(answer: str, gold: str) -> Outcome:
+    """Outcome of two normal forms. Cached, since a run repeats the same wrong answers often."""
+    if answer == gold:
+        return _correct_if(bool(gold))
     for decide in (_as_rationals, _as_based_numerals, _as_choices):
-        outcome = decide(found, expected)
+        outcome = decide(answer, gold)
         if outcome is not None:
             return outcome
-    return _as_mathematics(found, expected)
+    return _as_mathematics(answer, gold)
 
 
 def _correct_if(equal: bool) -> Outcome:
@@ -111,40 +113,37 @@ def _correct_if(equal: bool) -> Outcome:
 
 
 def _as_rationals(answer: str, gold: str) -> Outcome | None:
-    """Integers, fractions and decimals; a decimal may be a rounding, which is decided elsewhere."""
-    found, expected = exact_rational(answer), exact_rational(gold)
-    if found is None or expected is None:
+    """Compare integers, fractions and decimals; None if one is another, or may be a rounding."""
+    own, expected = exact_rational(answer), exact_rational(gold)
+    if own is None or expected is None:
         return None
-    (a, a_rounded), (b, b_rounded) = found, expected
+    (a, a_is_decimal), (b, b_is_decimal) = own, expected
     if a == b:
         return Outcome.CORRECT
-    return None if a_rounded or b_rounded else Outcome.WRONG
+    return None if a_is_decimal or b_is_decimal else Outcome.WRONG
 
 
 def _as_based_numerals(answer: str, gold: str) -> Outcome | None:
-    r"""Numerals with a base, `52_8`: digits and base are the answer.
-
-    The library drops the base and says that 52 equals 52_8.
-    """
-    found, expected = _based_numerals(answer), _based_numerals(gold)
-    if found != expected:
+    r"""Compare the numerals with a base (`52_8`) by digits and base; None if they do not decide."""
+    if _based_numerals(answer) != _based_numerals(gold):
         return Outcome.WRONG
-    whole = _BASED.fullmatch(answer) and _BASED.fullmatch(gold)
-    return Outcome.CORRECT if whole else None
+    nothing_else = _BASED.fullmatch(answer) and _BASED.fullmatch(gold)
+    return Outcome.CORRECT if nothing_else else None
 
 
 def _based_numerals(text: str) -> list[tuple[str, str]]:
-    found = []
+    numerals = []
     for digits, base, word in _BASED.findall(text):
         base = base or _BASE_WORDS[word]
         # 5C_2 counts combinations; letters are digits only in bases above ten.
         if digits.isdigit() or int(base) > 10:
-            found.append((digits.lstrip("0"), base))
-    return sorted(found)
+            numerals.append((digits.lstrip("0"), base))
+    return sorted(numerals)
 
 
 def _as_choices(answer: str, gold: str) -> Outcome | None:
-    r"""Options of a multiple choice, `\text{(C)}\ 12`: the letter names it, so does its value."""
+    r"""Compare options of a multiple choice, `\text{(C)}\ 12`, by letter, or by value if one has no
+    letter."""
     (letter, rest), (gold_letter, gold_rest) = _choice(answer), _choice(gold)
     if not letter and not gold_letter:
         return None
@@ -160,23 +159,23 @@ def _as_choices(answer: str, gold: str) -> Outcome | None:
 
 
 def _bare_letter(text: str) -> str:
-    found = structure.spelled(text)
-    return found if re.fullmatch("[A-J]", found) else ""
+    words = structure.plain_words(text)
+    return words if re.fullmatch("[A-J]", words) else ""
 
 
 def _choice(text: str) -> tuple[str, str]:
-    """Letter and value of an option; the letter is empty where the text is none."""
+    """Letter and value of an option; the letter is empty if the text is no option."""
     match = _CHOICE.fullmatch(_FONT.sub(r"\1", text, count=1))
     return (match[1], match[2].strip()) if match else ("", text)
 
 
 def is_readable(gold: str) -> bool:
-    """Whether the grader understands a gold, so that answers to its problem can be graded."""
+    """Whether the grader can read a gold; answers to its problem cannot be graded otherwise."""
     normal = normalise(gold)
     if not normal or len(gold) > MAX_CHARACTERS:
         return False
-    known = exact_rational(normal) or _BASED.fullmatch(normal) or _choice(normal)[0]
-    return bool(known) or _read(normal) is not None or _needs_library(normal)
+    as_text = exact_rational(normal) or _BASED.fullmatch(normal) or _choice(normal)[0]
+    return bool(as_text) or _read(normal) is not None or _needs_library(normal)
 
 
 def _needs_library(normal: str) -> bool:
@@ -184,12 +183,13 @@ def _needs_library(normal: str) -> bool:
 
 
 def _as_mathematics(answer: str, gold: str) -> Outcome:
-    """By structure and value; by the library where it alone can read one of them."""
-    expected, found = _read(gold), _read(answer)
-    if expected is not None and found is not None:
+    """Compare by structure and value; by the library if only it can read one of them."""
+    expected, own = _read(gold), _read(answer)
+    if expected is not None and own is not None:
         try:
-            return _correct_if(equality.matches(expected, found))
-        except HugeError:  # what can be computed is not what cannot
+            return _correct_if(equality.matches(expected, own))
+        except HugeError:
+            # If the gold is computable, the answer is not, so they differ.
             return Outcome.WRONG if equality.computable(expected) else Outcome.PARSE_ERROR
     needed = algebra.is_needed(gold) or algebra.is_needed(answer)
     if needed and algebra.read(gold) is not None and algebra.read(answer) is not None:

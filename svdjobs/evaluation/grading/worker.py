@@ -1,11 +1,11 @@
-"""One grading process: JSON questions in, JSON replies out, in order. Run by `WorkerProcess`.
+"""One grading process: JSON questions in, JSON replies out, in order. `WorkerProcess` starts it.
 
-A question is {"kind": "grade", "text", "gold", "cut_off"} or {"kind": "second", "text", "gold"},
-replied to once, or {"kind": "classes", "answers", "known", "late"}, replied to once per answer that
-is not known.
+{"kind": "grade", "text", "gold", "cut_off"} and {"kind": "second", "text", "gold"} get one reply;
+{"kind": "classes", "answers", "class_ids", "incomparable"} gets one for each answer that has no
+class id yet.
 
-Started with a clean environment and limits on memory, files and processes, and killed by its parent
-when it is late, since neither threads nor SIGALRM can stop a runaway simplification.
+It has a clean environment and limits on memory, files and processes. Its parent kills it when an
+answer exceeds its time, since neither threads nor SIGALRM can stop a runaway simplification.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from svdjobs.evaluation.answers import algebra
-from svdjobs.evaluation.confined import confine
 from svdjobs.evaluation.grading.answer_classes import assign_classes
 from svdjobs.evaluation.grading.rule import answer_in, grade_any, unanswered
-from svdjobs.evaluation.grading.second_grader import second_opinion
+from svdjobs.evaluation.grading.second_grader import math_verify_grade
+from svdjobs.evaluation.sandbox import confine
 from svdjobs.parallel import die_with
 from svdjobs.records import Outcome
 
@@ -29,11 +29,12 @@ READY = {"ready": True}
 
 
 def main(parent_pid: int | None = None) -> None:
-    """Answer until standard input ends, or until the parent does."""
+    """Answer until standard input ends or the parent exits."""
     if parent_pid is not None:
         die_with(parent_pid)
+    # The readers and the library recurse with the nesting of an answer; 1,000, the default, is few.
     sys.setrecursionlimit(3000)
-    # Nothing the libraries print may be mistaken for a reply.
+    # What the libraries print must not be mistaken for a reply.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     algebra.warm_up()  # before the clock of the first answer starts
@@ -48,34 +49,37 @@ def _replies(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if question["kind"] == "grade":
         yield _grade(question["text"], question["gold"], question["cut_off"])
     elif question["kind"] == "second":
-        yield {"correct": second_opinion(question["text"], question["gold"])}
+        yield {"correct": math_verify_grade(question["text"], question["gold"])}
     else:
-        yield from _classes(question["answers"], question["known"], question["late"])
+        yield from _classes(question["answers"], question["class_ids"], question["incomparable"])
 
 
 def _grade(text: str, gold: list[str], cut_off: bool) -> dict[str, Any]:
-    found = answer_in(text, gold, cut_off=cut_off)
-    if found is None:
+    extracted = answer_in(text, gold, cut_off=cut_off)
+    if extracted is None:
         return {"outcome": unanswered(cut_off=cut_off), "answer": None, "boxed": None}
     try:
-        outcome = grade_any(found.answer, gold)
-    except (Exception, MemoryError):  # hostile input can raise anything at all
+        outcome = grade_any(extracted.answer, gold)
+    except (Exception, MemoryError):  # hostile input can raise anything
         outcome = Outcome.PARSE_ERROR
-    return {"outcome": outcome, "answer": found.answer, "boxed": found.boxed}
+    return {"outcome": outcome, "answer": extracted.answer, "boxed": extracted.boxed}
 
 
-def _classes(answers: list[str], known: list[int], late: list[int]) -> Iterator[dict[str, Any]]:
-    """Class ids; an answer that raises gets a class of its own, like one that is late."""
-    known, late = list(known), list(late)
-    while len(known) < len(answers):
+def _classes(
+    answers: list[str], class_ids: list[int], incomparable: list[int]
+) -> Iterator[dict[str, Any]]:
+    """Class ids; an answer that raises gets a class of its own, like one that timed out."""
+    class_ids, incomparable = list(class_ids), list(incomparable)
+    while len(class_ids) < len(answers):
         try:
-            for class_id in assign_classes(answers, known, late):
-                known.append(class_id)
+            # It reads `class_ids` only when it starts, so appending here does not disturb it.
+            for class_id in assign_classes(answers, class_ids, incomparable):
+                class_ids.append(class_id)
                 yield {"class": class_id}
         except (Exception, MemoryError):
-            late.append(len(known))
-            known.append(max(known, default=-1) + 1)
-            yield {"class": known[-1]}
+            incomparable.append(len(class_ids))
+            class_ids.append(max(class_ids, default=-1) + 1)
+            yield {"class": class_ids[-1]}
 
 
 if __name__ == "__main__":

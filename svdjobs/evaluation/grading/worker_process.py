@@ -1,4 +1,4 @@
-"""The parent's side of one grading process: pipes that never block, questions in order, a clock."""
+"""The parent's side of one grading process: non-blocking pipes, queued questions, a deadline."""
 
 from __future__ import annotations
 
@@ -9,51 +9,31 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Hashable
 from contextlib import suppress
-from typing import IO, Any, Protocol
+from typing import IO, Any
+
+from svdjobs.evaluation import sandbox
+from svdjobs.evaluation.grading.questions import Question
 
 START_SECONDS = 120.0
-# All a worker sees of the environment: no credentials, no proxies, no tokens, and no HOME, where
-# the clouds' tools look for the rest.
-KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 _READ_BYTES = 1 << 20
 
 
-class Question(Protocol):
-    """What a worker is asked, possibly in several replies, possibly more than once."""
-
-    attempt: int
-    """0 at first, 1 when asked again alone after its worker died."""
-
-    def subject(self) -> Hashable:
-        """What would hang again if it hung; None: nothing to remember."""
-
-    def request(self) -> dict[str, Any]:
-        """What is still to be asked."""
-
-    def reply(self, message: dict[str, Any]) -> bool:
-        """Take one reply; whether it was the last."""
-
-    def give_up(self, *, hung: bool) -> bool:
-        """Settle without a reply what hung, or killed two workers; whether nothing else remains."""
-
-
 class WorkerProcess:
-    """One process and the questions it has been sent, answered in order."""
+    """One process and the questions sent to it, which it answers in order."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self._timeout_seconds = timeout_seconds
-        # Read only when it does not start.
+        # Read only if the process does not start.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "svdjobs.evaluation.grading.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={k: os.environ[k] for k in KEPT_VARIABLES if k in os.environ},
+            env=sandbox.environment(),
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is the parent's to handle
+            start_new_session=True,  # Ctrl-C reaches the parent only
         )
         for pipe in (self.stdin, self.stdout):
             os.set_blocking(pipe.fileno(), False)
@@ -86,12 +66,12 @@ class WorkerProcess:
         return bool(self._outgoing)
 
     @property
-    def is_waited_for(self) -> bool:
-        """Whether its deadline counts."""
+    def has_deadline(self) -> bool:
+        """Whether it must reply by `deadline`: it is starting or has a question."""
         return not self.ready or bool(self.questions)
 
     def ask(self, question: Question) -> None:
-        """Queue a question; its clock starts when the one before it is answered."""
+        """Send a question; its time starts when the one before it has been answered."""
         if not self.questions:
             self.restart_clock()
         self.questions.append(question)
@@ -99,18 +79,18 @@ class WorkerProcess:
         self.flush()
 
     def restart_clock(self) -> None:
-        """Give the question now being answered its full time."""
+        """Give the first question without a reply its full time."""
         self.deadline = time.monotonic() + self._timeout_seconds
 
     def flush(self) -> None:
-        """Write what the pipe takes. A dead reader is noticed where replies are read."""
+        """Write as much as the pipe takes. `receive` notices a dead process."""
         with suppress(BlockingIOError, BrokenPipeError):
             while self._outgoing:
                 written = os.write(self.stdin.fileno(), self._outgoing)
                 del self._outgoing[:written]
 
     def receive(self) -> tuple[list[dict[str, Any]], bool]:
-        """Complete messages that have arrived, and whether the process is still there."""
+        """The complete messages that have arrived, and whether the process is still alive."""
         alive = True
         with suppress(BlockingIOError):
             while chunk := os.read(self.stdout.fileno(), _READ_BYTES):
@@ -121,14 +101,14 @@ class WorkerProcess:
         return [json.loads(line) for line in lines], alive
 
     def kill(self) -> None:
-        """End the process, whatever it does, and close what belongs to it."""
+        """Kill the process, whatever it is doing, and close its pipes."""
         self._process.kill()
         self._process.wait()
         for pipe in (self.stdin, self.stdout, self._errors):
             pipe.close()
 
-    def last_words(self) -> str:
-        """The last line it wrote to standard error."""
+    def stderr_tail(self) -> str:
+        """The last line that the process wrote to standard error."""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "no message")

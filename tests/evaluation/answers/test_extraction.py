@@ -113,7 +113,7 @@ def test_answer_of_a_text_that_was_cut_off(text: str, expected: str | None) -> N
         ("5", False),
     ],
 )
-def test_an_answer_that_is_not_in_a_box_is_of_a_class_of_its_own(text: str, boxed: bool) -> None:
+def test_an_answer_outside_a_box_is_not_boxed(text: str, boxed: bool) -> None:
     found = find_answer(text)
     assert found is not None
     assert (found.answer, found.boxed) == ("5", boxed)

@@ -1,4 +1,4 @@
-"""Engines beside GPUs. Only the GPUs are pretended: there are none where tests run."""
+"""Engines on a machine with GPUs, which are mocked, since tests run without any."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_both_builds_have_overwritten_each_other(install: Install) -> None:
 def test_a_torch_that_cannot_use_the_gpus_is_refused(
     install: Install, engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Built without CUDA, it counts no GPU itself."""
+    """A torch without CUDA counts no GPU itself."""
     install({"vllm": "0.31.0"})
     for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl"):
         (tmp_path / name).touch()
@@ -111,7 +111,7 @@ def test_a_sweep_refuses_before_it_computes(
 
 
 def test_the_device_is_that_of_the_weights(two_gpus: None) -> None:
-    """Not that of the machine: beside the GPU an engine may run on the CPU."""
+    """Not that of the machine: with a GPU present, an engine may still run on the CPU."""
     assert device.device_name(torch.zeros(1)) == "cpu"
     workers = [{"device": "a pretended GPU"}, {"device": "a pretended GPU"}]
     assert _devices(workers) == "2 × a pretended GPU"

@@ -28,15 +28,15 @@ def weights(folder: Path) -> Weights:
     return Weights(folder.name, str(folder), lambda: tensors(folder).items())
 
 
-class Drawing(TransformersEngine):
+class ListEngine(TransformersEngine):
     """The engine, with lists instead of iterators."""
 
-    def draw(self, asked: list[Request]) -> list[Completion]:
-        return list(self.generate(asked))
+    def completions(self, wanted: list[Request]) -> list[Completion]:
+        return list(self.generate(wanted))
 
 
-def engine(folder: Path, **overrides: object) -> Drawing:
-    return Drawing(weights(folder), load_tokenizer(str(folder)), settings(**overrides))
+def engine(folder: Path, **overrides: object) -> ListEngine:
+    return ListEngine(weights(folder), load_tokenizer(str(folder)), settings(**overrides))
 
 
 def requests(count: int = 6, n: int = 2) -> list[Request]:
@@ -47,25 +47,25 @@ def requests(count: int = 6, n: int = 2) -> list[Request]:
 
 def test_a_completion_does_not_depend_on_its_batch(chain: dict[str, Path]) -> None:
     made = engine(chain["base"])
-    asked = requests()
-    together = made.draw(asked)
-    alone = [made.draw([request])[0] for request in asked]
+    wanted = requests()
+    together = made.completions(wanted)
+    alone = [made.completions([request])[0] for request in wanted]
     assert [c.text for c in together] == [c.text for c in alone]
-    assert together == made.draw(asked)
+    assert together == made.completions(wanted)
 
 
 def test_samples_of_one_problem_differ(chain: dict[str, Path]) -> None:
-    drawn = engine(chain["base"]).draw(requests(1, n=8))
-    assert len({c.text for c in drawn}) > 4
-    assert len({c.seed for c in drawn}) == 8
+    completions = engine(chain["base"]).completions(requests(1, n=8))
+    assert len({c.text for c in completions}) > 4
+    assert len({c.seed for c in completions}) == 8
 
 
 def test_greedy_decoding_is_the_librarys(chain: dict[str, Path]) -> None:
     from transformers import AutoModelForCausalLM
 
-    drawn = engine(chain["base"], temperature=0).draw(requests(3, n=1))
+    completions = engine(chain["base"], temperature=0).completions(requests(3, n=1))
     model = AutoModelForCausalLM.from_pretrained(chain["base"], dtype=torch.float32)
-    for completion, request in zip(drawn, requests(3, n=1), strict=True):
+    for completion, request in zip(completions, requests(3, n=1), strict=True):
         prompt = tokenizer()(request.prompt, return_tensors="pt")
         assert tuple(prompt["input_ids"][0].tolist()) == request.prompt_ids
         tokens = model.generate(**prompt, do_sample=False, max_new_tokens=10)[0]
@@ -101,9 +101,9 @@ def test_close_distributions_give_the_same_token_nearly_always() -> None:
 
 
 def test_finish_reasons(chain: dict[str, Path]) -> None:
-    drawn = engine(chain["base"], max_tokens=30).draw(requests(20, n=4))
-    assert {c.finish_reason for c in drawn} == {"stop", "length"}
-    for completion in drawn:
+    completions = engine(chain["base"], max_tokens=30).completions(requests(20, n=4))
+    assert {c.finish_reason for c in completions} == {"stop", "length"}
+    for completion in completions:
         if completion.finish_reason == "length":
             assert completion.completion_tokens == 30
         else:
@@ -116,30 +116,30 @@ def test_prompt_too_long_for_the_context(chain: dict[str, Path]) -> None:
     with pytest.raises(
         BenchmarkError, match=r"problem 7: .*context of 128; lower evaluate.max_tokens to 3"
     ):
-        engine(chain["base"]).draw([long])
+        engine(chain["base"]).completions([long])
 
 
 def test_token_that_the_checkpoint_does_not_have(chain: dict[str, Path]) -> None:
     foreign = Request(0, 0, 0, "", (5, 9_999))
     with pytest.raises(CheckpointError, match=r"token 9999, but the checkpoint embeds \d+ tokens"):
-        engine(chain["base"]).draw([foreign])
+        engine(chain["base"]).completions([foreign])
 
 
-def test_what_is_generated_from_is_the_ids(chain: dict[str, Path]) -> None:
-    """Ids without a text of their own: nothing is tokenised again on the way."""
+def test_the_engine_reads_the_ids_and_not_the_text(chain: dict[str, Path]) -> None:
+    """Requests without a text give the same completions: nothing is tokenised again."""
     made = engine(chain["base"])
-    assert made.draw([]) == []
+    assert made.completions([]) == []
     renamed = [request._replace(prompt="") for request in requests()]
-    assert made.draw(renamed) == made.draw(requests())
+    assert made.completions(renamed) == made.completions(requests())
 
 
-def test_models_own_sampler_settings_are_ignored(chain: dict[str, Path], tmp_path: Path) -> None:
+def test_a_checkpoints_sampling_is_ignored(chain: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "opinionated"
     shutil.copytree(chain["base"], folder)
     own = json.loads((folder / "generation_config.json").read_text())
     own.update({"do_sample": True, "temperature": 0.01, "top_k": 1, "max_new_tokens": 2})
     (folder / "generation_config.json").write_text(json.dumps(own))
-    assert engine(folder).draw(requests()) == engine(chain["base"]).draw(requests())
+    assert engine(folder).completions(requests()) == engine(chain["base"]).completions(requests())
 
 
 def test_tokenizer_without_padding_token(chain: dict[str, Path], tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_tokenizer_without_padding_token(chain: dict[str, Path], tmp_path: Path)
     document = json.loads((folder / "tokenizer_config.json").read_text())
     document.pop("pad_token")
     (folder / "tokenizer_config.json").write_text(json.dumps(document))
-    expected = [c.text for c in engine(chain["base"]).draw(requests())]
-    assert [c.text for c in engine(folder).draw(requests())] == expected
+    expected = [c.text for c in engine(chain["base"]).completions(requests())]
+    assert [c.text for c in engine(folder).completions(requests())] == expected
 
 
 def test_incomplete_checkpoint_is_refused(chain: dict[str, Path], tmp_path: Path) -> None:
@@ -164,12 +164,12 @@ def test_incomplete_checkpoint_is_refused(chain: dict[str, Path], tmp_path: Path
         engine(folder)
 
 
-def test_done_requests_are_not_drawn_again(chain: dict[str, Path]) -> None:
+def test_done_requests_are_not_generated_again(chain: dict[str, Path]) -> None:
     made = engine(chain["base"], batch_size=4)
-    asked = requests()
-    done = {asked[0][:2], asked[5][:2], *(request[:2] for request in asked[8:12])}
-    whole = {(c.idx, c.sample_index): c for c in made.generate(asked)}
-    rest = list(made.generate(asked, done))
+    wanted = requests()
+    done = {wanted[0].key, wanted[5].key, *(request.key for request in wanted[8:12])}
+    whole = {(c.idx, c.sample_index): c for c in made.generate(wanted)}
+    rest = list(made.generate(wanted, done))
     assert [whole[c.idx, c.sample_index] for c in rest] == rest
     assert {(c.idx, c.sample_index) for c in rest} == whole.keys() - done
 
@@ -177,10 +177,11 @@ def test_done_requests_are_not_drawn_again(chain: dict[str, Path]) -> None:
 def test_other_weights_in_a_running_engine(chain: dict[str, Path]) -> None:
     made = engine(chain["base"], temperature=0)
     made.put(weights(chain["rl2"]))
-    assert made.draw(requests()) == engine(chain["rl2"], temperature=0).draw(requests())
+    fresh = engine(chain["rl2"], temperature=0)
+    assert made.completions(requests()) == fresh.completions(requests())
 
 
-def test_weights_that_do_not_fit_or_do_not_suffice(chain: dict[str, Path]) -> None:
+def test_weights_of_another_shape_or_missing_weights_are_refused(chain: dict[str, Path]) -> None:
     made = engine(chain["base"])
     content = tensors(chain["rl2"])
     name = "model.layers.1.mlp.up_proj.weight"

@@ -1,4 +1,4 @@
-"""vLLM for real, on the CPU: against transformers, across swaps of weights, and killed."""
+"""A real vLLM engine on the CPU: compared with transformers, with swapped weights, and killed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ needs_vllm = pytest.mark.skipif(
 
 
 def child(folder: Path, module: str, *arguments: str) -> Process:
-    """A process with vLLM in it; what it says goes to the files `output` and `errors`."""
+    """A process with vLLM in it, which writes to the files `output` and `errors`."""
     with (folder / "output").open("w") as out, (folder / "errors").open("w") as err:
         return Process(
             arguments, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -55,7 +55,7 @@ def finished(folder: Path, module: str, *arguments: str) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def driven(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What `vllm_child` saw."""
+    """The report of `vllm_child`."""
     output, _ = finished(tmp_path_factory.mktemp("driven"), "tests.evaluation.engines.vllm_child")
     report: dict[str, Any] = json.loads(output.splitlines()[-1])
     return report
@@ -74,19 +74,19 @@ def test_every_argument_is_recorded(driven: dict[str, Any]) -> None:
     assert settings["generation_config"] == "vllm"
     assert settings["trust_remote_code"] is False
     assert settings["batch_invariant"] is False
-    asked = vllm_child.requests(1)
-    assert settings["max_model_len"] == max(len(r.prompt_ids) for r in asked) + 40 + 1
+    wanted = vllm_child.requests(1)
+    assert settings["max_model_len"] == max(len(r.prompt_ids) for r in wanted) + 40 + 1
 
 
 @needs_vllm
-def test_equal_seeds_draw_equal_completions_and_others_differ(driven: dict[str, Any]) -> None:
+def test_equal_seeds_give_equal_completions_and_others_differ(driven: dict[str, Any]) -> None:
     assert driven["rl2"] == driven["again"]
     assert len(driven["rl2"]) == 4 * vllm_child.N_PROBLEMS
     assert len({c["text"] for c in driven["rl2"]}) > vllm_child.N_PROBLEMS
 
 
 @needs_vllm
-def test_done_requests_are_not_drawn(driven: dict[str, Any]) -> None:
+def test_done_requests_are_not_generated_again(driven: dict[str, Any]) -> None:
     assert driven["rest"] == [c for c in driven["rl2"] if c["sample_index"] == 3]
 
 
@@ -97,14 +97,14 @@ def test_done_requests_are_not_drawn(driven: dict[str, Any]) -> None:
 def test_log_probabilities_are_those_of_transformers(
     driven: dict[str, Any], name: str, key: str
 ) -> None:
-    """Of the checkpoint it started with, and of the one put into it."""
+    """For the checkpoint that it started with, and for one that was swapped in."""
     expected = list(library(name).log_probabilities(vllm_child.traces()))
     for ours, theirs in zip(driven[key], expected, strict=True):
         assert ours == pytest.approx(theirs, abs=2e-5)
 
 
 @needs_vllm
-def test_weights_that_did_not_arrive_are_noticed(driven: dict[str, Any]) -> None:
+def test_missing_or_stale_weights_are_noticed(driven: dict[str, Any]) -> None:
     assert re.search(r"2[0-3] of the engine's 23 weights are not those", driven["stale"])
     assert "reuse_engine" in driven["stale"]
     assert "1 of the engine's 23 weights are not those" in driven["incomplete"]
@@ -146,8 +146,8 @@ def completions(folder: Path, checkpoint: str) -> list[Completion]:
 
 @pytest.fixture(scope="module")
 def swept(blended: Path) -> tuple[Path, str, list[str]]:
-    """The sweep evaluated by one engine after another was killed in the middle of an alpha: the
-    folder, what the second said, and the lines the first had kept."""
+    """A sweep, evaluated by an engine that was killed during an alpha and then by a second one: the
+    folder, the messages of the second, and the completions that the first had kept."""
     journal = blended / "run/results/alpha-0.0000/demo/completions.journal"
     process = child(blended, COMMAND, "evaluate", "sweep.yaml")
     deadline = time.monotonic() + 300
@@ -170,7 +170,7 @@ def test_one_engine_serves_the_whole_sweep(swept: tuple[Path, str, list[str]]) -
 
 
 @needs_vllm
-def test_killed_while_generating_nothing_is_drawn_twice(
+def test_killed_while_generating_it_generates_nothing_twice(
     swept: tuple[Path, str, list[str]],
 ) -> None:
     folder, _, kept = swept
@@ -185,16 +185,16 @@ def test_killed_while_generating_nothing_is_drawn_twice(
 
 @needs_vllm
 @pytest.mark.parametrize("checkpoint", ["alpha-0.0000"])  # `make bench` compares all
-def test_swapped_weights_answer_as_an_engine_of_their_own(
+def test_swapped_weights_give_the_completions_of_an_engine_of_their_own(
     swept: tuple[Path, str, list[str]], checkpoint: str, tmp_path: Path
 ) -> None:
-    """Greedy decoding; the alpha's own engine starts from the written checkpoint."""
+    """Greedy decoding; the other engine starts from the written checkpoint."""
     folder, _, _ = swept
     shutil.copytree(folder / "run", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "results")
     shutil.copy(folder / "sweep.yaml", tmp_path)
-    asked = ("evaluate", "sweep.yaml", "--checkpoint", checkpoint)
-    finished(tmp_path, COMMAND, *asked, "--set", "evaluate.reuse_engine=false")
+    wanted = ("evaluate", "sweep.yaml", "--checkpoint", checkpoint)
+    finished(tmp_path, COMMAND, *wanted, "--set", "evaluate.reuse_engine=false")
     assert completions(tmp_path, checkpoint) == completions(folder, checkpoint)
 
 
@@ -254,14 +254,14 @@ def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
          "Set evaluate.engine to transformers"),
     ],
 )  # fmt: skip
-def test_start_up_failures_name_the_knob(
+def test_start_up_failures_name_the_setting(
     raised: Exception, expected: type[Exception], words: str
 ) -> None:
     with pytest.raises(expected, match=words), vllm._startup_errors(vllm_child.settings()):
         raise raised
 
 
-def test_running_out_of_memory_names_the_knob() -> None:
+def test_running_out_of_memory_names_the_setting() -> None:
     with (
         pytest.raises(
             EvaluationError, match=r"max_tokens \(now 40\)\. Finished completions are kept"

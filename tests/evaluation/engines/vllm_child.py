@@ -46,9 +46,9 @@ def requests(n_samples: int) -> list[Request]:
 
 
 def traces() -> list[Trace]:
-    """Any tokens will do: likelihoods are of what is read, not of what is likely."""
-    asked = requests(1)
-    return [Trace(r.prompt_ids, asked[-1 - i].prompt_ids[:9]) for i, r in enumerate(asked)]
+    """Any tokens will do: a log-probability exists for unlikely tokens too."""
+    wanted = requests(1)
+    return [Trace(r.prompt_ids, wanted[-1 - i].prompt_ids[:9]) for i, r in enumerate(wanted)]
 
 
 def refused(action: Callable[[], object]) -> str:
@@ -66,15 +66,15 @@ def main() -> None:
         weights("rl2"), tokenizer, settings(), longest, Path(tempfile.mkdtemp(), "vllm.log")
     )
 
-    def drawn(asked: list[Request], done: set[tuple[int, int]] | None = None) -> Any:
-        found = list(engine.generate(asked, done or set()))
-        found.sort(key=lambda c: (c.idx, c.sample_index))
-        return [completion.model_dump(mode="json") for completion in found]
+    def generated(wanted: list[Request], done: set[tuple[int, int]] | None = None) -> Any:
+        completions = list(engine.generate(wanted, done or set()))
+        completions.sort(key=lambda c: (c.idx, c.sample_index))
+        return [completion.model_dump(mode="json") for completion in completions]
 
     report: dict[str, Any] = {"settings": engine.settings}
-    report["rl2"] = drawn(requests(4))
-    report["again"] = drawn(requests(4))
-    report["rest"] = drawn(requests(4), {(i, k) for i in range(N_PROBLEMS) for k in range(3)})
+    report["rl2"] = generated(requests(4))
+    report["again"] = generated(requests(4))
+    report["rest"] = generated(requests(4), {(i, k) for i in range(N_PROBLEMS) for k in range(3)})
     report["log_probabilities"] = list(engine.log_probabilities(traces()))
     engine.put(weights("base"))
     report["base_log_probabilities"] = list(engine.log_probabilities(traces()))

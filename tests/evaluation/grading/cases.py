@@ -1,4 +1,4 @@
-"""Answers and golds whose verdict is beyond doubt, by kinds that graders are known to miss."""
+"""Answers and golds with certain verdicts, of the kinds that graders are known to miss."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 
 class Case(NamedTuple):
-    """The end of a completion, the gold, and whether it is right."""
+    """The end of a completion, the gold, and whether the answer is right."""
 
     output: str
     gold: str
@@ -44,7 +44,7 @@ CASES: Final = (
         True,
     ),
     Case(r"\boxed{3, -1, 2+i, 2-i}", "-1, 3, 2-i, 2+i", True),
-    # too large to be computed, and so told apart by form
+    # too large to be computed, so compared by form
     Case(r"\boxed{\binom{1998}{999}}", r"\binom{1998}{999}", True),
     Case(r"\boxed{1998^{3996}}", "1998^{3996}", True),
     Case(r"\boxed{1/1998!}", "1/1998!", True),

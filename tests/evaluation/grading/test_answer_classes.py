@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from svdjobs.evaluation.grading.answer_classes import MAX_COMPARISONS, assign_classes
-from svdjobs.evaluation.grading.worker_messages import ClassQuestion
+from svdjobs.evaluation.grading.questions import ClassQuestion
 
 
 @pytest.mark.parametrize(
@@ -24,14 +24,14 @@ def test_classes(answers: list[str], classes: list[int]) -> None:
     assert list(assign_classes(answers)) == classes
 
 
-def test_goes_on_from_what_is_known() -> None:
+def test_continues_from_the_class_ids_it_has() -> None:
     answers = ["0.5", "x", "1/2", "X+1", "x"]
-    assert list(assign_classes(answers, known=[0, 1])) == [0, 2, 1]
+    assert list(assign_classes(answers, class_ids=[0, 1])) == [0, 2, 1]
 
 
-def test_a_late_answer_stays_alone_but_for_equal_strings() -> None:
+def test_an_incomparable_answer_shares_its_class_with_equal_strings_only() -> None:
     answers = ["2/4", "0.5", "1/2", "2/4"]
-    assert list(assign_classes(answers, known=[0], late=[0])) == [1, 1, 0]
+    assert list(assign_classes(answers, class_ids=[0], incomparable=[0])) == [1, 1, 0]
 
 
 def test_comparisons_are_bounded() -> None:
@@ -41,14 +41,15 @@ def test_comparisons_are_bounded() -> None:
     assert (first, beyond) == (0, MAX_COMPARISONS + 1)
 
 
-def test_question_keeps_what_it_received_and_gives_late_answers_a_class() -> None:
+def test_question_keeps_the_classes_it_received_and_gives_a_timeout_one() -> None:
     done: list[list[int]] = []
     question = ClassQuestion(["a", "b", "c", "d"], done.append)
     assert not question.reply({"class": 0})
     question.attempt = 1
-    assert not question.give_up(hung=True)
+    assert not question.give_up(timed_out=True)
     assert question.attempt == 0
-    assert (question.request()["known"], question.request()["late"]) == ([0, 1], [1])
+    request = question.request()
+    assert (request["class_ids"], request["incomparable"]) == ([0, 1], [1])
     assert not question.reply({"class": 0})
-    assert question.give_up(hung=False)
+    assert question.give_up(timed_out=False)
     assert done == [[0, 1, 0, 2]]

@@ -47,7 +47,7 @@ def alive(pid: int) -> bool:
 
 
 def wait_until_dead(pids: list[int], seconds: float = 5) -> list[int]:
-    """Those still alive after a while."""
+    """The processes still alive after `seconds`."""
     deadline = time.monotonic() + seconds
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -103,7 +103,7 @@ def test_submit_does_not_wait_and_collect_keeps_the_order() -> None:
         started = time.monotonic()
         for start in range(0, 30, 10):
             pool.submit(boxes(*("1+x",) * 10, start=start), dict.fromkeys(range(30), "x+1"))
-        assert time.monotonic() - started < 0.3  # the workers are not even there yet
+        assert time.monotonic() - started < 0.3  # the workers have not even started
         assert [g.idx for g in pool.grade(boxes("5", start=77), {77: "5"})] == [77]
         grades = pool.collect()
     assert [g.idx for g in grades] == list(range(30))
@@ -216,7 +216,7 @@ def test_workers_see_no_credentials_and_have_limits(monkeypatch: pytest.MonkeyPa
     assert soft["Max core file size"] == soft["Max file size"] == soft["Max processes"] == "0"
 
 
-def test_leaving_kills_busy_workers_and_says_what_is_lost() -> None:
+def test_leaving_kills_busy_workers_and_unfinished_work_is_an_error() -> None:
     with GradingPool(timeout_seconds=60, workers=2) as pool:
         pool.grade(boxes(*["x+1"] * 40), dict.fromkeys(range(40), "1+x"))
         pids = pool.worker_pids
@@ -239,13 +239,13 @@ def test_an_exception_leaves_no_process() -> None:
     assert wait_until_dead(pids) == []
 
 
-def test_a_pool_that_was_not_opened() -> None:
+def test_a_pool_that_is_not_open() -> None:
     with pytest.raises(EvaluationError, match="not open"):
         GradingPool(timeout_seconds=5).grade(boxes("1"), {0: "1"})
 
 
 def test_workers_end_with_a_parent_that_is_killed() -> None:
-    """One is busy and does not read its standard input, one is idle."""
+    """One worker is busy and does not read its standard input, one is idle."""
     script = (
         "import time\n"
         "from tests.evaluation.grading.test_pool import GradingPool, HANG, boxes\n"
@@ -307,7 +307,7 @@ def test_a_hostile_answer_is_in_a_class_of_its_own() -> None:
 
 
 def test_a_hang_costs_its_limit_once() -> None:
-    """One start for one hang, and none for the same answer again, graded or compared."""
+    """One new worker for the first hang, and none for the same answer again, graded or compared."""
     texts = [HANG, "x+1", HANG, HANG, "2"]
     with GradingPool(timeout_seconds=1.0, workers=1) as pool:
         pool.grade(boxes("x+1"), {0: "1+x"})

@@ -90,7 +90,7 @@ def test_grades(answer: str, gold: str, correct: bool) -> None:
         (r"\text{C}", r"\text{(C)}", True),
         ("D", r"\text{(C)}", False),
         ("12", r"\text{(C)}\ 12", True),
-        # Recorded: what 0.9.0, the pinned version, says; others differ.
+        # Recorded from 0.9.0, the pinned version; others differ.
         (r"10\%", "10", True),
         (r"10\%", "0.1", True),
         (r"10\%", "0.2", False),
@@ -116,7 +116,7 @@ def test_a_self_correction_is_not_a_set() -> None:
 
 
 @pytest.mark.parametrize("gold", ["", " ", r"\frac{", "{" * 5000])
-def test_gold_that_does_not_parse_is_its_own_outcome(gold: str) -> None:
+def test_an_unreadable_gold_is_its_own_outcome(gold: str) -> None:
     assert grade_completion(r"\boxed{5}", gold) is Outcome.GOLD_ERROR
 
 
@@ -139,7 +139,7 @@ def test_no_answer() -> None:
     assert grade_completion("The answer is", "5", cut_off=True) is Outcome.TRUNCATED
 
 
-def test_answers_nobody_can_read() -> None:
+def test_unreadable_answers() -> None:
     assert grade_answer(r"\frac{", "5") is Outcome.PARSE_ERROR
     assert grade_answer("x" * 100_000, "5") is Outcome.PARSE_ERROR
 

@@ -1,4 +1,4 @@
-r"""What is right and what is not, by kinds that graders get wrong: gold, answer as it is boxed."""
+r"""Wrong and right answers of the kinds that graders confuse: pairs of gold and boxed answer."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ RIGHT: dict[str, Pairs] = {
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{bmatrix}1\\2\end{bmatrix}"),
         (r"\begin{pmatrix}1\\-1/2\end{pmatrix}", r"\begin{pmatrix}1\\-\frac12\end{pmatrix}"),
     ],
-    "dressing": [
+    "formatting": [
         ("4", r"\underline{4}"), ("4", r"\textcolor{red}{4}"), ("4", "**4**"), ("4", "4,"),
         ("4", "4;"),
         ("4", "4."), ("4", "$4$"), ("4", r"\mathbf{4}"), ("4", r"\color{blue}{4}"), ("4", r"\(4\)"),
@@ -180,8 +180,8 @@ def rows(table: dict[str, Pairs]) -> list[object]:
 
 @pytest.mark.parametrize(("gold", "answer"), rows(WRONG))
 def test_no_wrong_answer_is_accepted(gold: str, answer: str) -> None:
-    found = grade_answer(answer, gold)
-    assert found in (Outcome.WRONG, Outcome.PARSE_ERROR)
+    outcome = grade_answer(answer, gold)
+    assert outcome in (Outcome.WRONG, Outcome.PARSE_ERROR)
     assert is_readable(gold)
 
 
@@ -191,6 +191,6 @@ def test_no_right_answer_is_refused(gold: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize(("gold", "answer"), rows(RIGHT))
-def test_a_gold_that_can_be_read_is_never_to_blame(gold: str, answer: str) -> None:
+def test_a_readable_gold_is_never_a_gold_error(gold: str, answer: str) -> None:
     assert is_readable(gold)
     assert grade_answer("\\unknown{??}", gold) in (Outcome.WRONG, Outcome.PARSE_ERROR)

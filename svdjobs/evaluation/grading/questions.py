@@ -1,21 +1,41 @@
-"""The kinds of questions that grading workers answer, and what a whole request adds up to."""
+"""The questions that grading workers answer, and the results of a batch of them."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from svdjobs.errors import EvaluationError
-from svdjobs.evaluation.answers.extraction import Found
+from svdjobs.evaluation.answers.extraction import ExtractedAnswer
 from svdjobs.evaluation.grading.rule import answer_in
 from svdjobs.records import Completion, Grade, Outcome, SecondGrade
 
 T = TypeVar("T")
 
 
-class Submission(Generic[T]):
-    """Results of several questions, in order, when all are there."""
+class Question(Protocol):
+    """A question to a worker, which may take several replies and may be sent again."""
+
+    attempt: int
+    """0 at first, 1 if it is sent again alone after its worker died."""
+
+    def timeout_key(self) -> Hashable:
+        """Key to skip an equal question after one timed out; None if there is none."""
+
+    def request(self) -> dict[str, Any]:
+        """The JSON object to send: what is still unanswered."""
+
+    def reply(self, message: dict[str, Any]) -> bool:
+        """Take one reply; return whether the question is finished."""
+
+    def give_up(self, *, timed_out: bool) -> bool:
+        """Record a timeout, or else a crash, in place of a reply; return whether the question is
+        finished."""
+
+
+class BatchResult(Generic[T]):
+    """The results of several questions, in order, once all of them have arrived."""
 
     def __init__(self, count: int) -> None:
         self._results: list[T | None] = [None] * count
@@ -27,7 +47,7 @@ class Submission(Generic[T]):
 
     @property
     def is_settled(self) -> bool:
-        """Whether `results` would return, or raise, at once."""
+        """Whether `results` would return or raise at once."""
         return self._settled.is_set()
 
     def put(self, position: int, result: T) -> None:
@@ -38,7 +58,7 @@ class Submission(Generic[T]):
             self._settled.set()
 
     def fail(self, error: BaseException) -> None:
-        """Say that the missing results will never come."""
+        """Let `results` raise, because the missing results will never come."""
         if not self._settled.is_set():
             self._error = error
             self._settled.set()
@@ -47,7 +67,7 @@ class Submission(Generic[T]):
         """Wait for all results.
 
         Raises:
-            EvaluationError: the pool was closed or broke down before they were all there.
+            EvaluationError: the pool was closed or failed before all results had arrived.
         """
         self._settled.wait()
         if self._error is not None:
@@ -56,7 +76,7 @@ class Submission(Generic[T]):
 
 
 class GradeQuestion:
-    """One completion against its golds: one reply."""
+    """Grade one completion against its golds: one reply."""
 
     def __init__(
         self, completion: Completion, golds: Sequence[str], done: Callable[[Grade], None]
@@ -70,12 +90,12 @@ class GradeQuestion:
     def _cut_off(self) -> bool:
         return self._completion.finish_reason == "length"
 
-    def subject(self) -> Hashable:
-        """The answer and the golds: what hangs once hangs again."""
-        found = self._found()
-        return None if found is None else (found.answer, tuple(self._golds))
+    def timeout_key(self) -> Hashable:
+        """The answer and the golds; None if there is no answer."""
+        extracted = self._extracted()
+        return None if extracted is None else (extracted.answer, tuple(self._golds))
 
-    def _found(self) -> Found | None:
+    def _extracted(self) -> ExtractedAnswer | None:
         return answer_in(self._completion.text, self._golds, cut_off=self._cut_off)
 
     def request(self) -> dict[str, Any]:
@@ -88,14 +108,15 @@ class GradeQuestion:
         }
 
     def reply(self, message: dict[str, Any]) -> bool:
-        """The outcome and the answer that was extracted."""
+        """Take the outcome and the extracted answer."""
         self._finish(Outcome(message["outcome"]), message["answer"], message["boxed"])
         return True
 
-    def give_up(self, *, hung: bool) -> bool:
-        """`timeout`, or `parse_error` for an answer that kills its worker."""
-        answer, boxed = (found.answer, found.boxed) if (found := self._found()) else (None, None)
-        self._finish(Outcome.TIMEOUT if hung else Outcome.PARSE_ERROR, answer, boxed)
+    def give_up(self, *, timed_out: bool) -> bool:
+        """Record a `timeout`, or a `parse_error` for an answer that kills its worker."""
+        extracted = self._extracted()
+        answer, boxed = (extracted.answer, extracted.boxed) if extracted else (None, None)
+        self._finish(Outcome.TIMEOUT if timed_out else Outcome.PARSE_ERROR, answer, boxed)
         return True
 
     def _finish(self, outcome: Outcome, answer: str | None, boxed: bool | None) -> None:
@@ -111,7 +132,7 @@ class GradeQuestion:
 
 
 class SecondQuestion:
-    """One completion against its golds by the second grader: one reply."""
+    """Grade one completion against its golds with the second grader: one reply."""
 
     def __init__(
         self, completion: Completion, golds: Sequence[str], done: Callable[[SecondGrade], None]
@@ -121,7 +142,7 @@ class SecondQuestion:
         self._done = done
         self.attempt = 0
 
-    def subject(self) -> Hashable:
+    def timeout_key(self) -> Hashable:
         """The text and the golds."""
         return ("second", self._completion.text, tuple(self._golds))
 
@@ -130,11 +151,11 @@ class SecondQuestion:
         return {"kind": "second", "text": self._completion.text, "gold": list(self._golds)}
 
     def reply(self, message: dict[str, Any]) -> bool:
-        """Whether it is correct."""
+        """Take whether the completion is correct."""
         return self._finish(message["correct"])
 
-    def give_up(self, *, hung: bool) -> bool:
-        """No verdict."""
+    def give_up(self, *, timed_out: bool) -> bool:
+        """Record that there is no verdict."""
         return self._finish(None)
 
     def _finish(self, correct: bool | None) -> bool:
@@ -144,42 +165,42 @@ class SecondQuestion:
 
 
 class ClassQuestion:
-    """The answers of one problem: one reply per answer, and what has been received is kept."""
+    """Classify the answers of one problem: one reply per answer. Classes received before a worker
+    died are kept."""
 
     def __init__(self, answers: Sequence[str], done: Callable[[list[int]], None]) -> None:
         self._answers = list(answers)
-        self._known: list[int] = []
-        self._late: list[int] = []
+        self._class_ids: list[int] = []
+        self._incomparable: list[int] = []
         self._done = done
         self.attempt = 0
 
-    def subject(self) -> Hashable:
-        """Nothing: its answers are taken one by one, and one that hangs is passed over."""
+    def timeout_key(self) -> Hashable:
+        """None: a timeout skips only the answer that caused it, not the question."""
         return None
 
     def request(self) -> dict[str, Any]:
-        """The answers and what is known of them."""
+        """The answers, and the classes received so far."""
         return {
             "kind": "classes",
             "answers": self._answers,
-            "known": self._known,
-            "late": self._late,
+            "class_ids": self._class_ids,
+            "incomparable": self._incomparable,
         }
 
     def reply(self, message: dict[str, Any]) -> bool:
-        """The class of the next answer."""
-        self.attempt = 0
+        """Take the class of the next answer."""
         return self._add(message["class"])
 
-    def give_up(self, *, hung: bool) -> bool:
-        """The answer that cannot be compared gets a class of its own."""
-        self.attempt = 0
-        self._late.append(len(self._known))
-        return self._add(max(self._known, default=-1) + 1)
+    def give_up(self, *, timed_out: bool) -> bool:
+        """Give the answer that cannot be compared a class of its own."""
+        self._incomparable.append(len(self._class_ids))
+        return self._add(max(self._class_ids, default=-1) + 1)
 
     def _add(self, class_id: int) -> bool:
-        self._known.append(class_id)
-        finished = len(self._known) == len(self._answers)
+        self.attempt = 0  # only the answer before this one had its second attempt
+        self._class_ids.append(class_id)
+        finished = len(self._class_ids) == len(self._answers)
         if finished:
-            self._done(self._known)
+            self._done(self._class_ids)
         return finished

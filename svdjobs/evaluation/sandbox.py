@@ -1,8 +1,17 @@
-"""Limits of a process that runs what others wrote: answers, chat templates."""
+"""The environment and the limits of a process that runs what others wrote: answers, templates."""
 
 from __future__ import annotations
 
+import os
 import resource
+
+# No credentials, proxies or tokens, and no HOME, where the clouds' tools look for credentials.
+_VARIABLES = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+
+
+def environment() -> dict[str, str]:
+    """The environment variables that such a process gets."""
+    return {name: os.environ[name] for name in _VARIABLES if name in os.environ}
 
 
 def confine(memory_bytes: int) -> None:
@@ -13,7 +22,7 @@ def confine(memory_bytes: int) -> None:
 
 
 def limit_seconds(seconds: int) -> None:
-    """Have the kernel end this process after so many more seconds of computing."""
+    """Have the kernel end this process after so many more seconds of CPU time."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime) + seconds + 1
     resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))  # SIGXCPU first, then SIGKILL
