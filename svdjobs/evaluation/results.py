@@ -1,4 +1,4 @@
-"""Finished results of a run."""
+"""The finished evaluations of a run."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from svdjobs.runs import layout
 from svdjobs.storage.store import Store
 
 
-def in_order_of_work(checkpoint_ids: Sequence[str]) -> list[str]:
-    """After first: a reused engine starts with it, and the others read its answers."""
-    rank = {"after": 0, REPEAT_ID: 1, "before": 3}  # before differs in all its weights
+def evaluation_order(checkpoint_ids: Sequence[str]) -> list[str]:
+    """Checkpoint ids in the order in which they are evaluated."""
+    # A reused engine starts with `after`, and the others read the completions of `after` for their
+    # likelihoods. The repetition holds the same weights; `before` differs in all of them.
+    rank = {"after": 0, REPEAT_ID: 1, "before": 3}
     return sorted(checkpoint_ids, key=lambda checkpoint_id: rank.get(checkpoint_id, 2))
 
 
 def current_results(config: SweepConfig, store: Store) -> dict[str, Evaluation | None]:
-    """Every evaluation the config asks for, by the prefix of its completions.
+    """Every evaluation that the config asks for, by the prefix of its completions.
 
-    None where there is none, a damaged one, or one made with other settings or problems: pairing
-    such results would compare answers to different questions. What the config leaves to `auto` must
-    agree among the results themselves.
+    None if it is missing, damaged, or made with other settings or problems: pairing it with others
+    would compare answers to different questions. A setting that is `auto` takes the value of the
+    first result; others must match it.
     """
-    found: dict[str, Evaluation | None] = {}
+    results: dict[str, Evaluation | None] = {}
     chosen: dict[str, Any] = {}
     for section in config.benchmarks:
         sha256 = load_benchmark(section).sha256
-        for checkpoint_id in in_order_of_work(layout.evaluated_ids(config)):
+        for checkpoint_id in evaluation_order(layout.evaluated_ids(config)):
             prefix = layout.results_prefix(checkpoint_id, section.name)
             evaluation = find(store, checkpoint_id, section.name)
             settled = config.evaluation
@@ -43,5 +45,5 @@ def current_results(config: SweepConfig, store: Store) -> dict[str, Evaluation |
                 settings = settings_of(settled, checkpoint_id)
                 if (completions.config, completions.inputs["benchmark"]) != (settings, sha256):
                     evaluation = None
-            found[prefix] = evaluation
-    return found
+            results[prefix] = evaluation
+    return results

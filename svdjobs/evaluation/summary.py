@@ -1,4 +1,4 @@
-"""From completions and grades to one summary, and to the JSON the field's scripts write."""
+"""The summary of an evaluation, and its results in the JSON of public evaluation scripts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.records import Completion, Grade, Interval, Outcome, Summary
 from svdjobs.statistics import avg_at_n, maj_at_k, pass_at_k
 
-# Changes when a summary says more, or otherwise.
+# Raise when the content of a summary changes.
 VERSION = "1"
 
 
@@ -25,18 +25,18 @@ def summarise(
     engines: Sequence[dict[str, Any]],
     gold_errors: Collection[int],
 ) -> Summary:
-    """Summary of one checkpoint on one benchmark; every outcome is counted, also those at 0.
+    """Summary of one checkpoint on one benchmark.
 
-    `settings` are those that the completions were drawn with, as their manifest has them.
-
-    Problems whose gold cannot be read (`gold_errors`) are counted, and no part of any estimate.
+    `settings` are those that generated the completions, from their manifest. Every outcome has a
+    count, even if it is 0. Problems whose gold cannot be read (`gold_errors`) are counted as
+    problems, but excluded from every estimate.
 
     Raises:
-        ValueError: a problem with more or fewer completions than asked for.
+        ValueError: a problem has more or fewer completions than `n_samples`.
     """
     counts = Counter(grade.outcome for grade in grades)
-    scored = [grade for grade in grades if grade.idx not in gold_errors]
-    groups = _grouped(scored)
+    estimated = [grade for grade in grades if grade.idx not in gold_errors]
+    groups = _grouped(estimated)
     correct = [[grade.outcome is Outcome.CORRECT for grade in group] for group in groups]
     boxed = [[g.outcome is Outcome.CORRECT and g.boxed is True for g in group] for group in groups]
     n = settings["n_samples"]
@@ -55,13 +55,13 @@ def summarise(
         avg_at_n_boxed=avg_at_n(boxed, n),
         not_boxed=sum(grade.boxed is False for grade in grades),
         pass_at={k: pass_at_k(correct, n, k) for k in _sizes(n)},
-        maj_at_n=_majority(scored, n),
+        maj_at_n=_majority(estimated, n),
         outcomes={outcome: counts[outcome] for outcome in Outcome},
         gold_errors=sorted(gold_errors),
         truncated=sum(completion.finish_reason == "length" for completion in completions),
         completion_tokens_mean=sum(c.completion_tokens for c in completions) / len(completions),
         completion_tokens_median=median(c.completion_tokens for c in completions),
-        problem_scores=list(problem_scores(scored).values()),
+        problem_scores=list(problem_scores(estimated).values()),
     )
 
 
@@ -93,23 +93,23 @@ def _majority(grades: Sequence[Grade], n: int) -> Interval:
 
 
 def problem_scores(grades: Sequence[Grade]) -> dict[int, float]:
-    """Share of correct completions of each problem by idx, in benchmark order."""
+    """The fraction of correct completions of each problem, by idx, in benchmark order."""
     return {
         group[0].idx: sum(g.outcome is Outcome.CORRECT for g in group) / len(group)
         for group in _grouped(grades)
     }
 
 
-def details(
+def results_document(
     summary: Summary,
     benchmark: Benchmark,
     completions: Sequence[Completion],
     grades: Sequence[Grade],
 ) -> dict[str, Any]:
-    """The results file of the field's scripts: a list of summaries, one for each model, and
-    `results`, each with its details; their field names."""
-    scored = [grade for grade in grades if grade.idx not in summary.gold_errors]
-    by_problem = problem_scores(scored)
+    """The content of results.json: `summary` and `results`, each a list with one model. Uses the
+    field names of the public evaluation scripts."""
+    estimated = [grade for grade in grades if grade.idx not in summary.gold_errors]
+    by_problem = problem_scores(estimated)
     texts: dict[int, list[str]] = defaultdict(list)
     scores: dict[int, list[float]] = defaultdict(list)
     for completion, grade in zip(completions, grades, strict=True):

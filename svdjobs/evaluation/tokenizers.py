@@ -1,7 +1,7 @@
-"""How two tokenizers differ, and a tokenizer from what a checkpoint embeds.
+"""How two tokenizers differ, and how a tokenizer differs from a checkpoint's embedding.
 
-Tokenizers of one family share most ids, so a wrong one gives prompts that look right and mean
-something else.
+Tokenizers of one family share most ids, so with the wrong one a prompt looks right but the model
+reads other words.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ _SHOWN = 4
 
 
 class Differences(NamedTuple):
-    """Of before's tokenizer from after's; sorted tokens."""
+    """Differences between the two tokenizers; token lists are sorted."""
 
-    moved: list[str]
-    """Tokens of both, under other ids."""
+    other_id: list[str]
+    """Tokens that both have, with different ids."""
     only_before: list[str]
     only_after: list[str]
     special: list[str]
-    """Special tokens that are not the same, a phrase each."""
+    """One phrase for each special token that differs."""
     template: bool
     """Whether the chat templates differ."""
 
@@ -29,9 +29,9 @@ class Differences(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What differs, for a person."""
+        """The differences as text for a person."""
         parts = [
-            _count(self.moved, "token has another id", "tokens have other ids"),
+            _count(self.other_id, "token has another id", "tokens have other ids"),
             _count(self.only_before, "token only before has", "tokens only before has"),
             _count(self.only_after, "token only after has", "tokens only after has"),
             *self.special,
@@ -44,7 +44,7 @@ def differences(before: Any, after: Any) -> Differences:
     """How two tokenizers of transformers differ."""
     own, other = before.get_vocab(), after.get_vocab()
     return Differences(
-        moved=sorted(token for token in own.keys() & other.keys() if own[token] != other[token]),
+        other_id=sorted(token for token in own.keys() & other.keys() if own[token] != other[token]),
         only_before=sorted(own.keys() - other.keys()),
         only_after=sorted(other.keys() - own.keys()),
         special=_special(before.special_tokens_map, after.special_tokens_map),
@@ -52,8 +52,8 @@ def differences(before: Any, after: Any) -> Differences:
     )
 
 
-def misread(before: Any, after: Any, used: Collection[int]) -> list[tuple[str, str]]:
-    """Of some ids, those that are another token to before than to after: after's and before's."""
+def differing_tokens(before: Any, after: Any, used: Collection[int]) -> list[tuple[str, str]]:
+    """(after's token, before's token) for each used id that the two map to different tokens."""
     own = {idx: token for token, idx in before.get_vocab().items()}
     return sorted(
         (token, own[idx])
@@ -78,22 +78,25 @@ def _count(tokens: list[str], one: str, many: str) -> str:
     return f"{len(tokens):,} {one if len(tokens) == 1 else many} ({some}{more})"
 
 
-def unshared(tokenizer: Any, rows: int, where: str) -> list[str]:
-    """Ids that the tokenizer and an embedding of `rows` rows do not share, a sentence each."""
+def vocabulary_mismatches(tokenizer: Any, rows: int, where: str) -> list[str]:
+    """Sentences on tokens without a row in an embedding of `rows` rows, and rows without a token.
+
+    `where` names the checkpoint that has the embedding.
+    """
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     ids = set(vocabulary.values())
     beyond = sorted(token for token, idx in vocabulary.items() if idx >= rows)
     blank = rows - sum(idx < rows for idx in ids)
-    found = []
+    sentences = []
     if beyond:
         count = _count(beyond, "token lies", "tokens lie")
-        found.append(
+        sentences.append(
             f"{count} beyond {where}'s embedding of {rows:,} rows: a prompt that contains one is "
             f"refused, by vLLM as by transformers"
         )
     if blank:
-        found.append(
+        sentences.append(
             f"{where}'s embedding has {blank:,} of {rows:,} rows that are no token of the "
             f"tokenizer: an engine may draw them, and they add nothing to the text"
         )
-    return found
+    return sentences

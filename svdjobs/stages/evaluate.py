@@ -25,7 +25,7 @@ from svdjobs.evaluation.generation import (
 )
 from svdjobs.evaluation.output_keys import evaluation_keys, seed_of
 from svdjobs.evaluation.prompts import prompts_sha256
-from svdjobs.evaluation.results import in_order_of_work
+from svdjobs.evaluation.results import evaluation_order
 from svdjobs.evaluation.session import Session, open_session
 from svdjobs.records import Completion, Grade, Manifest
 from svdjobs.runs import layout, shards
@@ -57,7 +57,7 @@ def run(
     with open_session(config, store) as session:
         benchmarks = session.benchmarks
         ids = layout.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
-        wanted = in_order_of_work(ids)
+        wanted = evaluation_order(ids)
         keys = _keys(session, wanted)
         places = {pair: layout.results_prefix(*pair) for pair in keys}
         if force or not all(is_current(store, places[pair], keys[pair]) for pair in keys):

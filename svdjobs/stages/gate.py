@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from svdjobs.config import GateConfig, SweepConfig
 from svdjobs.errors import ConfigError, IncompleteError, SvdjobsError
-from svdjobs.evaluation.comparability import differences, remarks
+from svdjobs.evaluation.comparability import differences, version_notes
 from svdjobs.evaluation.grades import Evaluation, find
 from svdjobs.evaluation.results import current_results
 from svdjobs.records import Gate, GateOutcome, GateRow, GateSide, Manifest, Summary
@@ -232,7 +232,9 @@ def judge(
         outcome=outcome,
         failed=outcome == "regression" or refused,
         rows=rows,
-        notes=remarks((judged.evaluation, known.evaluation) for judged, known in pairs.values()),
+        notes=version_notes(
+            (judged.evaluation, known.evaluation) for judged, known in pairs.values()
+        ),
     )
 
 

@@ -62,7 +62,7 @@ def measure() -> dict[str, Any]:
         decompose.run(runs["reused"], store)
         blend.run(runs["reused"], store)
         shutil.copytree(store_url, runs["separate"].store_url)
-        ids = results.in_order_of_work(layout.evaluated_ids(runs["reused"]))
+        ids = results.evaluation_order(layout.evaluated_ids(runs["reused"]))
         click.echo(f"{len(ids)} checkpoints through one engine …", err=True)
         reused = timed(runs["reused"])
         separate = 0.0

@@ -1,8 +1,9 @@
-"""Rows of a data set on the hub, from the hub or from its offline caches.
+"""Rows of a hub data set, from the hub or from its offline caches.
 
-Two caches count: the files the hub client keeps (`HF_HUB_CACHE`, one snapshot per commit) and the
-tables `datasets` makes of them (`HF_DATASETS_CACHE`). Without a network `datasets` takes the newest
-table it has, whatever revision was asked for, so what it found is compared with what was asked.
+There are two caches: the files that the hub client keeps (`HF_HUB_CACHE`, one snapshot per commit)
+and the tables that `datasets` makes of them (`HF_DATASETS_CACHE`). Without a network `datasets`
+takes its newest table, whatever revision is wanted, so the revision of the table is compared with
+the config's.
 """
 
 from __future__ import annotations
@@ -23,60 +24,62 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class HubRows(NamedTuple):
-    """Rows, and the commit they are from."""
+    """Rows, and their commit."""
 
     rows: list[dict[str, Any]]
     revision: str | None
 
 
-class _NotCached(Exception):  # noqa: N818 - a reason to look elsewhere, not an error
-    """A cache does not hold what was asked for."""
+class _NotInCache(Exception):  # noqa: N818 - a reason to look elsewhere, not an error
+    """A cache does not hold the data set, or holds another revision of it."""
 
 
 def read_hub(config: BenchmarkConfig) -> HubRows:
     """Rows of `config.data`, at most `config.limit` of them.
 
     Raises:
-        BenchmarkError: the hub has no such set, revision, subset or split, or its files are no
+        BenchmarkError: the hub has no such data set, revision, subset or split, or its files are no
             table.
-        StorageError: the hub is not to be reached and the caches do not hold it.
-        UnavailableError: it does not answer for now.
+        StorageError: the caches do not hold the data set, and the client is set to stay offline.
+        UnavailableError: the caches do not hold the data set, and the hub does not answer now.
     """
     import datasets
 
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    # What a commit holds cannot have changed, so its snapshot is taken without asking the hub.
-    ways: list[Callable[[BenchmarkConfig], HubRows]] = [_from_library, _from_snapshot]
+    loaders: list[Callable[[BenchmarkConfig], HubRows]] = [_from_library, _from_snapshot]
+    if _COMMIT.fullmatch(config.revision or ""):
+        loaders.reverse()  # the content of a commit cannot have changed: the hub is not needed
     reasons: list[Exception] = []
-    for way in reversed(ways) if _COMMIT.fullmatch(config.revision or "") else ways:
+    for load in loaders:
         try:
-            return way(config)
-        except _NotCached as error:
+            return load(config)
+        except _NotInCache as error:
             reasons.append(error)
         except Exception as error:  # the HTTP clients' own exceptions changed between releases
             reasons.append(error)
-            if way is _from_library and _is_about_the_set(error):
-                break  # the hub's own word; an older copy in the cache does not change it
+            if load is _from_library and _is_about_the_data(error):
+                break  # a definite answer from the hub: an older copy in a cache does not count
     for reason in reasons:
-        if _is_about_the_set(reason):
-            raise BenchmarkError(_no_such_set(config, reason))
+        if _is_about_the_data(reason):
+            raise BenchmarkError(_unusable(config, reason))
     from huggingface_hub import constants
 
-    # Asked to stay offline, it will not be reached later either.
+    # A client that is set to stay offline will not reach the hub later either.
     offline = constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE
     kind = StorageError if offline else UnavailableError
     raise kind(_unreachable(config, reasons))
 
 
 def _from_library(config: BenchmarkConfig) -> HubRows:
-    """Load by hub id; `datasets` uses its own cache where it can."""
+    """Load by hub id; `datasets` uses its own cache if it can."""
     from datasets import load_dataset_builder
 
     builder: Any = load_dataset_builder(config.data, config.subset, revision=config.revision)
+    # `datasets` has no public way to ask whether a builder only reads the table cache.
     from_cache = type(builder).__name__ == "Cache"
     if from_cache and config.revision not in (None, builder.hash):
-        raise _NotCached(f"the cached table is of revision {builder.hash}")
+        raise _NotInCache(f"the cached table is of revision {builder.hash}")
     builder.download_and_prepare()
     return HubRows(_rows(builder, config), builder.hash)
 
@@ -86,7 +89,7 @@ def _from_snapshot(config: BenchmarkConfig) -> HubRows:
     from datasets import load_dataset_builder
 
     folder = _snapshot(config.data, config.revision or "main")
-    # Its table goes to a folder of its own: the cache may be read-only, and `datasets` would take
+    # The table goes to a temporary folder: the cache may be read-only, and `datasets` would mistake
     # an older table of the same folder for this one.
     with tempfile.TemporaryDirectory() as scratch:
         builder: Any = load_dataset_builder(str(folder), config.subset, cache_dir=scratch)
@@ -95,10 +98,10 @@ def _from_snapshot(config: BenchmarkConfig) -> HubRows:
 
 
 def _snapshot(repository: str, revision: str) -> Path:
-    """Folder of a cached snapshot; the hub does not tell upper from lower case, so neither do we.
+    """Folder of a cached snapshot. Names on the hub are case-insensitive, so they are here.
 
-    The layout (refs/<name> holds a commit, snapshots/<commit> the files) is documented by
-    huggingface_hub ("Understand caching").
+    huggingface_hub documents the layout ("Understand caching"): refs/<name> holds a commit,
+    snapshots/<commit> the files.
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
@@ -111,15 +114,15 @@ def _snapshot(repository: str, revision: str) -> Path:
         ref = folder / "refs" / revision
         commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
         snapshot = folder / "snapshots" / commit
-        # A README alone is left behind by an interrupted download.
+        # An interrupted download may leave a README alone.
         if any(p.is_file() and p.name not in (".gitattributes", "README.md")
                for p in snapshot.rglob("*")):  # fmt: skip
             return snapshot
-    raise _NotCached("the cache holds no such snapshot")
+    raise _NotInCache("the cache holds no such snapshot")
 
 
 def _rows(builder: Any, config: BenchmarkConfig) -> list[dict[str, Any]]:
-    """Rows of the split that was asked for."""
+    """Rows of the split in the config."""
     splits = sorted(builder.info.splits or {})
     if config.split.isidentifier() and config.split not in splits:
         raise ValueError(f"no split {config.split!r}; it has {', '.join(splits)}. Set `split`.")
@@ -130,8 +133,8 @@ def _rows(builder: Any, config: BenchmarkConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def _is_about_the_set(error: Exception) -> bool:
-    """Whether the data set is at fault, rather than the way to it."""
+def _is_about_the_data(error: Exception) -> bool:
+    """Whether the data set itself is at fault, rather than the network or the disk."""
     from datasets.exceptions import DatasetGenerationError, DatasetsError
 
     if isinstance(error, DatasetGenerationError) and isinstance(error.__cause__, OSError):
@@ -139,7 +142,7 @@ def _is_about_the_set(error: Exception) -> bool:
     return isinstance(error, (DatasetsError, ValueError, RuntimeError))
 
 
-def _no_such_set(config: BenchmarkConfig, error: Exception) -> str:
+def _unusable(config: BenchmarkConfig, error: Exception) -> str:
     reason = " ".join(str(error).split())
     if "Config name is missing" in reason:
         reason += " Set `subset`."

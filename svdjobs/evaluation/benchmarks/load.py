@@ -1,6 +1,4 @@
-"""Problems with reference answers, checked on load: from JSONL, Parquet (on a disk or in a bucket),
-or a hub data set.
-"""
+"""Load a benchmark and check it: from JSONL or Parquet, on disk or in a bucket, or from the hub."""
 
 from __future__ import annotations
 
@@ -32,19 +30,19 @@ class Benchmark(NamedTuple):
     name: str
     problems: list[Problem]
     sha256: str
-    """Of the problems and golds, so that the same content is recognised wherever it came from."""
+    """sha256 of problems and golds; equal for equal content, wherever it came from."""
     revision: str | None = None
-    """Commit of the hub set the rows are from; None for a file."""
+    """Commit of the hub data set; None for a file."""
 
 
 def load_benchmark(config: BenchmarkConfig) -> Benchmark:
     """Load and check a benchmark.
 
     Raises:
-        BenchmarkError: missing, empty, malformed, not as many problems as the known benchmark of
-            that name, a field that is not there, a problem given twice.
-        StorageError: a hub data set that cannot be reached and is not in the cache, or a bucket
-            that refuses or does not answer.
+        BenchmarkError: the data is missing, empty or malformed, has a missing field or a problem
+            twice, or has not as many problems as the known benchmark of that name.
+        StorageError: the hub cannot be reached and its cache has no copy, or a bucket refuses or
+            does not answer.
     """
     rows, revision = _read(config)
     problems = [_problem(config, row, idx) for idx, row in enumerate(rows[: config.limit])]
@@ -55,7 +53,7 @@ def load_benchmark(config: BenchmarkConfig) -> Benchmark:
 
 
 def _read(config: BenchmarkConfig) -> tuple[list[dict[str, Any]], str | None]:
-    """Rows and, of a hub set, the commit they are from."""
+    """The rows, and the commit if they are from the hub."""
     place, suffix = config.data, PurePosixPath(config.data).suffix
     if not place.startswith(S3):
         path = _path(place)
@@ -79,7 +77,7 @@ def _path(data: str) -> Path:
 
 
 def _bytes(place: str) -> bytes | bytearray:
-    """Content of a file, here or in a bucket."""
+    """Content of a file, local or in a bucket."""
     try:
         if place.startswith(S3):
             folder, _, name = place.rpartition("/")
@@ -94,7 +92,7 @@ def _bytes(place: str) -> bytes | bytearray:
 
 
 def _jsonl_rows(place: str, data: bytes | bytearray) -> list[dict[str, Any]]:
-    """Objects of a JSONL file; only a line feed ends a line, U+2028 inside a text does not."""
+    """Objects of a JSONL file. Only a line feed ends a line; U+2028 in a text does not."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -160,10 +158,10 @@ def _problem(config: BenchmarkConfig, row: dict[str, Any], idx: int) -> Problem:
 
 
 def normalise_gold(value: object) -> str | None:
-    r"""A reference answer as text: `27.0` → `27`, `025` → `25`, `336^\circ` → `336`.
+    r"""A gold as text: `27.0` → `27`, `025` → `25`, `336^\circ` → `336`.
 
-    Only what is an integer by itself is rewritten; every other text is left to the grader. Empty
-    for a missing answer, None for what cannot be one (a list, a truth value, NaN).
+    Only an integer is rewritten; any other text is left to the grader. Empty if `value` is None;
+    None if `value` cannot be a gold (a list, a truth value, NaN).
     """
     if value is None:
         return ""
@@ -174,22 +172,22 @@ def normalise_gold(value: object) -> str | None:
             return None
         value = format(Decimal(str(value)), "f")  # digits, never 1e-07
     text = str(value).strip()
-    found = _INTEGER.fullmatch(text)
-    if found is None:
+    integer = _INTEGER.fullmatch(text)
+    if integer is None:
         return text
-    sign, digits = found.groups()
+    sign, digits = integer.groups()
     return f"-{digits}" if sign == "-" and digits != "0" else digits
 
 
-def _check_size(config: BenchmarkConfig, found: int) -> None:
-    if not found:
+def _check_size(config: BenchmarkConfig, count: int) -> None:
+    if not count:
         raise BenchmarkError(f"benchmark {config.name}: {config.data} holds no problem.")
     known = find(config.name) or find(config.data)
-    if known is not None and config.limit is None and found != known.problems:
+    if known is not None and config.limit is None and count != known.problems:
         raise BenchmarkError(
-            f"benchmark {config.name}: {config.data} holds {found} problems, expected "
-            f"{known.problems}. Get the whole set, set `limit`, or name it otherwise if it is "
-            f"another set."
+            f"benchmark {config.name}: {config.data} holds {count} problems, expected "
+            f"{known.problems}. Get the whole benchmark or set `limit`; for another benchmark, use "
+            f"another `name`."
         )
 
 
