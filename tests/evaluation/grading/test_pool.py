@@ -306,6 +306,13 @@ def test_a_hostile_answer_is_in_a_class_of_its_own() -> None:
     assert [g.answer_class for g in classified] == [0, 1, 0, 2, 1, 2]
 
 
+def test_a_hostile_answer_is_not_compared_with_those_after_it() -> None:
+    answers = [HANG, "2/3", "4/6", "x+1", HANG, "1+x"]
+    with GradingPool(timeout_seconds=1.0, workers=1) as pool:
+        classified = pool.classify(graded(0, *((answer, "wrong") for answer in answers)))
+    assert [g.answer_class for g in classified] == [0, 1, 1, 2, 0, 2]
+
+
 def test_a_hang_costs_its_limit_once() -> None:
     """One new worker for the first hang, and none for the same answer again, graded or compared."""
     texts = [HANG, "x+1", HANG, HANG, "2"]
