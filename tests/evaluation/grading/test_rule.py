@@ -147,6 +147,7 @@ def test_unreadable_answers() -> None:
 @pytest.mark.parametrize("text", ["sqrt(" * 700, "1,000" * 700, r"\frac " * 600, " " * 3000 + "1"])
 def test_normal_forms_are_bounded(text: str) -> None:
     started = time.monotonic()
+    normalise(text)
     assert time.monotonic() - started < 2
 
 
