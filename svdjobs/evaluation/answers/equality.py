@@ -90,10 +90,10 @@ def _in_any_order(golds: Sequence[Node], answers: Sequence[Node]) -> bool:
     if len(golds) != len(left):
         return False
     for gold in golds:
-        found = next((one for one in left if matches(gold, one)), None)
-        if found is None:
+        match = next((answer for answer in left if matches(gold, answer)), None)
+        if match is None:
             return False
-        left.remove(found)
+        left.remove(match)
     return True
 
 

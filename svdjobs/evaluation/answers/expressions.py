@@ -132,8 +132,8 @@ class _Reader:
         if kind != "command":
             return False
         name = text[1:]
-        known = name in FUNCTIONS or name in GREEK or name in _CONSTANTS or name in ACCENTS
-        return known or name in ("frac", "binom", "√", "sqrt", "lvert", "lfloor", "lceil")
+        named = name in FUNCTIONS or name in GREEK or name in _CONSTANTS or name in ACCENTS
+        return named or name in ("frac", "binom", "√", "sqrt", "lvert", "lfloor", "lceil")
 
     def _mixed(self) -> Node | None:
         r"""A mixed number: `7 1/2`, `7\frac{1}{2}`; None if the next tokens are none."""
@@ -335,11 +335,11 @@ class _Reader:
     def _arguments(self, name: str) -> tuple[Node, ...]:
         if name in ("gcd", "lcm", "max", "min"):
             self._expect("(")
-            found = [self._sum()]
+            arguments = [self._sum()]
             while self._take(","):
-                found.append(self._sum())
+                arguments.append(self._sum())
             self._expect(")")
-            return tuple(found)
+            return tuple(arguments)
         enclosed = self._peek().text in ("(", "[", "{")
         return (self._primary() if enclosed else self._open_argument(),)
 

@@ -76,8 +76,8 @@ def name_of(node: Node) -> str | None:
         return names.pop() if len(names) == 1 else None
     if node.kind != "relation":
         return None
-    found = {side.args[0].value for side in node.args if _is_symbol(side)}
-    return str(found.pop()) if len(found) == 1 else None
+    symbols = {side.args[0].value for side in node.args if _is_symbol(side)}
+    return str(symbols.pop()) if len(symbols) == 1 else None
 
 
 def is_inequality(node: Node) -> bool:
@@ -94,15 +94,15 @@ def flipped(sign: str) -> str:
 
 def union(parts: Ranges) -> Ranges:
     """The union of intervals: disjoint, in order, without empty ones."""
-    found: Ranges = []
+    merged: Ranges = []
     real = [part for part in parts if _compare(part.start, part.end) < 0]
     for part in sorted(real, key=lambda part: _BOUND_ORDER(part.start)):
-        if found and _compare(part.start, found[-1].end) <= 0:
-            if _compare(part.end, found[-1].end) > 0:
-                found[-1] = Range(found[-1].start, part.end)
+        if merged and _compare(part.start, merged[-1].end) <= 0:
+            if _compare(part.end, merged[-1].end) > 0:
+                merged[-1] = Range(merged[-1].start, part.end)
         else:
-            found.append(part)
-    return found
+            merged.append(part)
+    return merged
 
 
 def _of_group(node: Node) -> Ranges:
@@ -111,13 +111,13 @@ def _of_group(node: Node) -> Ranges:
     if len(node.args) != 2:
         raise UnreadableError("an interval has two ends")
     start, end = map(_number, node.args)
-    found = Range(
+    interval = Range(
         Bound(start, -1 if str(node.value)[0] == "[" else 1),
         Bound(end, 1 if str(node.value)[1] == "]" else -1),
     )
-    if _compare(found.start, found.end) >= 0:
+    if _compare(interval.start, interval.end) >= 0:
         raise UnreadableError("an interval that ends before it starts")
-    return [found]
+    return [interval]
 
 
 def _of_inequalities(node: Node) -> Ranges:
@@ -132,13 +132,13 @@ def _of_inequalities(node: Node) -> Ranges:
         return both if node.value == "and" or (node.value == "," and both) else either
     at = next(i for i, side in enumerate(node.args) if _is_symbol(side))
     signs = str(node.value).split()
-    found = [ALL]
+    conditions = [ALL]
     for i, side in enumerate(node.args):
         if i < at:
-            found.append(_half(_FLIPPED[_chained(signs[i:at])], _number(side)))
+            conditions.append(_half(_FLIPPED[_chained(signs[i:at])], _number(side)))
         elif i > at:
-            found.append(_half(_chained(signs[at:i]), _number(side)))
-    return _intersection(found)
+            conditions.append(_half(_chained(signs[at:i]), _number(side)))
+    return _intersection(conditions)
 
 
 def _chained(signs: list[str]) -> str:
@@ -157,7 +157,7 @@ def _chained(signs: list[str]) -> str:
 
 
 def _half(sign: str, number: Node) -> Ranges:
-    """The x with x < number, or whatever the sign is."""
+    """The numbers x with `x sign number`."""
     low, high = ALL[0]
     if sign == "!=":
         return [Range(low, Bound(number, -1)), Range(Bound(number, 1), high)]
@@ -167,16 +167,16 @@ def _half(sign: str, number: Node) -> Ranges:
 
 
 def _intersection(sets: list[Ranges]) -> Ranges:
-    found = sets[0]
+    common = sets[0]
     for other in sets[1:]:
-        found = union(
+        common = union(
             [
                 Range(max(a.start, b.start, key=_BOUND_ORDER), min(a.end, b.end, key=_BOUND_ORDER))
-                for a in found
+                for a in common
                 for b in other
             ]
         )
-    return found
+    return common
 
 
 def _complement(parts: Ranges) -> Ranges:

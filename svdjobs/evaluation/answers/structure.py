@@ -252,16 +252,16 @@ def _condition(inside: str, depth: int) -> Node | None:
 
 def _matrix(text: str, depth: int) -> Node | None:
     r"""A matrix, alone, in brackets, or times a scalar before it; None if the text has none."""
-    found = _MATRIX.search(text)
-    if not found or "\\begin" in found[2]:
+    match = _MATRIX.search(text)
+    if not match or "\\begin" in match[2]:
         return None
-    before, after = text[: found.start()].strip(), text[found.end() :].strip()
-    kind = found[1]
+    before, after = text[: match.start()].strip(), text[match.end() :].strip()
+    kind = match[1]
     if before and after and after == {"(": ")", "[": "]", "|": "|"}.get(before[-1]):
         kind, before, after = ("v" if before[-1] == "|" else "p"), before[:-1], ""
     if after:
         raise UnreadableError("something follows a matrix")
-    rows = [row for row in re.split(r"\\\\|\\cr(?![a-z])", found[2]) if row.strip()]
+    rows = [row for row in re.split(r"\\\\|\\cr(?![a-z])", match[2]) if row.strip()]
     cells = [[_side(cell, depth + 1) for cell in row.split("&")] for row in rows]
     if not cells or len({len(row) for row in cells}) > 1:
         raise UnreadableError("a matrix with rows of different lengths")

@@ -122,22 +122,22 @@ def split_unit(text: str) -> tuple[str, Fraction, str]:
         UnreadableError: the words after the number are no unit.
     """
     text, unit = _money(text.strip())
-    if found := _TEMPERATURE.search(text):
-        return text[: found.start()], Fraction(1), f"degree {found[1] or found[2]}"
+    if match := _TEMPERATURE.search(text):
+        return text[: match.start()], Fraction(1), f"degree {match[1] or match[2]}"
     if _ANGLE_OF.search(text) and _DEGREES.search(text):
         return text, Fraction(1), unit  # the degree sign belongs to the trigonometric argument
     for pattern, name in ((_DEGREES, DEGREE), (_PER_CENT, PERCENT)):
-        if (found := pattern.search(text)) and text[: found.start()].strip():
-            return text[: found.start()], Fraction(1), _same_or_only(unit, name)
-    if (found := _TAIL.search(text)) and text[: found.start()].strip():
-        scale, name = _scale_and_unit(_PIECE.sub(_with_power, found[1]))
-        return text[: found.start()], scale, _same_or_only(unit, name)
-    if (found := _PLAIN_TAIL.search(text)) and text[: found.start()].strip():
+        if (match := pattern.search(text)) and text[: match.start()].strip():
+            return text[: match.start()], Fraction(1), _same_or_only(unit, name)
+    if (match := _TAIL.search(text)) and text[: match.start()].strip():
+        scale, name = _scale_and_unit(_PIECE.sub(_with_power, match[1]))
+        return text[: match.start()], scale, _same_or_only(unit, name)
+    if (match := _PLAIN_TAIL.search(text)) and text[: match.start()].strip():
         try:
-            scale, name = _scale_and_unit(found[1].replace("{", "").replace("}", ""))
+            scale, name = _scale_and_unit(match[1].replace("{", "").replace("}", ""))
         except UnreadableError:
             return text, Fraction(1), unit  # not a unit: letters for the scalar reader
-        return text[: found.start()], scale, _same_or_only(unit, name)
+        return text[: match.start()], scale, _same_or_only(unit, name)
     return text, Fraction(1), unit
 
 
@@ -150,11 +150,11 @@ def same_unit(first: str, second: str) -> bool:
 
 
 def _money(text: str) -> tuple[str, str]:
-    if found := _MONEY.search(text):
-        sign = re.sub(r"\\text|[{}\s.]", "", found[2])
-        return found[1] + text[found.end() :], _CURRENCY.get(sign, _UNITS.get(sign, sign))
-    if found := _MONEY_AFTER.search(text):
-        return text[: found.start()], _CURRENCY[found[1]]
+    if match := _MONEY.search(text):
+        sign = re.sub(r"\\text|[{}\s.]", "", match[2])
+        return match[1] + text[match.end() :], _CURRENCY.get(sign, _UNITS.get(sign, sign))
+    if match := _MONEY_AFTER.search(text):
+        return text[: match.start()], _CURRENCY[match[1]]
     return text, ""
 
 

@@ -79,18 +79,18 @@ class TransformersEngine:
         import torch
 
         self._stop = stop_tokens(weights.folder, self._tokenizer)
-        held: dict[str, torch.Tensor] = self._model.state_dict(keep_vars=False)
-        # By address: tied tensors have two names, of which a checkpoint stores one.
-        storages = {name: tensor.data_ptr() for name, tensor in held.items()}
+        own: dict[str, torch.Tensor] = self._model.state_dict(keep_vars=False)
+        # By address: tied tensors share one, and a checkpoint may store only one of their names.
+        storages = {name: tensor.data_ptr() for name, tensor in own.items()}
         filled: set[int] = set()
         with torch.inference_mode():
             for name, tensor in weights.tensors():
-                if name not in held or held[name].shape != tensor.shape:
+                if name not in own or own[name].shape != tensor.shape:
                     raise EvaluationError(
                         f"{weights.label}: the running model has no {list(tensor.shape)} tensor "
                         f"{name!r}. Set evaluate.reuse_engine to false."
                     )
-                held[name].copy_(tensor)
+                own[name].copy_(tensor)
                 filled.add(storages[name])
         if missing := sorted(name for name, place in storages.items() if place not in filled):
             raise EvaluationError(
@@ -307,7 +307,7 @@ def _load_model(checkpoint: str, dtype: str) -> Any:
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(
-            f"{checkpoint} lacks {len(missing)} weights of its architecture, e.g. {missing[0]}; "
-            f"they would be random. The checkpoint is incomplete."
+            f"{checkpoint} is incomplete: {len(missing)} weights of its architecture are missing, "
+            f"e.g. {missing[0]}; they would be random."
         )
     return model.eval()

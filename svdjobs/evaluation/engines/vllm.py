@@ -84,7 +84,7 @@ class VllmEngine:
             "worker_extension_cls": EXTENSION,
         }
         if vllm_uses_gpus():
-            # Bounds the float32 logits of a prefill, all of which log_probabilities needs.
+            # Bounds the float32 logits of a prefill: log_probabilities needs those of every token.
             self._arguments["max_num_batched_tokens"] = PREFILL_TOKENS
         if config.tensor_parallel_size == 1:
             # The worker in this process, without another one to start.
@@ -154,21 +154,21 @@ class VllmEngine:
         replicated parameter equals it on every device. vLLM does not say which of the two a
         parameter is, so either is accepted; stale weights satisfy neither, except by coincidence.
         """
-        held: list[dict[str, int]] = self._llm.collective_rpc("svdjobs_bits")
+        checksums: list[dict[str, int]] = self._llm.collective_rpc("svdjobs_bits")
         stale = [
             name
             for name, bits in expected.items()
-            if sum(worker[name] for worker in held) % 2**64 != bits
-            and any(worker[name] != bits for worker in held)
+            if sum(worker[name] for worker in checksums) % 2**64 != bits
+            and any(worker[name] != bits for worker in checksums)
         ]
-        unsent = [name for name in held[0] if name not in expected]
+        unsent = [name for name in checksums[0] if name not in expected]
         if stale or unsent:
             which = (stale or unsent)[0]
             raise EvaluationError(
-                f"{label}: after the swap {len(stale)} of the engine's {len(held[0])} weights are "
-                f"not those that were sent and {len(unsent)} were not sent at all, e.g. {which}. "
-                f"Set evaluate.reuse_engine to false: every checkpoint then gets an engine of its "
-                f"own."
+                f"{label}: after the swap {len(stale)} of the engine's {len(checksums[0])} weights "
+                f"are not those that were sent and {len(unsent)} were not sent at all, e.g. "
+                f"{which}. Set evaluate.reuse_engine to false: every checkpoint then gets an "
+                f"engine of its own."
             )
 
     def generate(

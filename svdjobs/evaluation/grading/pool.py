@@ -173,6 +173,7 @@ class GradingPool:
 def _with_golds(
     completions: Sequence[Completion], golds: Mapping[int, str | Sequence[str]]
 ) -> list[tuple[Completion, Sequence[str]]]:
+    """Each completion with the list of its golds."""
     missing = sorted({c.idx for c in completions} - golds.keys())
     if missing:
         raise BenchmarkError(f"no gold for problem idx {', '.join(map(str, missing))}.")

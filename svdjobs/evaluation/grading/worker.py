@@ -32,7 +32,7 @@ def main(parent_pid: int | None = None) -> None:
     """Answer until standard input ends or the parent exits."""
     if parent_pid is not None:
         die_with(parent_pid)
-    # The readers and the library recurse with the nesting of an answer; 1,000, the default, is few.
+    # Nested answers recurse deeply in the readers and in the library; the default limit is 1,000.
     sys.setrecursionlimit(3000)
     # What the libraries print must not be mistaken for a reply.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
