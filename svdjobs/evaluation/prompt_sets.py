@@ -11,7 +11,7 @@ from svdjobs.checkpoint.selection import embedding_rows
 from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError
 from svdjobs.evaluation.benchmarks.load import Benchmark
-from svdjobs.evaluation.prompts import Prompt, check_room, load_tokenizer, make_prompts
+from svdjobs.evaluation.prompts import Prompt, check_context_length, load_tokenizer, make_prompts
 from svdjobs.runs.checkpoints import RunCheckpoints
 
 
@@ -65,7 +65,7 @@ def make_prompt_set(
     for benchmark in benchmarks:
         prompts = make_prompts(benchmark.problems, evaluate.prompt, tokenizer)
         lengths = {prompt.idx: len(prompt.ids) for prompt in prompts}
-        check_room(lengths, context, evaluate.max_tokens, benchmark=benchmark.name)
+        check_context_length(lengths, context, evaluate.max_tokens, benchmark=benchmark.name)
         _check_tokens_are_embedded(prompts, checkpoint, benchmark.name)
         by_benchmark[benchmark.name] = prompts
     return PromptSet(tokenizer, by_benchmark)
