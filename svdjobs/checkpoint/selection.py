@@ -33,6 +33,8 @@ HYBRID: tuple[tuple[re.Pattern[str], SkipReason], ...] = (
     (re.compile(r"\.(conv|short_conv|conv1d)\."), "convolution"),
 )
 LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d+)\.(.+?)(?:\.weight)?$")
+# Left out by the user, or by what the default selection is.
+_LEFT_OUT = ("excluded", "not_included", "not_a_weight", "not_attention_or_mlp", "router")
 EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -89,8 +91,12 @@ def _reason(
         return "missing_in_before"
     if FUSED.search(name) and len(entry.shape) > 1 and not named:
         return "fused"
-    if len(entry.shape) != 2 or not entry.elements or entry.dtype not in FLOATS:
+    if len(entry.shape) != 2:
         return "ndim!=2"
+    if not entry.elements:
+        return "empty"
+    if entry.dtype not in FLOATS:
+        return "not_floating_point"
     if before.entries[name].shape != entry.shape:
         return "shape_mismatch"
     if embedding:
@@ -100,12 +106,14 @@ def _reason(
 
 def _default_reason(name: str, *, any_named: bool) -> SkipReason | None:
     """Return why a matrix that no `include` pattern names is skipped; None if it is blended."""
-    if any_named or not name.endswith(".weight"):
-        return "excluded"
+    if any_named:
+        return "not_included"
+    if not name.endswith(".weight"):
+        return "not_a_weight"
     for pattern, reason in ((ROUTER, "router"), *HYBRID):
         if pattern.search(name):
             return reason
-    return None if ATTENTION_OR_MLP.search(name) else "excluded"
+    return None if ATTENTION_OR_MLP.search(name) else "not_attention_or_mlp"
 
 
 def embedding_rows(checkpoint: Checkpoint) -> int | None:
@@ -137,13 +145,13 @@ def coverage(tensors: list[TensorPlan]) -> dict[str, int]:
 def core_coverage(tensors: list[TensorPlan]) -> tuple[float, dict[str, int]]:
     """Return the blended share of the core parameters, and the number of the others by reason.
 
-    The core is attention, the layers in its place, and MLPs. Routers and tensors that the user
-    excludes do not count.
+    The core is attention, the layers in its place, and MLPs. Routers, and tensors that the user has
+    left out, do not count.
     """
     counts: Counter[str] = Counter()
     for tensor in tensors:
         matrix = len(tensor.shape) > 1 and not EMBEDDING.search(tensor.name)
-        if matrix and tensor.skip not in ("excluded", "router") and _is_core(tensor.name):
+        if matrix and tensor.skip not in _LEFT_OUT and _is_core(tensor.name):
             counts[tensor.skip or ""] += tensor.elements
     blended = counts.pop("", 0)
     total = blended + sum(counts.values())

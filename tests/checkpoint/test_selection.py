@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from svdjobs.checkpoint.heads import missing_head, other_head
 from svdjobs.checkpoint.selection import (
@@ -55,7 +55,33 @@ def test_patterns(chain: dict[str, Path]) -> None:
         "model.layers.0.self_attn.q_proj.weight"
     ]
     assert found["model.layers.1.self_attn.q_proj.weight"] == "excluded"
-    assert found["model.layers.0.mlp.up_proj.weight"] == "excluded"
+    assert found["model.layers.0.mlp.up_proj.weight"] == "not_included"
+
+
+def test_every_reason_is_the_tensor_s_own(tmp_path: Path) -> None:
+    """A mask of integers, a matrix without rows, a table that is no layer's, a bias of two axes."""
+    folder = make_checkpoint(tmp_path / "odd")
+    path = folder / "model.safetensors"
+    odd = {
+        "model.layers.0.self_attn.mask": torch.ones(4, 4, dtype=torch.int64),
+        "model.layers.0.self_attn.nothing.weight": torch.ones(0, 8),
+        "model.score.weight": torch.ones(2, 8),
+        "model.layers.0.self_attn.relative_bias": torch.ones(4, 4),
+        "model.layers.0.self_attn.stack.weight": torch.ones(2, 4, 4),
+    }
+    save_file({**load_file(path), **odd}, path)
+    found = reasons(folder, folder)
+    assert [found[name] for name in odd] == [
+        "not_floating_point",
+        "empty",
+        "not_attention_or_mlp",
+        "not_a_weight",
+        "ndim!=2",
+    ]
+    opened = open_checkpoint(str(folder))
+    share, left = core_coverage(select(opened, opened, SelectionConfig()))
+    assert left == {"not_floating_point": 16, "empty": 0, "ndim!=2": 32}
+    assert 0.99 < share < 1
 
 
 def test_missing_and_misshapen(chain: dict[str, Path], tmp_path: Path) -> None:
@@ -134,7 +160,7 @@ def named(tmp_path: Path, *names: str, shape: tuple[int, ...] = (6, 4)) -> Path:
         ("model.layers.0.conv.in_proj.weight", "convolution"),
         ("model.visual.blocks.0.mlp.fc1.weight", None),
         ("model.layers.0.self_attn.qkv_proj.weight", "fused"),
-        ("model.layers.0.something.weight", "excluded"),
+        ("model.layers.0.something.weight", "not_attention_or_mlp"),
     ],
 )
 def test_why_a_matrix_is_not_blended(name: str, reason: str | None, tmp_path: Path) -> None:
