@@ -15,8 +15,8 @@ from svdjobs.pipeline import SMALL, STAGES, Stage
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "images" / "Dockerfile"
 CHART = ROOT / "helm" / "svdjobs"
-# Of both images. Any user of group 0 can write /scratch and nothing else, so caches and temporary files
-# are there. TMPDIR is /scratch itself, since a folder below it may not exist.
+# Of both images. Any user of group 0 can write /scratch and nothing else, so caches and temporary
+# files are there. TMPDIR is /scratch itself, since a folder below it may not exist.
 ENVIRONMENT = {
     "PATH": "/opt/svdjobs/bin:$PATH",
     "PYTHONPATH": "/opt/svdjobs",
