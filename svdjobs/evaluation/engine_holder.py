@@ -19,7 +19,7 @@ from svdjobs.config import EvaluateConfig
 from svdjobs.errors import EvaluationError
 from svdjobs.evaluation.engine_choice import NAMES_AND_DTYPES
 from svdjobs.evaluation.engine_weights import is_written, weights_of
-from svdjobs.evaluation.engines.protocol import Engine, Weights
+from svdjobs.evaluation.engines.protocol import Engine, Weights, engine_kind
 from svdjobs.progress import say
 from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
@@ -116,15 +116,14 @@ class EngineHolder:
         weights, tokenizer = self._files(checkpoint_id), self._tokenizer_of(checkpoint_id)
         # Checks the files: an engine's own error for a truncated one names neither it nor a remedy.
         open_checkpoint(weights.folder, allow_pickle=self._config.allow_pickle)
-        if self._evaluate.engine == "vllm":
-            from svdjobs.evaluation.engines.vllm import VllmEngine
-
-            log = self._logs.path(f"vllm-{checkpoint_id}")
-            say(f"starting vLLM with {weights.label} (its own messages: {self._logs.place(log)})")
-            return VllmEngine(weights, tokenizer, self._evaluate, self._longest_prompt, log)
-        from svdjobs.evaluation.engines.transformers import TransformersEngine
-
-        return TransformersEngine(weights, tokenizer, self._evaluate)
+        name, kind = self._evaluate.engine, engine_kind(self._evaluate.engine)
+        log = self._logs.path(f"{name}-{checkpoint_id}")
+        if kind.writes_log:
+            place = self._logs.place(log)
+            say(f"starting {kind.title} with {weights.label} (its own messages: {place})")
+        return kind.start(
+            weights, tokenizer, self._evaluate, longest_prompt=self._longest_prompt, log=log
+        )
 
     def close(self) -> None:
         """Stop the engine, if there is one."""

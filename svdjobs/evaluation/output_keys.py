@@ -8,6 +8,7 @@ from typing import Any
 from svdjobs.config import REPEAT_ID, EvaluateConfig
 from svdjobs.errors import IncompleteError
 from svdjobs.evaluation.benchmarks.load import Benchmark
+from svdjobs.evaluation.engines.protocol import engine_kind
 from svdjobs.evaluation.prompt_sets import tokenizer_source
 from svdjobs.fingerprint import derived_seed
 from svdjobs.runs import layout
@@ -75,7 +76,7 @@ def _weights(checkpoints: RunCheckpoints, store: Store, checkpoint_id: str) -> s
 def settings_of(evaluate: EvaluateConfig, checkpoint_id: str) -> dict[str, Any]:
     """The settings that are part of a checkpoint's key."""
     settings = evaluate.model_dump(mode="json", exclude=OPERATIONAL)
-    if evaluate.engine == "vllm":  # it makes its own batches
+    if engine_kind(evaluate.engine).makes_own_batches:
         del settings["batch_size"]
     return {**settings, "seed": seed_of(evaluate, checkpoint_id)}
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from svdjobs.config import REPEAT_ID, SweepConfig
+from svdjobs.errors import ConfigError
 from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.grades import Evaluation, find
 from svdjobs.evaluation.output_keys import settings_of
@@ -42,7 +43,10 @@ def current_results(config: SweepConfig, store: Store) -> dict[str, Evaluation |
                     if getattr(settled, key) == "auto":
                         value = chosen.setdefault(key, completions.config.get(key))
                         settled = settled.model_copy(update={key: value})
-                settings = settings_of(settled, checkpoint_id)
+                try:
+                    settings = settings_of(settled, checkpoint_id)
+                except ConfigError:  # an engine that this version does not have
+                    settings = {}
                 if (completions.config, completions.inputs["benchmark"]) != (settings, sha256):
                     evaluation = None
             results[prefix] = evaluation

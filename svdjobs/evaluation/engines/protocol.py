@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from svdjobs.config import EvaluateConfig
+from svdjobs.errors import ConfigError
 from svdjobs.evaluation.prompts import Prompt
 from svdjobs.fingerprint import derived_seed
 from svdjobs.records import Completion, Problem
@@ -72,6 +77,51 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free its memory."""
+
+
+class StartEngine(Protocol):
+    """Starts an engine. Raises CheckpointError or EvaluationError if it cannot hold a checkpoint,
+    ConfigError if its program cannot be used."""
+
+    def __call__(
+        self,
+        weights: Weights,
+        tokenizer: Any,
+        config: EvaluateConfig,
+        *,
+        longest_prompt: int,
+        log: Path,
+    ) -> Engine:
+        """Start with a checkpoint, and a context for the longest prompt and `max_tokens`. What the
+        engine's library prints goes to the file `log`."""
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """An engine that a config can name: the `ENGINE` of the module of that name in this folder."""
+
+    title: str
+    """Its name in messages."""
+    start: StartEngine
+    check: Callable[[], None]
+    """Raises ConfigError, with what to install, if the engine's library is not there."""
+    makes_own_batches: bool = False
+    """`evaluate.batch_size` does not reach it."""
+    writes_log: bool = False
+    """Its library prints enough to fill a log file."""
+
+
+def engine_kind(name: str) -> EngineKind:
+    """The engine of a name, as configs spell it.
+
+    Raises:
+        ConfigError: there is none. A config cannot say so, but a run of another version can.
+    """
+    try:
+        kind: EngineKind = import_module(f"svdjobs.evaluation.engines.{name}").ENGINE
+    except (ImportError, AttributeError):
+        raise ConfigError(f"this version of svdjobs has no engine {name!r:.40}.") from None
+    return kind
 
 
 def make_requests(

@@ -14,12 +14,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import CheckpointError, EvaluationError, first_line
 from svdjobs.evaluation.engines.device import device_name
-from svdjobs.evaluation.engines.protocol import Request, Trace, Weights
+from svdjobs.evaluation.engines.protocol import EngineKind, Request, Trace, Weights
 from svdjobs.evaluation.engines.stop_tokens import stop_tokens
 from svdjobs.evaluation.prompts import check_context_length
 from svdjobs.records import Completion
@@ -37,8 +38,19 @@ MAX_LOGIT_ROWS = 1 << 10
 class TransformersEngine:
     """Generates with transformers on one device."""
 
-    def __init__(self, weights: Weights, tokenizer: Any, config: EvaluateConfig) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        tokenizer: Any,
+        config: EvaluateConfig,
+        *,
+        longest_prompt: int = 0,
+        log: Path | None = None,
+    ) -> None:
         """Load a checkpoint folder; the tokenizer only turns generated tokens into text.
+
+        The context is the checkpoint's and nothing is printed, so `longest_prompt` and `log` are
+        not used.
 
         Raises:
             CheckpointError: transformers cannot load it, or weights are missing.
@@ -311,3 +323,7 @@ def _load_model(checkpoint: str, dtype: str) -> Any:
             f"e.g. {missing[0]}; they would be random."
         )
     return model.eval()
+
+
+# svdjobs does not run without transformers, so there is nothing to check.
+ENGINE = EngineKind("transformers", TransformersEngine, lambda: None)

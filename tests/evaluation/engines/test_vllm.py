@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,102 +17,25 @@ import svdjobs
 from svdjobs.config_file import load_config
 from svdjobs.errors import CheckpointError, ConfigError, EvaluationError
 from svdjobs.evaluation.engines import vllm
-from svdjobs.evaluation.engines.device import vllm_builds
 from svdjobs.evaluation.engines.transformers import TransformersEngine
 from svdjobs.evaluation.engines.weight_checksum import bit_sum, packed_name
 from svdjobs.evaluation.prompts import load_tokenizer
 from svdjobs.records import Completion
 from svdjobs.stages import blend, decompose, plan
 from svdjobs.storage.local import LocalStore
-from tests.evaluation.engines import vllm_child
-from tests.forked import COMMAND, Process
+from tests.evaluation.engines import engine_child
+from tests.evaluation.engines.running import child, finished, not_here
+from tests.forked import COMMAND
 
 ROOT = Path(svdjobs.__file__).parents[1]
-needs_vllm = pytest.mark.skipif(
-    not any(build.cpu for build in vllm_builds()),
-    reason="vLLM's CPU build is not installed: its engine was not run",
-)
-
-
-def child(folder: Path, module: str, *arguments: str) -> Process:
-    """A process with vLLM in it, which writes to the files `output` and `errors`."""
-    with (folder / "output").open("w") as out, (folder / "errors").open("w") as err:
-        return Process(
-            arguments, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            out=out.fileno(), err=err.fileno(), module=module, vllm=True,
-        )  # fmt: skip
-
-
-def finished(folder: Path, module: str, *arguments: str) -> tuple[str, str]:
-    code = child(folder, module, *arguments).wait(300)
-    output, errors = ((folder / name).read_text() for name in ("output", "errors"))
-    assert code == 0, errors
-    return output, errors
-
-
-@pytest.fixture(scope="module")
-def driven(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The report of `vllm_child`."""
-    output, _ = finished(tmp_path_factory.mktemp("driven"), "tests.evaluation.engines.vllm_child")
-    report: dict[str, Any] = json.loads(output.splitlines()[-1])
-    return report
-
-
-def library(name: str) -> TransformersEngine:
-    made = vllm_child.weights(name)
-    return TransformersEngine(made, load_tokenizer(made.folder), vllm_child.settings())
-
-
-@needs_vllm
-def test_every_argument_is_recorded(driven: dict[str, Any]) -> None:
-    settings = driven["settings"]
-    assert re.fullmatch(r"vllm \S+ on cpu", settings["engine"])
-    assert settings["dtype"] == "float32"
-    assert settings["generation_config"] == "vllm"
-    assert settings["trust_remote_code"] is False
-    assert settings["batch_invariant"] is False
-    wanted = vllm_child.requests(1)
-    assert settings["max_model_len"] == max(len(r.prompt_ids) for r in wanted) + 40 + 1
-
-
-@needs_vllm
-def test_equal_seeds_give_equal_completions_and_others_differ(driven: dict[str, Any]) -> None:
-    assert driven["rl2"] == driven["again"]
-    assert len(driven["rl2"]) == 4 * vllm_child.N_PROBLEMS
-    assert len({c["text"] for c in driven["rl2"]}) > vllm_child.N_PROBLEMS
-
-
-@needs_vllm
-def test_done_requests_are_not_generated_again(driven: dict[str, Any]) -> None:
-    assert driven["rest"] == [c for c in driven["rl2"] if c["sample_index"] == 3]
-
-
-@needs_vllm
-@pytest.mark.parametrize(
-    ("name", "key"), [("rl2", "log_probabilities"), ("base", "base_log_probabilities")]
-)
-def test_log_probabilities_are_those_of_transformers(
-    driven: dict[str, Any], name: str, key: str
-) -> None:
-    """For the checkpoint that it started with, and for one that was swapped in."""
-    expected = list(library(name).log_probabilities(vllm_child.traces()))
-    for ours, theirs in zip(driven[key], expected, strict=True):
-        assert ours == pytest.approx(theirs, abs=2e-5)
-
-
-@needs_vllm
-def test_missing_or_stale_weights_are_noticed(driven: dict[str, Any]) -> None:
-    assert re.search(r"2[0-3] of the engine's 23 weights are not those", driven["stale"])
-    assert "reuse_engine" in driven["stale"]
-    assert "1 of the engine's 23 weights are not those" in driven["incomplete"]
-    assert "layers.1.mlp.gate_up_proj" in driven["incomplete"]
+needs_vllm = pytest.mark.skipif(bool(not_here("vllm")), reason=not_here("vllm"))
 
 
 @pytest.fixture(scope="module")
 def blended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a sweep over the demo pair, blended and not evaluated; greedy decoding."""
     folder = tmp_path_factory.mktemp("swapped")
-    demo = vllm_child.DEMO / "checkpoints"
+    demo = engine_child.DEMO / "checkpoints"
     document = {
         "name": "swaps",
         "before": str(demo / "base"),
@@ -205,10 +125,10 @@ def test_greedy_completions_are_those_of_transformers(
 ) -> None:
     folder, _, _ = swept
     ours = completions(folder, {"rl2": "after", "base": "before"}[checkpoint])
-    made = vllm_child.weights(checkpoint)
-    greedy = vllm_child.settings(temperature=0)
+    made = engine_child.weights(checkpoint)
+    greedy = engine_child.settings(temperature=0)
     engine = TransformersEngine(made, load_tokenizer(made.folder), greedy)
-    theirs = {c.idx: c.text for c in engine.generate(vllm_child.requests(1))}
+    theirs = {c.idx: c.text for c in engine.generate(engine_child.requests(1))}
     assert {c.idx: c.text for c in ours if c.idx in theirs} == theirs
 
 
@@ -257,7 +177,7 @@ def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_start_up_failures_name_the_setting(
     raised: Exception, expected: type[Exception], words: str
 ) -> None:
-    with pytest.raises(expected, match=words), vllm._startup_errors(vllm_child.settings()):
+    with pytest.raises(expected, match=words), vllm._startup_errors(engine_child.settings()):
         raise raised
 
 
@@ -266,6 +186,6 @@ def test_running_out_of_memory_names_the_setting() -> None:
         pytest.raises(
             EvaluationError, match=r"max_tokens \(now 40\)\. Finished completions are kept"
         ),
-        vllm._running_errors(vllm_child.settings(), Path("vllm.log")),
+        vllm._running_errors(engine_child.settings(), Path("vllm.log")),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -1,4 +1,6 @@
-"""Drive a real vLLM engine on the CPU and print what happened as JSON. A program, not a test.
+"""Drive a real engine on the CPU and print what happened as JSON. A program, not a test.
+
+    python -m tests.evaluation.engines.engine_child NAME
 
 vLLM changes the process it runs in (threads, environment, warnings): tests keep it out of theirs.
 """
@@ -6,6 +8,7 @@ vLLM changes the process it runs in (threads, environment, warnings): tests keep
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +19,20 @@ from safetensors.torch import load_file
 import svdjobs
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import SvdjobsError
-from svdjobs.evaluation.engines.protocol import Request, Trace, Weights, make_requests
-from svdjobs.evaluation.engines.vllm import VllmEngine
+from svdjobs.evaluation.engines.protocol import (
+    Engine,
+    Request,
+    Trace,
+    Weights,
+    engine_kind,
+    make_requests,
+)
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts
 from svdjobs.records import Problem
 
 DEMO = Path(svdjobs.__file__).parent / "demo"
 N_PROBLEMS = 8
+MAX_TOKENS = 40
 
 
 def weights(name: str) -> Weights:
@@ -31,7 +41,7 @@ def weights(name: str) -> Weights:
 
 
 def settings(**overrides: Any) -> EvaluateConfig:
-    document = {"benchmarks": ["demo"], "dtype": "float32", "max_tokens": 40, **overrides}
+    document = {"benchmarks": ["demo"], "dtype": "float32", "max_tokens": MAX_TOKENS, **overrides}
     return EvaluateConfig.model_validate(document)
 
 
@@ -59,32 +69,48 @@ def refused(action: Callable[[], object]) -> str:
     return ""
 
 
-def main() -> None:
-    tokenizer = load_tokenizer(str(DEMO / "checkpoints" / "rl2"))
-    longest = max(len(request.prompt_ids) for request in requests(1))
-    engine = VllmEngine(
-        weights("rl2"), tokenizer, settings(), longest, Path(tempfile.mkdtemp(), "vllm.log")
-    )
+def report_on(engine: Engine) -> dict[str, Any]:
+    """What an engine that was started with rl2 does."""
 
     def generated(wanted: list[Request], done: set[tuple[int, int]] | None = None) -> Any:
         completions = list(engine.generate(wanted, done or set()))
         completions.sort(key=lambda c: (c.idx, c.sample_index))
         return [completion.model_dump(mode="json") for completion in completions]
 
-    report: dict[str, Any] = {"settings": engine.settings}
-    report["rl2"] = generated(requests(4))
-    report["again"] = generated(requests(4))
-    report["rest"] = generated(requests(4), {(i, k) for i in range(N_PROBLEMS) for k in range(3)})
-    report["log_probabilities"] = list(engine.log_probabilities(traces()))
+    report: dict[str, Any] = {
+        "settings": engine.settings,
+        "description": engine.description,
+        "context": engine.context,
+        "rl2": generated(requests(4)),
+        "again": generated(requests(4)),
+        "rest": generated(requests(4), {(i, k) for i in range(N_PROBLEMS) for k in range(3)}),
+        "nothing": generated(requests(1), {request.key for request in requests(1)}),
+        "log_probabilities": list(engine.log_probabilities(traces())),
+        "no_log_probabilities": list(engine.log_probabilities([])),
+    }
     engine.put(weights("base"))
+    report["base"] = generated(requests(1))
     report["base_log_probabilities"] = list(engine.log_probabilities(traces()))
+    engine.put(weights("rl2"))
+    report["back"] = generated(requests(1))
     incomplete = dict(weights("rl1").tensors())
     del incomplete["model.layers.1.mlp.up_proj.weight"]
     partial = weights("rl1")._replace(tensors=incomplete.items)
     report["incomplete"] = refused(lambda: engine.put(partial))
-    engine._send = lambda batch, path: None  # type: ignore[method-assign]
-    report["stale"] = refused(lambda: engine.put(weights("rl2")))
-    print(json.dumps(report))
+    if hasattr(engine, "_send"):  # vLLM: weights that do not arrive
+        engine._send = lambda batch, path: None
+        report["stale"] = refused(lambda: engine.put(weights("rl2")))
+    engine.close()
+    return report
+
+
+def main() -> None:
+    tokenizer = load_tokenizer(str(DEMO / "checkpoints" / "rl2"))
+    longest = max(len(request.prompt_ids) for request in requests(1))
+    log = Path(tempfile.mkdtemp(), "engine.log")
+    start = engine_kind(sys.argv[1]).start
+    engine = start(weights("rl2"), tokenizer, settings(), longest_prompt=longest, log=log)
+    print(json.dumps(report_on(engine)))
 
 
 if __name__ == "__main__":
