@@ -69,7 +69,7 @@ def expected_log_probabilities(name: str) -> list[list[float]]:
 
 
 def test_every_config_s_engine_has_a_kind() -> None:
-    assert set(NAMES) == {"vllm", "transformers"}
+    assert {"vllm", "transformers"} <= set(NAMES)
     assert all(callable(engine_kind(name).start) for name in NAMES)
 
 
