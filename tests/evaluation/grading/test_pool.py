@@ -17,6 +17,7 @@ from svdjobs.errors import BenchmarkError, EvaluationError
 from svdjobs.evaluation.grading.pool import GradingPool
 from svdjobs.records import Completion, Grade, Outcome
 from tests.evaluation.problem_set import problem_set
+from tests.waiting import no_hang
 
 # The library adds this up term by term.
 HANG = r"\sum_{k=1}^{100000000}\sin(k^2)"
@@ -100,10 +101,10 @@ def test_several_golds(pool: GradingPool) -> None:
 
 def test_submit_does_not_wait_and_collect_keeps_the_order() -> None:
     with GradingPool(timeout_seconds=5, workers=1) as pool:
-        started = time.monotonic()
         for start in range(0, 30, 10):
             pool.submit(boxes(*("1+x",) * 10, start=start), dict.fromkeys(range(30), "x+1"))
-        assert time.monotonic() - started < 0.3  # the workers have not even started
+        # If it had waited: the worker takes seconds to start.
+        assert not any(batch.is_settled for batch in pool._uncollected)
         assert [g.idx for g in pool.grade(boxes("5", start=77), {77: "5"})] == [77]
         grades = pool.collect()
     assert [g.idx for g in grades] == list(range(30))
@@ -159,11 +160,8 @@ def test_hostile_answers_finish_in_bounded_time_and_lose_nothing(tmp_path: Path)
     texts += [r"\boxed{1}" * 100_000, r"\boxed{" * 100_000]
     texts += [rf"\boxed{{{i}}}" for i in range(20)]
     completions = [completion(i, text) for i, text in enumerate(texts)]
-    with GradingPool(timeout_seconds=1.0, workers=2) as pool:
-        started = time.monotonic()
+    with GradingPool(timeout_seconds=1.0, workers=2) as pool, no_hang(120):
         grades = pool.grade(completions, {c.idx: "7" for c in completions})
-        elapsed = time.monotonic() - started
-    assert elapsed < 60
     assert [g.idx for g in grades] == [c.idx for c in completions]
     outcomes = [g.outcome for g in grades]
     for outcome, expected in zip(outcomes[20:], hostile.values(), strict=False):

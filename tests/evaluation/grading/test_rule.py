@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from svdjobs.evaluation.answers.normal_form import normalise
@@ -9,6 +7,7 @@ from svdjobs.evaluation.grading.rule import grade_answer, grade_any, grade_compl
 from svdjobs.records import Outcome
 from tests.evaluation.grading.cases import CASES, Case
 from tests.evaluation.problem_set import problem_set
+from tests.waiting import no_hang
 
 
 @pytest.mark.parametrize(
@@ -146,9 +145,8 @@ def test_unreadable_answers() -> None:
 
 @pytest.mark.parametrize("text", ["sqrt(" * 700, "1,000" * 700, r"\frac " * 600, " " * 3000 + "1"])
 def test_normal_forms_are_bounded(text: str) -> None:
-    started = time.monotonic()
-    normalise(text)
-    assert time.monotonic() - started < 2
+    with no_hang():
+        normalise(text)
 
 
 @pytest.mark.parametrize(
