@@ -19,21 +19,21 @@ def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
     """Run every stage of a sweep up to the report; what is finished is skipped. Returns the
     report's manifest; the verdict on it is `judge`'s."""
     store = open_store(config.store_url)
-    _foresee(config, store, plan.run(config, store, force=force))
+    _preview_and_check(config, store, plan.run(config, store, force=force))
     for stage in pipeline.STAGES:
         if stage.in_sweep and stage.wanted(config) and stage.name not in (plan.STAGE, report.STAGE):
             import_module(stage.module).run(config, store, force=force)
     return report.run(config, store, force=force)
 
 
-def _foresee(config: SweepConfig, store: Store, made: Plan) -> None:
+def _preview_and_check(config: SweepConfig, store: Store, made: Plan) -> None:
     """Say what is about to be computed, and refuse what would fail hours later."""
     for line in describe(made, store.free_bytes()):
         say(line)
-    if words := gate.foresee(config):
+    if words := gate.warning_before_sweep(config):
         say(words)
-    evaluate.foresee(config, store)
-    for line in (*forecast.foresee(config, store), *lacks(config)):
+    evaluate.check_engine_before_sweep(config, store)
+    for line in (*forecast.preview_evaluation(config, store), *lacks(config)):
         say(line)
 
 

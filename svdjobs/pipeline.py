@@ -49,7 +49,7 @@ class Stage:
     section: Section | None = None
     """The stage runs only where the config has this section."""
     image: Literal["cpu", "evaluate"] = "cpu"
-    hands_on: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
     """Files of its output that are handed to Argo as artifacts."""
     in_sweep: bool = True
     """False: it is no part of the sweep on one machine; somebody asks for it."""
@@ -82,13 +82,13 @@ STAGES = (
     Stage(
         "report",
         Resources(cpu="2", memory="8Gi", scratch="5Gi"),
-        hands_on=("report.html", "junit.xml", "figures"),
+        artifacts=("report.html", "junit.xml", "figures"),
     ),
     Stage(
         "gate",
         Resources(cpu="1", memory="2Gi", scratch="1Gi"),
         section="gate",
-        hands_on=("gate.md", "junit.xml"),
+        artifacts=("gate.md", "junit.xml"),
         in_sweep=False,
     ),
 )

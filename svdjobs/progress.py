@@ -51,7 +51,7 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def logged(path: Path) -> Iterator[None]:
+def log_to(path: Path) -> Iterator[None]:
     """Keep what is said while the block runs in a file, each line with its time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", buffering=1) as file:

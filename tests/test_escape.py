@@ -201,7 +201,7 @@ def test_a_bar_takes_a_name_with_brackets(capsys: pytest.CaptureFixture[str]) ->
 def test_what_is_said_forges_no_line_of_the_log(
     tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with progress.logged(tmp_path / "log"):
+    with progress.log_to(tmp_path / "log"):
         progress.say("tensor a\n2026-01-01 00:00:00 all is well\n::error::x\x1b[2J")
     for said in (capsys.readouterr().err, (tmp_path / "log").read_text()):
         assert [line[:2] for line in said.splitlines()[1:]] == ["  ", "  "]

@@ -91,7 +91,7 @@ def _stage(given: Given, unit: str | None, index: tuple[int, int] | None, *, for
         stage.run(config, store, unit=unit, force=force)
         return
     plan = layout.load_plan(store, config, stage=stage.STAGE)
-    for shard in shards.at(shards.decompose_shards(config, plan), *index):
+    for shard in shards.items_at_index(shards.decompose_shards(config, plan), *index):
         stage.run(config, store, unit=shard.id)
 
 

@@ -130,7 +130,7 @@ def _stage(
         )
     pairs = [(ids[0], unit)] if unit is not None else []
     if index is not None:
-        pairs = shards.at(shards.evaluations(config, ids[0] if ids else None), *index)
+        pairs = shards.items_at_index(shards.evaluations(config, ids[0] if ids else None), *index)
     for checkpoint_id, shard_id in pairs:
         stage.run_shard(config, store, checkpoint_id=checkpoint_id, unit=shard_id)
 

@@ -55,13 +55,13 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
     made = stage.run(config, store, force=force)
     for line in describe(made, store.free_bytes()):
         tell(line)
-    if words := judging.foresee(config):
+    if words := judging.warning_before_sweep(config):
         tell(words)
-    for line in (*forecast.foresee(config, store), *lacks(config)):
+    for line in (*forecast.preview_evaluation(config, store), *lacks(config)):
         tell(line)
     if units_dir is not None:
         stage.hash_checkpoints(config, store)
-        shards.write(shards.fan_outs(config, made), units_dir)
+        shards.write_fan_outs(shards.fan_outs(config, made), units_dir)
 
 
 @click.command()
@@ -79,7 +79,7 @@ def blend(
     chosen = sorted({shards.alpha_named(config, alpha) for alpha in alphas}) or None
     if index is not None:
         whole_or_unit(index, force)
-        chosen = shards.at(config.alphas, *index)
+        chosen = shards.items_at_index(config.alphas, *index)
     stage.run(config, store, alphas=chosen, force=force)
 
 

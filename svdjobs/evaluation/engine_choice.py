@@ -29,7 +29,7 @@ NAMES_AND_DTYPES = {
 CPU_HEAD_DIMENSION = 32
 
 
-def settle(
+def resolve_auto_settings(
     checkpoints: RunCheckpoints, store: Store, *, only_checkpoint: str | None = None
 ) -> EvaluateConfig:
     """The `evaluate` section with every `auto` resolved, the same for all checkpoints.

@@ -28,7 +28,7 @@ from svdjobs.storage.store import Store
 _MOST_ALPHAS_SHOWN = 12
 
 
-def foresee(config: SweepConfig, store: Store) -> list[str]:
+def preview_evaluation(config: SweepConfig, store: Store) -> list[str]:
     """What will be asked, and what the report will lack; lines for a person.
 
     Benchmarks are loaded and every prompt is tokenised, unless all answers are there already.

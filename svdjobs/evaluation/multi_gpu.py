@@ -32,7 +32,7 @@ TAIL_LINES = 5
 PARENT = "SVDJOBS_PARENT_PID"
 
 
-def join(evaluate: EvaluateConfig) -> None:
+def select_gpus(evaluate: EvaluateConfig) -> None:
     """Let this process see only the GPUs of the config. In a process that this module has started,
     which sees its own GPUs already, exit when the parent exits."""
     if parent := os.environ.get(PARENT):

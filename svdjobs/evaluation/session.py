@@ -83,13 +83,15 @@ def open_session(
         ConfigError, BenchmarkError: there is no `evaluate` section, or it cannot be done.
     """
     # First, since it decides which GPUs this process sees: CUDA reads that once.
-    multi_gpu.join(config.evaluation)
+    multi_gpu.select_gpus(config.evaluation)
     check_run(store, config)
-    layout.refuse_unplanned(store, config)
+    layout.check_alphas_are_planned(store, config)
     note_run(store, config)
     benchmarks = [load_benchmark(benchmark) for benchmark in config.benchmarks]
     checkpoints = RunCheckpoints(config)
-    evaluate = engine_choice.settle(checkpoints, store, only_checkpoint=only_checkpoint)
+    evaluate = engine_choice.resolve_auto_settings(
+        checkpoints, store, only_checkpoint=only_checkpoint
+    )
     with ExitStack() as stack:
         grader = stack.enter_context(Grader(evaluate.grade_timeout_seconds))
         yield Session(checkpoints, evaluate, store, benchmarks, grader, stack, only_checkpoint)

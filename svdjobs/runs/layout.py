@@ -44,7 +44,7 @@ def targets(config: SweepConfig) -> list[Target]:
     return list(found.values())
 
 
-def decomposed(config: SweepConfig) -> list[Target]:
+def decompose_targets(config: SweepConfig) -> list[Target]:
     """Those of them that anything is made of: none without alphas and without rotations."""
     return targets(config) if config.alphas or config.rotations else []
 
@@ -125,7 +125,7 @@ def direction_settings(config: SweepConfig) -> dict[str, str]:
     return {} if config.direction == "forward" else {"direction": config.direction}
 
 
-def refuse_unplanned(store: Store, config: SweepConfig) -> None:
+def check_alphas_are_planned(store: Store, config: SweepConfig) -> None:
     """Make sure that the plan, where there is one, has every alpha of the config.
 
     Raises:

@@ -113,7 +113,7 @@ class Output:
         self.add(record_of(self.key(name), data))
         return data
 
-    def recorded(self, name: str, sizes: Mapping[str, int]) -> bool:
+    def part_is_done(self, name: str, sizes: Mapping[str, int]) -> bool:
         """Whether a part is done: its record is there, and every file that it lists, by the sizes
         of what lies in the store."""
         if self.key(name) not in sizes:
@@ -149,9 +149,9 @@ class Output:
             if other is None or other.fingerprint != manifest.fingerprint:
                 write_bytes(self.store, key, document)
             elif other.files != manifest.files:
-                if self._lie_there(manifest):
+                if self._files_are_stored(manifest):
                     write_bytes(self.store, key, document)
-                elif not self._lie_there(other):
+                elif not self._files_are_stored(other):
                     raise UnavailableError(
                         f"{self.store.url}/{self.prefix}: two processes are making this output at "
                         f"once. Run the same command again when one has ended."
@@ -162,7 +162,7 @@ class Output:
         self.finished = manifest
         return manifest
 
-    def _lie_there(self, manifest: Manifest) -> bool:
+    def _files_are_stored(self, manifest: Manifest) -> bool:
         """Whether the files that a manifest lists are those in the store, by all their bytes."""
         try:
             for record in manifest.files:

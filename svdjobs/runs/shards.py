@@ -54,7 +54,7 @@ def decompose_shards(config: SweepConfig, plan: Plan | None) -> list[Shard]:
         count = min(config.decompose.shards or cost.shard_count(plan.selected), len(plan.parts))
     return [
         Shard(target.checkpoint_id, number, count)
-        for target in layout.decomposed(config)
+        for target in layout.decompose_targets(config)
         for number in range(count)
     ]
 
@@ -95,7 +95,7 @@ def fan_outs(config: SweepConfig, plan: Plan | None) -> dict[str, Any]:
     }
 
 
-def named(shards: Sequence[Shard], unit: str) -> Shard:
+def shard_with_id(shards: Sequence[Shard], unit: str) -> Shard:
     """The shard that has an id.
 
     Raises:
@@ -110,7 +110,7 @@ def named(shards: Sequence[Shard], unit: str) -> Shard:
     )
 
 
-def at(items: Sequence[Item], index: int, of: int) -> list[Item]:
+def items_at_index(items: Sequence[Item], index: int, of: int) -> list[Item]:
     """The units of index `index` of `of`: every `of`-th unit. All indices together cover all units.
 
     A message says so if there are fewer units than indices and this index has none.
@@ -120,7 +120,7 @@ def at(items: Sequence[Item], index: int, of: int) -> list[Item]:
     return list(items[index::of])
 
 
-def write(units: Mapping[str, Any], folder: Path) -> None:
+def write_fan_outs(units: Mapping[str, Any], folder: Path) -> None:
     """Write each fan-out to `<name>.json`, for a workflow to read."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in units.items():

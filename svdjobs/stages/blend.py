@@ -38,16 +38,16 @@ from svdjobs.statistics import LARGEST_CAST_ERROR, cast_error_total
 from svdjobs.storage.objects import record_in, write_bytes, write_json
 from svdjobs.storage.store import Store
 from svdjobs.weights.blended import (
-    Blended,
+    PreparedMatrix,
+    PreparedTensor,
     Sources,
-    Stored,
-    Whole,
+    StoredTensor,
+    names_to_check,
     open_sources,
     peak_bytes,
-    prepare_whole,
-    sampled,
+    prepare_tensor,
     stored_dtype,
-    written,
+    stored_tensors,
 )
 
 if TYPE_CHECKING:
@@ -124,22 +124,24 @@ def _one_pass(
 ) -> None:
     """Write the checkpoints of some alphas, shard by shard."""
     plan, bases = sources.plan, sources.bases
-    tensors = written(sources)
+    tensors = stored_tensors(sources)
     storage = SAFETENSORS_NAMES[config.blend.storage_dtype]
     outputs = [OutputTensor(t.name, stored_dtype(config, t), t.shape) for t in tensors]
     shards = weight_files(outputs, config.blend.max_shard_bytes)
     by_name = {tensor.name: tensor for tensor in tensors}
-    checked = sampled(plan.selected)
+    checked = names_to_check(plan.selected)
     total = sum(shard.bytes for shard in shards) * len(jobs)
     held = {job.alpha: store.sizes(job.output.prefix) for job in jobs}
     missing = {
-        shard.name: [j for j in jobs if not j.output.recorded(_record_name(shard), held[j.alpha])]
+        shard.name: [
+            j for j in jobs if not j.output.part_is_done(_record_name(shard), held[j.alpha])
+        ]
         for shard in shards
     }
     ahead = [by_name[t.name] for shard in shards if missing[shard.name] for t in shard.tensors]
 
-    def prepared(tensor: Stored) -> Whole:
-        return prepare_whole(tensor, sources, checked)
+    def prepared(tensor: StoredTensor) -> PreparedTensor:
+        return prepare_tensor(tensor, sources, checked)
 
     workers = worker_count(peak_bytes(sources))
     with track(f"blend {len(jobs)} alphas", total) as advance, threads(workers) as pool:
@@ -173,8 +175,8 @@ def _write_shard(
     store: Store,
     shard: Shard,
     jobs: list[_Job],
-    tensors: list[Stored],
-    blends: Iterator[Whole],
+    tensors: list[StoredTensor],
+    blends: Iterator[PreparedTensor],
     bases: Checkpoint,
     storage: str,
     pool: ThreadPoolExecutor,
@@ -217,7 +219,7 @@ def _write_shard(
 def _write_blend(
     store: Store,
     name: str,
-    whole: Whole,
+    whole: PreparedTensor,
     job: _Job,
     storage: str,
     config: SweepConfig,
@@ -272,7 +274,7 @@ def _pass(
     return {n: cast.Kept(projections[n], errors[n]) for n in cast.CAST_DTYPES}
 
 
-def _records(casts: dict[str, Kept], blended: Blended, job: _Job) -> dict[str, CastRecord]:
+def _records(casts: dict[str, Kept], blended: PreparedMatrix, job: _Job) -> dict[str, CastRecord]:
     from svdjobs.kernels import cast
 
     change = (1 - job.alpha) * blended.signal_norm
@@ -288,7 +290,7 @@ def _records(casts: dict[str, Kept], blended: Blended, job: _Job) -> dict[str, C
 def _note(
     store: Store,
     tensor: TensorPlan,
-    blended: Blended,
+    blended: PreparedMatrix,
     job: _Job,
     casts: dict[str, CastRecord],
     config: SweepConfig,
@@ -326,7 +328,7 @@ def _note(
     )
 
 
-def _copy(tensor: Stored, bases: Checkpoint, jobs: list[_Job], dtype: str) -> None:
+def _copy(tensor: StoredTensor, bases: Checkpoint, jobs: list[_Job], dtype: str) -> None:
     """Take a skipped tensor as it is at alpha = 1, piece by piece."""
     writers = [job.writer for job in jobs if job.writer]
     if not writers:

@@ -61,7 +61,7 @@ def run(
     Returns the manifests of the factors that are complete.
     """
     plan = layout.load_plan(store, config, stage=STAGE)
-    shard = shards.named(shards.decompose_shards(config, plan), unit) if unit else None
+    shard = shards.shard_with_id(shards.decompose_shards(config, plan), unit) if unit else None
     checkpoints = RunCheckpoints(config)
     made = [
         decompose_checkpoint(
@@ -75,7 +75,7 @@ def run(
             shard=shard,
             force=force,
         )
-        for target in layout.decomposed(config)
+        for target in layout.decompose_targets(config)
         if shard is None or target.checkpoint_id == shard.name
     ]
     return [manifest for manifest in made if manifest is not None]
@@ -142,7 +142,7 @@ def _record_name(part: Part) -> str:
 def _undone(output: Output, parts: Sequence[Part]) -> list[Part]:
     """The parts that are not there, or not whole."""
     sizes = output.store.sizes(output.prefix)
-    return [part for part in parts if not output.recorded(_record_name(part), sizes)]
+    return [part for part in parts if not output.part_is_done(_record_name(part), sizes)]
 
 
 def _make_parts(

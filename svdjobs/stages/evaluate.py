@@ -82,7 +82,7 @@ def run(
     return manifests
 
 
-def foresee(config: SweepConfig, store: Store) -> None:
+def check_engine_before_sweep(config: SweepConfig, store: Store) -> None:
     """Refuse, before anything is computed, an engine that evaluation would refuse hours later.
 
     Raises:
@@ -91,7 +91,7 @@ def foresee(config: SweepConfig, store: Store) -> None:
     evaluate = config.evaluate
     if evaluate is None:
         return
-    multi_gpu.join(evaluate)
+    multi_gpu.select_gpus(evaluate)
     ids = layout.evaluated_ids(config)
     places = [layout.results_prefix(i, b.name) for i in ids for b in config.benchmarks]
     if not all(find_manifest(store, place) for place in places):
@@ -109,7 +109,7 @@ def run_shard(
     Until then, None.
     """
     all_shards = shards.evaluate_shards(config)
-    shard = shards.named(all_shards, unit)
+    shard = shards.shard_with_id(all_shards, unit)
     with open_session(config, store, only_checkpoint=checkpoint_id) as session:
         (benchmark,) = (b for b in session.benchmarks if b.name == shard.name)
         key = _keys(session, [checkpoint_id])[checkpoint_id, benchmark.name]

@@ -90,7 +90,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     return output.commit()
 
 
-def foresee(config: SweepConfig) -> str:
+def warning_before_sweep(config: SweepConfig) -> str:
     """What will keep this gate from judging, as far as it can be known before anything is asked:
     words for a person, or none. A baseline may still come to be meanwhile, so it is no error."""
     gate = config.gate

@@ -193,7 +193,7 @@ def _estimate(
     config: SweepConfig, opened: dict[str, Checkpoint], tensors: list[TensorPlan]
 ) -> Estimate:
     chosen = [tensor for tensor in tensors if tensor.skip is None]
-    targets = layout.decomposed(config)
+    targets = layout.decompose_targets(config)
     decompose = sum(
         cost.decompose_flops(tensor.shape, vectors=target.vectors)
         for target in targets

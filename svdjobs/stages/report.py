@@ -101,7 +101,9 @@ def _missing(manifests: dict[str, Manifest | None]) -> list[str]:
 def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
     """Manifest of everything the config asks for, None where it is missing or out of date."""
     wanted = [layout.PLAN_PREFIX]
-    wanted += [layout.factors_prefix(target.checkpoint_id) for target in layout.decomposed(config)]
+    wanted += [
+        layout.factors_prefix(target.checkpoint_id) for target in layout.decompose_targets(config)
+    ]
     wanted += [layout.checkpoint_prefix(alpha) for alpha in config.alphas]
     if config.rotations:
         wanted.append(layout.ROTATIONS)
@@ -146,7 +148,7 @@ def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) ->
             if layout.checkpoint_prefix(alpha) not in missing
         },
         rotations=_rotations(config, store, missing),
-        spectra=_spectra(store, plan, missing) if layout.decomposed(config) else {},
+        spectra=_spectra(store, plan, missing) if layout.decompose_targets(config) else {},
         missing=missing,
         provenance=versions(),
     )

@@ -11,7 +11,7 @@ from svdjobs.config import SweepConfig
 from svdjobs.config_file import apply_override, parse_config
 from svdjobs.errors import ConfigError, IncompleteError
 from svdjobs.evaluation import grades
-from svdjobs.progress import logged, say
+from svdjobs.progress import log_to, say
 from svdjobs.reporting.data import interval_text, percent
 from svdjobs.runs.logs import run_logs
 from svdjobs.stages import evaluate
@@ -57,7 +57,7 @@ def run(
         apply_override(document, override)
     config = parse_config(document, where="command line")
     store = open_store(config.store_url)
-    with run_logs(store) as logs, logged(logs.folder / "evaluate.log"):
+    with run_logs(store) as logs, log_to(logs.folder / "evaluate.log"):
         evaluate.run(config, store, checkpoint_ids=["after"], force=force)
         say(f"evaluated {model} on {data_path}; results in {path}")
     return publish(config, store), path

@@ -28,7 +28,7 @@ SPECTRUM_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Blended:
+class PreparedMatrix:
     """What one tensor's blends are made of, whatever alpha."""
 
     w_MN: torch.Tensor
@@ -87,7 +87,7 @@ def open_sources(checkpoints: RunCheckpoints, store: Store, *, stage: str) -> So
     )
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """One tensor as the checkpoint stores it, and what it holds."""
 
     name: str
@@ -102,17 +102,17 @@ class Stored(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Whole:
+class PreparedTensor:
     """One stored tensor and its D, both flat, and the blended matrices in it."""
 
     w: torch.Tensor
     d: torch.Tensor
-    parts: list[tuple[TensorPlan, Blended]]
+    parts: list[tuple[TensorPlan, PreparedMatrix]]
     alone: bool
     """Whether it is one matrix and nothing else."""
 
 
-def written(sources: Sources) -> list[Stored]:
+def stored_tensors(sources: Sources) -> list[StoredTensor]:
     """Every tensor that a blend stores, sorted by name; of a tied pair, the embedding only."""
     plans = {tensor.name: tensor for tensor in sources.plan.tensors}
     found = []
@@ -120,11 +120,11 @@ def written(sources: Sources) -> list[Stored]:
         entry = sources.bases.entries[name]
         holds = tuple(plans[one] for one in held)
         if not any(tensor.skip == "tied" for tensor in holds):
-            found.append(Stored(name, entry.shape, entry.dtype, holds))
+            found.append(StoredTensor(name, entry.shape, entry.dtype, holds))
     return found
 
 
-def stored_dtype(config: SweepConfig, tensor: Stored) -> str:
+def stored_dtype(config: SweepConfig, tensor: StoredTensor) -> str:
     """safetensors dtype a tensor is written in: floats in the storage dtype, others as they are."""
     return SAFETENSORS_NAMES[config.blend.storage_dtype] if tensor.dtype in FLOATS else tensor.dtype
 
@@ -134,7 +134,7 @@ def peak_bytes(sources: Sources) -> int:
     held = max(
         (
             math.prod(stored.shape) * 8
-            for stored in written(sources)
+            for stored in stored_tensors(sources)
             if stored.chosen and len(stored.holds) > 1
         ),
         default=0,
@@ -148,13 +148,13 @@ def tensors_at(
     """Every tensor of the checkpoint at alpha, to the bit as `blend` would have written it."""
     from svdjobs.kernels.blend import blend
 
-    stored = written(sources)
-    checked = sampled(sources.plan.selected)
+    stored = stored_tensors(sources)
+    checked = names_to_check(sources.plan.selected)
 
-    def made(tensor: Stored) -> torch.Tensor:
+    def made(tensor: StoredTensor) -> torch.Tensor:
         if not tensor.chosen or alpha == 1:
             return sources.bases.read(tensor.name)
-        whole = prepare_whole(tensor, sources, checked)
+        whole = prepare_tensor(tensor, sources, checked)
         return blend(whole.w, whole.d, alpha).reshape(tensor.shape)
 
     workers = worker_count(peak_bytes(sources))
@@ -164,7 +164,7 @@ def tensors_at(
             yield tensor.name, to_storage(values, stored_dtype(config, tensor), tensor.name)
 
 
-def prepare_whole(stored: Stored, sources: Sources, checked: set[str]) -> Whole:
+def prepare_tensor(stored: StoredTensor, sources: Sources, checked: set[str]) -> PreparedTensor:
     """Everything about one stored tensor that does not depend on alpha; where it holds several
     matrices, D is put together of theirs, and 0 elsewhere."""
     import torch
@@ -172,8 +172,8 @@ def prepare_whole(stored: Stored, sources: Sources, checked: set[str]) -> Whole:
     pieces = sources.matrices.pieces
     if all(tensor.name not in pieces for tensor in stored.holds):  # then it holds one, itself
         (tensor,) = stored.holds
-        blended = prepare(tensor, sources, check=tensor.name in checked)
-        return Whole(
+        blended = prepare_matrix(tensor, sources, check=tensor.name in checked)
+        return PreparedTensor(
             blended.w_MN.reshape(-1), blended.d_MN.reshape(-1), [(tensor, blended)], alone=True
         )
     w = sources.bases.read(stored.name).reshape(-1)
@@ -181,13 +181,13 @@ def prepare_whole(stored: Stored, sources: Sources, checked: set[str]) -> Whole:
     parts = []
     for tensor in stored.chosen:
         piece = pieces[tensor.name]
-        blended = prepare(tensor, sources, check=tensor.name in checked, w_MN=piece.of(w))
+        blended = prepare_matrix(tensor, sources, check=tensor.name in checked, w_MN=piece.of(w))
         piece.put(d, blended.d_MN)
         parts.append((tensor, replace(blended, w_MN=piece.of(w), d_MN=piece.of(d))))
-    return Whole(w, d, parts, alone=False)
+    return PreparedTensor(w, d, parts, alone=False)
 
 
-def sampled(selected: list[TensorPlan]) -> set[str]:
+def names_to_check(selected: list[TensorPlan]) -> set[str]:
     """The first tensor of every shape: those whose blended spectrum is computed again."""
     first: dict[tuple[int, ...], str] = {}
     for tensor in selected:
@@ -195,13 +195,13 @@ def sampled(selected: list[TensorPlan]) -> set[str]:
     return set(first.values())
 
 
-def prepare(
+def prepare_matrix(
     tensor: TensorPlan,
     sources: Sources,
     *,
     check: bool = False,
     w_MN: torch.Tensor | None = None,
-) -> Blended:
+) -> PreparedMatrix:
     """Everything about one matrix that does not depend on alpha; `w_MN` is its values if known.
 
     A `check`ed tensor whose W(0) misses its target spectrum is done again by a direct SVD.
@@ -230,7 +230,7 @@ def prepare(
                 f"{SPECTRUM_TOLERANCE:.0e}, also after a direct float64 SVD. Leave the tensor out "
                 f"with selection.exclude, and please report it."
             )
-    return Blended(
+    return PreparedMatrix(
         w_MN,
         d_MN,
         s_values_K,

@@ -35,7 +35,7 @@ def section(config: SweepConfig, **changes: Any) -> dict[str, Any]:
 
 
 def settled(config: SweepConfig, store: LocalStore) -> EvaluateConfig:
-    return engine_choice.settle(RunCheckpoints(config), store)
+    return engine_choice.resolve_auto_settings(RunCheckpoints(config), store)
 
 
 def blended(config: SweepConfig) -> LocalStore:

@@ -27,9 +27,9 @@ MakeConfig = Callable[..., SweepConfig]
 SWEEPS = Path(__file__).parents[2] / "jobs" / "sweeps"
 
 
-def foreseen(config: SweepConfig) -> str:
+def preview(config: SweepConfig) -> str:
     store = LocalStore(config.store_url)
-    return "\n".join([*forecast.foresee(config, store), *lacks(config)])
+    return "\n".join([*forecast.preview_evaluation(config, store), *lacks(config)])
 
 
 def asked(benchmark_file: Path, **more: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_what_is_asked_is_counted_by_the_prompts_themselves(make_config: MakeCon
     assert config.evaluate is not None
     problems = load_benchmark(config.evaluate.benchmarks[0]).problems
     lengths = [len(p.ids) for p in make_prompts(problems, "plain", load_tokenizer(config.after))]
-    text = foreseen(config)
+    text = preview(config)
     assert "3 alphas: 0, 0.5, 1" in text
     assert "sums: 5 problems × 2 completions × 5 checkpoints = 50 completions" in text
     assert (
@@ -78,8 +78,8 @@ def test_what_is_asked_is_counted_by_the_prompts_themselves(make_config: MakeCon
 
 def test_many_alphas_are_not_all_printed(make_config: MakeConfig) -> None:
     config = make_config(evaluate=None, alphas={"from": 0, "to": 1, "step": 0.01})
-    assert "101 alphas: 0, 0.01, 0.02, 0.03" in foreseen(config)
-    assert ", 0.09, …, 1\n" in foreseen(config)
+    assert "101 alphas: 0, 0.01, 0.02, 0.03" in preview(config)
+    assert ", 0.09, …, 1\n" in preview(config)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_wrong_benchmark_is_refused_before_anything_is_decomposed(
 def test_prompts_that_do_not_fit_are_refused(make_config: MakeConfig, benchmark_file: Path) -> None:
     config = make_config(evaluate=asked(benchmark_file, max_tokens=127))
     with pytest.raises(BenchmarkError, match=r"do not fit the checkpoint's context of 128"):
-        foreseen(config)
+        preview(config)
 
 
 def test_what_is_answered_is_not_looked_at_again(
@@ -114,7 +114,7 @@ def test_what_is_answered_is_not_looked_at_again(
     config = make_config(evaluate=asked(copy, max_tokens=1), alphas=[], rotations=None)
     evaluate.run(config, LocalStore(config.store_url))
     copy.unlink()
-    assert "problems" not in foreseen(config)
+    assert "problems" not in preview(config)
 
 
 def test_tokens_under_other_ids_are_refused_unless_one_says_how(
@@ -127,9 +127,9 @@ def test_tokens_under_other_ids_are_refused_unless_one_says_how(
         r"1 as others, e\.g\. 'b' as 'a'\. Set evaluate\.tokenizer_of_before to own"
     )
     with pytest.raises(CheckpointError, match=words):
-        foreseen(config)
+        preview(config)
     for chosen, how in (("own", "its own"), ("after", f"that of {chain['rl2']}")):
-        text = foreseen(
+        text = preview(
             make_config(before=before, evaluate=asked(benchmark_file, tokenizer_of_before=chosen))
         )
         assert f"before is asked with {how} (evaluate.tokenizer_of_before)" in text
@@ -142,7 +142,7 @@ def test_tokens_and_templates_that_differ_are_said(
     (after / "chat_template.jinja").write_text("{{ messages[0].content }}<think>")
     settings = json.loads((after / "tokenizer_config.json").read_text())
     (after / "tokenizer_config.json").write_text(json.dumps({**settings, "bos_token": "<pad>"}))
-    text = foreseen(make_config(after=str(after)))
+    text = preview(make_config(after=str(after)))
     assert "1 token only after has ('<think>')" in text
     assert "bos_token is none in before and <pad> in after" in text
     assert "the chat templates are not the same" in text
@@ -160,12 +160,12 @@ def test_a_prompt_with_a_token_that_is_not_embedded_is_refused(
         after=str(after), evaluate=asked(benchmark_file, prompt="<think>{problem}")
     )
     with pytest.raises(CheckpointError, match=r"problem 0: its prompt has token .* embeds"):
-        foreseen(config)
+        preview(config)
 
 
 def test_rows_without_a_token_are_said(make_config: MakeConfig, tmp_path: Path) -> None:
     wide = str(make_checkpoint(tmp_path / "wide", vocab_size=320))
-    text = foreseen(make_config(before=wide, after=wide, rotations=None))
+    text = preview(make_config(before=wide, after=wide, rotations=None))
     blank = 320 - len(load_tokenizer(wide))
     assert f"after's embedding has {blank} of 320 rows that are no token" in text
 
@@ -178,7 +178,7 @@ def test_ends_that_the_tokenizer_lacks_are_said(
     generation = json.loads((after / "generation_config.json").read_text())
     generation["eos_token_id"] = [0, 5000]
     (after / "generation_config.json").write_text(json.dumps(generation))
-    text = foreseen(make_config(after=str(after)))
+    text = preview(make_config(after=str(after)))
     assert "after ends at token 5000 (eos_token_id of its configs), which the tokenizer" in text
 
 

@@ -126,8 +126,8 @@ def test_evaluations_of_an_indexed_job(make_config: MakeConfig) -> None:
     assert {checkpoint for checkpoint, _ in others} == {
         "before", "alpha-0.0000", "alpha-0.5000", "alpha-1.0000",
     }  # fmt: skip
-    assert shards.at(others, 8, 9) == []
-    indices = [shards.at(others, index, 3) for index in range(3)]
+    assert shards.items_at_index(others, 8, 9) == []
+    indices = [shards.items_at_index(others, index, 3) for index in range(3)]
     assert sorted(pair for some in indices for pair in some) == sorted(others)
 
 

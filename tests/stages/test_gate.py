@@ -368,11 +368,13 @@ def test_a_missing_baseline_is_foreseen(make: Make, tmp_path: Path) -> None:
     earlier = make("earlier", benchmarks=2)
     answer(earlier, "after", GOOD, benchmark="set0")
     config = make(benchmarks=2, baseline=str(tmp_path / "earlier"))
-    assert f"{tmp_path}/earlier has no results/after/set1 yet" in gate.foresee(config)
+    assert f"{tmp_path}/earlier has no results/after/set1 yet" in gate.warning_before_sweep(config)
     answer(earlier, "after", GOOD, benchmark="set1")
-    assert gate.foresee(config) == ""
-    assert gate.foresee(make()) == ""
-    assert gate.foresee(make(baseline="s3://")).startswith("gate.baseline s3:// cannot be read")
+    assert gate.warning_before_sweep(config) == ""
+    assert gate.warning_before_sweep(make()) == ""
+    assert gate.warning_before_sweep(make(baseline="s3://")).startswith(
+        "gate.baseline s3:// cannot be read"
+    )
 
 
 def test_answers_to_other_settings_are_missing(make: Make) -> None:

@@ -98,7 +98,7 @@ def _stage_templates(settings: ClusterSettings) -> list[Container]:
         if stage.name == "plan":
             units = ["--units-dir", UNITS]
             templates.append(_stage_template(settings, "plan", units, outputs=fan_outs))
-        elif stage.hands_on and settings.artifacts:
+        elif stage.artifacts and settings.artifacts:
             templates.append(_artifact_template(settings, stage))
         else:
             templates.append(_stage_template(settings, stage.name, inputs=stage.options))
@@ -120,7 +120,7 @@ def _artifact_template(settings: ClusterSettings, stage: pipeline.Stage) -> Cont
             archive=NoneArchiveStrategy(),
             optional=True,
         )
-        for name in stage.hands_on
+        for name in stage.artifacts
     ]
     return _stage_template(settings, stage.name, ["--copy-to", folder], outputs=artifacts)
 

@@ -38,7 +38,7 @@ def render(text: str, settings: ClusterSettings, *, where: str) -> dict[Path, st
         Path("workflows/nightly.yaml"): [_nightly(whole, settings)],
         CHART_FILES / "sweep-spec.yaml": [whole["spec"]],
         CHART_FILES / "artifacts.yaml": [
-            {stage.name: list(stage.hands_on) for stage in pipeline.STAGES if stage.hands_on}
+            {stage.name: list(stage.artifacts) for stage in pipeline.STAGES if stage.artifacts}
         ],
         **jobs.documents(config, text, settings),
     }

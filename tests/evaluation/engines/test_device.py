@@ -107,7 +107,7 @@ def test_a_sweep_refuses_before_it_computes(
         local.sweep(config)
     assert not (Path(config.store_url) / "factors").exists()
     with pytest.raises(ConfigError, match=TO_TYPE):
-        evaluate.foresee(config, LocalStore(config.store_url))
+        evaluate.check_engine_before_sweep(config, LocalStore(config.store_url))
 
 
 def test_the_device_is_that_of_the_weights(two_gpus: None) -> None:
