@@ -1,4 +1,4 @@
-"""The whole sweep on this machine: the same stages, in order, in one process."""
+"""Runs a whole sweep on this machine: its stages in order, in one process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from svdjobs.storage.store import Store
 
 
 def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
-    """Run every stage of a sweep up to the report; what is finished is skipped. Returns the
-    report's manifest; the verdict on it is `judge`'s."""
+    """Run every stage of a sweep up to the report, and skip finished outputs.
+
+    Returns the report's manifest. `judge` gives the verdict.
+    """
     store = open_store(config.store_url)
     _preview_and_check(config, store, plan.run(config, store, force=force))
     for stage in pipeline.STAGES:
@@ -27,18 +29,18 @@ def sweep(config: SweepConfig, *, force: bool = False) -> Manifest:
 
 
 def _preview_and_check(config: SweepConfig, store: Store, made: Plan) -> None:
-    """Say what is about to be computed, and refuse what would fail hours later."""
+    """Print what the sweep will compute, and fail now if it would fail hours later."""
     for line in describe(made, store.free_bytes()):
         say(line)
-    if words := gate.warning_before_sweep(config):
-        say(words)
+    if warning := gate.warning_before_sweep(config):
+        say(warning)
     evaluate.check_engine_before_sweep(config, store)
     for line in (*forecast.preview_evaluation(config, store), *lacks(config)):
         say(line)
 
 
 def judge(config: SweepConfig, *, force: bool = False) -> Gate | None:
-    """The verdict on a finished sweep; None without a gate."""
+    """The verdict on a finished sweep; None without a `gate` section."""
     if config.gate is None:
         return None
     store = open_store(config.store_url)

@@ -1,15 +1,16 @@
-"""The graph of stages, once: what there is, what waits for what, and what fans out over what.
+"""The graph of stages: which there are, what each waits for, and what each fans out over.
 
-Read by the sweep on one machine (`local`), the Argo Workflow, the Jobs and the estimate of their
-size (`cluster/manifests`), the images and the chart. On one machine a stage does all its units
-itself, so `STAGES` in their order are the sweep. On a cluster `SWEEP` says which pods there are:
+The sweep on one machine (`local`), the Argo Workflow, the Jobs and the estimate of their size
+(`cluster/manifests`), the images and the chart are made from it. On one machine a stage does all
+its work in one process, so `STAGES` in their order are the sweep. On a cluster, `SWEEP` lists the
+pods:
 
     plan ─┬─ decompose × shards ─┬─ rotations ─────────────────────────────────┐
-          │                      └─ alphas × (blend, evaluate × units, drop)   ┤
-          └─ evaluate-after × units ─┴─ baselines × (evaluate × units) ────────┴─ report ─ gate
+          │                      └─ alphas × (blend, evaluate × shards, drop)  ┤
+          └─ evaluate-after × shards ┴─ baselines × (evaluate × shards) ───────┴─ report ─ gate
 
-Alphas and baselines wait for after's answers, since they say how likely they find them. An alpha
-that fails fails alone, so report waits until everything has ended, however that went.
+Alphas and baselines wait for after's completions, whose likelihoods they compute. If an alpha
+fails, the others go on; report waits until all have ended, also those that failed.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from typing import Literal
 from svdjobs.config import SweepConfig
 
 Section = Literal["rotations", "evaluate", "gate"]
-"""A part of the config without which a stage has nothing to do."""
+"""A section of the config that a stage needs; without it the stage does not run."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a pod of a stage gets unless the cluster's settings say otherwise."""
+    """Resources of a stage's pod, unless the cluster's settings change them."""
 
     cpu: str = "4"
     memory: str = "16Gi"
@@ -35,37 +36,37 @@ class Resources:
 
 
 SMALL = Resources(cpu="500m", memory="1Gi", scratch="1Gi", deadline_seconds=600)
-"""Work of the control plane, in pods that need neither torch nor a GPU; no setting changes it."""
+"""Resources of pods that need neither torch nor a GPU; no setting changes them."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command, one module of `svdjobs.stages`, one target of the images, one pod template."""
+    """A stage: a command, a module of `svdjobs.stages`, an image target and a pod template."""
 
     name: str
     resources: Resources = SMALL
     options: Mapping[str, str] = field(default_factory=dict)
-    """What a pod is told of its unit: name of the input → option that takes it."""
+    """The inputs that tell a pod its shard: name of the input → command-line option."""
     section: Section | None = None
-    """The stage runs only where the config has this section."""
+    """The stage runs only if the config has this section."""
     image: Literal["cpu", "evaluate"] = "cpu"
     artifacts: tuple[str, ...] = ()
-    """Files of its output that are handed to Argo as artifacts."""
+    """Files of its output that Argo stores as artifacts."""
     in_sweep: bool = True
-    """False: it is no part of the sweep on one machine; somebody asks for it."""
+    """False: `local.sweep` does not run the stage."""
 
     @property
     def module(self) -> str:
-        """Its module."""
+        """Full name of the stage's module."""
         return f"svdjobs.stages.{self.name.replace('-', '_')}"
 
     def wanted(self, config: SweepConfig) -> bool:
-        """Whether a sweep has the stage."""
+        """Whether a sweep with this config runs the stage."""
         return self.section is None or getattr(config, self.section) is not None
 
 
-# In the order in which one machine runs them: vLLM keeps torch's threads to itself, so evaluate
-# comes after all else that computes.
+# In the order in which one machine runs them. vLLM takes over torch's threads, so evaluate comes
+# after the other stages that compute.
 STAGES = (
     Stage("plan", Resources(cpu="1", memory="4Gi", scratch="5Gi")),
     Stage("decompose", Resources(cpu="8", memory="32Gi"), {"unit": "--unit"}),
@@ -95,52 +96,52 @@ STAGES = (
 
 
 def stage(name: str) -> Stage:
-    """The stage of that name."""
-    return next(one for one in STAGES if one.name == name)
+    """The stage with a name."""
+    return next(stage for stage in STAGES if stage.name == name)
 
 
 Condition = Literal["succeeded", "ended"]
-"""What another task must have come to: success, or its end, however it went."""
+"""When a task may start: after another has succeeded, or has ended in any way."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A stage on a cluster, in its place: once, or once for each unit of a fan-out."""
+    """A stage in the graph of a cluster: one pod, or a pod for each shard of a fan-out."""
 
     name: str
     stage: str
     after: Mapping[str, Condition] = field(default_factory=dict)
     each: str | None = None
-    """A fan-out of `runs.shards.fan_outs`: a pod for each of its units."""
+    """The fan-out, a key of `runs.shards.fan_outs`: a pod for each of its ids."""
     item: str | None = None
-    """The input that is the unit."""
+    """The input that gets the id."""
     given: Mapping[str, str] = field(default_factory=dict)
-    """Inputs that are the same for all units; `{name}` is an input of the chain it is part of."""
+    """Inputs that are the same for all pods; `{name}` is an input of the chain around the task."""
     when: Section | None = None
-    """Skipped unless the sweep has this section, as plan says."""
+    """Skipped unless the config has this section, as plan reports."""
     unless_kept: bool = False
-    """Skipped unless weights are not to be kept."""
+    """Skipped if weights are to be kept."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Tasks that follow each other for each unit of a fan-out, apart from its other units."""
+    """Tasks that run one after the other for each id of a fan-out, independent of the other ids."""
 
     name: str
     item: str
-    """What its unit is called in it."""
+    """The input of the chain that gets the id."""
     each: str
     tasks: tuple[Task, ...]
     after: Mapping[str, Condition] = field(default_factory=dict)
 
 
 def _evaluate(checkpoint: str, after: Mapping[str, Condition]) -> Task:
-    """A checkpoint on every share of the benchmarks."""
+    """The evaluation of a checkpoint on every shard of the benchmarks."""
     given = {"checkpoint": checkpoint}
     return Task("evaluate", "evaluate", after, each="evaluate", item="unit", given=given)
 
 
-_ANSWERED: Mapping[str, Condition] = {"evaluate-after": "ended"}
+_EVALUATE_AFTER_ENDED: Mapping[str, Condition] = {"evaluate-after": "ended"}
 SWEEP: tuple[Task | Chain, ...] = (
     Task("plan", "plan"),
     Task("decompose", "decompose", {"plan": "succeeded"}, each="decompose", item="unit"),
@@ -161,11 +162,11 @@ SWEEP: tuple[Task | Chain, ...] = (
                 given={"alpha": "{alpha}"}, unless_kept=True,
             ),
         ),
-        after={"decompose": "succeeded", "plan": "succeeded", **_ANSWERED},
+        after={"decompose": "succeeded", "plan": "succeeded", **_EVALUATE_AFTER_ENDED},
     ),
     Chain(
         "baselines", "checkpoint", "baselines", (_evaluate("{checkpoint}", {}),),
-        after={"plan": "succeeded", **_ANSWERED},
+        after={"plan": "succeeded", **_EVALUATE_AFTER_ENDED},
     ),
     Task(
         "report", "report",
@@ -176,13 +177,13 @@ SWEEP: tuple[Task | Chain, ...] = (
 
 
 def tasks() -> Iterator[Task]:
-    """Every task, those of chains in their place."""
-    for one in SWEEP:
-        yield from one.tasks if isinstance(one, Chain) else (one,)
+    """Every task, with those of chains in their place."""
+    for entry in SWEEP:
+        yield from entry.tasks if isinstance(entry, Chain) else (entry,)
 
 
 def fan_outs() -> list[str]:
-    """What plan hands on: units by fan-out, and which sections there are."""
-    found = [one.each for one in (*tasks(), *SWEEP) if one.each]
-    found += [task.when for task in tasks() if task.when]
-    return list(dict.fromkeys(found))
+    """Names of the values that plan gives to a workflow: fan-outs, and sections of the config."""
+    names = [entry.each for entry in (*tasks(), *SWEEP) if entry.each]
+    names += [task.when for task in tasks() if task.when]
+    return list(dict.fromkeys(names))

@@ -1,6 +1,6 @@
-"""One way to show progress: bars with time left on a terminal, plain lines elsewhere.
+"""Shows messages and progress: as bars with the time left on a terminal, as lines elsewhere.
 
-In a workflow's pod the share done also goes to the file that Argo reads it from.
+In a workflow's pod, the percentage is also written to the file that Argo reads.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_EVERY_SECONDS = 5.0
-# Names the file whose content, such as `37/100`, Argo shows as the progress of a pod:
+# The environment variable with the path of a file whose content, such as `37/100`, Argo shows as
+# the progress of a pod:
 # https://argo-workflows.readthedocs.io/en/latest/progress/
 ARGO_PROGRESS_FILE = "ARGO_PROGRESS_FILE"
 
 
 class Advance(Protocol):
-    """Called with the amount of work just finished and, if it helps, a word on what is at hand."""
+    """A function that counts finished work, and may show a note on the current work."""
 
     def __call__(self, amount: float = 1, note: str | None = None) -> None:
-        """Count `amount` as done."""
+        """Count `amount` as finished."""
 
 
 def console() -> Console:
-    """The console all messages for people go to: standard error, results go to standard output."""
+    """The console for messages, on standard error; results go to standard output."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
@@ -44,7 +45,7 @@ _log: ContextVar[TextIO | None] = ContextVar("log", default=None)
 
 
 def say(message: str) -> None:
-    """One remark for a person, and for the log if one is kept."""
+    """Print a message for the user, and write it to the log of `log_to` if there is one."""
     message = escape.message(message)
     console().print(message, markup=False)
     _note(message)
@@ -52,7 +53,7 @@ def say(message: str) -> None:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Keep what is said while the block runs in a file, each line with its time."""
+    """While the block runs, also write messages to a file, each with its time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", buffering=1) as file:
         token = _log.set(file)
@@ -69,7 +70,7 @@ def _note(message: str) -> None:
 
 @contextmanager
 def track(description: str, total: float) -> Iterator[Advance]:
-    """Show the progress of `total` units of work while the block runs."""
+    """Show progress while the block runs; the work is finished when `total` is counted."""
     shown = _bar if sys.stderr.isatty() else _lines
     with shown(description, total) as advance:
         path = os.environ.get(ARGO_PROGRESS_FILE)
@@ -77,17 +78,19 @@ def track(description: str, total: float) -> Iterator[Advance]:
 
 
 def _also_in_file(shown: Advance, total: float, path: Path) -> Advance:
-    """Hand on what advances; the percentage done goes to a file whenever it grows."""
+    """Call `shown`, and write the percentage to a file whenever it grows."""
     done, written = 0.0, -1
 
     def advance(amount: float = 1, note: str | None = None) -> None:
         nonlocal done, written
         shown(amount, note)
         done += amount
-        percent = min(99, int(100 * done / total)) if total else 99  # 100 is the pod's to say
+        percent = (
+            min(99, int(100 * done / total)) if total else 99
+        )  # Argo sets 100 when the pod ends
         if percent > written:
             written = percent
-            with suppress(OSError):  # what cannot be shown must not end the work
+            with suppress(OSError):  # a failure to show progress must not end the work
                 path.write_text(f"{percent}/100")
 
     return advance
@@ -139,16 +142,16 @@ def _lines(description: str, total: float) -> Iterator[Advance]:
             return
         shown = now
         left = (now - started) * (total - done) / done if done else float("inf")
-        share = 100 * done / total if total else 100
+        percent = 100 * done / total if total else 100
         suffix = f"  {note}" if note else ""
-        say(f"{description}: {share:.0f} %, {duration(left)} left{suffix}")
+        say(f"{description}: {percent:.0f} %, {duration(left)} left{suffix}")
 
     yield advance
     say(f"{description}: done in {duration(time.monotonic() - started)}")
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    """Format seconds for people: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
     if seconds == float("inf"):
         return "unknown time"
     if seconds < 10:
@@ -162,7 +165,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as a person says them, in binary units."""
+    """Format bytes for people, in binary units."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if count < 1024 or unit == "TiB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

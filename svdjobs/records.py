@@ -1,4 +1,4 @@
-"""What stages hand to each other. Plain frozen records; no I/O, no formula."""
+"""The frozen records that stages write and read; no I/O, no formulas."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from svdjobs.errors import FormatError
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, unknown fields refused, docstrings are the field docs.
+    """Base of all records: frozen, without unknown fields; field docs are docstrings.
 
-    A record's format changes when a field moves or changes its meaning: raise `FORMAT`, and say in
-    `MIGRATIONS` how the format before is read. Runs of every earlier version then stay readable. A
-    record of format 1 does not say so, as no record did before there were formats.
+    If a field moves or changes its meaning, raise `FORMAT` and add a function to `MIGRATIONS` that
+    reads the previous format. Runs of every earlier version then stay readable. A document of
+    format 1 has no `format` field, since records had none at first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     FORMAT: ClassVar[int] = 1
     MIGRATIONS: ClassVar[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
-    """By older format: makes of a document of it one of the next format."""
+    """By format: a function that turns its document into one of the next format."""
 
     @classmethod
     def read(cls, document: Any) -> Self:
-        """The record in a JSON document (its text, or what was parsed), of this format or an older.
+        """Read a record of this or an older format from a JSON document, as text or parsed.
 
         Raises:
-            ValidationError: it is not such a record.
-            FormatError: a newer svdjobs wrote it.
+            ValidationError: the document is not such a record.
+            FormatError: a newer svdjobs has written the document.
         """
         if isinstance(document, (str, bytes, bytearray)):
             return cls.model_validate_json(document, context=_STORED)
@@ -51,13 +51,13 @@ class Record(BaseModel):
     @classmethod
     def _migrate(cls, document: Any, info: ValidationInfo) -> Any:
         if info.context is not _STORED or not isinstance(document, dict):
-            return document  # a record that is being made
+            return document  # a new record
         if "format" not in document and not cls.MIGRATIONS:
             return document
         document = dict(document)
         stored = document.pop("format", 1)
         if not isinstance(stored, int) or not stored >= 1:
-            raise ValueError(f"format {stored!r:.80} is no number above 0")
+            raise ValueError(f"format is {stored!r:.80}, expected is a whole number above 0")
         if stored > cls.FORMAT:
             raise FormatError(
                 f"a newer svdjobs has written this {cls.__name__} (format {stored}; this version "
@@ -73,53 +73,52 @@ class Record(BaseModel):
         return {"format": self.FORMAT, **document} if self.FORMAT > 1 else document
 
 
-# The context that tells a stored document from the fields of a new record.
+# Validation context of a stored document; the fields of a new record have none.
 _STORED = {"stored": True}
 
 
 def checked_key(key: str) -> str:
-    """A key that names one object below a prefix, on every kind of store and on a disk.
+    """Return a key if it names an object below a prefix, in every kind of store and on a disk.
 
     Raises:
-        ValueError: it would lead elsewhere, or cannot be printed.
+        ValueError: the key leads out of the prefix, or cannot be printed.
     """
     parts = key.split("/")
     if not key.isprintable() or "\\" in key or not {"", ".", ".."}.isdisjoint(parts):
         raise ValueError(
             f"{key!r:.200} is no key; expected is a relative path without empty parts, '.', '..', "
-            f"backslashes and control characters"
+            f"backslashes or control characters"
         )
     return key
 
 
 class FileRecord(Record):
-    """One object a stage wrote."""
+    """An object that a stage has written."""
 
     key: Annotated[str, AfterValidator(checked_key)]
-    """Key below the manifest's own prefix."""
+    """Key below the prefix of the manifest."""
     bytes: int
     sha256: str
 
 
 class Manifest(Record):
-    """Says that an output exists. Written last; without it the output does not exist.
+    """The manifest of an output. It is written last; without it the output does not exist.
 
-    Holds nothing that differs between two runs of the same work (no clock, no host name), so equal
-    work gives equal bytes.
+    It has no time or host name, so the same work gives the same bytes.
     """
 
     stage: str
     fingerprint: str
-    """sha256 over stage, its config, its inputs' fingerprints and the stage's code version."""
+    """sha256 of the stage, its settings, the fingerprints of its inputs and its code version."""
     inputs: dict[str, str]
-    """Name of each input and its fingerprint."""
+    """Fingerprint of each input, by name."""
     config: dict[str, Any]
     files: list[FileRecord]
     provenance: dict[str, str]
-    """Library versions and the git commit that wrote this."""
+    """Versions of libraries, and the git commit of svdjobs."""
 
     def file(self, name: str) -> FileRecord | None:
-        """The record of one of its files, None where it lists none of that name."""
+        """The record of the file with a name; None if the manifest lists no such file."""
         return next((file for file in self.files if file.key == name), None)
 
 
@@ -145,13 +144,13 @@ SkipReason = Literal[
 
 
 class TensorPlan(Record):
-    """What will happen to one tensor of the after checkpoint, or of before in a reversed sweep."""
+    """The plan for one tensor of `after`, or of `before` in a reversed sweep."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     skip: SkipReason | None = None
-    """None: decomposed and blended. Otherwise copied as it is, for this reason."""
+    """None: the tensor is decomposed and blended. Otherwise the reason why it is copied instead."""
 
     @property
     def elements(self) -> int:
@@ -160,28 +159,28 @@ class TensorPlan(Record):
 
 
 class Estimate(Record):
-    """What a sweep will cost, from headers alone; the same on every machine."""
+    """Estimated cost of a sweep, from headers; the same on every machine."""
 
     decompose_flops: float
     blend_flops: float
     blended_elements: int
-    """Of all blended matrices, times the number of alphas."""
+    """Elements of all blended matrices, times the number of alphas."""
     bytes_read: int
     bytes_written: int
     peak_memory_bytes: int
 
 
 class RoundingRecord(Record):
-    """What storing the matrices of one module family in 16 bits alone does, from a sample."""
+    """Effect of storing the matrices of one module family in 16 bits, from a sample."""
 
     noise: float
-    """‖E‖/‖W‖, E what rounding adds to after − before."""
+    """‖E‖/‖W‖, where E is the rounding error in after − before."""
     weight_rms: float
-    """Root mean square of after's values."""
+    """Root mean square of after's weights."""
 
 
 class Plan(Record):
-    """The `plan` stage's output: which tensors, in which parts, at what cost."""
+    """The output of `plan`: the tensors, their parts, and the cost."""
 
     before: str
     after: str
@@ -191,9 +190,9 @@ class Plan(Record):
     """Tensor names of each decompose part, balanced by cost."""
     only_in_before: list[str]
     notes: list[str] = []
-    """What a person should know of how the checkpoints are read, a sentence each."""
+    """Sentences for the user on how the checkpoints are read."""
     rounding: dict[str, RoundingRecord] = {}
-    """By module family; those whose weights lie on no 16-bit grid are not here."""
+    """By module family; families whose weights lie on no 16-bit grid are missing."""
     estimate: Estimate
 
     @property
@@ -208,11 +207,11 @@ class FactorRecord(Record):
     name: str
     shape: tuple[int, int]
     method: Literal["gram", "svd"]
-    """`svd` is the direct float64 fallback, taken when a self-check of `gram` failed."""
+    """`svd` is the direct float64 fallback, used if a self-check of `gram` failed."""
     checks: dict[str, float]
     """Each self-check's relative error, by name."""
     sha256: dict[str, str]
-    """Of the bytes of each of its tensors, `s` and `basis`, which are read one by one."""
+    """sha256 of each tensor, `s` and `basis`, since tensors are read one by one."""
 
 
 class CastRecord(Record):
@@ -229,12 +228,12 @@ class CastRecord(Record):
 
     @property
     def fraction(self) -> float | None:
-        """Realised fraction; None where there is no signal."""
+        """Realised fraction of the change; None if there is no signal."""
         return self.projection / self.signal if self.signal else None
 
     @property
     def relative_error(self) -> float | None:
-        """Error of the difference to after as a share of it; None where there is no signal."""
+        """Error of the difference to after, as a fraction of it; None if there is no signal."""
         return math.sqrt(self.error / self.change) if self.change else None
 
 
@@ -251,13 +250,13 @@ class BlendRecord(Record):
     """‖W_after‖_F."""
     casts: dict[str, CastRecord]
     spectrum_error: float | None
-    """max |s(W(0)) − s_before| / s₁ where it was recomputed, else None. W(alpha) is affine in alpha
-    with this one D, so W(0) stands for all."""
+    """max |s(W(0)) − s_before| / s₁ if it was computed, else None. W(alpha) is affine in alpha
+    with the same D, so a check of W(0) is enough."""
     log_file: str
 
 
 class Outcome(StrEnum):
-    """What became of one completion. Only `correct` scores 1; nothing is silently wrong."""
+    """The outcome of a graded completion. Only `correct` counts as 1; each failure has its name."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -269,7 +268,7 @@ class Outcome(StrEnum):
 
 
 class Problem(Record):
-    """One row of a benchmark."""
+    """A problem of a benchmark."""
 
     idx: int
     problem: str
@@ -277,45 +276,45 @@ class Problem(Record):
 
 
 class Completion(Record):
-    """One drawn answer."""
+    """A generated completion."""
 
     idx: int
-    """The problem's."""
+    """Index of the problem."""
     sample_index: int
     seed: int
     text: str
     finish_reason: Literal["stop", "length"]
     completion_tokens: int
     token_ids: tuple[int, ...] = ()
-    """As drawn, the end-of-text token included."""
+    """The generated tokens, including the stop token."""
 
 
 class Grade(Record):
-    """The outcome of one completion."""
+    """The grade of a completion."""
 
     idx: int
     sample_index: int
     outcome: Outcome
     answer: str | None
-    """What the completion gave as its answer (the last box, if any), None where nothing."""
+    """The answer in the completion: the last box if there is one; None without an answer."""
     boxed: bool | None = None
-    """Whether that was in a complete box, as asked; None without an answer."""
+    """Whether the answer was in a complete box, as the prompt asks; None without an answer."""
     answer_class: int | None = None
-    """Equal for equivalent answers of one problem, from 0 in order of appearance; None without an
-    answer, or where classes were not asked for."""
+    """Equal for equivalent answers to one problem, from 0 in order of appearance. None without an
+    answer, or if classes were not computed."""
 
 
 class SecondGrade(Record):
-    """What the second grader says of one completion."""
+    """The second grader's verdict on a completion."""
 
     idx: int
     sample_index: int
     correct: bool | None
-    """None where it took too long or broke down."""
+    """None if the second grader took too long or crashed."""
 
 
 class Disagreement(Record):
-    """A completion of which two graders say different things."""
+    """A completion on which the two graders disagree."""
 
     checkpoint: str
     idx: int
@@ -323,40 +322,40 @@ class Disagreement(Record):
     gold: str
     answer: str | None
     outcome: Outcome
-    """What the first grader, which scores are made from, says."""
+    """The outcome by the first grader, which accuracies are computed from."""
     second_correct: bool
 
 
 class Agreement(Record):
-    """How far two graders agree on the completions of one checkpoint."""
+    """Agreement of the two graders on the completions of one checkpoint."""
 
     both_correct: int
     neither: int
     only_first: int
     only_second: int
     undecided: int
-    """The second grader took too long or broke down."""
+    """Completions on which the second grader took too long or crashed."""
     disagreements: list[Disagreement]
 
     @property
     def share(self) -> float:
-        """Disagreements as a share of what both graded."""
-        apart = self.only_first + self.only_second
-        return apart / max(1, apart + self.both_correct + self.neither)
+        """Disagreements as a fraction of the completions that both graded."""
+        disagreements = self.only_first + self.only_second
+        return disagreements / max(1, disagreements + self.both_correct + self.neither)
 
 
 class Likelihood(Record):
-    """What a checkpoint makes of one trace: an answer that after gave, read and not drawn."""
+    """Log-probabilities of one of after's completions under a checkpoint."""
 
     idx: int
-    """The problem's."""
+    """Index of the problem."""
     sample_index: int
     log_probabilities: list[float]
-    """Of each token of the completion, given the prompt and the tokens before it."""
+    """Of each token of the completion, given the prompt and the previous tokens."""
 
 
 class Interval(Record):
-    """A number with its 95 % interval; no interval is None, never zero width."""
+    """A number with its 95 % interval; without one, `low` and `high` are None, never equal."""
 
     value: float
     low: float | None = None
@@ -368,14 +367,14 @@ class Comparison(Record):
     """Two checkpoints on the same problems."""
 
     difference: Interval
-    """Mean over problems of score − reference score."""
+    """Mean over problems of the score minus the baseline's score."""
     p: float
-    """Two-sided sign-flip p of no difference; exact where `changed` is at most 16, else Monte
+    """Two-sided sign-flip p of no difference; exact if `changed` is at most 16, else Monte
     Carlo."""
     mcnemar_p: float | None
-    """Exact McNemar p where there is one completion per problem, else None."""
+    """Exact McNemar p if there is one completion per problem, else None."""
     detectable: float | None
-    """Smallest true difference this design would have found 80 % of the time; None without
+    """Smallest true difference that this design finds with probability 0.8; None without
     spread."""
     problems: int
     changed: int
@@ -383,15 +382,15 @@ class Comparison(Record):
 
 
 class Slope(Record):
-    """Linear trend of the problem scores over the alphas of a sweep."""
+    """Linear trend of problem scores over the alphas of a sweep."""
 
     slope: Interval
-    """Mean over problems of the slope on alpha: the change in score from alpha = 0 to 1, were the
-    trend a line."""
+    """Mean over problems of the slope on alpha: the change in score from alpha = 0 to 1 along a
+    straight line."""
     p: float
     """Two-sided sign-flip p of no trend, over problems."""
     detectable: float | None
-    """Smallest true slope this design would have found 80 % of the time; None without spread."""
+    """Smallest true slope that this design finds with probability 0.8; None without spread."""
     alphas: list[float]
     problems: int
 
@@ -400,7 +399,7 @@ GateOutcome = Literal["passed", "inconclusive", "regression"]
 
 
 class GateSide(Record):
-    """One of the two that a gate compares on a benchmark."""
+    """One side of a gate's comparison on a benchmark: the judged checkpoint, or the baseline."""
 
     avg_at_n: Interval
     completions: int
@@ -411,7 +410,7 @@ class GateSide(Record):
 
 
 class GateRow(Record):
-    """A gate's judgement on one benchmark."""
+    """A gate's result on one benchmark."""
 
     benchmark: str
     outcome: GateOutcome
@@ -420,17 +419,17 @@ class GateRow(Record):
     judged: GateSide
     baseline: GateSide
     comparison: Comparison
-    """Judged minus baseline, same problems and seeds."""
+    """Judged minus baseline, on the same problems and seeds."""
     loss_p: float
-    """One-sided p of "no more than the margin was lost"."""
+    """One-sided p of the null hypothesis that the loss is at most the margin."""
     loss_p_adjusted: float
-    """The same by Holm's method over all benchmarks; at most 0.05 is a regression."""
+    """`loss_p` adjusted by Holm's method over all benchmarks; a regression if at most 0.05."""
     passing_margin: float
-    """The margin above which these data show that no more was lost; below 0 a gain is shown."""
+    """The benchmark passes with any larger margin; a negative value shows a gain."""
     problems_needed: int | None
-    """Problems that would tell a loss of the margin from none, 4 times in 5; None: no number."""
+    """Problems that tell a loss of the margin from none with probability 0.8; else None."""
     same_checkpoint: bool
-    """Whether both sides are the same weights."""
+    """Whether both sides have the same weights."""
 
 
 class Gate(Record):
@@ -444,64 +443,64 @@ class Gate(Record):
     margin: float
     inconclusive: Literal["pass", "fail"]
     outcome: GateOutcome
-    """The worst of all benchmarks'."""
+    """The worst outcome of all benchmarks."""
     failed: bool
-    """Whether whoever asked is to be stopped."""
+    """Whether `svdjobs gate` ends with the code of a regression."""
     rows: list[GateRow]
     notes: list[str]
-    """What differs between the two runs without making them incomparable."""
+    """Differences between the two runs that do not make them incomparable."""
 
 
 class Summary(Record):
-    """One checkpoint on one benchmark."""
+    """Results of one checkpoint on one benchmark."""
 
     checkpoint: str
     benchmark: str
     benchmark_sha256: str
     benchmark_revision: str | None = None
-    """Commit of the hub data set; None for a file."""
+    """Commit of the benchmark on the hub; None for a file."""
     prompts_sha256: str
-    """Of all prompts' token ids; differs where checkpoints were not asked alike."""
+    """sha256 of the token ids of all prompts; different for other prompts."""
     engine: str
     dtype: str
     n: int
     """Completions per problem."""
     problems: int
     avg_at_n: Interval
-    """Mean of the problems' mean scores; standard error clustered by problem."""
+    """Mean of the problem scores; the standard error is clustered by problem."""
     avg_at_n_boxed: Interval | None = None
-    """The same where only answers in a box count as correct; earlier versions did not tell."""
+    """avg@n if only answers in a box count as correct; None in summaries of older versions."""
     not_boxed: int = 0
-    """Completions whose answer was read elsewhere than in a box, right or wrong."""
+    """Completions whose answer, right or wrong, was not in a box."""
     pass_at: dict[int, Interval] = Field(default_factory=dict)
     """Unbiased pass@k for k = 1, 2, 4 … n."""
     maj_at_n: Interval | None = None
     """Majority vote over all n completions, by equivalence class of answers."""
     gold_errors: list[int] = Field(default_factory=list)
-    """Problems whose reference answer cannot be read: no answer could be graded, so they are left
-    out of all estimates."""
+    """Problems whose gold cannot be read. No completion of them can be graded, so they are left out
+    of all estimates."""
     engine_settings: list[dict[str, Any]] = Field(default_factory=list)
-    """Every argument the engine ran with; several where a resumed evaluation ran with others."""
+    """All arguments of the engine; several entries if a resumed evaluation had other arguments."""
     outcomes: dict[Outcome, int]
     truncated: int
     """Completions that hit max_tokens, whatever their outcome."""
     completion_tokens_mean: float
     completion_tokens_median: float | None = None
     problem_scores: list[float]
-    """Mean score of each problem with a readable gold, in benchmark order (what paired differences
-    are made of)."""
+    """Mean score of each problem with a readable gold, in benchmark order. Paired differences are
+    computed from these."""
 
 
 Side = Literal["u", "vh"]
 
 
 class SideMetrics(Record):
-    """How the singular vectors of one side, u or vh, moved along base → rl1 → rl2."""
+    """Rotation of the singular vectors of one side, u or vh, along base → rl1 → rl2."""
 
     mse: float | None = None
-    """MSE(R1·R2, R3) over all directions kept."""
+    """MSE(R1·R2, R3) over all singular directions that are kept."""
     mse_top: float | None = None
-    """The same over the leading k directions."""
+    """MSE(R1·R2, R3) over the leading k directions."""
     angle_max: float | None = None
     """Largest principal angle between the leading-k subspaces of base and rl2, in radians."""
     angle_rms: float | None = None
@@ -509,12 +508,12 @@ class SideMetrics(Record):
 
 
 class RotationMetrics(Record):
-    """Metrics of one tensor in base, rl1, rl2. None: the matrices give no such number."""
+    """Metrics of one tensor in base, rl1, rl2; None if a metric is not defined."""
 
     nss: float | None = None
     """‖s_rl2 − s_base‖ / ‖s_base‖."""
     touchable_share: float | None = None
-    """Share of ‖ΔW‖² that a blend of singular values can touch."""
+    """Fraction of ‖ΔW‖² that a blend of singular values can change."""
     stable_rank_base: float | None = None
     stable_rank_rl2: float | None = None
     update_norm: float | None = None
@@ -528,17 +527,16 @@ class RotationMetrics(Record):
 
 
 class RotationNull(RotationMetrics):
-    """The same metrics with each update replaced by a random one of the same norm: their mean over
-    the draws. Beside them, what theory says."""
+    """Means of the same metrics over random updates of the same norms, and values from theory."""
 
     haar_mse: float | None = None
-    """`mse` of unrelated bases."""
+    """Expected `mse` of unrelated (Haar) bases."""
     nss_formula: float | None = None
     touchable_formula: float | None = None
 
 
 def _sides_apart(row: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 held `angle_rms_u` where format 2 holds `u.angle_rms`."""
+    """Turn format 1, with `angle_rms_u`, into format 2, with `u.angle_rms`."""
     for name in ("metrics", "null"):
         flat = row.get(name, {})
         nested: dict[str, Any] = {}
@@ -553,7 +551,7 @@ def _sides_apart(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class RotationRow(Record):
-    """How one tensor's singular bases moved along base → rl1 → rl2, beside the nulls."""
+    """Rotation of one tensor's singular bases along base → rl1 → rl2, and under random updates."""
 
     FORMAT = 2
     MIGRATIONS = {1: _sides_apart}
@@ -564,7 +562,7 @@ class RotationRow(Record):
     """The tensor name without its layer index, e.g. `self_attn.q_proj`."""
     shape: tuple[int, int]
     rank: int
-    """Directions kept: s above the rank guard in all three."""
+    """Number of directions that are kept: s is above the rank guard in all three."""
     metrics: RotationMetrics
     null: RotationNull = RotationNull()
     trivial_side: Literal["u", "vh", "both"]

@@ -88,11 +88,11 @@ def _stage(given: Given, unit: str | None, index: tuple[int, int] | None, *, for
     from svdjobs.stages import decompose as stage
 
     if index is None:
-        stage.run(config, store, unit=unit, force=force)
+        stage.run(config, store, shard_id=unit, force=force)
         return
     plan = layout.load_plan(store, config, stage=stage.STAGE)
     for shard in shards.items_at_index(shards.decompose_shards(config, plan), *index):
-        stage.run(config, store, unit=shard.id)
+        stage.run(config, store, shard_id=shard.id)
 
 
 COMMANDS = (decompose,)

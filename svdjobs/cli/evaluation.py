@@ -132,7 +132,7 @@ def _stage(
     if index is not None:
         pairs = shards.items_at_index(shards.evaluations(config, ids[0] if ids else None), *index)
     for checkpoint_id, shard_id in pairs:
-        stage.run_shard(config, store, checkpoint_id=checkpoint_id, unit=shard_id)
+        stage.run_shard(config, store, checkpoint_id=checkpoint_id, shard_id=shard_id)
 
 
 @click.command()

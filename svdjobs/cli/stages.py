@@ -55,8 +55,8 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
     made = stage.run(config, store, force=force)
     for line in describe(made, store.free_bytes()):
         tell(line)
-    if words := judging.warning_before_sweep(config):
-        tell(words)
+    if warning := judging.warning_before_sweep(config):
+        tell(warning)
     for line in (*forecast.preview_evaluation(config, store), *lacks(config)):
         tell(line)
     if units_dir is not None:

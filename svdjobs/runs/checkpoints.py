@@ -1,4 +1,4 @@
-"""The checkpoints that a sweep's config names, each opened once and hashed once."""
+"""Opens and hashes each checkpoint of a sweep's config once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from svdjobs.storage.store import Store
 
 
 class RunCheckpoints:
-    """Opens checkpoints by the source that the config gives, and keeps them open.
+    """Opens checkpoints by the source in the config, and keeps them open.
 
-    A stage makes one when it begins and hands it down. The next stage makes its own, so it sees a
-    checkpoint that has changed in between. Every method raises what `open_checkpoint` does.
+    Each stage makes its own when it begins, so it sees a checkpoint that has changed since the
+    stage before. Every method raises the errors of `open_checkpoint`.
     """
 
     def __init__(self, config: SweepConfig) -> None:
@@ -27,17 +27,17 @@ class RunCheckpoints:
 
     @property
     def before(self) -> Checkpoint:
-        """The checkpoint `before`, ready to be read."""
+        """`before`, ready to be read."""
         return self.open(self.config.before)
 
     @property
     def after(self) -> Checkpoint:
-        """The checkpoint `after`, ready to be read."""
+        """`after`, ready to be read."""
         return self.open(self.config.after)
 
     @property
     def bases(self) -> Checkpoint:
-        """The checkpoint whose singular vectors the blends have: after, unless reversed."""
+        """The checkpoint that gives the blends their singular vectors: `after`, unless reversed."""
         return self.open(layout.source(self.config, self.config.bases_of))
 
     def open(self, source: str) -> Checkpoint:
@@ -47,7 +47,7 @@ class RunCheckpoints:
         return self._opened[source]
 
     def headers(self, source: str) -> Checkpoint:
-        """The checkpoint at a source, to look at its config and headers only."""
+        """The checkpoint at a source, of which only the config and headers can be read."""
         if source in self._opened:
             return self._opened[source]
         if source not in self._headers:
@@ -55,17 +55,17 @@ class RunCheckpoints:
         return self._headers[source]
 
     def matrices(self, source: str) -> Matrices:
-        """The checkpoint at a source as the matrices it is made of, ready to be read."""
+        """The checkpoint at a source as matrices, ready to be read."""
         if source not in self._matrices:
             self._matrices[source] = matrices(self.open(source))
         return self._matrices[source]
 
     def identity(self, source: str, store: Store) -> str:
-        """Fingerprint of a checkpoint's config and weights; `store` keeps the hashes of files."""
+        """Fingerprint of a checkpoint's config and weights; `store` caches hashes of files."""
         if source not in self._identities:
             self._identities[source] = identity(self.open(source), store, layout.IDENTITIES)
         return self._identities[source]
 
     def companions(self, source: str) -> str:
-        """Fingerprint of a checkpoint's tokenizer and other companion files."""
+        """Fingerprint of a checkpoint's companion files, such as the tokenizer."""
         return companions_digest(self.open(source))

@@ -1,4 +1,4 @@
-"""Names and places in a run: which checkpoints there are, and under which prefix what lies."""
+"""The checkpoint ids of a run, and the prefix of each output in its store."""
 
 from __future__ import annotations
 
@@ -23,34 +23,33 @@ class Target(NamedTuple):
     checkpoint_id: str
     source: str
     vectors: bool
-    """Whether the square-side vectors are needed, or only singular values."""
+    """Whether square-side vectors are computed, or singular values only."""
 
 
 def targets(config: SweepConfig) -> list[Target]:
-    """Checkpoints of the sweep, and what of each would be decomposed: the one that gives a blend's
-    bases (after, unless reversed) with vectors, the other with values, and the rotation chain with
-    vectors.
+    """The checkpoints of the sweep, and whether each needs vectors.
 
-    Where the other is an end of the chain it is decomposed once more, as base or rl2: values
-    computed beside vectors have other last bits, and what is blended must not depend on what else
-    is measured.
+    The checkpoint that gives the blends their bases (`after`, unless reversed) needs vectors, and
+    so does the rotation chain. The other checkpoint needs singular values only. If it is also an
+    end of the chain, it is decomposed a second time, as base or rl2: singular values that are
+    computed with vectors differ in the last bits, and rotations must not change the blends.
     """
-    found = {
+    by_id = {
         "before": Target("before", config.before, config.bases_of == "before"),
         "after": Target("after", config.after, config.bases_of == "after"),
     }
     for checkpoint_id, source in rotation_chain(config).items():
-        found.setdefault(checkpoint_id, Target(checkpoint_id, source, True))
-    return list(found.values())
+        by_id.setdefault(checkpoint_id, Target(checkpoint_id, source, True))
+    return list(by_id.values())
 
 
 def decompose_targets(config: SweepConfig) -> list[Target]:
-    """Those of them that anything is made of: none without alphas and without rotations."""
+    """The `targets` that the sweep decomposes: all, or none without alphas and rotations."""
     return targets(config) if config.alphas or config.rotations else []
 
 
 def rotation_chain(config: SweepConfig) -> dict[str, str]:
-    """Ids and sources of base, rl1, rl2 in this order; empty without rotations."""
+    """Sources of base, rl1 and rl2 in this order, by checkpoint id; empty without rotations."""
     rotations = config.rotations
     if rotations is None:
         return {}
@@ -64,90 +63,93 @@ def rotation_chain(config: SweepConfig) -> dict[str, str]:
 
 
 def source(config: SweepConfig, role: Literal["before", "after"]) -> str:
-    """The checkpoint of a role, as the config names it."""
+    """The source in the config of `before` or `after`."""
     return config.before if role == "before" else config.after
 
 
 def baseline_ids(config: SweepConfig) -> list[str]:
-    """Checkpoints to compare with: before, after, and after's repetition if asked for."""
-    again = [REPEAT_ID] if config.evaluate and config.evaluate.repeat_after else []
-    return ["before", "after", *again]
+    """Ids of the baselines: `before`, `after`, and with `repeat_after` also `after-again`."""
+    repeat = [REPEAT_ID] if config.evaluate and config.evaluate.repeat_after else []
+    return ["before", "after", *repeat]
 
 
 def evaluated_ids(config: SweepConfig) -> list[str]:
-    """Checkpoints the run evaluates: the baselines, then every alpha."""
+    """Ids of the checkpoints that the run evaluates: the baselines, then every alpha."""
     return [*baseline_ids(config), *(alpha_id(alpha) for alpha in config.alphas)]
 
 
 def factors_prefix(checkpoint_id: str) -> str:
-    """Where a checkpoint's factors lie."""
+    """Prefix of a checkpoint's factors."""
     return f"factors/{checkpoint_id}"
 
 
 def checkpoint_prefix(alpha: float) -> str:
-    """Where a blended checkpoint lies."""
+    """Prefix of a blended checkpoint."""
     return f"{CHECKPOINTS}/{alpha_id(alpha)}"
 
 
 def results_prefix(checkpoint_id: str, benchmark: str) -> str:
-    """Where a checkpoint's completions on a benchmark lie."""
+    """Prefix of a checkpoint's completions on a benchmark."""
     return f"results/{checkpoint_id}/{benchmark}"
 
 
 def grades_prefix(checkpoint_id: str, benchmark: str) -> str:
-    """Where the grades of a checkpoint's completions lie, and their summary."""
+    """Prefix of the grades of a checkpoint's completions, and of their summary."""
     return f"grades/{checkpoint_id}/{benchmark}"
 
 
 def shard_prefix(checkpoint_id: str, shard_id: str) -> str:
-    """Where a shard of a checkpoint's completions lies until all shards exist."""
+    """Prefix of a shard of a checkpoint's completions, until the shards are joined."""
     return f"shares/{checkpoint_id}/{shard_id}"
 
 
 def second_grades_prefix(checkpoint_id: str, benchmark: str) -> str:
-    """Where the second grader's verdicts on a checkpoint's completions lie."""
+    """Prefix of the second grader's verdicts on a checkpoint's completions."""
     return f"second_grades/{checkpoint_id}/{benchmark}"
 
 
 def likelihoods_prefix(checkpoint_id: str, benchmark: str) -> str:
-    """Where a checkpoint's likelihoods of after's answers lie."""
+    """Prefix of a checkpoint's likelihoods of after's completions."""
     return f"likelihoods/{checkpoint_id}/{benchmark}"
 
 
 def plan_settings(config: SweepConfig) -> dict[str, Any]:
-    """The part of a config that a plan depends on."""
-    elsewhere = {"name", "store", "tokenizer", "evaluate", "report", "gate", "direction"}
-    return {**config.model_dump(mode="json", exclude=elsewhere), **direction_settings(config)}
+    """The settings that a plan depends on."""
+    other_stages = {"name", "store", "tokenizer", "evaluate", "report", "gate", "direction"}
+    return {**config.model_dump(mode="json", exclude=other_stages), **direction_settings(config)}
 
 
 def direction_settings(config: SweepConfig) -> dict[str, str]:
-    """The direction where it is not the usual one, so that it was no part of older outputs."""
+    """The direction as a setting of an output key; empty for the usual one.
+
+    Outputs made before there was a direction stay current this way.
+    """
     return {} if config.direction == "forward" else {"direction": config.direction}
 
 
 def check_alphas_are_planned(store: Store, config: SweepConfig) -> None:
-    """Make sure that the plan, where there is one, has every alpha of the config.
+    """Check that the plan, if there is one, has every alpha of the config.
 
     Raises:
-        IncompleteError: it lacks some: what is made of them would be refused hours later.
+        IncompleteError: the plan misses alphas. A later stage would refuse it, hours later.
     """
     manifest = find_manifest(store, PLAN_PREFIX) if config.alphas else None
     if manifest is None:
         return
-    lacking = [alpha for alpha in config.alphas if alpha not in manifest.config["alphas"]]
-    if lacking:
+    missing = [alpha for alpha in config.alphas if alpha not in manifest.config["alphas"]]
+    if missing:
         raise IncompleteError(
-            f"the plan in {store.url} lacks alpha {', '.join(map(str, lacking))}. Run `svdjobs "
+            f"the plan in {store.url} misses alpha {', '.join(map(str, missing))}. Run `svdjobs "
             f"plan` with this config first, then `svdjobs blend`; what is still valid is kept."
         )
 
 
 def load_plan(store: Store, config: SweepConfig, *, stage: str) -> Plan:
-    """The run's plan.
+    """The plan of the run.
 
     Raises:
         OutputError: the store holds another run.
-        IncompleteError: `plan` has not been run, or with another config.
+        IncompleteError: `plan` has not been run, or has been run with other settings.
     """
     check_run(store, config)
     (manifest,) = require(store, [PLAN_PREFIX], stage=stage)

@@ -1,4 +1,4 @@
-"""The log files of a run: what engines print, and what an evaluation without a sweep says."""
+"""The log files of a run: output of the engines, and messages of a standalone evaluation."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ LOGS = "logs"
 
 
 class RunLogs:
-    """A folder of log files on this disk, and where the run keeps them."""
+    """A folder of log files on this disk, and the URL that they are uploaded to, if any."""
 
-    def __init__(self, folder: Path, kept_in: str | None = None) -> None:
+    def __init__(self, folder: Path, uploaded_to: str | None = None) -> None:
         self.folder = folder
-        self._kept_in = kept_in
+        self._uploaded_to = uploaded_to
 
     def path(self, name: str) -> Path:
-        """The path of a log file. No other process has the same one."""
+        """The path of a log file of this process; no other process has the same path."""
         return self.folder / f"{name}-{socket.gethostname()}-{os.getpid()}.log"
 
     def place(self, path: Path) -> str:
-        """Where a person finds a log file, now and later."""
-        return f"{path}, later {self._kept_in}/{path.name}" if self._kept_in else str(path)
+        """Where a person finds a log file: its path, and its URL after the upload."""
+        return f"{path}, later {self._uploaded_to}/{path.name}" if self._uploaded_to else str(path)
 
 
 @contextmanager
 def run_logs(store: Store) -> Iterator[RunLogs]:
-    """The log files of a run, while a process writes them.
+    """Give a folder for log files of the run while the block runs.
 
-    In a local store they are written where they stay. For another store they are written to a
-    temporary folder, and uploaded to the run when the block ends. Logs are no output: a log that
-    cannot be uploaded is named, and nothing fails.
+    For a local store the folder is in the run. For another store it is temporary, and its files are
+    uploaded to the run when the block ends. If an upload fails, a message names the log and the run
+    goes on: logs are no output.
     """
     if isinstance(store, LocalStore):
         folder = writable(store.root, f"{LOGS}/any").parent
@@ -59,4 +59,4 @@ def run_logs(store: Store) -> Iterator[RunLogs]:
                 try:
                     write_bytes(store, f"{LOGS}/{path.name}", path.read_bytes())
                 except (SvdjobsError, OSError) as error:
-                    say(f"the log {path.name} could not be kept in {store.url}: {error}")
+                    say(f"the log {path.name} could not be uploaded to {store.url}: {error}")

@@ -1,8 +1,8 @@
-"""How a stage's output comes to exist: resumable, and whole or not at all.
+"""Makes the outputs of stages: resumable, and either complete or absent.
 
-An output is a prefix of the run. While it is being made, `in-progress.json` holds its fingerprint,
-so a rerun of the same work continues and a rerun of different work starts clean. `manifest.json`
-comes last and makes it exist.
+An output is a prefix of the run's store. While a stage makes it, `in-progress.json` holds its
+fingerprint: the same work resumes it, other work clears it first. The output exists once
+`manifest.json` is written, which is last.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ RUN_CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class OutputKey:
-    """What an output is made of and by: where this is the same, so are its bytes."""
+    """Cache key of an output: equal keys give equal bytes."""
 
     stage: str
     version: str
-    """Changes when a stage's code changes what it writes."""
+    """The stage's VERSION, raised when its code writes other bytes."""
     config: Mapping[str, Any]
     inputs: Mapping[str, str]
 
     @property
     def fingerprint(self) -> str:
-        """Of all of it."""
+        """Fingerprint of the whole key."""
         return fingerprint(
             {
                 "stage": self.stage,
@@ -68,7 +68,7 @@ class OutputKey:
 
 @dataclass
 class Output:
-    """One output being made, or found finished."""
+    """An output that is finished or being made."""
 
     store: Store
     prefix: str
@@ -81,41 +81,45 @@ class Output:
         return f"{self.prefix}/{name}"
 
     def add(self, record: FileRecord) -> None:
-        """Count a file, recorded under its full key, as part of this output."""
+        """List a written file in the manifest. Its record has the full key."""
         relative = record.key.removeprefix(f"{self.prefix}/")
         self.files.append(record.model_copy(update={"key": relative}))
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write and count a JSON file."""
+        """Write a JSON file, and list it in the manifest."""
         self.write(name, json_bytes(value))
 
     def put_json(self, name: str, value: Any) -> None:
-        """Write a JSON file that is counted later, by `adopt`."""
+        """Write a JSON file; `adopt` lists it in the manifest later."""
         write_json(self.store, self.key(name), value)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write and count a file."""
+        """Write a file, and list it in the manifest."""
         self.add(write_bytes(self.store, self.key(name), data))
 
     def adopt(self, name: str) -> bytes:
-        """Count a file that an earlier, interrupted run may have written; returns its bytes.
+        """List a stored file in the manifest, whoever wrote it, and return its bytes.
+
+        An interrupted run may have written the file.
 
         Raises:
-            UnavailableError: it is gone: another process has begun the output anew.
+            UnavailableError: the file is gone, since another process has restarted the output.
         """
         try:
             data = bytes(self.store.read(self.key(name)))
         except MissingKeyError as error:
             raise UnavailableError(
-                f"{error} Another process has begun this output anew, or cleared it. Run the same "
+                f"{error} Another process has restarted or deleted this output. Run the same "
                 f"command again."
             ) from None
         self.add(record_of(self.key(name), data))
         return data
 
     def part_is_done(self, name: str, sizes: Mapping[str, int]) -> bool:
-        """Whether a part is done: its record is there, and every file that it lists, by the sizes
-        of what lies in the store."""
+        """Whether a part's record exists, and every file that it lists with its recorded size.
+
+        `sizes` are those of the keys in the store.
+        """
         if self.key(name) not in sizes:
             return False
         try:
@@ -125,14 +129,14 @@ class Output:
         return all(sizes.get(file.key) == file.bytes for file in files)
 
     def commit(self) -> Manifest:
-        """Write the manifest; from now on the output exists.
+        """Write the manifest, which makes the output exist.
 
-        Where another process has just finished the same work, its manifest stays if it lists the
-        same bytes; else the files that lie there decide, which one of us wrote last.
+        If another process has just finished the same work with other bytes, the manifest that
+        matches the stored files wins.
 
         Raises:
-            UnavailableError: a file is gone, or not as long as it was, or lies there as neither of
-                us has written it: another process has begun the output anew meanwhile.
+            UnavailableError: a file is gone, or has another size, or matches neither manifest,
+                since another process has restarted the output.
         """
         self._check_files()
         manifest = Manifest(
@@ -163,7 +167,7 @@ class Output:
         return manifest
 
     def _files_are_stored(self, manifest: Manifest) -> bool:
-        """Whether the files that a manifest lists are those in the store, by all their bytes."""
+        """Whether the stored files have exactly the bytes that a manifest lists."""
         try:
             for record in manifest.files:
                 read_checked(self.store, self.key(record.key), record)
@@ -172,26 +176,30 @@ class Output:
         return True
 
     def _check_files(self) -> None:
-        """Make sure that everything counted is there in its length."""
-        found = self.store.sizes(self.prefix)
-        lost = sorted(f.key for f in self.files if found.get(self.key(f.key)) != f.bytes)
+        """Check that every listed file is in the store, with its size."""
+        sizes = self.store.sizes(self.prefix)
+        lost = sorted(f.key for f in self.files if sizes.get(self.key(f.key)) != f.bytes)
         if lost:
             raise UnavailableError(
                 f"{self.store.url}/{self.prefix}: {', '.join(lost[:5])} changed or vanished while "
-                f"the output was being made, so another process began it anew. Run the same "
+                f"the output was being made, so another process has restarted it. Run the same "
                 f"command again; what is there is kept."
             )
 
 
 def _files_in(document: Any) -> Iterator[FileRecord]:
-    """The file records of a part's record, which may be those of a file or of several."""
-    for found in (document["file"], *document.get("logs", ())):
-        if found is not None:
-            yield record_in(FileRecord, found, "a part's record")
+    """The file records in a part's record: its file, if one was written, and its logs."""
+    for record in (document["file"], *document.get("logs", ())):
+        if record is not None:
+            yield record_in(FileRecord, record, "a part's record")
 
 
 def begin(store: Store, prefix: str, made_of: OutputKey, *, force: bool = False) -> Output:
-    """Find an output finished, continue it, or start it clean."""
+    """Open an output to be made: finished, to be resumed, or cleared to start again.
+
+    An output is finished if its manifest has this key, and is resumed if an interrupted run has
+    begun it with this key. `force` clears it always.
+    """
     output = Output(store, prefix, made_of)
     manifest = None if force else find_manifest(store, prefix)
     if manifest is not None and manifest.fingerprint == made_of.fingerprint:
@@ -208,21 +216,21 @@ def begin(store: Store, prefix: str, made_of: OutputKey, *, force: bool = False)
 
 
 def is_current(store: Store, prefix: str, made_of: OutputKey) -> bool:
-    """Whether `begin` would find the output finished; nothing is touched."""
+    """Whether an output is finished with this key. Unlike `begin`, changes nothing."""
     manifest = find_manifest(store, prefix)
     return manifest is not None and manifest.fingerprint == made_of.fingerprint
 
 
 def content_print(manifest: Manifest) -> str:
-    """Fingerprint of what an output holds, where the same work may have been done anew."""
+    """Fingerprint of an output's key and bytes, since the same work may give other bytes."""
     return fingerprint([manifest.fingerprint, {f.key: f.sha256 for f in manifest.files}])
 
 
 def find_manifest(store: Store, prefix: str) -> Manifest | None:
-    """The manifest of a finished output, None if it is not finished.
+    """The manifest of an output; None if the output is not finished.
 
     Raises:
-        DamagedError: something else lies in its place.
+        DamagedError: the file is not a manifest.
     """
     document = try_read_json(store, f"{prefix}/{MANIFEST}")
     if document is None:
@@ -231,7 +239,7 @@ def find_manifest(store: Store, prefix: str) -> Manifest | None:
 
 
 def readable_manifest(store: Store, prefix: str) -> Manifest | None:
-    """`find_manifest` for a stage that does without what is damaged, and says so."""
+    """Like `find_manifest`, but say that a manifest is damaged and return None."""
     try:
         return find_manifest(store, prefix)
     except DamagedError as error:
@@ -243,25 +251,26 @@ def require(store: Store, prefixes: Iterable[str], *, stage: str) -> list[Manife
     """Manifests of the inputs of a stage.
 
     Raises:
-        IncompleteError: some are missing; all of them are named.
+        IncompleteError: outputs are missing; the error names all of them.
     """
     wanted = list(prefixes)
-    found = [find_manifest(store, prefix) for prefix in wanted]
-    missing = sorted(p for p, manifest in zip(wanted, found, strict=True) if manifest is None)
+    manifests = [find_manifest(store, prefix) for prefix in wanted]
+    missing = sorted(p for p, manifest in zip(wanted, manifests, strict=True) if manifest is None)
     if missing:
         raise IncompleteError(
             f"{stage} needs outputs that are not there yet in {store.url}: {', '.join(missing)}. "
             f"Run `svdjobs sweep CONFIG`, or the stages before {stage}, first."
         )
-    return [manifest for manifest in found if manifest is not None]
+    return [manifest for manifest in manifests if manifest is not None]
 
 
 def read_finished(store: Store, prefix: str, name: str, manifest: Manifest | None = None) -> bytes:
-    """A file of a finished output, with the sha256 that its manifest lists.
+    """Read a file of a finished output, and check its sha256.
 
     Raises:
         IncompleteError: the output is not finished.
-        StorageError: the file is not listed, or not what is listed; both digests are named.
+        DamagedError: the manifest does not list the file.
+        StorageError: the sha256 differs; the error names both.
     """
     (manifest,) = [manifest] if manifest else require(store, [prefix], stage=f"reading {name}")
     if record := manifest.file(name):
@@ -273,10 +282,10 @@ def read_finished(store: Store, prefix: str, name: str, manifest: Manifest | Non
 
 
 def copy(store: Store, prefix: str, folder: Path) -> None:
-    """Copy a finished output to a folder on this disk, every file checked.
+    """Copy a finished output to a folder on this disk, and check every file.
 
     Raises:
-        IncompleteError: it is not finished.
+        IncompleteError: the output is not finished.
     """
     (manifest,) = require(store, [prefix], stage=f"copying the {prefix}")
     here = LocalStore(folder)
@@ -285,33 +294,33 @@ def copy(store: Store, prefix: str, folder: Path) -> None:
 
 
 def made_by(manifest: Manifest, version: str) -> bool:
-    """Whether that version of its stage's code made an output."""
+    """Whether a version of its stage's code made an output."""
     made_of = OutputKey(manifest.stage, version, manifest.config, manifest.inputs)
     return manifest.fingerprint == made_of.fingerprint
 
 
 def check_run(store: Store, config: SweepConfig) -> None:
-    """Make sure the store is empty or holds this very run.
+    """Check that the store is empty or holds this run.
 
     Raises:
-        OutputError: it holds another run, or files that are no run.
+        OutputError: the store holds another run, or files of no run.
     """
-    known = try_read_json(store, RUN_CONFIG)
-    if known is None:
-        # Logs may begin before the run does, and outlast one that was deleted.
-        strangers = [
+    stored = try_read_json(store, RUN_CONFIG)
+    if stored is None:
+        # Logs and markers may be there before the run's config, and after a run was deleted.
+        foreign_keys = [
             key
             for key in store.keys("")
             if not key.endswith(IN_PROGRESS) and not key.startswith(f"{LOGS}/")
         ]
-        if strangers:
+        if foreign_keys:
             raise OutputError(
-                f"{store.url} is not empty and holds no svdjobs run (it has {strangers[0]}). Give "
-                f"another `store`, or empty it."
+                f"{store.url} is not empty and holds no svdjobs run (it has {foreign_keys[0]}). "
+                f"Give another `store`, or empty it."
             )
         return
     for field_name in ("name", "before", "after"):
-        expected, found = getattr(config, field_name), known.get(field_name)
+        expected, found = getattr(config, field_name), stored.get(field_name)
         if expected != found:
             raise OutputError(
                 f"{store.url} holds another run: its {field_name} is {found!r}, this config "
@@ -320,7 +329,7 @@ def check_run(store: Store, config: SweepConfig) -> None:
 
 
 def note_run(store: Store, config: SweepConfig) -> None:
-    """Keep the config beside what it made."""
+    """Store the run's config beside its outputs."""
     document = config.model_dump(mode="json")
     if try_read_json(store, RUN_CONFIG) != document:
         write_json(store, RUN_CONFIG, document)

@@ -1,10 +1,10 @@
-"""Shards: how much of a stage one pod does. A fan-out has a pod for each of its units:
+"""Divides the work of a stage into shards, one for each pod of a fan-out:
 
     decompose   after-000                     a shard of a checkpoint's factors
     blend       alpha-0.2000                  an alpha
     evaluate    alpha-0.2000, math-500-000    a checkpoint, and a shard of a benchmark's problems
 
-The pod that finishes the last shard of an output joins them, so no pod waits for another.
+The pod that finishes the last shard of an output joins all shards, so no pod waits for another.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from svdjobs.runs import cost, layout
 
 Item = TypeVar("Item")
 ASSUMED_SHARDS = 16
-"""Shards of one checkpoint's factors, while there is no plan to count them by."""
+"""Number of shards of one checkpoint, for lack of a plan to compute it from."""
 
 
 class Shard(NamedTuple):
-    """One of the equal shards of an output: every `of`-th item, beginning with `number`."""
+    """A shard of an output: every `of`-th item, beginning with item `number`."""
 
     name: str
-    """The checkpoint or the benchmark that is divided."""
+    """The checkpoint or benchmark that is divided."""
     number: int
     of: int
 
     @property
     def id(self) -> str:
-        """The id that a command line takes."""
+        """The id on a command line, e.g. `after-000`."""
         return f"{self.name}-{self.number:03d}"
 
     def pick(self, items: Sequence[Item]) -> list[Item]:
-        """The items that belong to this shard."""
+        """The items of this shard."""
         return list(items[self.number :: self.of])
 
 
 def decompose_shards(config: SweepConfig, plan: Plan | None) -> list[Shard]:
-    """Shares of every checkpoint to decompose; parts cost about the same, and so do shards.
+    """Shards of every checkpoint to decompose; all cost about the same, as their parts do.
 
-    Without a plan, as many as were asked for, or `ASSUMED_SHARDS`.
+    Without a plan their number is `decompose.shards`, or `ASSUMED_SHARDS`.
     """
     if plan is None:
         count = config.decompose.shards or ASSUMED_SHARDS
@@ -60,7 +60,7 @@ def decompose_shards(config: SweepConfig, plan: Plan | None) -> list[Shard]:
 
 
 def evaluate_shards(config: SweepConfig) -> list[Shard]:
-    """Shares of every benchmark, the same for each checkpoint; none without an evaluation."""
+    """Shards of every benchmark, the same for all checkpoints; none without `evaluate`."""
     count = config.evaluate.shards if config.evaluate else 0
     return [
         Shard(benchmark.name, number, count)
@@ -70,8 +70,11 @@ def evaluate_shards(config: SweepConfig) -> list[Shard]:
 
 
 def evaluations(config: SweepConfig, checkpoint_id: str | None = None) -> list[tuple[str, str]]:
-    """Checkpoint id and shard id of every evaluation of one checkpoint. Without one: of all but
-    after, which is evaluated first, since the others read its completions."""
+    """Checkpoint id and shard id of every evaluation of a checkpoint.
+
+    Without `checkpoint_id`: of every checkpoint but `after`, which is evaluated before the others,
+    since they read its completions.
+    """
     wanted = [checkpoint_id] if checkpoint_id else layout.evaluated_ids(config)
     return [
         (evaluated, shard.id)
@@ -82,8 +85,10 @@ def evaluations(config: SweepConfig, checkpoint_id: str | None = None) -> list[t
 
 
 def fan_outs(config: SweepConfig, plan: Plan | None) -> dict[str, Any]:
-    """What a workflow fans out over, by name: lists of ids; for `rotations` and `gate`, whether the
-    sweep has one."""
+    """The lists of ids that a workflow fans out over, by name.
+
+    For `rotations` and `gate`: whether the config has the section.
+    """
     baselines = layout.baseline_ids(config) if config.evaluate else []
     return {
         "decompose": [shard.id for shard in decompose_shards(config, plan)],
@@ -95,43 +100,44 @@ def fan_outs(config: SweepConfig, plan: Plan | None) -> dict[str, Any]:
     }
 
 
-def shard_with_id(shards: Sequence[Shard], unit: str) -> Shard:
-    """The shard that has an id.
+def shard_with_id(shards: Sequence[Shard], shard_id: str) -> Shard:
+    """The shard with an id.
 
     Raises:
-        ConfigError: none has it.
+        ConfigError: no shard has this id.
     """
     for shard in shards:
-        if shard.id == unit:
+        if shard.id == shard_id:
             return shard
     some = ", ".join(shard.id for shard in shards[:8])
     raise ConfigError(
-        f"no shard {unit!r} in this run; it has {some or 'none'}{' …' if len(shards) > 8 else ''}."
+        f"no shard {shard_id!r} in this run; it has {some or 'none'}"
+        f"{' …' if len(shards) > 8 else ''}."
     )
 
 
 def items_at_index(items: Sequence[Item], index: int, of: int) -> list[Item]:
-    """The units of index `index` of `of`: every `of`-th unit. All indices together cover all units.
+    """Every `of`-th item, beginning with item `index`: the work of one pod of an indexed Job.
 
-    A message says so if there are fewer units than indices and this index has none.
+    Say so if the index has no item, because there are fewer items than pods.
     """
     if index >= len(items):
-        say(f"index {index}: nothing to do, there are {len(items)} units")
+        say(f"index {index}: nothing to do, there are {len(items)} shards")
     return list(items[index::of])
 
 
-def write_fan_outs(units: Mapping[str, Any], folder: Path) -> None:
-    """Write each fan-out to `<name>.json`, for a workflow to read."""
+def write_fan_outs(fan_outs: Mapping[str, Any], folder: Path) -> None:
+    """Write each fan-out to `<name>.json`, which a workflow reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, value in units.items():
+    for name, value in fan_outs.items():
         (folder / f"{name}.json").write_text(json.dumps(value))
 
 
 def alpha_named(config: SweepConfig, name: str) -> float:
-    """The alpha that an id such as `alpha-0.2000`, or a number, names.
+    """The alpha of the config with an id such as `alpha-0.2000`, or with a number.
 
     Raises:
-        ConfigError: the config does not have it.
+        ConfigError: the config has no such alpha.
     """
     for alpha in config.alphas:
         if name in (alpha_id(alpha), str(alpha)) or _number(name) == alpha:

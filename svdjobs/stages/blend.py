@@ -1,9 +1,9 @@
-"""blend: write one checkpoint per alpha, all of them in one pass over the weights.
+"""blend: write one checkpoint per alpha, in one pass over the weights.
 
-Each tensor is read once, its D computed once, and written at every alpha, while the next tensors
-are being prepared: memory is bounded by the largest tensor times the threads at work, whatever the
-number of alphas. Shards are the unit of resumption: a shard whose record exists is not written
-again.
+Each tensor is read once, and its D is computed once. It is then written at every alpha while the
+next tensors are prepared. Memory depends on the largest tensor and the number of threads, not on
+the number of alphas. A weight file whose record exists is not written again, so a killed run
+resumes with the next weight file.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ if TYPE_CHECKING:
 
 STAGE = "blend"
 VERSION = "4"
-# Shards of this many alphas are open at a time; the usual limit is 1,024 open files.
+# Weight files that are open at a time, one per alpha; the usual limit is 1,024 open files.
 ALPHAS_PER_PASS = 64
-# Pieces that stay in a core's cache through the blend, three casts and the hash: four times faster
-# than pieces of a million.
+# A chunk of this size stays in a core's cache through the blend, three casts and the hash. That is
+# four times faster than chunks of a million.
 CHUNK_ELEMENTS = 1 << 16
 
 
 @dataclass
 class _Job:
-    """One alpha's checkpoint while it is being written, or only measured: then without a writer."""
+    """The checkpoint of one alpha that is being made. Without a writer it is measured only."""
 
     alpha: float
     output: Output
@@ -82,7 +82,7 @@ def run(
     alphas: Sequence[float] | None = None,
     force: bool = False,
 ) -> list[Manifest]:
-    """Write the checkpoints of the run's alphas, or of those named."""
+    """Write the checkpoints of all alphas of the run, or of `alphas`."""
     wanted = config.alphas if alphas is None else alphas
     if not wanted:
         return []
@@ -112,17 +112,17 @@ def run(
         jobs.append(_Job(alpha, output))
     pending = [job for job in jobs if job.output.finished is None]
     for start in range(0, len(pending), ALPHAS_PER_PASS):
-        _one_pass(config, store, sources, pending[start:][:ALPHAS_PER_PASS])
+        _blend_alphas(config, store, sources, pending[start:][:ALPHAS_PER_PASS])
     return [job.output.finished for job in jobs if job.output.finished is not None]
 
 
-def _one_pass(
+def _blend_alphas(
     config: SweepConfig,
     store: Store,
     sources: Sources,
     jobs: list[_Job],
 ) -> None:
-    """Write the checkpoints of some alphas, shard by shard."""
+    """Write the checkpoints of some alphas, one weight file after the other."""
     plan, bases = sources.plan, sources.bases
     tensors = stored_tensors(sources)
     storage = SAFETENSORS_NAMES[config.blend.storage_dtype]
@@ -131,22 +131,22 @@ def _one_pass(
     by_name = {tensor.name: tensor for tensor in tensors}
     checked = names_to_check(plan.selected)
     total = sum(shard.bytes for shard in shards) * len(jobs)
-    held = {job.alpha: store.sizes(job.output.prefix) for job in jobs}
+    sizes = {job.alpha: store.sizes(job.output.prefix) for job in jobs}
     missing = {
         shard.name: [
-            j for j in jobs if not j.output.part_is_done(_record_name(shard), held[j.alpha])
+            j for j in jobs if not j.output.part_is_done(_record_name(shard), sizes[j.alpha])
         ]
         for shard in shards
     }
     ahead = [by_name[t.name] for shard in shards if missing[shard.name] for t in shard.tensors]
 
-    def prepared(tensor: StoredTensor) -> PreparedTensor:
+    def prepare(tensor: StoredTensor) -> PreparedTensor:
         return prepare_tensor(tensor, sources, checked)
 
     workers = worker_count(peak_bytes(sources))
     with track(f"blend {len(jobs)} alphas", total) as advance, threads(workers) as pool:
         chosen = [tensor for tensor in ahead if tensor.chosen]
-        blends = in_order(pool, prepared, chosen, ahead=2 * workers)
+        blends = in_order(pool, prepare, chosen, ahead=2 * workers)
         for shard in shards:
             undone = missing[shard.name]
             advance(shard.bytes * (len(jobs) - len(undone)))
@@ -184,7 +184,7 @@ def _write_shard(
     config: SweepConfig,
     advance: Advance,
 ) -> None:
-    """One shard of several alphas, side by side: each alpha is written by a thread of its own."""
+    """Write one weight file of several alphas, each by its own thread."""
     with ExitStack() as stack:
         for job in jobs:
             if config.blend.write_checkpoints:
@@ -193,14 +193,15 @@ def _write_shard(
             job.records, job.logs = [], []
         for tensor, stored in zip(tensors, shard.tensors, strict=True):
             if tensor.chosen:
-                whole = next(blends)
+                prepared = next(blends)
                 running = [
-                    pool.submit(_write_blend, store, tensor.name, whole, job, storage, config)
+                    pool.submit(_write_blend, store, tensor.name, prepared, job, storage, config)
                     for job in jobs
                 ]
-                wait(running)  # all of them, so that no thread writes to a file closed by a failure
-                for one in running:
-                    one.result()
+                # If one fails, ExitStack closes the files, so no other may still be writing.
+                wait(running)
+                for future in running:
+                    future.result()
             else:
                 _copy(tensor, bases, jobs, stored.dtype)
             advance(stored.bytes * len(jobs), tensor.name)
@@ -219,26 +220,26 @@ def _write_shard(
 def _write_blend(
     store: Store,
     name: str,
-    whole: PreparedTensor,
+    prepared: PreparedTensor,
     job: _Job,
     storage: str,
     config: SweepConfig,
 ) -> None:
-    """Write one tensor at one alpha, and measure what each cast would keep of its matrices."""
-    if whole.alone:
-        ((tensor, blended),) = whole.parts
-        casts = _pass(name, whole.w, whole.d, job, storage, write=True)
-        _note(store, tensor, blended, job, _records(casts, blended, job), config)
+    """Write one tensor at one alpha, and measure what each storage dtype keeps of its matrices."""
+    if prepared.alone:
+        ((tensor, blended),) = prepared.parts
+        casts = _write_and_measure(name, prepared.w, prepared.d, job, storage, write=True)
+        _record_matrix(store, tensor, blended, job, _records(casts, blended, job), config)
         return
     if job.writer:
-        _pass(name, whole.w, whole.d, job, storage, write=True, measure=False)
-    for tensor, blended in whole.parts:
+        _write_and_measure(name, prepared.w, prepared.d, job, storage, write=True, measure=False)
+    for tensor, blended in prepared.parts:
         w, d = blended.w_MN.reshape(-1), blended.d_MN.reshape(-1)
-        casts = _pass(tensor.name, w, d, job, storage, write=False)
-        _note(store, tensor, blended, job, _records(casts, blended, job), config)
+        casts = _write_and_measure(tensor.name, w, d, job, storage, write=False)
+        _record_matrix(store, tensor, blended, job, _records(casts, blended, job), config)
 
 
-def _pass(
+def _write_and_measure(
     name: str,
     w: torch.Tensor,
     d: torch.Tensor,
@@ -248,7 +249,7 @@ def _pass(
     write: bool,
     measure: bool = True,
 ) -> dict[str, Kept]:
-    """Go once through a flat tensor, chunk by chunk; what each cast keeps of it in all."""
+    """Blend a flat tensor chunk by chunk. Returns what each cast keeps of the whole tensor."""
     import torch
 
     from svdjobs.kernels import cast
@@ -287,7 +288,7 @@ def _records(casts: dict[str, Kept], blended: PreparedMatrix, job: _Job) -> dict
     }
 
 
-def _note(
+def _record_matrix(
     store: Store,
     tensor: TensorPlan,
     blended: PreparedMatrix,
@@ -295,7 +296,7 @@ def _note(
     casts: dict[str, CastRecord],
     config: SweepConfig,
 ) -> None:
-    """Record one blended tensor, with its spectra in a log file."""
+    """Record one blended matrix, with its spectra in a log file."""
     import torch
 
     from svdjobs.kernels import blend
@@ -329,7 +330,7 @@ def _note(
 
 
 def _copy(tensor: StoredTensor, bases: Checkpoint, jobs: list[_Job], dtype: str) -> None:
-    """Take a skipped tensor as it is at alpha = 1, piece by piece."""
+    """Write a skipped tensor unchanged, piece by piece."""
     writers = [job.writer for job in jobs if job.writer]
     if not writers:
         return
@@ -346,7 +347,7 @@ def _finish(
     shards: list[Shard],
     job: _Job,
 ) -> None:
-    """Everything around the weights, then the manifest."""
+    """Write the files of a checkpoint other than its weights, then the manifest."""
     output = job.output
     records: list[BlendRecord] = []
     for shard in shards:
@@ -366,11 +367,11 @@ def _finish(
     output.write_json(BLEND_META, blend_meta(config, plan, job.alpha, records))
     output.write("README.md", model_card(config, job.alpha, records).encode())
     output.commit()
-    _say_rounding(config, job.alpha, records)
+    _warn_of_rounding(config, job.alpha, records)
 
 
-def _say_rounding(config: SweepConfig, alpha: float, records: Sequence[BlendRecord]) -> None:
-    """Where blends are stored in a dtype whose rounding drowns them."""
+def _warn_of_rounding(config: SweepConfig, alpha: float, records: Sequence[BlendRecord]) -> None:
+    """Warn if the storage dtype rounds away most of a blend."""
     dtype = config.blend.storage_dtype
     error = cast_error_total(records)[dtype]
     if error is not None and error > LARGEST_CAST_ERROR:

@@ -1,7 +1,7 @@
-"""decompose: singular values, and square-side vectors where needed, of every selected matrix.
+"""decompose: singular values of every selected matrix, and square-side vectors if needed.
 
-Written as parts, each with a record beside it, so that a killed run goes on with the next part.
-Matrices are decomposed several at a time, in threads; this thread writes them in order.
+The factors are written as parts, each with a record, so a killed run resumes with the next part.
+Threads decompose several matrices at a time; the main thread writes them in order.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.safetensors_format import OutputTensor
 from svdjobs.checkpoint.writer import Shard, open_shard
 from svdjobs.config import SweepConfig
-from svdjobs.errors import (
-    NumericalError,
-)
+from svdjobs.errors import NumericalError
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
@@ -37,7 +35,7 @@ VERSION = "2"
 
 @dataclass(frozen=True)
 class Part:
-    """One file of factors to make."""
+    """One file of factors, and the tensors in it."""
 
     key: str
     vectors: bool
@@ -45,7 +43,7 @@ class Part:
 
     @property
     def flops(self) -> float:
-        """Its cost."""
+        """Operations to decompose its tensors."""
         return sum(cost.decompose_flops(t.shape, vectors=self.vectors) for t in self.tensors)
 
 
@@ -53,7 +51,7 @@ def run(
     config: SweepConfig,
     store: Store,
     *,
-    unit: str | None = None,
+    shard_id: str | None = None,
     force: bool = False,
 ) -> list[Manifest]:
     """Decompose the run's checkpoints, or one shard of one of them.
@@ -61,7 +59,9 @@ def run(
     Returns the manifests of the factors that are complete.
     """
     plan = layout.load_plan(store, config, stage=STAGE)
-    shard = shards.shard_with_id(shards.decompose_shards(config, plan), unit) if unit else None
+    shard = (
+        shards.shard_with_id(shards.decompose_shards(config, plan), shard_id) if shard_id else None
+    )
     checkpoints = RunCheckpoints(config)
     made = [
         decompose_checkpoint(
@@ -95,7 +95,8 @@ def decompose_checkpoint(
 ) -> Manifest | None:
     """Decompose the given tensors of one checkpoint into `factors/<checkpoint id>/`.
 
-    With a `shard`, only its parts; None while parts of other shards are missing.
+    With a `shard`, decompose its parts only, and return None while parts of other shards are
+    missing.
     """
     output = begin(
         store,
@@ -111,7 +112,7 @@ def decompose_checkpoint(
     if output.finished:
         return output.finished
     by_name = {tensor.name: tensor for tensor in tensors}
-    work = [
+    all_parts = [
         Part(
             output.key(f"part-{number:05d}.safetensors"),
             target.vectors,
@@ -120,18 +121,18 @@ def decompose_checkpoint(
         for number, names in enumerate(parts)
     ]
     count = workers or worker_count(cost.peak_tensor_bytes(tensors))
-    mine = work if shard is None else shard.pick(work)
-    _make_parts(store, _undone(output, mine), count, target.checkpoint_id, checkpoint)
-    if shard is not None and _undone(output, work):
+    own_parts = all_parts if shard is None else shard.pick(all_parts)
+    _make_parts(store, _missing_parts(output, own_parts), count, target.checkpoint_id, checkpoint)
+    if shard is not None and _missing_parts(output, all_parts):
         return None
     fallbacks = []
-    for part in work:
+    for part in all_parts:
         document = json.loads(output.adopt(_record_name(part)))
         output.add(record_in(FileRecord, document["file"], "a part's record"))
         records = [record_in(FactorRecord, item, "a part's record") for item in document["tensors"]]
         fallbacks += [record.name for record in records if record.method == "svd"]
     if fallbacks:
-        say(f"{target.checkpoint_id}: direct SVD taken for {', '.join(fallbacks)}")
+        say(f"{target.checkpoint_id}: used a direct SVD for {', '.join(fallbacks)}")
     return output.commit()
 
 
@@ -139,8 +140,8 @@ def _record_name(part: Part) -> str:
     return part.key.rpartition("/")[2].removesuffix(".safetensors") + ".json"
 
 
-def _undone(output: Output, parts: Sequence[Part]) -> list[Part]:
-    """The parts that are not there, or not whole."""
+def _missing_parts(output: Output, parts: Sequence[Part]) -> list[Part]:
+    """The parts that are missing or incomplete in the store."""
     sizes = output.store.sizes(output.prefix)
     return [part for part in parts if not output.part_is_done(_record_name(part), sizes)]
 
@@ -148,28 +149,28 @@ def _undone(output: Output, parts: Sequence[Part]) -> list[Part]:
 def _make_parts(
     store: Store, missing: list[Part], workers: int, checkpoint_id: str, checkpoint: Checkpoint
 ) -> None:
-    """Make parts."""
+    """Decompose the tensors of the missing parts, and write each part."""
     if not missing:
         return
     vectors = missing[0].vectors
 
-    def decomposed(tensor: TensorPlan) -> Decomposition:
+    def decompose(tensor: TensorPlan) -> Decomposition:
         return decompose_tensor(checkpoint, tensor, vectors=vectors)
 
     tensors = [tensor for part in missing for tensor in part.tensors]
     flops = sum(part.flops for part in missing)
     with track(f"decompose {checkpoint_id}", flops) as advance, threads(workers) as pool:
-        found = in_order(pool, decomposed, tensors, ahead=2 * workers)
+        decompositions = in_order(pool, decompose, tensors, ahead=2 * workers)
         for part in missing:
-            _write_part(part, store, found, advance)
+            _write_part(part, store, decompositions, advance)
 
 
 def decompose_tensor(checkpoint: Checkpoint, tensor: TensorPlan, *, vectors: bool) -> Decomposition:
     """Read and decompose one tensor.
 
     Raises:
-        NumericalError: its decomposition fails its checks twice.
-        TensorError: it is not finite.
+        NumericalError: both decompositions, by the Gram matrix and direct, fail their checks.
+        TensorError: the tensor is not finite.
     """
     from svdjobs.kernels.spectrum import decompose
 
@@ -178,16 +179,18 @@ def decompose_tensor(checkpoint: Checkpoint, tensor: TensorPlan, *, vectors: boo
     except NumericalError as error:
         raise NumericalError(
             f"{checkpoint.label}: tensor {tensor.name!r} {list(tensor.shape)}: {error}. "
-            f"Leave it out with selection.exclude, and please report it."
+            f"Leave it out with selection.exclude, and report it as a bug."
         ) from None
 
 
-def _write_part(part: Part, store: Store, found: Iterator[Decomposition], advance: Advance) -> None:
-    """Write a part's file as its decompositions come in, then its record."""
+def _write_part(
+    part: Part, store: Store, decompositions: Iterator[Decomposition], advance: Advance
+) -> None:
+    """Write a part's file while its decompositions arrive, then its record."""
     records = []
-    with open_shard(store, part.key, Shard(part.key, tuple(_stored(part)))) as writer:
+    with open_shard(store, part.key, Shard(part.key, tuple(_output_tensors(part)))) as writer:
         for tensor in part.tensors:
-            factors = next(found)
+            factors = next(decompositions)
             digests = {}
             for kind, values in ((BASIS, factors.basis_KK), (S, factors.s_K)):
                 if values is not None:
@@ -211,7 +214,7 @@ def _write_part(part: Part, store: Store, found: Iterator[Decomposition], advanc
     write_json(store, f"{part.key.rpartition('/')[0]}/{_record_name(part)}", document)
 
 
-def _stored(part: Part) -> Iterator[OutputTensor]:
+def _output_tensors(part: Part) -> Iterator[OutputTensor]:
     for tensor in part.tensors:
         k = min(tensor.shape)
         if part.vectors:

@@ -1,4 +1,4 @@
-"""drop-weights: delete the weights of an evaluated blend, and keep what was measured of it."""
+"""drop-weights: delete the weight files of an evaluated blend, and keep its results."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ STAGE = "drop-weights"
 
 
 def run(config: SweepConfig, store: Store, *, alpha: float) -> None:
-    """Delete the weights of one alpha once all its evaluations are finished.
+    """Delete the weight files of one alpha, whose evaluations must be finished.
 
-    The manifest says so first: from then on the checkpoint is one that was measured only, whose
-    weights an engine can still be given, computed from after and D.
+    The manifest stops listing the files before they are deleted. An engine can still get the
+    weights: they are then computed from the bases and D.
 
     Raises:
-        IncompleteError: an evaluation is missing, or the blend itself.
+        IncompleteError: the blend or one of its evaluations is missing.
     """
     prefix = layout.checkpoint_prefix(alpha)
     (manifest,) = require(store, [prefix], stage=STAGE)
     results = [
         layout.results_prefix(alpha_id(alpha), section.name) for section in config.benchmarks
     ]
-    if missing := [place for place in results if find_manifest(store, place) is None]:
+    if missing := [prefix for prefix in results if find_manifest(store, prefix) is None]:
         raise IncompleteError(
-            f"the weights of {alpha_id(alpha)} are still needed: {', '.join(missing)} is not there."
+            f"the weights of {alpha_id(alpha)} are still needed: {', '.join(missing)} is missing."
         )
     kept = [file for file in manifest.files if not file.key.endswith(WEIGHT_FILE_SUFFIXES)]
     if len(kept) < len(manifest.files):
         document = manifest.model_copy(update={"files": kept}).model_dump(mode="json")
         write_json(store, f"{prefix}/{MANIFEST}", document)
-    gone = {key: n for key, n in store.sizes(prefix).items() if key.endswith(WEIGHT_FILE_SUFFIXES)}
-    for key in gone:
+    weight_files = {
+        key: n for key, n in store.sizes(prefix).items() if key.endswith(WEIGHT_FILE_SUFFIXES)
+    }
+    for key in weight_files:
         store.delete(key)
-    say(f"{alpha_id(alpha)}: deleted {len(gone)} weight files, {size(sum(gone.values()))}")
+    total = size(sum(weight_files.values()))
+    say(f"{alpha_id(alpha)}: deleted {len(weight_files)} weight files, {total}")

@@ -1,7 +1,7 @@
 """evaluate: generate completions with every checkpoint, from the same prompts and seeds, and grade.
 
-A completion is in a journal from the moment it is generated, so a run that was killed generates
-only what is missing. Worker processes grade meanwhile.
+Each completion is written to a journal at once, so a killed run generates only the missing ones
+when it is resumed. Worker processes grade completions while the engine generates others.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def run(
     checkpoint_ids: Sequence[str] | None = None,
     force: bool = False,
 ) -> list[Manifest]:
-    """Evaluate the run's checkpoints, or some of them, on every benchmark.
+    """Evaluate the run's checkpoints, or `checkpoint_ids` of them, on every benchmark.
 
-    Whatever the settings cannot do is refused before an existing output makes way for a new one.
+    The settings are checked before any existing output is cleared.
     """
     manifests: list[Manifest] = []
     with open_session(config, store) as session:
@@ -59,23 +59,23 @@ def run(
         ids = layout.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
         wanted = evaluation_order(ids)
         keys = _keys(session, wanted)
-        places = {pair: layout.results_prefix(*pair) for pair in keys}
-        if force or not all(is_current(store, places[pair], keys[pair]) for pair in keys):
+        prefixes = {pair: layout.results_prefix(*pair) for pair in keys}
+        if force or not all(is_current(store, prefixes[pair], keys[pair]) for pair in keys):
             _check_settings(session, wanted)
-        outputs = {pair: begin(store, places[pair], keys[pair], force=force) for pair in keys}
+        outputs = {pair: begin(store, prefixes[pair], keys[pair], force=force) for pair in keys}
         unfinished = [
             i for i in wanted if any(outputs[i, b.name].finished is None for b in benchmarks)
         ]
         groups = multi_gpu.device_groups(session.evaluate)
         if len(groups) > 1 and len(unfinished) > 1:
             multi_gpu.run(config, store, unfinished, groups)
-            outputs = {pair: begin(store, places[pair], keys[pair]) for pair in keys}
+            outputs = {pair: begin(store, prefixes[pair], keys[pair]) for pair in keys}
         pairs = [(checkpoint_id, benchmark) for checkpoint_id in wanted for benchmark in benchmarks]
         for checkpoint_id, benchmark in pairs:
             output = outputs[checkpoint_id, benchmark.name]
             finished = _generate_and_grade(session, checkpoint_id, benchmark, output, force=force)
             manifests.append(finished)
-            # Now, while the engine holds this checkpoint.
+            # While the engine still holds this checkpoint.
             likelihoods.make(session, checkpoint_id, benchmark, finished, force=force)
         for (checkpoint_id, benchmark), finished in zip(pairs, manifests, strict=True):
             _run_second_grader(session, checkpoint_id, benchmark, finished, force=force)
@@ -83,54 +83,54 @@ def run(
 
 
 def check_engine_before_sweep(config: SweepConfig, store: Store) -> None:
-    """Refuse, before anything is computed, an engine that evaluation would refuse hours later.
+    """Check the engine before the sweep computes anything: `run` would fail hours later.
 
     Raises:
-        ConfigError: it is not installed, or leaves the GPUs of this machine idle.
+        ConfigError: the engine is not installed, or leaves the GPUs of this machine idle.
     """
     evaluate = config.evaluate
     if evaluate is None:
         return
     multi_gpu.select_gpus(evaluate)
     ids = layout.evaluated_ids(config)
-    places = [layout.results_prefix(i, b.name) for i in ids for b in config.benchmarks]
-    if not all(find_manifest(store, place) for place in places):
+    prefixes = [layout.results_prefix(i, b.name) for i in ids for b in config.benchmarks]
+    if not all(find_manifest(store, prefix) for prefix in prefixes):
         after = RunCheckpoints(config).headers(config.after)
         engine = engine_choice.choose_engine(evaluate, after)
         engine_choice.check_engine(evaluate.model_copy(update={"engine": engine}))
 
 
 def run_shard(
-    config: SweepConfig, store: Store, *, checkpoint_id: str, unit: str
+    config: SweepConfig, store: Store, *, checkpoint_id: str, shard_id: str
 ) -> Manifest | None:
-    """Evaluate one checkpoint on one shard of a benchmark's problems, as a pod does.
+    """Evaluate one checkpoint on one shard of a benchmark's problems, in a pod.
 
-    The pod that finishes last joins the shards and grades them, into the same output as `run`'s.
-    Until then, None.
+    Returns None while other shards are missing. The pod that finishes the last shard joins and
+    grades all of them; the output is the same as that of `run`.
     """
     all_shards = shards.evaluate_shards(config)
-    shard = shards.shard_with_id(all_shards, unit)
+    shard = shards.shard_with_id(all_shards, shard_id)
     with open_session(config, store, only_checkpoint=checkpoint_id) as session:
         (benchmark,) = (b for b in session.benchmarks if b.name == shard.name)
         key = _keys(session, [checkpoint_id])[checkpoint_id, benchmark.name]
-        place = layout.results_prefix(checkpoint_id, benchmark.name)
-        if not is_current(store, place, key):
+        prefix = layout.results_prefix(checkpoint_id, benchmark.name)
+        if not is_current(store, prefix, key):
             _check_settings(session, [checkpoint_id])
             if shard.of > 1 and not _generate_shard(session, checkpoint_id, benchmark, shard, key):
                 return None
-        output = begin(store, place, key)
+        output = begin(store, prefix, key)
         of_benchmark = [s for s in all_shards if s.name == shard.name and shard.of > 1]
         if output.finished is None and of_benchmark:
             try:
                 _join(checkpoint_id, of_benchmark, output)
             except (IncompleteError, MissingKeyError):
-                # Another pod has joined the shards meanwhile, and deleted them.
-                output = begin(store, place, key)
+                # Another pod has joined the shards and deleted them.
+                output = begin(store, prefix, key)
                 if output.finished is None:
                     raise
         finished = _generate_and_grade(session, checkpoint_id, benchmark, output, force=False)
-        for one in of_benchmark:
-            clear(store, layout.shard_prefix(checkpoint_id, one.id))
+        for joined in of_benchmark:
+            clear(store, layout.shard_prefix(checkpoint_id, joined.id))
         likelihoods.make(session, checkpoint_id, benchmark, finished)
         _run_second_grader(session, checkpoint_id, benchmark, finished, force=False)
         return finished
@@ -143,10 +143,10 @@ def _keys(session: Session, checkpoint_ids: Sequence[str]) -> dict[tuple[str, st
 
 
 def _check_settings(session: Session, checkpoint_ids: Sequence[str]) -> None:
-    """Check the engine and all prompts.
+    """Check the engine, and the prompts of every checkpoint.
 
     Raises:
-        ConfigError, CheckpointError, BenchmarkError: one will not do.
+        ConfigError, CheckpointError, BenchmarkError: they cannot be used.
     """
     engine_choice.check_engine(session.evaluate)
     for checkpoint_id in checkpoint_ids:
@@ -156,7 +156,7 @@ def _check_settings(session: Session, checkpoint_ids: Sequence[str]) -> None:
 def _requests(
     session: Session, checkpoint_id: str, benchmark: Benchmark, shard: shards.Shard | None = None
 ) -> list[Request]:
-    """The completions to generate: a benchmark's, or those of a shard of it."""
+    """Requests for all completions of a benchmark, or of one shard of its problems."""
     problems = benchmark.problems
     prompts = session.prompt_set(checkpoint_id).prompts[benchmark.name]
     if shard is not None:
@@ -168,30 +168,31 @@ def _requests(
 def _generate_shard(
     session: Session, checkpoint_id: str, benchmark: Benchmark, shard: shards.Shard, key: OutputKey
 ) -> bool:
-    """Generate the completions of a shard; whether all shards of the benchmark exist now."""
+    """Generate the completions of a shard. Returns whether all shards of the benchmark are done."""
 
-    def place_and_key(number: int) -> tuple[str, OutputKey]:
+    def prefix_and_key(number: int) -> tuple[str, OutputKey]:
         inputs = {**key.inputs, "share": f"{number} of {shard.of}"}
         prefix = layout.shard_prefix(checkpoint_id, shard._replace(number=number).id)
         return prefix, replace(key, inputs=inputs)
 
-    output = begin(session.store, *place_and_key(shard.number))
+    output = begin(session.store, *prefix_and_key(shard.number))
     if output.finished is None:
         requests = _requests(session, checkpoint_id, benchmark, shard)
         label = f"evaluate {checkpoint_id} on {shard.id}"
-        # Not graded here: the pod that joins the shards grades them all.
+        # The pod that joins the shards grades all completions, so none are graded here.
         generate_missing(
             output, requests, lambda: session.engine_with(checkpoint_id), lambda _: None, label
         )
-        if not session.store.exists(output.key(ENGINE)):  # an empty shard has started no engine
+        # A shard without problems has started no engine.
+        if not session.store.exists(output.key(ENGINE)):
             output.put_json(ENGINE, [])
         output.adopt(ENGINE)
         output.commit()
-    return all(is_current(session.store, *place_and_key(number)) for number in range(shard.of))
+    return all(is_current(session.store, *prefix_and_key(number)) for number in range(shard.of))
 
 
 def _join(checkpoint_id: str, all_shards: Sequence[shards.Shard], output: Output) -> None:
-    """Write the completions of all shards to where those of a whole evaluation lie."""
+    """Write the completions of all shards to the output of the whole evaluation."""
     completions: list[Completion] = []
     engines: list[dict[str, Any]] = []
     for shard in all_shards:
@@ -208,12 +209,11 @@ def _join(checkpoint_id: str, all_shards: Sequence[shards.Shard], output: Output
 def _generate_and_grade(
     session: Session, checkpoint_id: str, benchmark: Benchmark, output: Output, *, force: bool
 ) -> Manifest:
-    """Generate the missing completions of an output and grade all; those of a finished output are
-    graded unless their grades are current."""
+    """Generate the missing completions of an output, and grade those without current grades."""
     graded: tuple[Sequence[Completion], Sequence[Grade]] | None = None
     finished = output.finished
     if finished is None:
-        # Refuses a benchmark without a readable gold before the engine generates anything.
+        # Fails if the benchmark has no readable gold, before the engine generates anything.
         session.grader.unreadable_golds(benchmark)
         completions = generate_missing(
             output,

@@ -1,7 +1,8 @@
-"""gate: judge a checkpoint's answers against a baseline's, benchmark by benchmark.
+"""gate: compare a checkpoint's accuracy with a baseline's, on each benchmark.
 
-A loss must be shown to be a regression, and its absence to be shown to pass; what the data cannot
-tell is called inconclusive. Only answers to the same questions are compared.
+A regression is a loss that the data show to exceed the margin; a pass needs data that show there
+is none. Otherwise the outcome is inconclusive. Only evaluations with the same prompts and settings
+are compared.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ STAGE = "gate"
 VERSION = "2"
 PREFIX = "gate"
 LEVEL = 0.05
-"""Chance, over all benchmarks, of calling something a regression that is none."""
+"""Probability of a false regression on any of the benchmarks."""
 WORST: Sequence[GateOutcome] = ("regression", "inconclusive", "passed")
 
 
@@ -50,11 +51,12 @@ class Answers(NamedTuple):
 
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
-    """Write the verdict; one that was made of the same answers stays as it is.
+    """Write the verdict, unless there is one from the same grades.
 
     Raises:
-        IncompleteError: no `gate` section, or answers that are not there; all of them are named.
-        ConfigError: the baseline was asked otherwise; every difference is named.
+        IncompleteError: there is no `gate` section, or evaluations are missing; the error names all
+            of them.
+        ConfigError: the baseline was evaluated otherwise; the error names every difference.
     """
     gate = _section(config)
     check_run(store, config)
@@ -91,21 +93,23 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
 
 
 def warning_before_sweep(config: SweepConfig) -> str:
-    """What will keep this gate from judging, as far as it can be known before anything is asked:
-    words for a person, or none. A baseline may still come to be meanwhile, so it is no error."""
+    """A warning that the gate's baseline is missing or unreadable; empty if it is there.
+
+    It is not an error, since the baseline may be finished before the gate runs.
+    """
     gate = config.gate
     if gate is None or gate.baseline is None:
         return ""
-    places = [layout.results_prefix(gate.checkpoint, b.name) for b in config.benchmarks]
+    prefixes = [layout.results_prefix(gate.checkpoint, b.name) for b in config.benchmarks]
     try:
         baseline = open_store(gate.baseline)
-        lacking = [place for place in places if find_manifest(baseline, place) is None]
+        missing = [prefix for prefix in prefixes if find_manifest(baseline, prefix) is None]
     except SvdjobsError as error:
         return f"gate.baseline {gate.baseline} cannot be read from here: {error}"
-    if not lacking:
+    if not missing:
         return ""
     return (
-        f"gate.baseline {gate.baseline} has no {', '.join(lacking)} yet; without them the gate "
+        f"gate.baseline {gate.baseline} has no {', '.join(missing)} yet; without them the gate "
         f"will end with code 2."
     )
 
@@ -114,13 +118,13 @@ def load(store: Store) -> Gate:
     """The verdict of a run.
 
     Raises:
-        IncompleteError: there is none.
+        IncompleteError: there is no verdict.
     """
     return record_in(Gate, read_finished(store, PREFIX, "gate.json"), f"{PREFIX}/gate.json")
 
 
 def closing_words(store: Store) -> str:
-    """What the command prints: the table, the reasons, the verdict, and where it lies."""
+    """The text that the command prints: the table, the reasons, the verdict and its URL."""
     return f"{words.plain(load(store))}\nVerdict: {store.url}/{PREFIX}/gate.md"
 
 
@@ -133,28 +137,30 @@ def _section(config: SweepConfig) -> GateConfig:
 
 
 def baseline_id(gate: GateConfig) -> str:
-    """The checkpoint that is compared with."""
+    """The id of the checkpoint to compare with."""
     return gate.checkpoint if gate.baseline else "before"
 
 
 def _pairs(
     config: SweepConfig, gate: GateConfig, store: Store, baseline: Store
 ) -> dict[str, tuple[Answers, Answers]]:
-    """Judged and baseline answers of every benchmark."""
+    """The judged evaluation and the baseline of every benchmark, by its name."""
     own = current_results(config, store)
-    found: dict[str, list[Evaluation | None]] = {}
+    evaluations: dict[str, list[Evaluation | None]] = {}
     places: dict[str, list[tuple[Store, str]]] = {}
     for benchmark in config.benchmarks:
         judged = layout.results_prefix(gate.checkpoint, benchmark.name)
         other = layout.results_prefix(baseline_id(gate), benchmark.name)
         places[benchmark.name] = [(store, judged), (baseline, other)]
-        known = find(baseline, baseline_id(gate), benchmark.name) if gate.baseline else own[other]
-        found[benchmark.name] = [own[judged], known]
-    _refuse_missing(places, found)
+        reference = (
+            find(baseline, baseline_id(gate), benchmark.name) if gate.baseline else own[other]
+        )
+        evaluations[benchmark.name] = [own[judged], reference]
+    _refuse_missing(places, evaluations)
     return {
-        name: (_answers(store, judged), _answers(baseline, known))
-        for name, (judged, known) in found.items()
-        if judged is not None and known is not None
+        name: (_answers(store, judged), _answers(baseline, reference))
+        for name, (judged, reference) in evaluations.items()
+        if judged is not None and reference is not None
     }
 
 
@@ -164,38 +170,38 @@ def _answers(store: Store, evaluation: Evaluation) -> Answers:
 
 def _refuse_missing(
     places: Mapping[str, Sequence[tuple[Store, str]]],
-    found: Mapping[str, Sequence[Evaluation | None]],
+    evaluations: Mapping[str, Sequence[Evaluation | None]],
 ) -> None:
-    lacking = sorted(
+    missing = sorted(
         {
             f"{store.url}/{prefix}"
             for name, sides in places.items()
-            for (store, prefix), evaluation in zip(sides, found[name], strict=True)
+            for (store, prefix), evaluation in zip(sides, evaluations[name], strict=True)
             if evaluation is None
         }
     )
-    if lacking:
+    if missing:
         raise IncompleteError(
-            f"gate needs finished evaluations that are not there, or were made with other "
-            f"settings: {', '.join(lacking)}. Finish this run with `svdjobs sweep CONFIG`; if the "
-            f"baseline lacks them, set gate.baseline to a run that has the same checkpoint id and "
+            f"gate needs evaluations that are missing, or were made with other settings: "
+            f"{', '.join(missing)}. Finish this run with `svdjobs sweep CONFIG`. If the baseline "
+            f"misses them, set gate.baseline to a run that has the same checkpoint id and "
             f"benchmarks."
         )
 
 
 def _refuse_incomparable(pairs: Mapping[str, tuple[Answers, Answers]], baseline: Store) -> None:
-    found = [
+    reasons = [
         f"{name}: {difference}"
-        for name, (judged, known) in pairs.items()
-        for difference in differences(*judged, *known)
+        for name, (judged, reference) in pairs.items()
+        for difference in differences(*judged, *reference)
     ]
-    if found:
-        lines = "\n  ".join(found)
+    if reasons:
+        lines = "\n  ".join(reasons)
         raise ConfigError(
-            f"gate compares answers to the same questions only; this run and its baseline "
-            f"{baseline.url} differ:\n  {lines}\nEvaluate the baseline with this run's settings, "
-            f"or this run with the baseline's; what only grading differs in, `svdjobs grade RUN` "
-            f"brings up to date."
+            f"gate compares evaluations with the same prompts and settings only; this run and its "
+            f"baseline {baseline.url} differ:\n  {lines}\nEvaluate the baseline with this run's "
+            f"settings, or this run with the baseline's. If only the graders differ, run `svdjobs "
+            f"grade RUN`."
         )
 
 
@@ -204,15 +210,16 @@ def judge(
     gate: GateConfig,
     pairs: Mapping[str, tuple[Answers, Answers]],
 ) -> Gate:
-    """The verdict on comparable answers; no I/O.
+    """The verdict on comparable evaluations; no I/O.
 
-    A run passes only where every benchmark does, so the tests of having kept need no adjustment
-    (an intersection-union test: Berger 1982, "Multiparameter Hypothesis Testing and Acceptance
-    Sampling", doi:10.2307/1267823); one benchmark makes a regression, so those of having lost do.
+    A run passes only if every benchmark passes, so the tests for a pass need no adjustment (an
+    intersection-union test: Berger 1982, "Multiparameter Hypothesis Testing and Acceptance
+    Sampling", doi:10.2307/1267823). One benchmark is enough for a regression, so the tests for a
+    loss are adjusted.
     """
     changes = {
-        name: paired(judged.summary.problem_scores, known.summary.problem_scores)
-        for name, (judged, known) in pairs.items()
+        name: paired(judged.summary.problem_scores, reference.summary.problem_scores)
+        for name, (judged, reference) in pairs.items()
     }
     lost = {name: below_p(change, -gate.margin) for name, change in changes.items()}
     adjusted = holm(lost)
@@ -221,7 +228,7 @@ def judge(
         for name, pair in pairs.items()
     ]
     outcome = min((row.outcome for row in rows), key=WORST.index)
-    refused = outcome == "inconclusive" and gate.inconclusive == "fail"
+    fails = outcome == "inconclusive" and gate.inconclusive == "fail"
     return Gate(
         name=config.name,
         checkpoint=gate.checkpoint,
@@ -230,10 +237,10 @@ def judge(
         margin=gate.margin,
         inconclusive=gate.inconclusive,
         outcome=outcome,
-        failed=outcome == "regression" or refused,
+        failed=outcome == "regression" or fails,
         rows=rows,
         notes=version_notes(
-            (judged.evaluation, known.evaluation) for judged, known in pairs.values()
+            (judged.evaluation, reference.evaluation) for judged, reference in pairs.values()
         ),
     )
 
@@ -246,18 +253,18 @@ def _row(
     loss_p: float,
     adjusted: float,
 ) -> GateRow:
-    judged, known = pair
-    scores = (judged.summary.problem_scores, known.summary.problem_scores)
+    judged, reference = pair
+    scores = (judged.summary.problem_scores, reference.summary.problem_scores)
     same = (
         judged.evaluation.completions.inputs["checkpoint"]
-        == known.evaluation.completions.inputs["checkpoint"]
+        == reference.evaluation.completions.inputs["checkpoint"]
     )
     return GateRow(
         benchmark=name,
         outcome=_outcome(changes, gate.margin, adjusted, same),
         n=judged.summary.n,
         judged=_side(judged.summary),
-        baseline=_side(known.summary),
+        baseline=_side(reference.summary),
         comparison=compare(*scores, judged.summary.n),
         loss_p=loss_p,
         loss_p_adjusted=adjusted,
@@ -268,10 +275,10 @@ def _row(
 
 
 def _outcome(changes: Sequence[float], margin: float, adjusted: float, same: bool) -> GateOutcome:
-    """What the differences of one benchmark show."""
+    """The outcome of one benchmark, from the changes of its problem scores."""
     if adjusted <= LEVEL:
         return "regression"
-    if same and not any(changes):  # the same weights with the same scores have lost nothing
+    if same and not any(changes):  # the same weights and scores: no loss, however few problems
         return "passed"
     needed = passing_margin(changes)
     kept = needed < margin and not math.isclose(needed, margin, rel_tol=ROUNDING)

@@ -1,7 +1,7 @@
 """grade: grade the finished completions of a run again, and summarise them.
 
-`evaluate` grades as it generates. This stage by itself lets a run follow a newer grader, and never
-generates a completion, whatever else has changed.
+`evaluate` grades while it generates. This stage regrades with a newer grader, and never generates a
+completion.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from svdjobs.storage.store import Store
 
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> list[Manifest]:
-    """Grade all completions that the run has finished; with `force` those with grades, too.
+    """Grade all finished completions without current grades; with `force`, all of them.
 
     Raises:
         ConfigError: the config has no `evaluate` section.
-        IncompleteError: there are no completions.
+        IncompleteError: the run has no finished completions.
         BenchmarkError: a benchmark has changed since its completions were generated.
     """
-    written: list[Manifest] = []
+    manifests: list[Manifest] = []
     with Grader(config.evaluation.grade_timeout_seconds) as grader:
         for section in config.benchmarks:
             benchmark = load_benchmark(section)
             for checkpoint_id in layout.evaluated_ids(config):
                 prefix = layout.results_prefix(checkpoint_id, section.name)
                 if completions := find_manifest(store, prefix):
-                    written.append(
+                    manifests.append(
                         grades.make(
                             store, checkpoint_id, benchmark, completions, grader, force=force
                         )
                     )
-    if not written:
+    if not manifests:
         raise IncompleteError(f"{store.url} has no finished completions to grade.")
-    return written
+    return manifests

@@ -1,4 +1,4 @@
-"""plan: from headers and configs alone, what will be done, what it costs, or why it cannot be."""
+"""plan: decide from headers and configs what a sweep does and costs, or why it cannot run."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ STORAGE_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
-    """Make the plan, or find it made.
+    """Make the plan, or read the finished one.
 
     Raises:
-        CheckpointError: the checkpoints cannot be swept; every reason is given at once.
+        CheckpointError: the checkpoints cannot be swept; the error gives every reason.
     """
     check_run(store, config)
     opened = _open_all(config)
@@ -38,8 +38,8 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
         note_run(store, config)
         try:
             return layout.load_plan(store, config, stage=STAGE)
-        except DamagedError as error:  # it costs little to make it again
-            say(f"{error} It is made again.")
+        except DamagedError as error:  # a plan costs seconds
+            say(f"{error} Making the plan again.")
             output = _output(config, store, opened, force=True)
     plan = make(config, store, opened)
     note_run(store, config)
@@ -49,17 +49,17 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
 
 
 def hash_checkpoints(config: SweepConfig, store: Store) -> None:
-    """Find out which bytes every checkpoint is made of, so that no pod of a fan-out has to."""
+    """Hash every checkpoint and store the hashes, so no pod of a fan-out has to."""
     checkpoints = RunCheckpoints(config)
     for source in dict.fromkeys(target.source for target in layout.targets(config)):
         checkpoints.identity(source, store)
 
 
 def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Plan:
-    """The plan of a sweep over opened checkpoints.
+    """Make the plan of a sweep over opened checkpoints.
 
     Raises:
-        CheckpointError: they cannot be swept; every reason is given at once.
+        CheckpointError: they cannot be swept; the error gives every reason.
     """
     before, after = opened["before"], opened["after"]
     bases, values = opened[config.bases_of], opened[config.values_of]
@@ -80,7 +80,7 @@ def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Pl
         notes=[
             *_direction(config, opened),
             *_notes(opened),
-            *_other_dtypes(before, after, chosen),
+            *_dtype_changes(before, after, chosen),
         ],
         rounding=rounding_of(before, after, chosen),
         estimate=estimate,
@@ -88,19 +88,19 @@ def make(config: SweepConfig, store: Store, opened: dict[str, Checkpoint]) -> Pl
 
 
 def _left_out(values: Checkpoint, bases: Checkpoint) -> list[str]:
-    """Tensors that play no part: blends have none of these names."""
+    """Names of tensors that are missing in the bases, so they are in no blend."""
     return sorted(set(values.entries) - set(bases.entries))
 
 
 def _missing_in_after(tensor: TensorPlan) -> TensorPlan:
-    """A tensor of a reversed sweep, whose other checkpoint is after."""
+    """Correct a skip reason of a reversed sweep, whose missing values are those of `after`."""
     if tensor.skip == "missing_in_before":
         return tensor.model_copy(update={"skip": "missing_in_after"})
     return tensor
 
 
 def _direction(config: SweepConfig, opened: dict[str, Checkpoint]) -> list[str]:
-    """What blends are made of, where that is not the usual."""
+    """Notes on the direction of a reversed sweep."""
     if config.direction == "forward":
         return []
     notes = [
@@ -113,7 +113,7 @@ def _direction(config: SweepConfig, opened: dict[str, Checkpoint]) -> list[str]:
 
 
 def _notes(opened: dict[str, Checkpoint]) -> list[str]:
-    """How each checkpoint is read, where that is not plain."""
+    """Notes on checkpoints that are not read as they are stored."""
     return [
         f"{role}: {note}"
         for role, checkpoint in _distinct(opened).items()
@@ -122,12 +122,12 @@ def _notes(opened: dict[str, Checkpoint]) -> list[str]:
     ]
 
 
-def _other_dtypes(before: Checkpoint, after: Checkpoint, chosen: list[TensorPlan]) -> list[str]:
-    """A sentence where matrices are stored in other dtypes before than after."""
+def _dtype_changes(before: Checkpoint, after: Checkpoint, chosen: list[TensorPlan]) -> list[str]:
+    """A note if `before` and `after` store matrices in different dtypes."""
     pairs = Counter((before.entries[t.name].dtype, after.entries[t.name].dtype) for t in chosen)
-    if not (other := {pair: count for pair, count in pairs.items() if pair[0] != pair[1]}):
+    if not (changed := {pair: count for pair, count in pairs.items() if pair[0] != pair[1]}):
         return []
-    counts = ", ".join(f"{n} of {len(chosen)} from {b} to {a}" for (b, a), n in other.items())
+    counts = ", ".join(f"{n} of {len(chosen)} from {b} to {a}" for (b, a), n in changed.items())
     return [
         f"the dtype of matrices changes from before to after ({counts}): rounding to the narrower "
         f"one is part of what is measured as their difference."
@@ -135,8 +135,13 @@ def _other_dtypes(before: Checkpoint, after: Checkpoint, chosen: list[TensorPlan
 
 
 def _open_all(config: SweepConfig) -> dict[str, Checkpoint]:
-    """Every checkpoint of the run by its id, one that has two ids opened once; or one error with
-    all the reasons why some do not open."""
+    """Open the headers of every checkpoint of the run. Returns them by checkpoint id.
+
+    Two ids of one source give the same object.
+
+    Raises:
+        CheckpointError: some cannot be opened; the error gives every reason.
+    """
     targets = layout.targets(config)
     checkpoints = RunCheckpoints(config)
     ids: dict[str, str] = {}
@@ -155,18 +160,18 @@ def _open_all(config: SweepConfig) -> dict[str, Checkpoint]:
 
 
 def _distinct(opened: dict[str, Checkpoint]) -> dict[str, Checkpoint]:
-    """Those of them under their first id."""
-    found: dict[str, Checkpoint] = {}
+    """The opened checkpoints without repetitions, each under its first id."""
+    distinct: dict[str, Checkpoint] = {}
     for checkpoint_id, checkpoint in opened.items():
-        if not any(checkpoint is other for other in found.values()):
-            found[checkpoint_id] = checkpoint
-    return found
+        if not any(checkpoint is other for other in distinct.values()):
+            distinct[checkpoint_id] = checkpoint
+    return distinct
 
 
 def _output(
     config: SweepConfig, store: Store, opened: dict[str, Checkpoint], *, force: bool
 ) -> Output:
-    """The plan depends on headers and settings, so a changed checkpoint makes a new plan."""
+    """Open the plan's output. Its key has all headers, so a changed checkpoint gets a new plan."""
     headers = {
         checkpoint_id: fingerprint(
             {
@@ -241,18 +246,19 @@ def _refuse(
         reasons.append(
             "no tensor is left to blend: every one is skipped. See `selection` in the config."
         )
-    elif thin := _too_little(config, tensors):
-        reasons.append(thin)
+    elif reason := _low_coverage(config, tensors):
+        reasons.append(reason)
     if not reasons:
         reasons += what_speaks_against(opened["before"], after, chosen)
     for checkpoint_id in layout.rotation_chain(config):
-        lacking = [t.name for t in chosen if _shape(opened[checkpoint_id], t.name) != t.shape]
-        if lacking:
+        missing = [t.name for t in chosen if _shape(opened[checkpoint_id], t.name) != t.shape]
+        if missing:
             reasons.append(
-                f"{checkpoint_id} lacks {len(lacking)} of the {len(chosen)} matrices, or has them "
-                f"in another shape, e.g. {lacking[0]}"
+                f"{checkpoint_id} misses {len(missing)} of the {len(chosen)} matrices, or has them "
+                f"in another shape, e.g. {missing[0]}"
             )
     free = store.free_bytes()
+    # bytes_written includes outputs that an earlier run has already written.
     held = sum(store.sizes("").values())
     if free is not None and estimate.bytes_written > free + held:
         reasons.append(
@@ -263,24 +269,24 @@ def _refuse(
         raise CheckpointError("\n  ".join(["this sweep cannot run:", *reasons]))
 
 
-def _too_little(config: SweepConfig, tensors: list[TensorPlan]) -> str | None:
-    """Why a sweep would say little of the model: most of its attention and MLPs is not blended."""
-    share, others = core_coverage(tensors)
-    if share >= config.selection.minimum_coverage:
+def _low_coverage(config: SweepConfig, tensors: list[TensorPlan]) -> str | None:
+    """The reason to refuse a sweep that blends too few of the attention and MLP parameters."""
+    coverage, others = core_coverage(tensors)
+    if coverage >= config.selection.minimum_coverage:
         return None
     by_size = sorted(others.items(), key=lambda item: -item[1])
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in by_size)
     largest = max((t for t in tensors if t.skip in others), key=lambda t: t.elements)
     return (
-        f"{100 * share:.1f} % of the attention and MLP parameters would be blended, expected are "
-        f"at least {100 * config.selection.minimum_coverage:.0f} %. The others, by reason: "
+        f"{100 * coverage:.1f} % of the attention and MLP parameters would be blended, expected "
+        f"are at least {100 * config.selection.minimum_coverage:.0f} %. The others, by reason: "
         f"{reasons} (the largest is {largest.name} {list(largest.shape)}: {largest.skip}). Set "
-        f"selection.minimum_coverage to {math.floor(100 * share) / 100:g} to go on."
+        f"selection.minimum_coverage to {math.floor(100 * coverage) / 100:g} to go on."
     )
 
 
 def _mismatches(checkpoint_id: str, other: Checkpoint, after: Checkpoint) -> list[str]:
-    """Differences that make two checkpoints different models."""
+    """Reasons why a checkpoint cannot be compared with `after`."""
     reasons = []
     if other.architecture != after.architecture:
         reasons.append(
@@ -290,7 +296,7 @@ def _mismatches(checkpoint_id: str, other: Checkpoint, after: Checkpoint) -> lis
     if other.config.get("vocab_size") != after.config.get("vocab_size"):
         reasons.append(
             f"different vocabularies: {checkpoint_id} has {other.config.get('vocab_size')} tokens, "
-            f"after has {after.config.get('vocab_size')}; their answers cannot be compared"
+            f"after has {after.config.get('vocab_size')}; their completions cannot be compared"
         )
     return reasons
 

@@ -1,4 +1,4 @@
-"""report: one page that says what the sweep found, how sure it is, and what is missing."""
+"""report: one page with the results of a sweep, their uncertainty, and what is missing."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from svdjobs.weights.rotation_rows import load_rows
 STAGE = "report"
 VERSION = "5"
 PREFIX = "report"
-DRAWN_SPECTRA = 7
+SPECTRA_IN_FIGURE = 7
 
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
-    """Write the report of what has been finished; what is missing is named in it."""
+    """Write the report of all finished outputs; it names the missing ones."""
     plan = layout.load_plan(store, config, stage=STAGE)
     manifests = _manifests(config, store)
     missing = _missing(manifests)
@@ -67,15 +67,19 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
         return output.finished
     content = gather(config, store, plan, missing)
     pictures = page.drawn(content)
-    for one in pictures:
-        output.write(f"figures/{one.picture.name}", one.png)
+    for figure in pictures:
+        output.write(f"figures/{figure.picture.name}", figure.png)
     for table in tables(content):
         output.write(f"tables/{table.name}.csv", text.csv_table(table))
-    apart = [one for by_id in content.agreements.values() for seen in by_id.values()
-             for one in seen.disagreements]  # fmt: skip
-    if apart:
-        output.add(write_lines(store, output.key("disagreements.jsonl"),
-                               [one.model_dump_json() for one in apart]))  # fmt: skip
+    disagreements = [
+        disagreement
+        for by_id in content.agreements.values()
+        for agreement in by_id.values()
+        for disagreement in agreement.disagreements
+    ]
+    if disagreements:
+        lines = [disagreement.model_dump_json() for disagreement in disagreements]
+        output.add(write_lines(store, output.key("disagreements.jsonl"), lines))
     output.write("tables/numbers.csv", numbers_csv(content))
     output.write_json("verdict.json", junit.verdict(config.name, manifests, missing))
     output.write("junit.xml", junit.junit(config.name, manifests, missing))
@@ -85,12 +89,12 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
 
 
 def copy(store: Store, folder: Path) -> None:
-    """Copy a finished report to a folder on this disk."""
+    """Copy the finished report to a folder on this disk."""
     outputs.copy(store, PREFIX, folder)
 
 
 def unfinished(config: SweepConfig, store: Store) -> list[str]:
-    """What the config asks for and is not finished, or is out of date; sorted prefixes."""
+    """Sorted prefixes of outputs that the config wants and that are missing or out of date."""
     return _missing(_manifests(config, store))
 
 
@@ -99,7 +103,7 @@ def _missing(manifests: dict[str, Manifest | None]) -> list[str]:
 
 
 def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
-    """Manifest of everything the config asks for, None where it is missing or out of date."""
+    """Manifests of all outputs that the config wants; None if one is missing or out of date."""
     wanted = [layout.PLAN_PREFIX]
     wanted += [
         layout.factors_prefix(target.checkpoint_id) for target in layout.decompose_targets(config)
@@ -107,35 +111,36 @@ def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
     wanted += [layout.checkpoint_prefix(alpha) for alpha in config.alphas]
     if config.rotations:
         wanted.append(layout.ROTATIONS)
-    found = {prefix: readable_manifest(store, prefix) for prefix in wanted}
+    manifests = {prefix: readable_manifest(store, prefix) for prefix in wanted}
     evaluations = current_results(config, store).items()
-    return {**found, **{prefix: done.grades if done else None for prefix, done in evaluations}}
+    return {**manifests, **{prefix: done.grades if done else None for prefix, done in evaluations}}
 
 
 def _answers(
     config: SweepConfig, store: Store, manifests: dict[str, Manifest | None]
 ) -> dict[str, str]:
-    """Answers by what they are, since the same work may be graded again or drawn otherwise.
+    """Content fingerprints of grades, likelihoods and second grades, by prefix.
 
-    Likelihoods and second grades are extra: what is there is read, what is not is not missed.
+    The same key may have other bytes after it was generated or graded again. Likelihoods and second
+    grades are optional: the report uses those that exist.
     """
-    found = {}
+    prints = {}
     for benchmark in config.benchmarks:
         for checkpoint_id in layout.evaluated_ids(config):
             results = layout.results_prefix(checkpoint_id, benchmark.name)
             if answered := manifests.get(results):
-                found[results] = content_print(answered)
+                prints[results] = content_print(answered)
             if manifest := likelihoods.current(store, checkpoint_id, benchmark.name):
                 prefix = layout.likelihoods_prefix(checkpoint_id, benchmark.name)
-                found[prefix] = content_print(manifest)
+                prints[prefix] = content_print(manifest)
             if manifest := second_grades.current(store, checkpoint_id, benchmark.name):
                 prefix = layout.second_grades_prefix(checkpoint_id, benchmark.name)
-                found[prefix] = content_print(manifest)
-    return found
+                prints[prefix] = content_print(manifest)
+    return prints
 
 
 def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) -> Content:
-    """Read everything finished into one content."""
+    """Read all finished outputs into the content of the report."""
     return Content(
         config=config,
         plan=plan,
@@ -155,7 +160,7 @@ def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) ->
 
 
 def _evaluated(config: SweepConfig, missing: list[str]) -> Iterator[tuple[BenchmarkConfig, str]]:
-    """Every benchmark and checkpoint that has an evaluation."""
+    """Each benchmark and checkpoint id with a finished evaluation."""
     for benchmark in config.benchmarks:
         for checkpoint_id in layout.evaluated_ids(config):
             if layout.results_prefix(checkpoint_id, benchmark.name) not in missing:
@@ -165,32 +170,32 @@ def _evaluated(config: SweepConfig, missing: list[str]) -> Iterator[tuple[Benchm
 def _summaries(
     config: SweepConfig, store: Store, missing: list[str]
 ) -> dict[str, dict[str, Summary]]:
-    found: dict[str, dict[str, Summary]] = {}
+    summaries: dict[str, dict[str, Summary]] = {}
     for benchmark, checkpoint_id in _evaluated(config, missing):
         if evaluation := grades.find(store, checkpoint_id, benchmark.name):
-            found.setdefault(benchmark.name, {})[checkpoint_id] = evaluation.summary(store)
-    return found
+            summaries.setdefault(benchmark.name, {})[checkpoint_id] = evaluation.summary(store)
+    return summaries
 
 
 def _likelihoods(
     config: SweepConfig, store: Store, missing: list[str]
 ) -> dict[str, dict[str, list[Likelihood]]]:
-    found: dict[str, dict[str, list[Likelihood]]] = {}
+    by_benchmark: dict[str, dict[str, list[Likelihood]]] = {}
     for benchmark, checkpoint_id in _evaluated(config, missing):
         if rows := likelihoods.load(store, checkpoint_id, benchmark.name):
-            found.setdefault(benchmark.name, {})[checkpoint_id] = rows
-    return found
+            by_benchmark.setdefault(benchmark.name, {})[checkpoint_id] = rows
+    return by_benchmark
 
 
 def _agreements(
     config: SweepConfig, store: Store, missing: list[str]
 ) -> dict[str, dict[str, Agreement]]:
-    found: dict[str, dict[str, Agreement]] = {}
+    agreements: dict[str, dict[str, Agreement]] = {}
     benchmarks = {section: load_benchmark(section) for section in config.benchmarks}
     for section, checkpoint_id in _evaluated(config, missing):
-        if seen := second_grades.agreement(store, benchmarks[section], checkpoint_id):
-            found.setdefault(section.name, {})[checkpoint_id] = seen
-    return found
+        if agreement := second_grades.agreement(store, benchmarks[section], checkpoint_id):
+            agreements.setdefault(section.name, {})[checkpoint_id] = agreement
+    return agreements
 
 
 def _rotations(config: SweepConfig, store: Store, missing: list[str]) -> list[RotationRow]:
@@ -202,7 +207,7 @@ def _rotations(config: SweepConfig, store: Store, missing: list[str]) -> list[Ro
 def _spectra(
     store: Store, plan: Plan, missing: list[str]
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Spectra of one tensor of each module family, from the middle layer."""
+    """Singular values before and after of one tensor per module family, from the middle layer."""
     from svdjobs.checkpoint.selection import layer_and_family
 
     if any(
@@ -213,21 +218,21 @@ def _spectra(
     for tensor in plan.selected:
         families.setdefault(layer_and_family(tensor.name)[1], []).append(tensor.name)
     before, after = (Factors(store, i, stage=STAGE) for i in ("before", "after"))
-    drawn = {
+    chosen = {
         family: sorted(names, key=lambda name: layer_and_family(name)[0] or 0)[len(names) // 2]
-        for family, names in list(families.items())[:DRAWN_SPECTRA]
+        for family, names in list(families.items())[:SPECTRA_IN_FIGURE]
     }
     return {
         f"{family}, layer {layer_and_family(name)[0]}": (
             before.s(name).tolist(),
             after.s(name).tolist(),
         )
-        for family, name in drawn.items()
+        for family, name in chosen.items()
     }
 
 
 def closing_words(config: SweepConfig, store: Store) -> str:
-    """What a sweep prints last: the answers, the accuracy tables and where the report is."""
+    """The text that a sweep prints last: accuracy tables, findings, and the report's URL."""
     plan = layout.load_plan(store, config, stage=STAGE)
     missing = unfinished(config, store)
     blends: dict[float, list[BlendRecord]] = {}

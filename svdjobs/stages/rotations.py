@@ -1,4 +1,4 @@
-"""rotations: how every matrix's singular bases turn along base → rl1 → rl2, beside the nulls."""
+"""rotations: measure how singular bases turn along base → rl1 → rl2, and under random updates."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 STAGE = "rotations"
 VERSION = "1"
-# A triple and its random counterpart hold six matrices and their bases at once.
+# Memory, in tensors: a triple and a random triple hold six matrices and their bases.
 TRIPLES = 6
 
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
-    """Measure the rotation of every selected tensor; resumes part by part.
+    """Measure the rotation of every selected tensor. A killed run resumes with the next part.
 
     Raises:
-        IncompleteError: the config has no `rotations`, or factors are missing.
+        IncompleteError: the config has no `rotations` section, or factors are missing.
     """
     rotations = config.rotations
     if rotations is None:
@@ -99,7 +99,8 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
 
 
 def _flops(shape: tuple[int, ...], draws: int) -> float:
-    """Three cross-Gram products per triple; a null draw also decomposes two matrices."""
+    """Operations for one tensor: three cross-Gram products per triple, the real one and each random
+    one, and two decompositions per random triple."""
     m, n = shape
     triple = 6.0 * m * n * min(m, n)
     return triple + draws * (triple + 2 * cost.decompose_flops(shape, vectors=True))
@@ -112,7 +113,7 @@ def _bases(checkpoint: Checkpoint, factors: Factors, name: str) -> Bases:
 
 
 def measure(name: str, triple: list[Bases], config: RotationsConfig) -> RotationRow:
-    """One row: metrics of the triple, and their mean over random triples of the same norms."""
+    """Metrics of a triple base, rl1, rl2, and their mean over random triples of the same norms."""
     from svdjobs.kernels import rotation
 
     m, n = triple[0].w_MN.shape
@@ -151,10 +152,10 @@ def measure(name: str, triple: list[Bases], config: RotationsConfig) -> Rotation
 def _random_triple(
     base: Bases, first: float, second: float, total: float, seed: int
 ) -> list[Bases]:
-    """base, base + E1, base + E1 + E2 with Gaussian updates of the real norms ‖E1‖, ‖E2‖, ‖E1+E2‖.
+    """base, base + E1, base + E1 + E2, for Gaussian E1, E2 and E1 + E2 of the real norms.
 
-    E2 = c·E1 + G with G independent: two updates that pull the same way, as successive RL phases
-    do, must do so in the null as well.
+    E2 = c·E1 + G, where G is independent of E1. Successive RL phases often move weights in the same
+    direction; then the random updates do so too.
     """
     from svdjobs.kernels.rotation import Bases, random_update
     from svdjobs.kernels.spectrum import decompose
@@ -165,14 +166,14 @@ def _random_triple(
     on_MN = rl1_MN + c * (rl1_MN - base.w_MN)
     triple = [base]
     for w_MN in (rl1_MN, random_update(on_MN, rest, (seed + 1) % 2**63)):
-        found = decompose(w_MN)
-        assert found.basis_KK is not None
-        triple.append(Bases(w_MN, found.s_K, found.basis_KK))
+        factors = decompose(w_MN)
+        assert factors.basis_KK is not None
+        triple.append(Bases(w_MN, factors.s_K, factors.basis_KK))
     return triple
 
 
 def _mean(draws: Sequence[Record]) -> dict[str, Any]:
-    """Mean over the draws of each metric, by field; None if a draw has no such number."""
+    """Mean of each metric over the random triples, by field; leave out metrics that one misses."""
     means: dict[str, Any] = {}
     for name in type(draws[0]).model_fields if draws else ():
         values = [getattr(draw, name) for draw in draws]
@@ -184,12 +185,12 @@ def _mean(draws: Sequence[Record]) -> dict[str, Any]:
 
 
 def _metrics(triple: list[Bases], top_k: int) -> tuple[RotationMetrics, int]:
-    """Metrics of one triple, and the number of directions that they use."""
+    """Metrics of one triple, and the number of singular directions that they use."""
     from svdjobs.kernels import rotation, spectrum
 
     base, rl1, rl2 = triple
     r = min(spectrum.rank(bases.s_K) for bases in triple)
-    # k ≪ min(m, n), or the top-k form turns into the full one.
+    # At most a quarter of the directions: k near min(m, n) would equal the full metric.
     t = min(r, max(1, min(top_k, min(base.w_MN.shape) // 4)))
     side = ("u", "vh") if base.tall else ("vh", "u")
     metrics = RotationMetrics(

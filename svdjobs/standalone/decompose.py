@@ -1,4 +1,4 @@
-"""decompose on its own: checkpoints in, factors out, without a sweep around them."""
+"""Decomposes checkpoints without a sweep."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def run(
     allow_pickle: bool = False,
     selection: SelectionConfig | None = None,
 ) -> None:
-    """Decompose each checkpoint into `<output_dir>/factors/<name>/`, with its vectors.
+    """Decompose each checkpoint into `<output_dir>/factors/<name>/`, with vectors.
 
     Raises:
-        ConfigError: two checkpoints of one name, which would share a folder.
+        ConfigError: two checkpoints have the same name, so the same folder.
     """
     store = open_store(str(output_dir))
     names = [checkpoint_name(source) for source in model_ids]
@@ -53,7 +53,7 @@ def run(
         tensors = select(checkpoint, checkpoint, selection or SelectionConfig())
         say(f"{name}: {coverage_line(tensors)}")
         chosen = [tensor for tensor in tensors if tensor.skip is None]
-        known = find_manifest(store, layout.factors_prefix(name))
+        earlier = find_manifest(store, layout.factors_prefix(name))
         made = decompose_checkpoint(
             store,
             layout.Target(name, source, vectors=True),
@@ -64,25 +64,27 @@ def run(
             workers=workers,
             force=force,
         )
-        assert made is not None  # a whole checkpoint, not a share of one
-        renewed = known is None or known.fingerprint != made.fingerprint
+        assert made is not None  # all shards were decomposed, none is missing
+        renewed = earlier is None or earlier.fingerprint != made.fingerprint
         if export:
             export_pt(store, checkpoint, name, chosen, force=force or renewed)
 
 
 def checkpoint_name(source: str) -> str:
-    """Name of a folder (resolved, so that `.` and `..` have one) or last part of a hub id.
+    """The name of a checkpoint: the last part of its path or hub id.
+
+    A path is resolved first, since `.` and `..` are no names.
 
     Raises:
-        ConfigError: the root folder, which has no name.
+        ConfigError: the source is the root folder, which has no name.
     """
     folder = Path(source).expanduser()
-    found = (
+    name = (
         folder.resolve().name if folder.exists() else PurePosixPath(source.partition("@")[0]).name
     )
-    if not found:
-        raise ConfigError(f"{source!r} has no name to file its factors under; give its folder.")
-    return found
+    if not name:
+        raise ConfigError(f"{source!r} has no name to call its factors; give another path.")
+    return name
 
 
 def export_pt(
@@ -95,7 +97,7 @@ def export_pt(
 ) -> None:
     """Write the classic layout: one `<name>/<tensor>.pt` with U, S, Vh (float32) and orig_shape.
 
-    Files that are there are kept unless `force`; each is written atomically.
+    Existing files are kept unless `force` is set. Each file is written atomically.
     """
     factors = Factors(store, name, stage="export")
     with track(f"export {name}", len(tensors)) as advance:
@@ -109,7 +111,7 @@ def export_pt(
 
 
 def _classic(w_MN: torch.Tensor, factors: Factors, name: str) -> bytes:
-    """U, S and Vh in float32; where s is numerically zero, vectors complete the basis."""
+    """Pickle U, S and Vh in float32. Where s is numerically zero, vectors complete the basis."""
     import torch
 
     from svdjobs.kernels.spectrum import thin_side

@@ -1,4 +1,4 @@
-"""evaluate on its own: one checkpoint, one benchmark, one JSON file, as the field's scripts do."""
+"""Evaluates one checkpoint on one benchmark without a sweep, and writes one JSON file."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def run(
     force: bool = False,
     allow_pickle: bool = False,
 ) -> tuple[str, Path]:
-    """Evaluate, or resume what an earlier call began. Returns a line for a person and the path of
-    the results.
+    """Evaluate a checkpoint, or resume its evaluation.
 
-    The run, with completions, grades and `logs/evaluate.log`, lies beside the results file.
+    Returns a summary line and the path of the results file. The run, with completions, grades and
+    `logs/evaluate.log`, is in a folder with the name of the results file and the suffix `.run`.
     """
     name = checkpoint_name(model)
     path = out_json or RESULTS / f"{name}_results.json"
@@ -64,14 +64,14 @@ def run(
 
 
 def publish(config: SweepConfig, store: Store) -> str:
-    """Write the results file of a run of `run` from what the run holds; a line for a person."""
+    """Write the results file from the finished run. Returns a summary line."""
     evaluation = grades.find(store, "after", config.benchmarks[0].name)
     if evaluation is None:
         raise IncompleteError(f"{store.url} has no finished evaluation.")
     summary = evaluation.summary(store)
     results = json.loads(evaluation.read(store, "results.json"))
-    for one in (*results["summary"], *results["results"]):
-        one["model"] = config.after
+    for entry in (*results["summary"], *results["results"]):
+        entry["model"] = config.after
     path = Path(config.store_url).with_suffix(".json")
     write_json(open_store(str(path.parent)), path.name, results)
     return (

@@ -1,4 +1,4 @@
-"""What is recorded about the blends of a run."""
+"""Reads the records of the blended tensors of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svdjobs.storage.store import Store
 
 
 def shard_records(store: Store, alpha: float) -> list[BlendRecord]:
-    """The tensor records of a finished blend; none where it is not finished."""
+    """The records of all tensors of a blend; empty if it is not finished."""
     prefix = layout.checkpoint_prefix(alpha)
     manifest = find_manifest(store, prefix)
     names = [file.key for file in manifest.files] if manifest else []

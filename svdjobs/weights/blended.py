@@ -1,4 +1,4 @@
-"""The blended tensors of a sweep, computed one by one: what `blend` writes and an engine is fed."""
+"""Computes the tensors of a blend, which `blend` writes and an engine swaps in."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ SPECTRUM_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class PreparedMatrix:
-    """What one tensor's blends are made of, whatever alpha."""
+    """One matrix and its D, which give the blend at every alpha."""
 
     w_MN: torch.Tensor
     d_MN: torch.Tensor
     s_values_K: torch.Tensor
     """Singular values at alpha = 0."""
     s_bases_K: torch.Tensor
-    """Singular values at alpha = 1, those of w."""
+    """Singular values at alpha = 1, which are those of W."""
     guarded: int
     signal_norm: float
     weight_norm: float
@@ -45,27 +45,28 @@ class PreparedMatrix:
 
 @dataclass(frozen=True)
 class Sources:
-    """Opened inputs of a blend, which belong together.
+    """The opened inputs of a blend, checked to belong together.
 
-    In a sweep's usual direction `bases` is after and `values` are of before.
+    Usually `bases` is `after` and `values` are those of `before`; a reversed sweep exchanges them.
     """
 
     plan: Plan
     bases: Checkpoint
-    """As it is stored."""
+    """The checkpoint as it is stored."""
     matrices: Matrices
-    """The same as its matrices."""
+    """The same checkpoint as matrices."""
     factors: Factors
-    """Of `bases`."""
+    """Factors of `bases`."""
     values: Factors
+    """Factors of the other checkpoint."""
     fingerprints: dict[str, str]
 
 
 def open_sources(checkpoints: RunCheckpoints, store: Store, *, stage: str) -> Sources:
-    """Open the plan, the checkpoint that gives the bases and both factorisations.
+    """Open the plan, the checkpoint that gives the bases, and the factors of both checkpoints.
 
     Raises:
-        IncompleteError: one is missing, or was made from another checkpoint.
+        IncompleteError: one is missing, or was made from other weights.
     """
     config = checkpoints.config
     plan = layout.load_plan(store, config, stage=stage)
@@ -88,7 +89,7 @@ def open_sources(checkpoints: RunCheckpoints, store: Store, *, stage: str) -> So
 
 
 class StoredTensor(NamedTuple):
-    """One tensor as the checkpoint stores it, and what it holds."""
+    """One tensor as the checkpoint stores it, and the plans of the matrices in it."""
 
     name: str
     shape: tuple[int, ...]
@@ -103,34 +104,35 @@ class StoredTensor(NamedTuple):
 
 @dataclass(frozen=True)
 class PreparedTensor:
-    """One stored tensor and its D, both flat, and the blended matrices in it."""
+    """One stored tensor and its D, both flat, and its matrices that are blended."""
 
     w: torch.Tensor
     d: torch.Tensor
     parts: list[tuple[TensorPlan, PreparedMatrix]]
     alone: bool
-    """Whether it is one matrix and nothing else."""
+    """Whether the tensor is one matrix and nothing else."""
 
 
 def stored_tensors(sources: Sources) -> list[StoredTensor]:
-    """Every tensor that a blend stores, sorted by name; of a tied pair, the embedding only."""
+    """Every tensor that a blend stores, sorted by name; of a tied pair only the embedding."""
     plans = {tensor.name: tensor for tensor in sources.plan.tensors}
-    found = []
+    stored = []
     for name, held in sorted(sources.matrices.names_in().items()):
         entry = sources.bases.entries[name]
-        holds = tuple(plans[one] for one in held)
+        holds = tuple(plans[matrix] for matrix in held)
         if not any(tensor.skip == "tied" for tensor in holds):
-            found.append(StoredTensor(name, entry.shape, entry.dtype, holds))
-    return found
+            stored.append(StoredTensor(name, entry.shape, entry.dtype, holds))
+    return stored
 
 
 def stored_dtype(config: SweepConfig, tensor: StoredTensor) -> str:
-    """safetensors dtype a tensor is written in: floats in the storage dtype, others as they are."""
+    """The safetensors dtype to write a tensor in: the storage dtype for floats, else its own."""
     return SAFETENSORS_NAMES[config.blend.storage_dtype] if tensor.dtype in FLOATS else tensor.dtype
 
 
 def peak_bytes(sources: Sources) -> int:
-    """Memory that one tensor needs at most while it is blended."""
+    """Peak memory of one process for one tensor while it is blended."""
+    # W and D of a tensor with several matrices are in memory beside those of one matrix.
     held = max(
         (
             math.prod(stored.shape) * 8
@@ -145,32 +147,34 @@ def peak_bytes(sources: Sources) -> int:
 def tensors_at(
     config: SweepConfig, sources: Sources, alpha: float
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of the checkpoint at alpha, to the bit as `blend` would have written it."""
+    """Every tensor of the checkpoint at alpha, with exactly the bits that `blend` writes."""
     from svdjobs.kernels.blend import blend
 
     stored = stored_tensors(sources)
     checked = names_to_check(sources.plan.selected)
 
-    def made(tensor: StoredTensor) -> torch.Tensor:
+    def blended(tensor: StoredTensor) -> torch.Tensor:
         if not tensor.chosen or alpha == 1:
             return sources.bases.read(tensor.name)
-        whole = prepare_tensor(tensor, sources, checked)
-        return blend(whole.w, whole.d, alpha).reshape(tensor.shape)
+        prepared = prepare_tensor(tensor, sources, checked)
+        return blend(prepared.w, prepared.d, alpha).reshape(tensor.shape)
 
     workers = worker_count(peak_bytes(sources))
     with threads(workers) as pool:
-        found = in_order(pool, made, stored, ahead=2 * workers)
-        for tensor, values in zip(stored, found, strict=True):
+        all_values = in_order(pool, blended, stored, ahead=2 * workers)
+        for tensor, values in zip(stored, all_values, strict=True):
             yield tensor.name, to_storage(values, stored_dtype(config, tensor), tensor.name)
 
 
 def prepare_tensor(stored: StoredTensor, sources: Sources, checked: set[str]) -> PreparedTensor:
-    """Everything about one stored tensor that does not depend on alpha; where it holds several
-    matrices, D is put together of theirs, and 0 elsewhere."""
+    """Compute what does not depend on alpha for one stored tensor.
+
+    If the tensor holds several matrices, D is composed of theirs and zero elsewhere.
+    """
     import torch
 
     pieces = sources.matrices.pieces
-    if all(tensor.name not in pieces for tensor in stored.holds):  # then it holds one, itself
+    if all(tensor.name not in pieces for tensor in stored.holds):  # it is one matrix
         (tensor,) = stored.holds
         blended = prepare_matrix(tensor, sources, check=tensor.name in checked)
         return PreparedTensor(
@@ -188,7 +192,7 @@ def prepare_tensor(stored: StoredTensor, sources: Sources, checked: set[str]) ->
 
 
 def names_to_check(selected: list[TensorPlan]) -> set[str]:
-    """The first tensor of every shape: those whose blended spectrum is computed again."""
+    """The first tensor of every shape: its blended spectrum is computed again as a check."""
     first: dict[tuple[int, ...], str] = {}
     for tensor in selected:
         first.setdefault(tensor.shape, tensor.name)
@@ -202,12 +206,12 @@ def prepare_matrix(
     check: bool = False,
     w_MN: torch.Tensor | None = None,
 ) -> PreparedMatrix:
-    """Everything about one matrix that does not depend on alpha; `w_MN` is its values if known.
+    """Compute what does not depend on alpha for one matrix. Without `w_MN`, read its values.
 
-    A `check`ed tensor whose W(0) misses its target spectrum is done again by a direct SVD.
+    With `check`, compute the spectrum of W(0); if it misses the target, use a direct SVD instead.
 
     Raises:
-        NumericalError: that misses it too.
+        NumericalError: W(0) misses the target spectrum by the direct SVD, too.
     """
     from svdjobs.kernels import blend
 
@@ -219,16 +223,16 @@ def prepare_matrix(
     if check:
         target_K = blend.target_spectrum(s_values_K, s_bases_K, 0.0)
         error = blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K)
-        if not error <= SPECTRUM_TOLERANCE:
-            say(f"{tensor.name}: blend misses its spectrum by {error:.2g}, taking a direct SVD")
+        if not error <= SPECTRUM_TOLERANCE:  # true for NaN, too
+            say(f"{tensor.name}: blend misses its spectrum by {error:.2g}, using a direct SVD")
             d_MN = blend.signal_direct(w_MN, s_values_K)
             error = blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K)
         if not error <= SPECTRUM_TOLERANCE:
             raise NumericalError(
                 f"tensor {tensor.name!r} {list(tensor.shape)}: the singular values of W(0) miss "
-                f"what they should be by {error:.2g} of the largest, allowed is "
-                f"{SPECTRUM_TOLERANCE:.0e}, also after a direct float64 SVD. Leave the tensor out "
-                f"with selection.exclude, and please report it."
+                f"their targets by {error:.2g} of the largest, also with a direct float64 SVD; "
+                f"allowed is {SPECTRUM_TOLERANCE:.0e}. Leave the tensor out with "
+                f"selection.exclude, and report it as a bug."
             )
     return PreparedMatrix(
         w_MN,

@@ -1,4 +1,4 @@
-"""The factors of a run, as stages read them."""
+"""Reads the factors of a run."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ S, BASIS = "s", "basis"
 class Factors:
     """The finished factors of one checkpoint, read tensor by tensor.
 
-    Each is compared with the sha256 in the record of its part, and that with the manifest's.
+    Every tensor is checked against the sha256 in its part's record, and the record against the
+    manifest.
     """
 
     def __init__(self, store: Store, checkpoint_id: str, *, stage: str) -> None:
         prefix = layout.factors_prefix(checkpoint_id)
         (self.manifest,) = require(store, [prefix], stage=stage)
-        with _our_own():
+        with _errors_as_damage():
             entries = {
                 entry.name: entry
                 for file in self.manifest.files
@@ -64,13 +65,13 @@ class Factors:
                         )
                     yield item
 
-    def require_origin(self, checkpoint: Checkpoint, identity_: str) -> None:
-        """Make sure these are the factors of that checkpoint.
+    def require_origin(self, checkpoint: Checkpoint, identity: str) -> None:
+        """Check that these are the factors of the checkpoint with an identity.
 
         Raises:
             IncompleteError: the checkpoint has changed since it was decomposed.
         """
-        if self.manifest.inputs["checkpoint"] != identity_:
+        if self.manifest.inputs["checkpoint"] != identity:
             raise IncompleteError(
                 f"{checkpoint.label} has changed since it was decomposed. Run `svdjobs decompose` "
                 f"again first."
@@ -80,7 +81,7 @@ class Factors:
         """Singular values, float64, descending.
 
         Raises:
-            StorageError: they are not those that were written.
+            StorageError: the sha256 differs from the recorded one.
         """
         return self._checked(f"{name}.{S}")
 
@@ -88,12 +89,12 @@ class Factors:
         """Square-side vectors as columns, float64 K×K.
 
         Raises:
-            StorageError: they are not those that were written.
+            StorageError: the sha256 differs from the recorded one.
         """
         return self._checked(f"{name}.{BASIS}")
 
     def _checked(self, name: str) -> torch.Tensor:
-        with _our_own():
+        with _errors_as_damage():
             values = self._tensors.read(name)
         found, expected = tensor_sha256(values), self._sha256[name]
         if found != expected:
@@ -106,13 +107,13 @@ class Factors:
 
 
 def tensor_sha256(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's bytes, in order of its elements."""
+    """sha256 of a tensor's elements, in order."""
     return hashlib.sha256(tensor.detach().contiguous().numpy().data).hexdigest()
 
 
 @contextmanager
-def _our_own() -> Iterator[None]:
-    """What is wrong with files that we wrote is damage to the store, and no wrong checkpoint."""
+def _errors_as_damage() -> Iterator[None]:
+    """Report a faulty factor file as damage to the store: svdjobs wrote it, not the user."""
     try:
         yield
     except CheckpointError as error:

@@ -1,9 +1,8 @@
-"""What is measured of the rotation in a run."""
+"""Reads the rows that the rotations stage has written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from svdjobs.records import RotationRow
 from svdjobs.runs.layout import ROTATIONS
@@ -11,13 +10,9 @@ from svdjobs.runs.outputs import read_finished, require
 from svdjobs.storage.objects import record_in
 from svdjobs.storage.store import Store
 
-if TYPE_CHECKING:
-    pass
-
 
 def load_rows(store: Store) -> list[RotationRow]:
-    """The rows of a finished rotations stage, by layer and family."""
-
+    """The rows of a finished rotations stage, sorted by family, then by layer."""
     (manifest,) = require(store, [ROTATIONS], stage="report")
 
     def rows() -> Iterator[RotationRow]:

@@ -43,7 +43,7 @@ def test_a_store_that_refuses_logs_stops_nothing(
     monkeypatch.setattr("svdjobs.runs.logs.write_bytes", refused)
     with run_logs(store) as logs:
         logs.path("vllm-after").write_text("hello")
-    assert "could not be kept" in capsys.readouterr().err
+    assert "could not be uploaded" in capsys.readouterr().err
     assert not store.keys("")
 
 

@@ -60,7 +60,7 @@ def test_units_come_to_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> Non
         "gate": False,
     }
     for unit in 2 * list(reversed(fan_outs["decompose"])):
-        decompose.run(config, store, unit=unit)
+        decompose.run(config, store, shard_id=unit)
     for checkpoint_id in ("after", *fan_outs["baselines"]):
         evaluate_all(config, store, checkpoint_id, fan_outs["evaluate"])
     for name in reversed(fan_outs["alphas"]):
@@ -74,9 +74,9 @@ def test_units_come_to_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> Non
 
 def evaluate_all(config: SweepConfig, store: Store, checkpoint_id: str, shares: list[str]) -> None:
     for unit in reversed(shares):
-        whole = evaluate.run_shard(config, store, checkpoint_id=checkpoint_id, unit=unit)
+        whole = evaluate.run_shard(config, store, checkpoint_id=checkpoint_id, shard_id=unit)
         assert (whole is not None) == (unit == shares[0]), "the last share makes it whole"
-    again = evaluate.run_shard(config, store, checkpoint_id=checkpoint_id, unit=shares[1])
+    again = evaluate.run_shard(config, store, checkpoint_id=checkpoint_id, shard_id=shares[1])
     assert again is not None
     assert not store.keys(f"shares/{checkpoint_id}")
 
@@ -86,7 +86,7 @@ def test_more_shares_than_problems(whole: SweepConfig, make_config: MakeConfig) 
     store = LocalStore(config.store_url)
     plan.run(config, store)
     shares = [share.id for share in shards.evaluate_shards(config)]
-    done = [evaluate.run_shard(config, store, checkpoint_id="after", unit=i) for i in shares]
+    done = [evaluate.run_shard(config, store, checkpoint_id="after", shard_id=i) for i in shares]
     assert [manifest is not None for manifest in done] == [False] * 8 + [True]
 
 
@@ -115,7 +115,7 @@ def test_unknown_unit_is_named(make_config: MakeConfig) -> None:
     store = LocalStore(config.store_url)
     plan.run(config, store)
     with pytest.raises(ConfigError, match=r"no shard 'after-7' in this run; it has before-000"):
-        decompose.run(config, store, unit="after-7")
+        decompose.run(config, store, shard_id="after-7")
 
 
 def test_evaluations_of_an_indexed_job(make_config: MakeConfig) -> None:

@@ -248,7 +248,7 @@ def test_failed_spectrum_check_takes_the_direct_route(
     monkeypatch.setattr(kernel, "signal", wrong)
     config = make_config(selection={"include": [r"layers\.0\.mlp\.up_proj"]}, rotations=None)
     folder = blended(config)[0.0]
-    assert "taking a direct SVD" in capsys.readouterr().err
+    assert "using a direct SVD" in capsys.readouterr().err
     layer = json.loads((folder / "svd_blend_meta.json").read_text())["per_layer_meta"]
     assert layer["model.layers.0.mlp.up_proj.weight"]["spectrum_error"] <= 1e-6
 

@@ -36,7 +36,7 @@ def test_weights_go_and_what_was_measured_stays(make_config: MakeConfig) -> None
     results = "results/alpha-0.5000/sums"
     answers = store.read(f"{results}/completions.jsonl")
     clear(store, results)
-    evaluate.run_shard(config, store, checkpoint_id="alpha-0.5000", unit="sums-000")
+    evaluate.run_shard(config, store, checkpoint_id="alpha-0.5000", shard_id="sums-000")
     assert store.read(f"{results}/completions.jsonl") == answers
 
 
@@ -48,7 +48,7 @@ def test_needed_weights_stay(make_config: MakeConfig) -> None:
     with pytest.raises(IncompleteError, match=r"checkpoints/alpha-0\.5000"):
         drop_weights.run(config, store, alpha=0.5)
     blend.run(config, store, alphas=[0.5])
-    with pytest.raises(IncompleteError, match=r"still needed: results/alpha-0\.5000/sums is not"):
+    with pytest.raises(IncompleteError, match=r"needed: results/alpha-0\.5000/sums is missing"):
         drop_weights.run(config, store, alpha=0.5)
     assert is_written(store, "alpha-0.5000")
 

@@ -64,9 +64,9 @@ def test_an_alpha_that_the_plan_lacks_is_refused_before_anything_is_asked(
     wider = make_config(rotations=None, alphas=[0, 0.25, 0.5, 1])
     for begin in (
         lambda: evaluate.run(wider, store, checkpoint_ids=["after"]),
-        lambda: evaluate.run_shard(wider, store, checkpoint_id="after", unit="sums-000"),
+        lambda: evaluate.run_shard(wider, store, checkpoint_id="after", shard_id="sums-000"),
     ):
-        with pytest.raises(IncompleteError, match=r"the plan in .* lacks alpha 0\.25, 0\.5\. Run"):
+        with pytest.raises(IncompleteError, match=r"the plan in .* misses alpha 0\.25, 0\.5\. Run"):
             begin()
     assert not list(Path(config.store_url).glob("results/*"))
 
