@@ -1,4 +1,4 @@
-"""Which engine answers, and in which dtype."""
+"""Chooses the engine of an evaluation and its compute dtype."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from svdjobs.storage.objects import try_read_json
 from svdjobs.storage.store import Store
 from svdjobs.weights.blend_records import shard_records
 
-# Keys of a config that do not change what its weights compute.
+# Keys of a checkpoint's config that do not change what the weights compute.
 NAMES_AND_DTYPES = {
     "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "pad_token_id",
     "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
 
-# vLLM's attention on a CPU takes no narrower heads.
+# vLLM's attention on a CPU supports no smaller heads.
 CPU_HEAD_DIMENSION = 32
 
 
@@ -34,10 +34,10 @@ def resolve_auto_settings(
 ) -> EvaluateConfig:
     """The `evaluate` section with every `auto` resolved, the same for all checkpoints.
 
-    In a pod (`only_checkpoint`) the other blends are not visible, so `dtype: auto` is float32.
+    A pod (`only_checkpoint`) does not see the other blends, so there `dtype: auto` is float32.
 
     Raises:
-        ConfigError: the config wants a 16-bit dtype whose rounding drowns the blends.
+        ConfigError: the rounding noise of the config's 16-bit dtype is too large for the blends.
     """
     evaluate = checkpoints.config.evaluation
     return evaluate.model_copy(
@@ -49,7 +49,7 @@ def resolve_auto_settings(
 
 
 def choose_engine(evaluate: EvaluateConfig, after: Checkpoint) -> str:
-    """The engine of the config; for `auto`, vLLM if it is installed and runs this checkpoint."""
+    """The engine of the config; for `auto`, vLLM if it is installed and supports the checkpoint."""
     if evaluate.engine != "auto":
         return evaluate.engine
     if find_spec("vllm") is None:
@@ -62,28 +62,28 @@ def check_engine(evaluate: EvaluateConfig) -> None:
     """Check that the engine is installed, and uses the GPUs that this process sees.
 
     Raises:
-        ConfigError: it is not installed, or would leave the GPUs idle.
+        ConfigError: the engine is not installed, or would leave the GPUs idle.
     """
     engine_kind(evaluate.engine).check()
     refuse_idle_gpus(evaluate.engine)
 
 
 def head_dimension(config: dict[str, Any]) -> int:
-    """Dimension of an attention head, from a checkpoint's config; 0 if the config does not say."""
+    """Dimension of an attention head by a checkpoint's config; 0 if the config has none."""
     text = config.get("text_config") or config
     heads = text.get("num_attention_heads") or 0
     return int(text.get("head_dim") or (text.get("hidden_size", 0) // heads if heads else 0))
 
 
 def _choose_dtype(checkpoints: RunCheckpoints, store: Store, only_checkpoint: str | None) -> str:
-    """The config's dtype; for `auto`, after's own if its rounding is small beside the blends."""
+    """The compute dtype; `auto` is after's dtype if its rounding noise is small, else float32."""
     config, after = checkpoints.config, checkpoints.after
-    asked = config.evaluation.dtype
+    configured = config.evaluation.dtype
     own = str(after.config.get("dtype") or after.config.get("torch_dtype") or "float32")
-    wanted = own if asked == "auto" else asked
+    wanted = own if configured == "auto" else configured
     if wanted not in ("bfloat16", "float16"):
         return "float32"
-    if only_checkpoint and asked == "auto":  # the pods of other blends have to choose the same
+    if only_checkpoint and configured == "auto":  # the pods of all blends must choose the same
         return "float32"
     error = _cast_error(checkpoints, store, wanted, only_checkpoint)
     if error is None or error <= LARGEST_CAST_ERROR:
@@ -92,26 +92,28 @@ def _choose_dtype(checkpoints: RunCheckpoints, store: Store, only_checkpoint: st
         f"rounding noise in {wanted} is {error:.2g} times what a blend differs from "
         f"{config.bases_of} by"
     )
-    if asked == "auto":
+    if configured == "auto":
         say(f"evaluate.dtype auto: float32, since {noise}")
         return "float32"
     if not config.evaluation.allow_lossy_dtype:
         raise ConfigError(
-            f"evaluate.dtype {asked}: {noise} (at most {LARGEST_CAST_ERROR} is allowed), so "
+            f"evaluate.dtype {configured}: {noise} (at most {LARGEST_CAST_ERROR} is allowed), so "
             f"differences between alphas would be those of rounding. Use float32, or set "
-            f"evaluate.allow_lossy_dtype to true to do it anyway."
+            f"evaluate.allow_lossy_dtype to true."
         )
-    say(f"evaluate.dtype {asked}, as asked, although {noise}")
-    return asked
+    say(f"evaluate.dtype {configured}, with evaluate.allow_lossy_dtype: {noise}")
+    return configured
 
 
 def _cast_error(
     checkpoints: RunCheckpoints, store: Store, dtype: str, only_checkpoint: str | None
 ) -> float | None:
-    """Largest relative cast error of the alphas' blends in a dtype, and of the checkpoint that they
-    are made from if svdjobs blended that. None if no blend is known."""
+    """Largest relative cast error of the blends in a dtype; None if there are no blends.
+
+    If `bases` is itself a blend by svdjobs, its recorded cast error counts, too.
+    """
     errors = []
-    # Other tools write a file of this name too, without cast_error.
+    # Other tools write a file with this name, without cast_error.
     meta = try_read_json(checkpoints.bases.store, BLEND_META)
     recorded = meta.get("cast_error") if isinstance(meta, dict) else None
     if isinstance(recorded, dict) and recorded.get(dtype) is not None:

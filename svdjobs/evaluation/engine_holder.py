@@ -1,11 +1,10 @@
 """Starts the engine of a session, and puts each checkpoint's weights into it.
 
-which checkpoint                    engine
-config like after's, reuse_engine   one engine, started with after; weights are swapped in
-alone in a pod, written in the run  an engine started with its own weights
-other config (`before` with other   an engine of its own, for that checkpoint only
-RoPE or tokenizer, say)
-reuse_engine: false                 an engine of its own
+checkpoint                                    engine
+same config as after, reuse_engine: true      one engine, started with after; weights are swapped in
+the only one of a pod, with weight files      an engine that is started with its weight files
+other config, e.g. RoPE, or other tokenizer   an engine for this checkpoint only
+reuse_engine: false                           an engine for this checkpoint only
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from svdjobs.storage.store import Store
 
 
 class EngineHolder:
-    """Holds the one engine that is running, and knows which checkpoint is in it."""
+    """Holds the running engine, and the id of the checkpoint in it."""
 
     def __init__(
         self,
@@ -48,7 +47,7 @@ class EngineHolder:
         self._longest_prompt = longest_prompt
         self._logs = logs
         self._engine: Engine | None = None
-        self._holds: str | None = None
+        self._checkpoint_id: str | None = None
         self._reuse = evaluate.reuse_engine
         self._only_checkpoint = only_checkpoint
         self._started_for_reuse = False
@@ -56,7 +55,7 @@ class EngineHolder:
 
     def engine_with(self, checkpoint_id: str) -> Engine:
         """The engine, with a checkpoint's weights in it."""
-        if self._engine is not None and self._holds == checkpoint_id:
+        if self._engine is not None and self._checkpoint_id == checkpoint_id:
             return self._engine
         reuse = self._reuse and self._has_config_of_after(checkpoint_id)
         if self._engine is not None and not (reuse and self._started_for_reuse):
@@ -66,41 +65,41 @@ class EngineHolder:
             own_weights = alone and is_written(self._store, checkpoint_id)
             first = "after" if reuse and not own_weights else checkpoint_id
             self._engine = self._start(first)
-            self._holds, self._started_for_reuse = first, reuse and first == "after"
-        if self._holds != checkpoint_id:
-            self._holds = None  # a swap that fails leaves weights of two checkpoints
+            self._checkpoint_id, self._started_for_reuse = first, reuse and first == "after"
+        if self._checkpoint_id != checkpoint_id:
+            self._checkpoint_id = None  # a failed swap leaves weights of two checkpoints
             try:
                 self._engine.put(self._tensors(checkpoint_id))
             except EvaluationError as error:
                 say(f"{error} Starting an engine for each checkpoint instead.")
-                self._reuse = False  # so this happens once
+                self._reuse = False  # not tried again
                 return self.engine_with(checkpoint_id)
-            self._holds = checkpoint_id
+            self._checkpoint_id = checkpoint_id
         return self._engine
 
     def _files(self, checkpoint_id: str) -> Weights:
-        """A checkpoint whose weight files an engine can start from."""
+        """A checkpoint with weight files, which an engine can start from."""
         return weights_of(
             self._checkpoints, self._store, checkpoint_id, self._disk, with_weight_files=True
         )
 
     def _tensors(self, checkpoint_id: str) -> Weights:
-        """A checkpoint whose tensors can be put into a running engine."""
+        """A checkpoint without weight files, whose tensors can be put into a running engine."""
         return weights_of(
             self._checkpoints, self._store, checkpoint_id, self._disk, with_weight_files=False
         )
 
     def _has_config_of_after(self, checkpoint_id: str) -> bool:
-        """Whether an engine that was started with after computes this checkpoint correctly.
+        """Whether an engine that was started with `after` computes this checkpoint correctly.
 
-        RoPE scaling, for example, is set in config.json, which swapping weights does not change.
+        An engine keeps the config that it was started with, e.g. the RoPE scaling.
         """
         is_blend = checkpoint_id not in layout.baseline_ids(self._config)
         config_from = self._config.bases_of if is_blend else checkpoint_id
         if config_from != "before":
             return True
         if self._config.before_has_own_tokenizer:
-            say("before has a tokenizer of its own, so it gets an engine of its own")
+            say("before has its own tokenizer, so it gets a separate engine")
             return False
         before, after = self._checkpoints.before.config, self._checkpoints.after.config
         keys = sorted({*before, *after} - NAMES_AND_DTYPES)
@@ -108,19 +107,19 @@ class EngineHolder:
         if differ:
             say(
                 f"the configs of before and after differ in {', '.join(differ)}, so "
-                f"{checkpoint_id} gets an engine of its own"
+                f"{checkpoint_id} gets a separate engine"
             )
         return not differ
 
     def _start(self, checkpoint_id: str) -> Engine:
         weights, tokenizer = self._files(checkpoint_id), self._tokenizer_of(checkpoint_id)
-        # Checks the files: an engine's own error for a truncated one names neither it nor a remedy.
+        # Check the files first: an engine's error for a truncated file does not name the file.
         open_checkpoint(weights.folder, allow_pickle=self._config.allow_pickle)
         name, kind = self._evaluate.engine, engine_kind(self._evaluate.engine)
         log = self._logs.path(f"{name}-{checkpoint_id}")
         if kind.writes_log:
             place = self._logs.place(log)
-            say(f"starting {kind.title} with {weights.label} (its own messages: {place})")
+            say(f"starting {kind.title} with {weights.label} (log: {place})")
         return kind.start(
             weights, tokenizer, self._evaluate, longest_prompt=self._longest_prompt, log=log
         )
@@ -129,5 +128,5 @@ class EngineHolder:
         """Stop the engine, if there is one."""
         if self._engine is not None:
             self._engine.close()
-            self._engine = self._holds = None
+            self._engine = self._checkpoint_id = None
         self._disk.close()

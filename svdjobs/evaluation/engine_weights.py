@@ -1,4 +1,4 @@
-"""A checkpoint of a run as an engine takes it: files to start from, or tensors to swap in."""
+"""Gives an engine a checkpoint of a run: weight files to start from, or tensors to swap in."""
 
 from __future__ import annotations
 
@@ -30,16 +30,14 @@ WEIGHT_FILE_SUFFIXES = (".safetensors", ".safetensors.index.json")
 
 
 def is_written(store: Store, checkpoint_id: str) -> bool:
-    """Whether a checkpoint's weight files exist. True for before and after, which lie elsewhere."""
+    """Whether a checkpoint has weight files. True for `before` and `after`, which no run writes."""
     prefix = f"{layout.CHECKPOINTS}/{checkpoint_id}"
     manifest = find_manifest(store, prefix)
-    return manifest is None or any(
-        file.key.endswith(WEIGHT_FILE_SUFFIXES) for file in manifest.files
-    )
+    return manifest is None or has_weight_files(manifest)
 
 
 def has_weight_files(manifest: Manifest) -> bool:
-    """Whether a checkpoint of the run was written with its weights."""
+    """Whether the manifest of a blended checkpoint lists weight files."""
     return any(file.key.endswith(WEIGHT_FILE_SUFFIXES) for file in manifest.files)
 
 
@@ -51,14 +49,14 @@ def weights_of(
     *,
     with_weight_files: bool,
 ) -> Weights:
-    """A checkpoint of the run.
+    """The files and tensors of a checkpoint of the run.
 
-    Its folder has the config and companions, and the weight files only if an engine will start from
-    them. The folder is on this disk until `disk` is closed. The tensors of `before` and `after` are
-    read where they lie; those of an alpha are computed from after and D.
+    The folder has the config and companion files, and weight files only `with_weight_files`. It is
+    on this disk until `disk` is closed. Tensors of `before` and `after` are read from their weight
+    files; those of an alpha are computed from the bases and D.
 
     Raises:
-        IncompleteError: the run has no checkpoint of that id.
+        IncompleteError: the run has no checkpoint with this id.
     """
     config = checkpoints.config
     sources = {"before": config.before, "after": config.after, REPEAT_ID: config.after}
@@ -85,7 +83,7 @@ def _computed(
 
 
 def _read(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of a checkpoint, without an lm_head that is tied to the embedding."""
+    """Read the tensors of a checkpoint, except an lm_head that is tied to the embedding."""
     for name in checkpoint.entries:
         if not (checkpoint.tied and name == "lm_head.weight"):
             yield name, checkpoint.read(name)
@@ -94,7 +92,7 @@ def _read(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
 def _alpha_on_disk(
     store: Store, alpha: float, with_weight_files: bool
 ) -> AbstractContextManager[Path]:
-    """Files of a blended checkpoint; with `write_checkpoints: false` it has no weight files."""
+    """The files of a blended checkpoint, in a folder on this disk."""
     prefix = layout.checkpoint_prefix(alpha)
     (manifest,) = require(store, [prefix], stage=STAGE)
     wanted = {"config.json", *COMPANIONS}

@@ -1,5 +1,4 @@
-"""What a plan says of an evaluation before anything is decomposed: its problems, prompts and
-tokenizers, as `evaluate` will load them, and what the report will lack."""
+"""Previews an evaluation for `plan`: problems, prompts and tokenizers, loaded as by `evaluate`."""
 
 from __future__ import annotations
 
@@ -29,29 +28,29 @@ _MOST_ALPHAS_SHOWN = 12
 
 
 def preview_evaluation(config: SweepConfig, store: Store) -> list[str]:
-    """What will be asked, and what the report will lack; lines for a person.
+    """Lines for the user: the alphas, the number of prompts and tokens, tokenizer differences.
 
-    Benchmarks are loaded and every prompt is tokenised, unless all answers are there already.
+    Loads the benchmarks and tokenises every prompt, unless all evaluations are finished.
 
     Raises:
-        BenchmarkError: a benchmark that is not there, lacks a field, or does not fit the context.
-        CheckpointError: a tokenizer that is not there, or is not that of its checkpoint.
-        StorageError: the hub, or a bucket, refuses or does not answer.
+        BenchmarkError: a benchmark is missing, has no such field, or does not fit the context.
+        CheckpointError: a tokenizer is missing, or is not that of its checkpoint.
+        StorageError: the hub or a bucket refuses the request, or does not answer.
     """
     lines = [_alphas(config)]
-    if config.evaluate is not None and not _answered(config, store):
+    if config.evaluate is not None and not _all_finished(config, store):
         checkpoints = RunCheckpoints(config)
         benchmarks = [load_benchmark(benchmark) for benchmark in config.benchmarks]
-        asked = make_prompt_set(checkpoints, "after", benchmarks)
-        lines += _tokenizers(checkpoints, asked)
-        lines += _questions(checkpoints, benchmarks, asked)
+        of_after = make_prompt_set(checkpoints, "after", benchmarks)
+        lines += _tokenizers(checkpoints, of_after)
+        lines += _amounts(checkpoints, benchmarks, of_after)
     return lines
 
 
-def _answered(config: SweepConfig, store: Store) -> bool:
+def _all_finished(config: SweepConfig, store: Store) -> bool:
     ids = layout.evaluated_ids(config)
-    places = [layout.results_prefix(i, section.name) for section in config.benchmarks for i in ids]
-    return all(find_manifest(store, place) is not None for place in places)
+    prefixes = [layout.results_prefix(i, b.name) for b in config.benchmarks for i in ids]
+    return all(find_manifest(store, prefix) is not None for prefix in prefixes)
 
 
 def _alphas(config: SweepConfig) -> str:
@@ -61,87 +60,87 @@ def _alphas(config: SweepConfig) -> str:
     return f"{len(config.alphas)} alphas: {', '.join(shown)}" if shown else "no alphas"
 
 
-def _questions(
+def _amounts(
     checkpoints: RunCheckpoints,
     benchmarks: Sequence[Benchmark],
-    asked: PromptSet,
+    of_after: PromptSet,
 ) -> Iterator[str]:
-    """How much is asked on each benchmark, by the prompts themselves."""
+    """The number of completions, prompt tokens and generated tokens of each benchmark."""
     config, evaluate = checkpoints.config, checkpoints.config.evaluation
     own = tokenizer_source(config, "before") != tokenizer_source(config, "after")
-    before = make_prompt_set(checkpoints, "before", benchmarks) if own else asked
+    of_before = make_prompt_set(checkpoints, "before", benchmarks) if own else of_after
     count = len(layout.evaluated_ids(config))
     for benchmark in benchmarks:
-        lengths = [len(prompt.ids) for prompt in asked.prompts[benchmark.name]]
-        others = [len(prompt.ids) for prompt in before.prompts[benchmark.name]]
+        lengths = [len(prompt.ids) for prompt in of_after.prompts[benchmark.name]]
+        lengths_of_before = [len(prompt.ids) for prompt in of_before.prompts[benchmark.name]]
         completions = len(lengths) * evaluate.n_samples * count
-        read = sum(lengths) * (count - 1) + sum(others)
+        prompt_tokens = sum(lengths) * (count - 1) + sum(lengths_of_before)
         yield (
             f"{benchmark.name}: {len(lengths):,} problems × {evaluate.n_samples} completions × "
             f"{count} checkpoints = {completions:,} completions; prompts of {min(lengths):,} to "
-            f"{max(lengths):,} tokens, {read * evaluate.n_samples:,} in all, and at most "
-            f"{completions * evaluate.max_tokens:,} tokens drawn"
+            f"{max(lengths):,} tokens, {prompt_tokens * evaluate.n_samples:,} in all, and at most "
+            f"{completions * evaluate.max_tokens:,} generated tokens"
         )
 
 
-def _tokenizers(checkpoints: RunCheckpoints, asked: PromptSet) -> Iterator[str]:
-    """What is not alike in the tokenizers of before and after, and in what they embed.
+def _tokenizers(checkpoints: RunCheckpoints, of_after: PromptSet) -> Iterator[str]:
+    """Differences between the tokenizers of before and after, and between these and the embeddings.
 
     Raises:
-        CheckpointError: before would read other tokens than were asked.
+        CheckpointError: `before` would read other tokens than the prompts have.
     """
     config = checkpoints.config
     source = tokenizer_source(config, "after")
     chosen = config.evaluation.tokenizer_of_before
-    own = asked.tokenizer if source == config.before else _own_tokenizer(checkpoints)
-    if own is not None and (differ := differences(own, asked.tokenizer)):
+    own = of_after.tokenizer if source == config.before else _own_tokenizer(checkpoints)
+    if own is not None and (differ := differences(own, of_after.tokenizer)):
         words = f"before's tokenizer and that of {source} differ: {differ.words}"
         if chosen is None:
-            _refuse_misread(own, asked, words)
+            _refuse_other_tokens(own, of_after, words)
         whose = "its own" if chosen == "own" else f"that of {source}"
-        yield f"{words}. before is asked with {whose} (evaluate.tokenizer_of_before)"
-    of_before = own if chosen == "own" else asked.tokenizer
-    yield from _embedded("before", checkpoints.headers(config.before), of_before)
-    yield from _embedded("after", checkpoints.headers(config.after), asked.tokenizer)
+        yield f"{words}. before is evaluated with {whose} (evaluate.tokenizer_of_before)"
+    tokenizer_of_before = own if chosen == "own" else of_after.tokenizer
+    yield from _embedded("before", checkpoints.headers(config.before), tokenizer_of_before)
+    yield from _embedded("after", checkpoints.headers(config.after), of_after.tokenizer)
 
 
 def _own_tokenizer(checkpoints: RunCheckpoints) -> Any:
-    """before's own tokenizer; None where it has none."""
+    """before's own tokenizer; None if it has none."""
     try:
         return tokenizer_of(checkpoints, checkpoints.config.before)
     except CheckpointError:
         return None
 
 
-def _refuse_misread(own: Any, asked: PromptSet, words: str) -> None:
-    """Make sure that before, given after's token ids, reads the words that were asked.
+def _refuse_other_tokens(own: Any, of_after: PromptSet, words: str) -> None:
+    """Check that the prompts' token ids are the same tokens in before's own tokenizer.
 
     Raises:
-        CheckpointError: a token of a prompt is another one to before.
+        CheckpointError: a token id of a prompt is another token in before's tokenizer.
     """
-    prompts = (prompt for group in asked.prompts.values() for prompt in group)
+    prompts = (prompt for group in of_after.prompts.values() for prompt in group)
     used = {idx for prompt in prompts for idx in prompt.ids}
-    if wrong := differing_tokens(own, asked.tokenizer, used):
-        said, read = wrong[0]
+    if wrong := differing_tokens(own, of_after.tokenizer, used):
+        token, other = wrong[0]
         raise CheckpointError(
             f"{words}. Of the tokens in the prompts, before would read {len(wrong):,} as others, "
-            f"e.g. {said!r} as {read!r}. Set evaluate.tokenizer_of_before to own, or to after to "
-            f"ask so anyway."
+            f"e.g. {token!r} as {other!r}. Set evaluate.tokenizer_of_before to own, or to after to "
+            f"evaluate it so anyway."
         )
 
 
 def _embedded(checkpoint_id: str, checkpoint: Checkpoint, tokenizer: Any) -> Iterator[str]:
-    """What a checkpoint and the tokenizer that it is asked with do not share.
+    """Differences between a checkpoint and the tokenizer of its prompts.
 
     Raises:
-        CheckpointError: no completion would end.
+        CheckpointError: there is no stop token, so no completion would end.
     """
     with on_disk(checkpoint, weights=False) as folder:
         stop = stop_tokens(str(folder), tokenizer)
-    known = set(tokenizer.get_vocab().values())
-    if strange := [idx for idx in stop if idx not in known]:
+    vocabulary = set(tokenizer.get_vocab().values())
+    if missing := [idx for idx in stop if idx not in vocabulary]:
         yield (
-            f"{checkpoint_id} ends at token {', '.join(map(str, strange))} (eos_token_id of its "
+            f"{checkpoint_id} ends at token {', '.join(map(str, missing))} (eos_token_id of its "
             f"configs), which the tokenizer does not have"
         )
     if (rows := embedding_rows(checkpoint)) is not None:

@@ -1,4 +1,4 @@
-"""Generates the missing completions of an output, and keeps each one in a journal."""
+"""Generates the missing completions of an output, and writes each to a journal at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMPLETIONS = "completions.jsonl"
 JOURNAL = "completions.journal"
 ENGINE = "engine.json"
 PROMPTS = "prompts.json"
-# Completions that are handed to the grading workers together.
+# Completions that are sent to the grading workers at a time.
 GRADED_TOGETHER = 32
 
 
@@ -27,10 +27,10 @@ def generate_missing(
     submit: SubmitForGrading,
     label: str,
 ) -> list[Completion]:
-    """All completions of an output, by problem and sample.
+    """All completions of an output, sorted by problem and sample.
 
-    Those in the finished file or the journal are read, the missing ones are generated. Each is
-    handed to `submit` for grading.
+    Completions in the finished file or the journal are read, and the missing ones are generated.
+    `submit` gets each for grading. The engine is started only if completions are missing.
     """
     store, key = output.store, output.key(COMPLETIONS)
     if store.exists(key):
@@ -41,13 +41,13 @@ def generate_missing(
             lines = (
                 record_in(Completion, line, "a completion of a journal") for line in journal.lines
             )
-            # By sample: two processes that wrote the same journal may both have generated it.
+            # Two processes may have written the same completion to the journal: keep one.
             done = {(c.idx, c.sample_index): c for c in lines}
             completions = list(done.values())
             submit(completions)
             if len(done) < len(requests):
                 running = engine()
-                # A list, since a resumed run may have another engine than the one before.
+                # A list, since a resumed run may use other engine settings than before.
                 settings = try_read_json(store, output.key(ENGINE)) or []
                 if running.settings not in settings:
                     output.put_json(ENGINE, [*settings, running.settings])
@@ -57,7 +57,7 @@ def generate_missing(
         completions.sort(key=lambda c: (c.idx, c.sample_index))
         write_lines(store, key, [completion.model_dump_json() for completion in completions])
     output.adopt(COMPLETIONS)
-    # Only now: until the file is written and adopted, the journal is all there is.
+    # Not earlier: until the file is written, only the journal has the completions.
     store.delete(output.key(JOURNAL))
     return completions
 
@@ -68,7 +68,7 @@ def completions_in(data: bytes) -> list[Completion]:
 
 
 def completions_sha256(manifest: Manifest) -> str:
-    """sha256 of the completions of an output: generated again, they may differ."""
+    """sha256 of the completions in an output. It may change if they are generated again."""
     return next(file.sha256 for file in manifest.files if file.key == COMPLETIONS)
 
 
@@ -80,7 +80,7 @@ def _generate(
     submit: SubmitForGrading,
     label: str,
 ) -> list[Completion]:
-    """The missing completions as the engine finishes them, each in the journal at once."""
+    """Generate the missing completions, and write each to the journal when the engine ends it."""
     completions: list[Completion] = []
     samples_missing = {request.idx: 0 for request in requests}
     for request in requests:

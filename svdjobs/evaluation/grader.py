@@ -1,4 +1,4 @@
-"""Grades completions by worker processes, and knows which golds they cannot read."""
+"""Grades completions in worker processes, and finds golds that the grader cannot read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from svdjobs.progress import say
 from svdjobs.records import Completion, Grade, Outcome
 
 SubmitForGrading = Callable[[Sequence[Completion]], None]
-# This answer equals no gold as text, number or choice, so the grader has to read both.
+# No gold equals this answer as text, number or choice, so the grader must read the gold.
 PROBE = r"\boxed{x_{7}+98765}"
 
 
@@ -39,34 +39,36 @@ class Grader:
 
     @property
     def pool(self) -> GradingPool:
-        """The worker processes."""
+        """The pool of worker processes; the first use starts them."""
         if self._pool is None:
             self._pool = self._stack.enter_context(GradingPool(self._timeout_seconds))
         return self._pool
 
     def submitter(self, benchmark: Benchmark) -> SubmitForGrading:
-        """A function that takes completions of a benchmark and starts to grade them at once; the
-        pool's `collect` gives the grades."""
+        """A function that starts to grade completions of a benchmark.
+
+        The pool's `collect` returns their grades.
+        """
         golds = {problem.idx: problem.gold for problem in benchmark.problems}
         return lambda completions: self.pool.submit(completions, golds)
 
     def grade(self, benchmark: Benchmark, completions: Sequence[Completion]) -> list[Grade]:
-        """Grades of completions of a benchmark, in their order."""
+        """Grade completions of a benchmark. Returns the grades in the same order."""
         golds = {problem.idx: problem.gold for problem in benchmark.problems}
         return self.pool.grade(completions, golds)
 
     def unreadable_golds(self, benchmark: Benchmark) -> set[int]:
-        """Problems whose gold the grader cannot read; computed once per benchmark.
+        """Indices of problems whose gold the grader cannot read; computed once per benchmark.
 
         Raises:
-            BenchmarkError: the grader can read none of them.
+            BenchmarkError: the grader cannot read any gold.
         """
         if benchmark.name not in self._unreadable:
             self._unreadable[benchmark.name] = self._find_unreadable_golds(benchmark)
         return self._unreadable[benchmark.name]
 
     def _find_unreadable_golds(self, benchmark: Benchmark) -> set[int]:
-        """Grades PROBE against every gold: the outcome tells whether the gold was read."""
+        """Grade PROBE against every gold: the outcome is `gold_error` if the gold is unreadable."""
         golds = {problem.idx: problem.gold for problem in benchmark.problems}
         probes = [
             Completion(

@@ -1,7 +1,7 @@
-"""Grades of finished completions and their summary: an output of its own.
+"""Grades of finished completions and their summary, as a separate output.
 
-Completions cost GPU-days, grades cost seconds. So the grader and the summary have versions of their
-own, and raising one of these never regenerates a completion.
+Completions cost GPU-days, grades cost seconds. So the grader and the summary have their own
+versions, and raising one never generates a completion again.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from svdjobs.storage.store import Store
 
 STAGE = "grade"
 GRADER = "1"
-"""Raise it when a grade may change: evaluations of different graders are not compared."""
+"""Raise it when a grade may change. The gate does not compare different graders."""
 GRADES = "grades.jsonl"
 SUMMARY = "summary.json"
 
 
 class Evaluation(NamedTuple):
-    """The outputs of one checkpoint on one benchmark: its completions, and their grades."""
+    """Manifests of one checkpoint's completions on one benchmark, and of their grades."""
 
     completions: Manifest
     grades: Manifest
     prefix: str
-    """Where the grades lie."""
+    """Prefix of the grades."""
 
     def read(self, store: Store, name: str) -> bytes:
-        """A file of the grades, checked."""
+        """Read a file of the grades, and check it."""
         return read_finished(store, self.prefix, name, self.grades)
 
     def summary(self, store: Store) -> Summary:
@@ -55,10 +55,10 @@ class Evaluation(NamedTuple):
 def find(store: Store, checkpoint_id: str, benchmark: str) -> Evaluation | None:
     """The finished evaluation of a checkpoint; None if its completions or their grades are missing.
 
-    Older runs stored the grades beside the completions: then both manifests are the same one.
+    Older runs stored grades and completions in one output, so both manifests are the same.
     """
-    place = layout.results_prefix(checkpoint_id, benchmark)
-    completions = readable_manifest(store, place)
+    results = layout.results_prefix(checkpoint_id, benchmark)
+    completions = readable_manifest(store, results)
     if completions is None:
         return None
     prefix = layout.grades_prefix(checkpoint_id, benchmark)
@@ -66,18 +66,18 @@ def find(store: Store, checkpoint_id: str, benchmark: str) -> Evaluation | None:
     if grades is not None and grades.inputs["completions"] == content_print(completions):
         return Evaluation(completions, grades, prefix)
     if completions.file(SUMMARY):  # an older run
-        return Evaluation(completions, completions, place)
+        return Evaluation(completions, completions, results)
     return None
 
 
 def has_current_grader(grades: Manifest) -> bool:
-    """Whether the grader of this version made some grades."""
-    # Version 1 recorded no grader while it kept grades with the completions.
+    """Whether grades were made by the grader of this version."""
+    # Older runs, with grades and completions in one output, name no grader: it was version 1.
     return bool(grades.config.get("grader", "1") == GRADER)
 
 
 def key_of(completions: Manifest) -> OutputKey:
-    """Cache key of the grades of some completions."""
+    """Cache key of the grades of completions."""
     inputs = {
         "completions": content_print(completions),
         "benchmark": completions.inputs["benchmark"],
@@ -95,9 +95,9 @@ def make(
     graded: tuple[Sequence[Completion], Sequence[Grade]] | None = None,
     force: bool = False,
 ) -> Manifest:
-    """Grade finished completions and write the summary, unless that is done.
+    """Grade finished completions and write the summary, unless current ones exist.
 
-    `graded` are the completions and their grades if they were graded while they were generated.
+    `graded` are completions and their grades, if they were graded during generation.
 
     Raises:
         BenchmarkError: the benchmark has changed since the completions were generated.
@@ -111,20 +111,20 @@ def make(
     output = begin(store, prefix, key_of(completions), force=force)
     if output.finished:
         return output.finished
-    place = layout.results_prefix(checkpoint_id, benchmark.name)
+    results = layout.results_prefix(checkpoint_id, benchmark.name)
     if graded is None:
-        stored = completions_in(read_finished(store, place, COMPLETIONS, completions))
+        stored = completions_in(read_finished(store, results, COMPLETIONS, completions))
         graded = stored, grader.grade(benchmark, stored)
     in_order = sorted(graded[1], key=lambda grade: (grade.idx, grade.sample_index))
     grades = grader.pool.classify(in_order)
     summary = summarise(
         checkpoint_id,
         benchmark,
-        _prompts_sha256(store, place, completions),
+        _prompts_sha256(store, results, completions),
         completions.config,
         graded[0],
         grades,
-        json.loads(read_finished(store, place, ENGINE, completions)),
+        json.loads(read_finished(store, results, ENGINE, completions)),
         grader.unreadable_golds(benchmark),
     )
     lines = [grade.model_dump_json() for grade in grades]
@@ -134,8 +134,8 @@ def make(
     return output.commit()
 
 
-def _prompts_sha256(store: Store, place: str, completions: Manifest) -> str:
+def _prompts_sha256(store: Store, results: str, completions: Manifest) -> str:
     """sha256 of the prompts; older runs stored it in the summary."""
     name = PROMPTS if completions.file(PROMPTS) else SUMMARY
-    document = json.loads(read_finished(store, place, name, completions))
+    document = json.loads(read_finished(store, results, name, completions))
     return str(document["prompts_sha256"])

@@ -1,7 +1,7 @@
 """Log-probabilities of after's completions under each checkpoint.
 
-They have no sampling noise, so they show differences that accuracy cannot. `evaluate` computes them
-while its engine holds the checkpoint.
+They have no sampling noise, so they show differences that accuracy does not. `evaluate` computes
+them while its engine holds the checkpoint.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ def make(
     *,
     force: bool = False,
 ) -> None:
-    """Write the likelihoods of a checkpoint, unless that is done.
+    """Write the likelihoods of a checkpoint, unless current ones exist.
 
-    Of after's completions of each problem, the first `evaluate.teacher_forced` are read.
-    `completions` is the manifest of the checkpoint's own. Nothing is written if after has no
-    completions yet; for the second evaluation of after, which has after's weights; and for a
-    `before` with its own tokenizer, to which after's token ids mean other tokens.
+    They are those of after's first `evaluate.teacher_forced` completions of each problem.
+    `completions` is the manifest of the checkpoint's own completions. Nothing is written
+
+    - if `after` has no completions yet,
+    - for the second evaluation of `after`, whose weights are the same,
+    - for a `before` with its own tokenizer, to which after's token ids mean other tokens.
     """
     store, per_problem = session.store, session.evaluate.teacher_forced
     if not per_problem or checkpoint_id == REPEAT_ID:
@@ -85,8 +87,10 @@ def make(
 
 
 def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None:
-    """Manifest of a checkpoint's likelihoods; None if they are missing, or those of completions
-    that after no longer has."""
+    """Manifest of a checkpoint's likelihoods; None if they are missing or out of date.
+
+    They are out of date if after's completions have changed.
+    """
     of_after = readable_manifest(store, layout.results_prefix("after", benchmark))
     manifest = readable_manifest(store, layout.likelihoods_prefix(checkpoint_id, benchmark))
     if manifest is None or of_after is None:
@@ -95,7 +99,7 @@ def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None
 
 
 def load(store: Store, checkpoint_id: str, benchmark: str) -> list[Likelihood]:
-    """The likelihoods of a checkpoint; empty if `current` has none."""
+    """The likelihoods of a checkpoint; empty if they are missing or out of date."""
     prefix = layout.likelihoods_prefix(checkpoint_id, benchmark)
     if (manifest := current(store, checkpoint_id, benchmark)) is None:
         return []

@@ -1,8 +1,8 @@
-"""One engine per GPU: processes of this machine divide the checkpoints of an evaluation.
+"""Divides the checkpoints of an evaluation among processes on one machine, each with its own GPUs.
 
-Each process runs `svdjobs evaluate` for some checkpoints. It sees only its own GPUs, writes its own
-log file, and ends when this process ends. If one dies, the others go on. The checkpoints that it
-did not finish are tried once more, each in its own process and on other GPUs.
+Each process runs `svdjobs evaluate` for some checkpoints. It sees only its GPUs, writes its own log
+file, and ends when this process ends. If one dies, the others go on. Checkpoints that it did not
+finish are tried once more, each in its own process and on other GPUs.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from svdjobs.storage.store import Store
 
 POLL_SECONDS = 0.2
 TAIL_LINES = 5
-# Set for the processes that this module starts, to the id of the process that starts them.
+# Environment variable of the processes that this module starts: the id of their parent.
 PARENT = "SVDJOBS_PARENT_PID"
 
 
 def select_gpus(evaluate: EvaluateConfig) -> None:
-    """Let this process see only the GPUs of the config. In a process that this module has started,
-    which sees its own GPUs already, exit when the parent exits."""
+    """Let this process see only the GPUs of the config.
+
+    A process that this module has started sees its GPUs already. It exits when its parent exits.
+    """
     if parent := os.environ.get(PARENT):
         die_with(int(parent))
     elif evaluate.devices:
@@ -42,12 +44,12 @@ def select_gpus(evaluate: EvaluateConfig) -> None:
 
 
 def device_groups(evaluate: EvaluateConfig) -> list[tuple[str, ...]]:
-    """GPUs of each engine: those of the config or all visible, `tensor_parallel_size` at a time.
+    """The GPUs of each engine: `tensor_parallel_size` of those in the config, or of all visible.
 
-    Empty in a process that this module has started: all its GPUs belong to one engine.
+    Empty in a process that this module has started, whose GPUs all belong to one engine.
 
     Raises:
-        ConfigError: fewer GPUs than one engine needs.
+        ConfigError: the config has fewer GPUs than one engine needs.
     """
     if PARENT in os.environ:
         return []
@@ -61,12 +63,12 @@ def device_groups(evaluate: EvaluateConfig) -> list[tuple[str, ...]]:
 
 
 def visible_devices() -> list[str]:
-    """Names of the GPUs this process may use, for CUDA_VISIBLE_DEVICES."""
+    """Names of the GPUs that this process may use, for CUDA_VISIBLE_DEVICES."""
     import torch
 
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named:
-        return named.split(",")
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if names:
+        return names.split(",")
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
@@ -79,13 +81,12 @@ def run(
     """Evaluate checkpoints on several engines at once.
 
     Raises:
-        EvaluationError: some could not be evaluated in two attempts; the others are finished.
+        EvaluationError: some checkpoints failed twice; the others are finished.
     """
-    # after alone at first: the likelihoods of all others are those of its completions.
+    # `after` first: the likelihoods of the others need its completions.
     first = ["after"] if config.evaluation.teacher_forced and "after" in checkpoint_ids else []
     rest = [i for i in checkpoint_ids if i not in first]
     failed_twice: list[str] = []
-    tails = ""
     with (
         track("evaluate on several engines", len(checkpoint_ids)) as advance,
         TemporaryDirectory(prefix="svdjobs-") as folder,
@@ -101,11 +102,11 @@ def run(
             if unfinished:
                 say(f"not finished, trying again: {', '.join(unfinished)}")
             for start in range(0, len(unfinished), len(groups)):
-                some = unfinished[start : start + len(groups)]
+                retried = unfinished[start : start + len(groups)]
                 other_gpus = [*groups[1:], groups[0]]
-                _attempt(path, [[i] for i in some], other_gpus, logs)
-                failed = [i for i in some if not _finished(config, store, i)]
-                advance(len(some) - len(failed))
+                _attempt(path, [[i] for i in retried], other_gpus, logs)
+                failed = [i for i in retried if not _finished(config, store, i)]
+                advance(len(retried) - len(failed))
                 failed_twice += failed
         tails = _log_tails(logs, len(groups))
     if failed_twice:
@@ -140,18 +141,18 @@ def _process(
     checkpoint_ids: Sequence[str],
     engines: int,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """One process; terminated if it is still at work when the block ends."""
+    """Start one process, and terminate it if it still runs when the block ends."""
     environment = {
-        # Threads that wait for a core by spinning slow each other down fifty times over.
+        # More OpenMP threads than cores spin for a core, which is fifty times slower.
         "OMP_NUM_THREADS": str(max(1, cores() // engines)),
         **os.environ,
         "CUDA_VISIBLE_DEVICES": ",".join(devices),
         PARENT: str(os.getpid()),
     }
-    named = [word for i in checkpoint_ids for word in ("--checkpoint", i)]
+    options = [word for i in checkpoint_ids for word in ("--checkpoint", i)]
     with log_path.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "svdjobs.cli.main", "evaluate", str(path), *named],
+            [sys.executable, "-m", "svdjobs.cli.main", "evaluate", str(path), *options],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -173,7 +174,7 @@ def _finished(config: SweepConfig, store: Store, checkpoint_id: str) -> bool:
 
 
 def log_of(logs: RunLogs, number: int) -> Path:
-    """The log file of an engine's process."""
+    """Path of the log file of a process."""
     return logs.path(f"engine-{number}")
 
 

@@ -1,4 +1,4 @@
-"""Cache keys of evaluations: everything that decides a checkpoint's completions on a benchmark."""
+"""Cache keys of evaluations: all that determines a checkpoint's completions on a benchmark."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from svdjobs.storage.store import Store
 
 STAGE = "evaluate"
 VERSION = "4"
-"""Raise it when the same key would give other completions: every run then generates them again."""
+"""Raise it when the same key would give other completions. Every run then generates them again."""
 OPERATIONAL = {
     "benchmarks", "devices", "reuse_engine", "gpu_memory_utilization", "tensor_parallel_size",
     "enforce_eager", "teacher_forced", "repeat_after", "allow_lossy_dtype",
     "grade_timeout_seconds", "second_grader", "shards", "tokenizer_of_before",
 }  # fmt: skip
-"""Settings that are no part of the key: they do not change completions, or (the benchmarks, the
-tokenizer of `before`) the thing itself is an input."""
+"""Settings that are not in the key, since they do not change completions. The benchmarks and the
+tokenizer of `before` do, but the key has them as inputs."""
 
 
 def evaluation_keys(
@@ -35,12 +35,12 @@ def evaluation_keys(
     checkpoint_ids: Sequence[str],
     benchmarks: Sequence[Benchmark],
 ) -> dict[tuple[str, str], OutputKey]:
-    """Keys of evaluations, by checkpoint id and name of the benchmark.
+    """Keys of evaluations, by checkpoint id and benchmark name.
 
     `evaluate` is the section with every `auto` resolved.
 
     Raises:
-        IncompleteError: the run has no checkpoint of that id, or has not blended it.
+        IncompleteError: the run has no checkpoint with an id, or has not blended it yet.
     """
     keys = {}
     for checkpoint_id in checkpoint_ids:
@@ -58,11 +58,11 @@ def evaluation_keys(
 
 
 def _weights(checkpoints: RunCheckpoints, store: Store, checkpoint_id: str) -> str:
-    """Fingerprint of a checkpoint."""
+    """Fingerprint of a checkpoint's weights and companion files."""
     config = checkpoints.config
     if checkpoint_id in ("before", "after", REPEAT_ID):
         source = config.before if checkpoint_id == "before" else config.after
-        # The companions are part of it: they decide where a completion stops.
+        # With the companion files, which determine where a completion stops.
         return f"{checkpoints.identity(source, store)}/{checkpoints.companions(source)}"
     if checkpoint_id in layout.evaluated_ids(config):
         (manifest,) = require(store, [f"{layout.CHECKPOINTS}/{checkpoint_id}"], stage=STAGE)
@@ -74,7 +74,7 @@ def _weights(checkpoints: RunCheckpoints, store: Store, checkpoint_id: str) -> s
 
 
 def settings_of(evaluate: EvaluateConfig, checkpoint_id: str) -> dict[str, Any]:
-    """The settings that are part of a checkpoint's key."""
+    """The settings in the key of a checkpoint."""
     settings = evaluate.model_dump(mode="json", exclude=OPERATIONAL)
     if engine_kind(evaluate.engine).makes_own_batches:
         del settings["batch_size"]
@@ -82,7 +82,7 @@ def settings_of(evaluate: EvaluateConfig, checkpoint_id: str) -> dict[str, Any]:
 
 
 def seed_of(evaluate: EvaluateConfig, checkpoint_id: str) -> int:
-    """Base of a checkpoint's seeds: the same for all, except the second evaluation of after."""
+    """Base of a checkpoint's seeds; the second evaluation of `after` has another one."""
     if checkpoint_id == REPEAT_ID:
         return derived_seed(evaluate.seed, REPEAT_ID)
     return evaluate.seed

@@ -1,4 +1,4 @@
-"""The prompts of every benchmark as token ids, and the tokenizer that made them."""
+"""Makes the prompts of every benchmark, as token ids for a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from svdjobs.runs.checkpoints import RunCheckpoints
 
 
 class PromptSet(NamedTuple):
-    """A tokenizer, and the prompts of each benchmark by its name."""
+    """A tokenizer, and its prompts for each benchmark, by the benchmark's name."""
 
     tokenizer: Any
     prompts: dict[str, list[Prompt]]
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt."""
+        """Number of tokens of the longest prompt."""
         return max(len(prompt.ids) for prompts in self.prompts.values() for prompt in prompts)
 
 
 def tokenizer_source(config: SweepConfig, checkpoint_id: str) -> str:
-    """The checkpoint whose tokenizer makes the prompts of a checkpoint."""
+    """Source of the tokenizer for a checkpoint's prompts."""
     if checkpoint_id == "before" and config.before_has_own_tokenizer:
         return config.before
     return config.tokenizer or config.after
@@ -38,7 +38,7 @@ def tokenizer_of(checkpoints: RunCheckpoints, source: str) -> Any:
     """The tokenizer of the checkpoint at a source.
 
     Raises:
-        CheckpointError: it has none, or the tokenizer cannot be loaded.
+        CheckpointError: the checkpoint has no tokenizer, or it cannot be loaded.
     """
     with on_disk(checkpoints.headers(source), weights=False) as folder:
         return load_tokenizer(str(folder))
@@ -49,10 +49,11 @@ def make_prompt_set(
 ) -> PromptSet:
     """Tokenise every benchmark for a checkpoint, and check that the checkpoint takes all prompts.
 
-    Reads headers and the tokenizer only. Checkpoints with the same `tokenizer_source` share it.
+    Reads headers and the tokenizer only. Checkpoints with the same `tokenizer_source` may share the
+    result.
 
     Raises:
-        CheckpointError: no tokenizer, or a prompt has a token that the checkpoint does not embed.
+        CheckpointError: there is no tokenizer, or a prompt has a token without an embedding row.
         BenchmarkError: a prompt and its completion do not fit the context.
     """
     config, evaluate = checkpoints.config, checkpoints.config.evaluation

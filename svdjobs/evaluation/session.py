@@ -1,6 +1,6 @@
 """The session of one evaluation: its prompts, engine and grader, each made on first use.
 
-A pod that evaluates one shard opens the same session as a process that evaluates a whole run.
+A pod that evaluates one shard opens a session just like a process that evaluates a whole run.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Session:
     stack: ExitStack
     """Closes what the session has opened."""
     only_checkpoint: str | None = None
-    """Set in a pod, which evaluates one checkpoint: its engine starts with that one's weights if
-    the run holds them, since no other checkpoint will share the engine."""
+    """The checkpoint of a pod, which evaluates no other. Its engine starts with this checkpoint's
+    weight files if the run has them."""
     _prompt_sets: dict[str, PromptSet] = field(default_factory=dict, repr=False)
     _engine_holder: EngineHolder | None = field(default=None, repr=False)
 
@@ -56,7 +56,7 @@ class Session:
         return self._prompt_sets[source]
 
     def engine_with(self, checkpoint_id: str) -> Engine:
-        """The engine, holding a checkpoint's weights; its context takes every prompt."""
+        """The engine, with a checkpoint's weights in it and a context for the longest prompt."""
         if self._engine_holder is None:
             ids = ["after", "before"] if self.config.before_has_own_tokenizer else ["after"]
             self._engine_holder = EngineHolder(
@@ -79,8 +79,9 @@ def open_session(
     """Open the session of a whole run, or of one checkpoint of it.
 
     Raises:
-        IncompleteError: the config has an alpha that the plan does not have.
-        ConfigError, BenchmarkError: there is no `evaluate` section, or it cannot be done.
+        OutputError: the store holds another run.
+        IncompleteError: the plan misses an alpha of the config.
+        ConfigError, BenchmarkError: there is no `evaluate` section, or it cannot be used.
     """
     # First, since it decides which GPUs this process sees: CUDA reads that once.
     multi_gpu.select_gpus(config.evaluation)

@@ -1,4 +1,4 @@
-"""What a report says, gathered from a run and ready to be drawn: numbers and words, no markup."""
+"""The content of a report: numbers and text from a run, without markup."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = tuple[str, str, str, Interval]
-"""Benchmark (or `-`), checkpoint (or `-`), quantity, and its number."""
+"""Benchmark (or `-`), checkpoint (or `-`), name of the number, and the number."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table of text cells; `name` is its CSV file."""
+    """A table of text cells; `name` is the name of its CSV file."""
 
     name: str
     title: str
@@ -28,12 +28,12 @@ class Table:
     header: list[str]
     rows: list[list[str]]
     benchmark: str = ""
-    """The one whose answers it is about, if it is one's."""
+    """The benchmark that the table is about, if it is about one."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure to be drawn; `name` is its file."""
+    """A figure; `name` is the name of its file, and `draw` makes it."""
 
     name: str
     title: str
@@ -43,7 +43,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Content:
-    """Everything a report is made of."""
+    """Everything that the sections of a report read."""
 
     config: SweepConfig
     plan: Plan
@@ -52,14 +52,14 @@ class Content:
     blends: dict[float, list[BlendRecord]]
     rotations: list[RotationRow]
     spectra: dict[str, tuple[list[float], list[float]]]
-    """Tensor name → singular values before and after, for the tensors that are drawn."""
+    """Name in the figure → singular values before and after, for one tensor per module family."""
     missing: list[str]
-    """Outputs the config asks for that are not finished."""
+    """Prefixes of outputs that the config wants and that are not finished."""
     provenance: dict[str, str] = field(default_factory=dict)
     likelihoods: dict[str, dict[str, list[Likelihood]]] = field(default_factory=dict)
-    """Benchmark → checkpoint id → how likely it finds after's answers."""
+    """Benchmark → checkpoint id → its likelihoods of after's completions."""
     agreements: dict[str, dict[str, Agreement]] = field(default_factory=dict)
-    """Benchmark → checkpoint id → how far the second grader agrees."""
+    """Benchmark → checkpoint id → agreement with the second grader."""
 
     @property
     def title(self) -> str:
@@ -67,8 +67,10 @@ class Content:
         return self.config.report.title or f"Singular-value sweep: {self.config.name}"
 
     def rounding_alone(self) -> float | None:
-        """How far storing weights in 16 bits is expected to move the singular values of all blended
-        matrices, in parts of their norm; None where neither is known."""
+        """Expected change of the singular values of all blended matrices by 16-bit storage alone.
+
+        It is a fraction of their norm. None if there are no blends, or no weights on a 16-bit grid.
+        """
         records = next((records for records in self.blends.values() if records), [])
         if not records or not self.plan.rounding:
             return None
@@ -77,19 +79,22 @@ class Content:
 
 
 def percent(share: float) -> str:
-    """`78.5 %`."""
+    """Format a fraction as `78.5 %`."""
     return f"{100 * share:.1f} %"
 
 
 def interval_text(interval: Interval) -> str:
-    """`[71.2, 77.9]` in percent, or a dash where there is no interval."""
+    """Format an interval in percent as `[71.2, 77.9]`; `-` if there is none."""
     if interval.low is None or interval.high is None:
         return "-"
     return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def points(difference: Interval) -> str:
-    """`+1.20 [-0.31, +2.71]` percentage points; where every problem scored the same, that."""
+    """Format a difference in percentage points as `+1.20 [-0.31, +2.71]`.
+
+    Without an interval, only the value; `0 (same scores)` if it is zero.
+    """
     value = 100 * difference.value
     if difference.low is None or difference.high is None:
         return "0 (same scores)" if difference.value == 0 else f"{value:+.2f}"
@@ -102,13 +107,13 @@ def _nothing(_: Content) -> list[Any]:
 
 @dataclass(frozen=True)
 class Section:
-    """A topic of the report: what it says, in words, tables, figures and numbers.
+    """A topic of the report: functions that give its sentences, tables, figures and numbers.
 
-    Each is made from the content, and empty where that has nothing about the topic.
+    Each is empty if the content has nothing about the topic.
     """
 
     place: int
-    """Where in the report: the lowest comes first."""
+    """Position in the report: the lowest comes first."""
     sentences: Callable[[Content], Iterable[str]] = _nothing
     tables: Callable[[Content], Iterable[Table]] = _nothing
     pictures: Callable[[Content], Iterable[Picture]] = _nothing

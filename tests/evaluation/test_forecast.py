@@ -71,7 +71,7 @@ def test_what_is_asked_is_counted_by_the_prompts_themselves(make_config: MakeCon
     assert (
         f"prompts of {min(lengths)} to {max(lengths)} tokens, {10 * sum(lengths):,} in all" in text
     )
-    assert "at most 600 tokens drawn" in text
+    assert "at most 600 generated tokens" in text
     assert "the report will have" not in text
     assert "differ" not in text
 
@@ -132,7 +132,7 @@ def test_tokens_under_other_ids_are_refused_unless_one_says_how(
         text = preview(
             make_config(before=before, evaluate=asked(benchmark_file, tokenizer_of_before=chosen))
         )
-        assert f"before is asked with {how} (evaluate.tokenizer_of_before)" in text
+        assert f"before is evaluated with {how} (evaluate.tokenizer_of_before)" in text
 
 
 def test_tokens_and_templates_that_differ_are_said(

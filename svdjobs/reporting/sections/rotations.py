@@ -1,4 +1,4 @@
-"""How the singular bases turned, and the singular values moved, beside random updates."""
+"""Rotation of singular bases and change of singular values, compared with random updates."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _rotation_headline(rows: list[RotationRow]) -> str:
 
 
 def _turn_headline(rows: list[RotationRow]) -> list[str]:
-    """How far the bases turned, beside random updates of the same size."""
+    """Sentence on how far the bases turned, compared with random updates of the same size."""
     found = []
     for side, where in _SIDES:
         turned = _median([row.metrics.side(side).angle_rms for row in rows])
@@ -65,7 +65,7 @@ def _beside_null(rows: Sequence[RotationRow], metric: Metric) -> str:
 
 
 def rotation_table(content: Content) -> Table:
-    """Rotation metrics by module family: medians over layers."""
+    """Table of rotation metrics by module family: medians over layers."""
     families: dict[str, list[RotationRow]] = {}
     for row in content.rotations:
         families.setdefault(row.family, []).append(row)
@@ -95,7 +95,7 @@ def rotation_table(content: Content) -> Table:
 
 
 def _mse_figure(content: Content) -> Figure:
-    """MSE(R4, R3) by layer: U and Vh panels, full and top-k rows, one curve per module family."""
+    """MSE(R1·R2, R3) by layer: columns U and Vh, rows full and top-k, a curve per module family."""
     figure, grid = drawing.new(2, 2, width=11, height=7.5)
     titles = {"u": "U", "vh": "Vh"}
     for row, form in enumerate(("all directions", "leading k")):
@@ -127,13 +127,15 @@ def _mse_figure(content: Content) -> Figure:
 
 
 def _shorter(families: Sequence[str]) -> str:
-    """`self_attn.q_proj`, `self_attn.k_proj` as `q, k`: a line of modules in little room."""
+    """Abbreviate `self_attn.q_proj`, `self_attn.k_proj` as `q, k`, to fit a panel's title."""
     return ", ".join(family.rpartition(".")[2].removesuffix("_proj") for family in families)
 
 
 def _mse_panel(axes: Axes, rows: Sequence[RotationRow], side: Side, *, full: bool) -> list[str]:
-    """Draw one panel, of all directions or of the leading k. Returns the families whose curve is
-    identically zero there."""
+    """Plot one panel: all directions if `full`, else the leading k.
+
+    Returns the families that it leaves out, since R1·R2 = R3 by algebra.
+    """
 
     def mse(metrics: RotationMetrics) -> float | None:
         return metrics.side(side).mse if full else metrics.side(side).mse_top
@@ -180,7 +182,7 @@ def _legend_handles(rows: Sequence[RotationRow]) -> list[Any]:
 
 
 def _families(rows: Sequence[RotationRow]) -> list[tuple[str, str, str, list[RotationRow]]]:
-    """(colour, marker, family, its rows by layer); small multiples stay readable up to eight."""
+    """(colour, marker, family, its rows by layer) of every module family."""
     families: dict[str, list[RotationRow]] = {}
     for row in rows:
         families.setdefault(row.family, []).append(row)
@@ -196,7 +198,7 @@ def _families(rows: Sequence[RotationRow]) -> list[tuple[str, str, str, list[Rot
 
 
 def _spectrum_figure(content: Content) -> Figure:
-    """Left: relative change of each singular value. Right: spectral shift by layer, with null."""
+    """Left: relative change of each singular value. Right: shift by layer, with its null."""
     figure, grid = drawing.new(2, width=11, height=5.0)
     left, right = grid[0]
     for i, (name, (before, after)) in enumerate(content.spectra.items()):
