@@ -1,11 +1,11 @@
-"""Run a sweep that dies by SIGKILL at a chosen write. A program of `test_faults`, not a test.
+"""Run a sweep that kills itself at a chosen write. A program of `test_kills`, not a test.
 
     python -m tests.runs.kill_child CONFIG_JSON [before|after:PREFIX:N ...]
 
-Every argument is one sweep, killed before or after its N-th write below PREFIX appears (a file, or
-a line of a journal); then one more runs to the end. Prints a JSON object: `signals`, how the killed
-ones ended; `writes`, what the last one wrote; `all_writes`, what each did; a journal's line as
-`key idx-sample`.
+Each argument runs one sweep, killed by SIGKILL before or after its N-th write below PREFIX (a file,
+or a line of a journal). Then one more sweep runs to the end. Prints a JSON object: `signals`, which
+ended the killed sweeps; `writes`, the keys that the last sweep wrote; `all_writes`, the keys of
+every sweep. A line of a journal is listed as `key idx-sample`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def sweep(config: SweepConfig, kill: str | None, log: Path) -> None:
-    """One sweep in a forked child; appends the keys it writes to the log."""
+    """Run one sweep in a forked child, and append the keys that it writes to the log."""
     moment, prefix, nth = kill.split(":") if kill else ("", "", "0")
     seen = 0
 
@@ -46,21 +46,24 @@ def sweep(config: SweepConfig, kill: str | None, log: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return done
 
-    honest_replace, honest_link = Path.replace, Path.hardlink_to
-    honest_append = LocalJournal.append
+    real_replace, real_link = Path.replace, Path.hardlink_to
+    real_append = LocalJournal.append
 
     def replace(self: Path, target: Path) -> Path:
         key = str(Path(target).relative_to(config.store_url))
-        return watched(key, lambda: honest_replace(self, target))
+        return watched(key, lambda: real_replace(self, target))
 
-    def link(self: Path, target: Path) -> None:  # a manifest, which only ever appears once
+    def link(self: Path, target: Path) -> None:  # a manifest: `put_new` links it
         key = str(self.relative_to(config.store_url))
-        watched(key, lambda: honest_link(self, target))
+        watched(key, lambda: real_link(self, target))
 
     def append(self: LocalJournal, line: str) -> None:
-        drawn = json.loads(line)
+        completion = json.loads(line)
         key = Path(self._file.name).relative_to(config.store_url)
-        watched(f"{key} {drawn['idx']}-{drawn['sample_index']}", lambda: honest_append(self, line))
+        watched(
+            f"{key} {completion['idx']}-{completion['sample_index']}",
+            lambda: real_append(self, line),
+        )
 
     Path.replace = replace  # type: ignore[method-assign, assignment]
     Path.hardlink_to = link  # type: ignore[method-assign, assignment]

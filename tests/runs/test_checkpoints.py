@@ -1,4 +1,4 @@
-"""Each checkpoint of a sweep is opened and hashed once a stage."""
+"""Each stage opens and hashes each checkpoint of a sweep once."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from svdjobs.storage.local import LocalStore
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
-    """How often every checkpoint was opened, and hashed, by function and label."""
-    found: Counter[tuple[str, str]] = Counter()
+    """Number of calls that opened or hashed a checkpoint, by function and label."""
+    counts: Counter[tuple[str, str]] = Counter()
     for name in ("open_checkpoint", "open_headers", "identity"):
         real = getattr(checkpoints, name)
 
         def counted(
             what: Any, *args: Any, _name: str = name, _real: Any = real, **more: Any
         ) -> Any:
-            found[_name, what if isinstance(what, str) else what.label] += 1
+            counts[_name, what if isinstance(what, str) else what.label] += 1
             return _real(what, *args, **more)
 
         monkeypatch.setattr(checkpoints, name, counted)
-    return found
+    return counts
 
 
 def test_a_stage_opens_and_hashes_every_checkpoint_once(
@@ -52,7 +52,7 @@ def test_headers_of_an_opened_checkpoint_are_its_own(
     opened = RunCheckpoints(config)
     assert opened.headers(config.after) is opened.headers(config.after)
     assert opened.headers(config.before) is not opened.before
-    assert opened.headers(config.before) is opened.before, "opened meanwhile"
+    assert opened.headers(config.before) is opened.before, "opened by now"
     assert opened.bases is opened.after
     assert RunCheckpoints(make_config(direction="reverse")).bases.label == config.before
 

@@ -1,4 +1,4 @@
-"""What was damaged after it was written is found when it is read, and both digests are named."""
+"""Damage to a stored file is found when the file is read, and the error names both digests."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ TWO_DIGESTS = r"[0-9a-f]{64}[^0-9a-f].*[0-9a-f]{64}"
 
 
 def flip(path: Path, position: int = -9) -> None:
-    """Change one bit in the middle of a number, so that all is still well-formed."""
+    """Flip one bit in the middle of a number, so the file stays well-formed."""
     data = bytearray(path.read_bytes())
     data[position] ^= 1
     path.write_bytes(data)
 
 
-def again(config: SweepConfig, prefix: str) -> LocalStore:
-    """The run without one output, so that it has to be made from its inputs again."""
+def without(config: SweepConfig, prefix: str) -> LocalStore:
+    """The store of a run without one output, which must be made again."""
     store = LocalStore(config.store_url)
     clear(store, prefix)
     return store
 
 
 def test_one_bit_of_the_factors(swept: SweepConfig) -> None:
-    store = again(swept, "checkpoints/alpha-0.5000")
+    store = without(swept, "checkpoints/alpha-0.5000")
     flip(Path(store.url) / "factors" / "after" / "part-00000.safetensors")
     with pytest.raises(StorageError, match=rf"tensor '.*\.s' in .*part-00000.*{TWO_DIGESTS}"):
         blend.run(swept, store)
@@ -60,8 +60,8 @@ def test_one_bit_of_the_factors(swept: SweepConfig) -> None:
         "rotations/rows-00000.jsonl",
     ],
 )
-def test_one_digit_of_what_the_report_reads(swept: SweepConfig, name: str) -> None:
-    store = again(swept, "report")
+def test_one_digit_of_a_file_that_the_report_reads(swept: SweepConfig, name: str) -> None:
+    store = without(swept, "report")
     path = Path(store.url) / name
     text = path.read_text()
     digit = next(i for i in range(len(text) // 2, len(text)) if text[i].isdigit())
@@ -71,7 +71,7 @@ def test_one_digit_of_what_the_report_reads(swept: SweepConfig, name: str) -> No
 
 
 def test_traces_of_after(swept: SweepConfig) -> None:
-    store = again(swept, "likelihoods/before")
+    store = without(swept, "likelihoods/before")
     path = Path(store.url) / "results" / "after" / "sums" / "completions.jsonl"
     path.write_bytes(path.read_bytes().replace(b"token", b"taken", 1))
     with pytest.raises(StorageError, match=rf"completions.jsonl is not what.*{TWO_DIGESTS}"):
@@ -79,7 +79,7 @@ def test_traces_of_after(swept: SweepConfig) -> None:
 
 
 def test_a_part_whose_file_is_gone_is_made_again(swept: SweepConfig) -> None:
-    """Of factors and of a blend, from the manifest's loss on."""
+    """A part of factors or of a blend, in an output whose manifest is lost as well."""
     store = LocalStore(swept.store_url)
     for prefix, name in (
         ("factors/after", "part-00000.safetensors"),
@@ -100,8 +100,8 @@ def test_a_part_whose_file_is_gone_is_made_again(swept: SweepConfig) -> None:
         assert json.loads((folder / "manifest.json").read_text()) == manifest
 
 
-def test_grading_that_was_interrupted_goes_on(swept: SweepConfig) -> None:
-    """It has left a new summary and no manifest; the completions are as they were."""
+def test_interrupted_grading_is_resumed(swept: SweepConfig) -> None:
+    """Interrupted grading leaves a new summary and no manifest; the completions are unchanged."""
     store = LocalStore(swept.store_url)
     folder = Path(store.url) / "grades" / "after" / "sums"
     manifest = (folder / "manifest.json").read_bytes()
@@ -116,7 +116,7 @@ def test_grading_that_was_interrupted_goes_on(swept: SweepConfig) -> None:
 
 
 def test_factors_of_an_older_version(swept: SweepConfig) -> None:
-    store = again(swept, "checkpoints/alpha-0.5000")
+    store = without(swept, "checkpoints/alpha-0.5000")
     folder = Path(store.url) / "factors" / "after"
     old = folder.with_name("old")
     shutil.copytree(folder, old)
@@ -125,7 +125,7 @@ def test_factors_of_an_older_version(swept: SweepConfig) -> None:
         document = json.loads(path.read_text())
         for tensor in document["tensors"]:
             del tensor["sha256"]
-        record = store_again(folder / path.name, document)
+        record = overwrite(folder / path.name, document)
         for file in manifest["files"]:
             if file["key"] == path.name:
                 file |= record
@@ -134,7 +134,7 @@ def test_factors_of_an_older_version(swept: SweepConfig) -> None:
         blend.run(swept, store)
 
 
-def store_again(path: Path, document: object) -> dict[str, object]:
+def overwrite(path: Path, document: object) -> dict[str, object]:
     data = json.dumps(document).encode()
     path.write_bytes(data)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -172,28 +172,31 @@ def test_report_with_a_hostile_manifest_says_so(swept: SweepConfig, tmp_path: Pa
     ("kind", "code"),
     [("expired", 4), ("skewed", 4), ("403", 4), ("no key", 4), ("no bucket", 4), ("503", 75)],
 )
-def test_what_a_store_refuses_while_factors_are_read_is_no_wrong_use(
+def test_a_refusal_of_the_store_while_factors_are_read_is_no_usage_error(
     swept: SweepConfig, s3_prefix: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch,
     kind: Kind, code: int,
 ) -> None:  # fmt: skip
     for name in ("ROUNDS", "BODY_ATTEMPTS"):
         monkeypatch.setattr(client if name == "ROUNDS" else download, name, 1)
-    here, there = LocalStore(swept.store_url), S3Store(BUCKET, s3_prefix)
-    for key in here.keys("factors/after"):
-        write_bytes(there, key, bytes(here.read(key)))
+    local_store, s3_store = LocalStore(swept.store_url), S3Store(BUCKET, s3_prefix)
+    for key in local_store.keys("factors/after"):
+        write_bytes(s3_store, key, bytes(local_store.read(key)))
     with harming(s3_server.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         factors = Factors(S3Store(BUCKET, s3_prefix), "after", stage="blend")
         name = next(iter(factors._sha256)).rpartition(".")[0]
         proxy.traffic.faults = [Fault(kind, "GET", "factors", FOREVER)]
-        for read in (factors.s, lambda _: Factors(there_by(proxy, s3_prefix), "after", stage="x")):
+        for read in (
+            factors.s,
+            lambda _: Factors(harmed_store(proxy, s3_prefix), "after", stage="x"),
+        ):
             with pytest.raises(StorageError) as caught:
                 read(name)
             assert exit_code(caught.value) == code
 
 
-def there_by(proxy: Proxy, prefix: str) -> S3Store:
-    """A store whose requests for factors' files, and not for their manifest, are harmed."""
+def harmed_store(proxy: Proxy, prefix: str) -> S3Store:
+    """A store that fails requests for files of factors, but not for their manifest."""
     for fault in proxy.traffic.faults:
         fault.needle = "part-"
     return S3Store(BUCKET, prefix)

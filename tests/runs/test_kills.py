@@ -1,4 +1,4 @@
-"""Killed at any moment, a rerun ends with the bytes of an undisturbed run."""
+"""A sweep that was killed at any moment and is run again has the bytes of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ESTIMATES = ("machine_gflops", "decompose_seconds", "blend_seconds", "disk_free_
 
 
 def run_child(config: SweepConfig, *kills: str) -> dict[str, object]:
-    """Sweeps in forks of one child that has everything imported: one per kill, then one whole."""
+    """Run sweeps in forks of one child with all imports: one per kill, then a whole one."""
     done = run(config.model_dump_json(), *kills, cwd=ROOT, module="tests.runs.kill_child")
     assert done.returncode == 0, done.stderr
     report: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
@@ -31,13 +31,13 @@ def run_child(config: SweepConfig, *kills: str) -> dict[str, object]:
 def digests(config: SweepConfig) -> dict[str, str]:
     """sha256 of every file of a run."""
     root = Path(config.store_url)
-    found = {}
+    by_path = {}
     for path in sorted(root.rglob("*")):
         if path.is_file():
-            found[str(path.relative_to(root))] = hashlib.sha256(path.read_bytes()).hexdigest()
+            by_path[str(path.relative_to(root))] = hashlib.sha256(path.read_bytes()).hexdigest()
     for volatile in ("config.json", "identities.json"):  # they name the store
-        assert found.pop(volatile)
-    return found
+        assert by_path.pop(volatile)
+    return by_path
 
 
 @pytest.fixture
@@ -72,25 +72,27 @@ def test_killed_in_every_stage_the_rerun_gives_the_same_bytes(
 
 
 def test_finished_work_is_not_done_again(small: Callable[..., SweepConfig], tmp_path: Path) -> None:
-    """After a kill in the last stage, nothing before it is written again."""
+    """After a kill in the last stage, no earlier stage writes anything again."""
     config = small(tmp_path / "run")
     run_child(config, "before:report:1")
     outcome = run_child(config)
     assert outcome["writes"] == []
 
 
-def test_completions_are_drawn_once(small: Callable[..., SweepConfig], tmp_path: Path) -> None:
-    """Killed before the third of ten completions, after the sixth and while grading the ten, an
-    evaluation goes on with the next. Five files come before the first completion, none later."""
+def test_completions_are_generated_once(small: Callable[..., SweepConfig], tmp_path: Path) -> None:
+    """An evaluation is killed before the third of ten completions, after the sixth, and while it
+    grades all ten. Each time it resumes with the next completion.
+
+    Five files are written before the first completion, and none later."""
     config = small(tmp_path / "run")
     outcome = run_child(config, "before:results:8", "after:results:4", "after:results:5")
     assert outcome["signals"] == [signal.SIGKILL] * 3
     writes = outcome["all_writes"]
     assert isinstance(writes, list)
     journal = "results/after/sums/completions.journal "
-    drawn = [[key for key in one if key.startswith(journal)] for one in writes]
-    assert [len(keys) for keys in drawn] == [2, 4, 4, 0]
-    assert len({key for keys in drawn for key in keys}) == 10
+    generated = [[key for key in keys if key.startswith(journal)] for keys in writes]
+    assert [len(keys) for keys in generated] == [2, 4, 4, 0]
+    assert len({key for keys in generated for key in keys}) == 10
     lines = (tmp_path / "run/results/after/sums/completions.jsonl").read_text().splitlines()
     assert (
         len({tuple(json.loads(line)[k] for k in ("idx", "sample_index")) for line in lines}) == 10

@@ -1,4 +1,4 @@
-"""The log files of a run are in the run, wherever that is, and no two processes share one."""
+"""The log files of a run end up in its store, and no two processes have the same file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svdjobs.storage.local import LocalStore
 from svdjobs.storage.memory import MemoryStore
 
 
-def test_logs_of_a_folder_are_written_where_they_stay(tmp_path: Path) -> None:
+def test_logs_of_a_local_run_are_written_into_the_run(tmp_path: Path) -> None:
     with run_logs(LocalStore(tmp_path / "run")) as logs:
         path = logs.path("vllm-after")
         path.write_text("hello")
@@ -33,7 +33,7 @@ def test_logs_of_another_store_are_uploaded_also_after_a_failure() -> None:
     assert not path.exists()
 
 
-def test_a_store_that_refuses_logs_stops_nothing(
+def test_a_failed_upload_does_not_stop_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*_: object) -> None:

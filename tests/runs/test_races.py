@@ -1,4 +1,4 @@
-"""Two processes at one output: whatever the order of their writes, what is listed lies there."""
+"""Two processes make one output: in any order of writes, the manifest lists the stored files."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def begun(store: MemoryStore) -> Output:
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=" ".join)
-def test_what_is_listed_lies_there(order: tuple[str, ...]) -> None:
-    """Two makers of the same work, whose bytes differ as a measured time would."""
+def test_the_manifest_lists_the_stored_files(order: tuple[str, ...]) -> None:
+    """Two processes do the same work, and write different bytes (a measured time, say)."""
     store, made = MemoryStore(), dict[str, Output]()
     for step in order:
-        what, who = step.split()
-        if what == "begin":
-            made[who] = begun(store)
-        elif what == "write":
-            made[who].write("file", f"made by {who}".encode())
+        action, process = step.split()
+        if action == "begin":
+            made[process] = begun(store)
+        elif action == "write":
+            made[process].write("file", f"made by {process}".encode())
         else:
             try:
-                made[who].commit()
+                made[process].commit()
             except UnavailableError:
-                made[who] = begun(store)
+                made[process] = begun(store)
     manifest = find_manifest(store, "out")
     assert manifest is not None
     assert read_finished(store, "out", "file", manifest).startswith(b"made by ")
     assert begun(store).finished == manifest
 
 
-def test_a_third_at_the_same_output_is_something_to_try_again() -> None:
+def test_a_third_process_at_the_same_output_is_an_error_to_retry() -> None:
     store = MemoryStore()
     first, second = begun(store), begun(store)
     first.write("file", b"made by 1")
@@ -77,7 +77,7 @@ def test_a_third_at_the_same_output_is_something_to_try_again() -> None:
 
 
 def test_a_damaged_plan_is_made_again(make_config: MakeConfig) -> None:
-    """Once the end of two plans at once, and stuck until --force."""
+    """Two plans at once left a damaged plan once, and only --force replaced it."""
     config = make_config()
     store = LocalStore(config.store_url)
     made = plan.run(config, store)
@@ -88,7 +88,7 @@ def test_a_damaged_plan_is_made_again(make_config: MakeConfig) -> None:
 
 
 def test_plans_of_many_processes_are_one_plan(make_config: MakeConfig) -> None:
-    """Processes that begin at once: each ends well, or with 75 for what a caller tries again."""
+    """Processes that start at once: each succeeds, or ends with 75, which callers retry."""
     config = make_config()
     fork = multiprocessing.get_context("fork")
     start = fork.Barrier(5)
@@ -116,10 +116,10 @@ def test_plans_of_many_processes_are_one_plan(make_config: MakeConfig) -> None:
     assert find_manifest(store, "plan") == manifest
 
 
-def test_a_part_of_a_journal_that_vanished_is_something_to_try_again(
+def test_a_vanished_part_of_a_journal_is_an_error_to_retry(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Another process finished the work between the list of parts and their reading."""
+    """Another process finishes the work after the parts are listed and before they are read."""
     store = MemoryStore()
     with appending(store, "out/lines.journal") as journal:
         journal.append("one")

@@ -1,4 +1,4 @@
-"""A sweep done unit by unit, as pods do it, comes to the same bytes as a sweep in one process."""
+"""A sweep shard by shard, as in pods, gives the same bytes as a sweep in one process."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from svdjobs.storage.local import LocalStore
 from svdjobs.storage.store import Store
 
 MakeConfig = Callable[..., SweepConfig]
-SHARED = {"decompose": {"parts": 5, "shards": 2}}
+DIVIDED = {"decompose": {"parts": 5, "shards": 2}}
 
 
 def contents(config: SweepConfig) -> dict[str, bytes]:
-    """Every file of a run but those that tell where and when."""
+    """Every file of a run, except those that name its store or config."""
     root = Path(config.store_url)
     files = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-    beside = ("plan/", "config.json", "identities.json")
-    return {key: data for key, data in files.items() if not key.startswith(beside)}
+    excluded = ("plan/", "config.json", "identities.json")
+    return {key: data for key, data in files.items() if not key.startswith(excluded)}
 
 
-def asking(config: SweepConfig, **keys: Any) -> dict[str, Any]:
+def evaluation(config: SweepConfig, **keys: Any) -> dict[str, Any]:
     assert config.evaluate is not None
     return {**config.evaluate.model_dump(mode="json"), "engine": "transformers", **keys}
 
 
 @pytest.fixture
 def whole(make_config: MakeConfig) -> SweepConfig:
-    return make_config(**SHARED, evaluate=asking(make_config(), repeat_after=True))
+    return make_config(**DIVIDED, evaluate=evaluation(make_config(), repeat_after=True))
 
 
-def test_units_come_to_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> None:
-    """In the worst order, with three shares of five problems and each unit done twice."""
+def test_shards_give_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> None:
+    """In the worst order, with three shards of five problems, and each shard twice."""
     local.sweep(whole)
     config = whole.model_copy(
         update={
-            "store": str(tmp_path / "units"),
+            "store": str(tmp_path / "shards"),
             "evaluate": whole.evaluate.model_copy(update={"shards": 3}) if whole.evaluate else None,
         }
     )
@@ -59,8 +59,8 @@ def test_units_come_to_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> Non
         "rotations": True,
         "gate": False,
     }
-    for unit in 2 * list(reversed(fan_outs["decompose"])):
-        decompose.run(config, store, shard_id=unit)
+    for shard_id in 2 * list(reversed(fan_outs["decompose"])):
+        decompose.run(config, store, shard_id=shard_id)
     for checkpoint_id in ("after", *fan_outs["baselines"]):
         evaluate_all(config, store, checkpoint_id, fan_outs["evaluate"])
     for name in reversed(fan_outs["alphas"]):
@@ -72,33 +72,35 @@ def test_units_come_to_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> Non
     assert contents(config) == contents(whole)
 
 
-def evaluate_all(config: SweepConfig, store: Store, checkpoint_id: str, shares: list[str]) -> None:
-    for unit in reversed(shares):
-        whole = evaluate.run_shard(config, store, checkpoint_id=checkpoint_id, shard_id=unit)
-        assert (whole is not None) == (unit == shares[0]), "the last share makes it whole"
-    again = evaluate.run_shard(config, store, checkpoint_id=checkpoint_id, shard_id=shares[1])
+def evaluate_all(
+    config: SweepConfig, store: Store, checkpoint_id: str, shard_ids: list[str]
+) -> None:
+    for shard_id in reversed(shard_ids):
+        whole = evaluate.run_shard(config, store, checkpoint_id=checkpoint_id, shard_id=shard_id)
+        assert (whole is not None) == (shard_id == shard_ids[0]), "the last shard joins all"
+    again = evaluate.run_shard(config, store, checkpoint_id=checkpoint_id, shard_id=shard_ids[1])
     assert again is not None
     assert not store.keys(f"shares/{checkpoint_id}")
 
 
-def test_more_shares_than_problems(whole: SweepConfig, make_config: MakeConfig) -> None:
-    config = make_config(evaluate=asking(whole, shards=9))
+def test_more_shards_than_problems(whole: SweepConfig, make_config: MakeConfig) -> None:
+    config = make_config(evaluate=evaluation(whole, shards=9))
     store = LocalStore(config.store_url)
     plan.run(config, store)
-    shares = [share.id for share in shards.evaluate_shards(config)]
-    done = [evaluate.run_shard(config, store, checkpoint_id="after", shard_id=i) for i in shares]
+    shard_ids = [shard.id for shard in shards.evaluate_shards(config)]
+    done = [evaluate.run_shard(config, store, checkpoint_id="after", shard_id=i) for i in shard_ids]
     assert [manifest is not None for manifest in done] == [False] * 8 + [True]
 
 
-def test_a_checkpoint_with_few_parts_has_as_many_shares(make_config: MakeConfig) -> None:
+def test_a_checkpoint_with_few_parts_has_as_many_shards(make_config: MakeConfig) -> None:
     config = make_config(decompose={"parts": 2, "shards": 7}, rotations=None)
     made = plan.run(config, LocalStore(config.store_url))
-    assert [share.of for share in shards.decompose_shards(config, made)] == [2] * 4
+    assert [shard.of for shard in shards.decompose_shards(config, made)] == [2] * 4
 
 
-def test_shares_cover_everything_once() -> None:
-    shares = [shards.Shard("x", number, 3) for number in range(3)]
-    assert sorted(item for share in shares for item in share.pick(range(10))) == list(range(10))
+def test_shards_cover_everything_once() -> None:
+    three = [shards.Shard("x", number, 3) for number in range(3)]
+    assert sorted(item for shard in three for item in shard.pick(range(10))) == list(range(10))
 
 
 def test_alphas_by_id_and_by_number(make_config: MakeConfig) -> None:
@@ -110,7 +112,7 @@ def test_alphas_by_id_and_by_number(make_config: MakeConfig) -> None:
         shards.alpha_named(config, "alpha-0.7000")
 
 
-def test_unknown_unit_is_named(make_config: MakeConfig) -> None:
+def test_unknown_shard_is_named(make_config: MakeConfig) -> None:
     config = make_config()
     store = LocalStore(config.store_url)
     plan.run(config, store)
@@ -119,7 +121,7 @@ def test_unknown_unit_is_named(make_config: MakeConfig) -> None:
 
 
 def test_evaluations_of_an_indexed_job(make_config: MakeConfig) -> None:
-    config = make_config(evaluate=asking(make_config(), shards=2))
+    config = make_config(evaluate=evaluation(make_config(), shards=2))
     assert shards.evaluations(config, "after") == [("after", "sums-000"), ("after", "sums-001")]
     others = shards.evaluations(config)
     assert others[0] == ("before", "sums-000")
@@ -132,7 +134,7 @@ def test_evaluations_of_an_indexed_job(make_config: MakeConfig) -> None:
 
 
 def test_a_thousand_alphas_fit_a_workflow(make_config: MakeConfig) -> None:
-    """Argo keeps a fan-out's list in the Workflow's status; output parameters end at 256 KiB."""
+    """A fan-out's list is an output parameter, for which Argo allows 256 KiB."""
     config = make_config(alphas=[i / 999 for i in range(1000)])
     made = plan.run(config, LocalStore(config.store_url))
     assert len(json.dumps(shards.fan_outs(config, made)["alphas"])) < 64 << 10
