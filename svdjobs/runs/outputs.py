@@ -195,10 +195,10 @@ def _files_in(document: Any) -> Iterator[FileRecord]:
 
 
 def begin(store: Store, prefix: str, made_of: OutputKey, *, force: bool = False) -> Output:
-    """Open an output to be made: finished, to be resumed, or cleared to start again.
+    """Open an output: finished, to be resumed, or cleared to start again.
 
-    An output is finished if its manifest has this key, and is resumed if an interrupted run has
-    begun it with this key. `force` clears it always.
+    It is finished if its manifest has this key, and is resumed if an interrupted run has begun it
+    with this key. `force` always clears it.
     """
     output = Output(store, prefix, made_of)
     manifest = None if force else find_manifest(store, prefix)
@@ -288,9 +288,9 @@ def copy(store: Store, prefix: str, folder: Path) -> None:
         IncompleteError: the output is not finished.
     """
     (manifest,) = require(store, [prefix], stage=f"copying the {prefix}")
-    here = LocalStore(folder)
+    target = LocalStore(folder)
     for file in manifest.files:
-        write_bytes(here, file.key, read_finished(store, prefix, file.key, manifest))
+        write_bytes(target, file.key, read_finished(store, prefix, file.key, manifest))
 
 
 def made_by(manifest: Manifest, version: str) -> bool:

@@ -63,7 +63,7 @@ def run(
         shards.shard_with_id(shards.decompose_shards(config, plan), shard_id) if shard_id else None
     )
     checkpoints = RunCheckpoints(config)
-    made = [
+    manifests = [
         decompose_checkpoint(
             store,
             target,
@@ -78,7 +78,7 @@ def run(
         for target in layout.decompose_targets(config)
         if shard is None or target.checkpoint_id == shard.name
     ]
-    return [manifest for manifest in made if manifest is not None]
+    return [manifest for manifest in manifests if manifest is not None]
 
 
 def decompose_checkpoint(

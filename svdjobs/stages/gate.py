@@ -85,10 +85,10 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     )
     if output.finished:
         return output.finished
-    made = judge(config, gate, pairs)
-    output.write_json("gate.json", made.model_dump(mode="json"))
-    output.write("gate.md", words.markdown(made).encode())
-    output.write("junit.xml", words.junit(made))
+    verdict = judge(config, gate, pairs)
+    output.write_json("gate.json", verdict.model_dump(mode="json"))
+    output.write("gate.md", words.markdown(verdict).encode())
+    output.write("junit.xml", words.junit(verdict))
     return output.commit()
 
 
@@ -147,16 +147,16 @@ def _pairs(
     """The judged evaluation and the baseline of every benchmark, by its name."""
     own = current_results(config, store)
     evaluations: dict[str, list[Evaluation | None]] = {}
-    places: dict[str, list[tuple[Store, str]]] = {}
+    prefixes: dict[str, list[tuple[Store, str]]] = {}
     for benchmark in config.benchmarks:
         judged = layout.results_prefix(gate.checkpoint, benchmark.name)
         other = layout.results_prefix(baseline_id(gate), benchmark.name)
-        places[benchmark.name] = [(store, judged), (baseline, other)]
+        prefixes[benchmark.name] = [(store, judged), (baseline, other)]
         reference = (
             find(baseline, baseline_id(gate), benchmark.name) if gate.baseline else own[other]
         )
         evaluations[benchmark.name] = [own[judged], reference]
-    _refuse_missing(places, evaluations)
+    _refuse_missing(prefixes, evaluations)
     return {
         name: (_answers(store, judged), _answers(baseline, reference))
         for name, (judged, reference) in evaluations.items()
@@ -169,13 +169,13 @@ def _answers(store: Store, evaluation: Evaluation) -> Answers:
 
 
 def _refuse_missing(
-    places: Mapping[str, Sequence[tuple[Store, str]]],
+    prefixes: Mapping[str, Sequence[tuple[Store, str]]],
     evaluations: Mapping[str, Sequence[Evaluation | None]],
 ) -> None:
     missing = sorted(
         {
             f"{store.url}/{prefix}"
-            for name, sides in places.items()
+            for name, sides in prefixes.items()
             for (store, prefix), evaluation in zip(sides, evaluations[name], strict=True)
             if evaluation is None
         }

@@ -259,8 +259,8 @@ def _refuse(
             )
     free = store.free_bytes()
     # bytes_written includes outputs that an earlier run has already written.
-    held = sum(store.sizes("").values())
-    if free is not None and estimate.bytes_written > free + held:
+    stored = sum(store.sizes("").values())
+    if free is not None and estimate.bytes_written > free + stored:
         reasons.append(
             f"not enough disk: the sweep writes {size(estimate.bytes_written)}, {store.url} has "
             f"{size(free)} left. Use fewer alphas, storage_dtype bfloat16, or another `store`."

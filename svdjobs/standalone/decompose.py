@@ -54,7 +54,7 @@ def run(
         say(f"{name}: {coverage_line(tensors)}")
         chosen = [tensor for tensor in tensors if tensor.skip is None]
         earlier = find_manifest(store, layout.factors_prefix(name))
-        made = decompose_checkpoint(
+        manifest = decompose_checkpoint(
             store,
             layout.Target(name, source, vectors=True),
             checkpoint,
@@ -64,8 +64,8 @@ def run(
             workers=workers,
             force=force,
         )
-        assert made is not None  # all shards were decomposed, none is missing
-        renewed = earlier is None or earlier.fingerprint != made.fingerprint
+        assert manifest is not None  # all shards were decomposed, none is missing
+        renewed = earlier is None or earlier.fingerprint != manifest.fingerprint
         if export:
             export_pt(store, checkpoint, name, chosen, force=force or renewed)
 

@@ -1,4 +1,4 @@
-"""Runs as versions wrote them that kept grades beside completions, under one manifest."""
+"""Turns runs into older ones, which stored grades and completions in one output."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from svdjobs.runs.outputs import MANIFEST
 
 
 def made_older(config: SweepConfig) -> None:
-    """Put the grades of a run back where earlier versions had them."""
+    """Move the grades of a run into the output of its completions, as in older runs."""
     root = Path(config.store_url)
     for folder in root.glob("grades/*/*"):
-        place = root / "results" / folder.relative_to(root / "grades")
-        drawn, graded = (json.loads((at / MANIFEST).read_text()) for at in (place, folder))
-        files = [file for file in drawn["files"] if file["key"] != "prompts.json"]
-        drawn["files"] = sorted([*files, *graded["files"]], key=lambda file: file["key"])
-        (place / "prompts.json").unlink(missing_ok=True)
-        for file in graded["files"]:
-            shutil.move(folder / file["key"], place / file["key"])
-        (place / MANIFEST).write_text(json.dumps(drawn))
+        results = root / "results" / folder.relative_to(root / "grades")
+        completions, grades = (json.loads((at / MANIFEST).read_text()) for at in (results, folder))
+        files = [file for file in completions["files"] if file["key"] != "prompts.json"]
+        completions["files"] = sorted([*files, *grades["files"]], key=lambda file: file["key"])
+        (results / "prompts.json").unlink(missing_ok=True)
+        for file in grades["files"]:
+            shutil.move(folder / file["key"], results / file["key"])
+        (results / MANIFEST).write_text(json.dumps(completions))
     shutil.rmtree(root / "grades")

@@ -1,4 +1,4 @@
-"""Which engine and dtype a sweep settles on, and what it refuses."""
+"""The engine and compute dtype that a sweep chooses, and settings that it refuses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def section(config: SweepConfig, **changes: Any) -> dict[str, Any]:
     return {**config.evaluate.model_dump(), **changes}
 
 
-def settled(config: SweepConfig, store: LocalStore) -> EvaluateConfig:
+def resolved(config: SweepConfig, store: LocalStore) -> EvaluateConfig:
     return engine_choice.resolve_auto_settings(RunCheckpoints(config), store)
 
 
@@ -48,15 +48,15 @@ def blended(config: SweepConfig) -> LocalStore:
 
 @pytest.fixture
 def sixteen(tmp_path: Path) -> dict[str, str]:
-    """A pair stored in bfloat16, whose update is far below what bfloat16 resolves."""
+    """Two checkpoints in bfloat16, whose difference is far below the resolution of bfloat16."""
     import torch
 
-    found = {}
+    sources = {}
     for updates, role in enumerate(("before", "after")):
         path = tmp_path / role
         make_checkpoint(path, updates=updates, relative=3e-3, dtype=torch.bfloat16)
-        found[role] = str(path)
-    return found
+        sources[role] = str(path)
+    return sources
 
 
 def test_auto_is_float32_where_the_cast_erases_the_blend(
@@ -64,10 +64,10 @@ def test_auto_is_float32_where_the_cast_erases_the_blend(
 ) -> None:
     config = make_config(**sixteen, rotations=None)
     store = blended(config)
-    assert settled(config, store).dtype == "float32"
+    assert resolved(config, store).dtype == "float32"
 
 
-def test_forced_sixteen_bits_are_refused_with_the_figure_and_the_way_out(
+def test_sixteen_bits_are_refused_with_the_noise_and_the_remedy(
     make_config: MakeConfig, sixteen: dict[str, str]
 ) -> None:
     base = make_config()
@@ -79,9 +79,9 @@ def test_forced_sixteen_bits_are_refused_with_the_figure_and_the_way_out(
     ):
         evaluate.run(forced, store)
     assert not list(Path(forced.store_url).glob("results/*"))
-    meant = section(base, dtype="bfloat16", allow_lossy_dtype=True)
-    allowed = make_config(**sixteen, rotations=None, evaluate=meant)
-    assert settled(allowed, store).dtype == "bfloat16"
+    lossy = section(base, dtype="bfloat16", allow_lossy_dtype=True)
+    allowed = make_config(**sixteen, rotations=None, evaluate=lossy)
+    assert resolved(allowed, store).dtype == "bfloat16"
 
 
 def test_auto_is_afters_own_dtype_where_the_blend_survives(
@@ -94,10 +94,10 @@ def test_auto_is_afters_own_dtype_where_the_blend_survives(
     config = make_config(
         before=str(tmp_path / "before"), after=str(tmp_path / "after"), rotations=None
     )
-    assert settled(config, blended(config)).dtype == "bfloat16"
+    assert resolved(config, blended(config)).dtype == "bfloat16"
 
 
-def test_a_written_blend_says_itself_what_a_cast_would_lose(
+def test_the_recorded_cast_error_of_a_blend_is_used(
     make_config: MakeConfig, sixteen: dict[str, str], tmp_path: Path
 ) -> None:
     config = make_config(**sixteen, rotations=None, alphas=[0])
@@ -108,23 +108,23 @@ def test_a_written_blend_says_itself_what_a_cast_would_lose(
         evaluate=section(config, dtype="bfloat16"),
     )  # fmt: skip
     with pytest.raises(ConfigError, match="rounding noise in bfloat16 is"):
-        settled(alone, LocalStore(tmp_path / "alone"))
+        resolved(alone, LocalStore(tmp_path / "alone"))
 
 
-def test_a_blend_of_another_tool_says_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_blend_of_another_tool_has_no_cast_error(make_config: MakeConfig, tmp_path: Path) -> None:
     foreign = make_checkpoint(tmp_path / "foreign")
     (foreign / "svd_blend_meta.json").write_text('{"alpha": 0.2, "blended_keys": []}')
     alone = make_config(
         before=str(foreign), after=str(foreign), alphas=[1], store=str(tmp_path / "alone"),
         rotations=None, evaluate=section(make_config(), dtype="bfloat16"),
     )  # fmt: skip
-    assert settled(alone, LocalStore(tmp_path / "alone")).dtype == "bfloat16"
+    assert resolved(alone, LocalStore(tmp_path / "alone")).dtype == "bfloat16"
 
 
-def test_before_under_another_config_gets_an_engine_of_its_own(
+def test_before_with_another_config_gets_a_separate_engine(
     make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
 ) -> None:
-    """RL that extended the context by another RoPE base: before must keep its own."""
+    """RL may extend the context by another RoPE base; `before` must keep its own."""
     import shutil
 
     shutil.copytree(chain["base"], tmp_path / "before")
@@ -133,7 +133,7 @@ def test_before_under_another_config_gets_an_engine_of_its_own(
     rope = document.get("rope_parameters") or document
     rope["rope_theta"] = 7.0
     path.write_text(json.dumps(document))
-    answers = {}
+    completions = {}
     for reuse in (True, False):
         config = make_config(
             before=str(tmp_path / "before"), store=str(tmp_path / str(reuse)), rotations=None,
@@ -141,32 +141,34 @@ def test_before_under_another_config_gets_an_engine_of_its_own(
         )  # fmt: skip
         store = LocalStore(config.store_url)
         evaluate.run(config, store, checkpoint_ids=["after", "before"])
-        answers[reuse] = (Path(store.url) / "results/before/sums/completions.jsonl").read_bytes()
-    assert answers[True] == answers[False]
+        completions[reuse] = (
+            Path(store.url) / "results/before/sums/completions.jsonl"
+        ).read_bytes()
+    assert completions[True] == completions[False]
 
 
-def test_an_engine_that_takes_no_weights_is_replaced(
+def test_an_engine_that_cannot_swap_weights_is_replaced(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from svdjobs.errors import EvaluationError
     from svdjobs.evaluation.engines.transformers import TransformersEngine
 
-    answers = {}
-    for stubborn in (False, True):
-        if stubborn:
+    completions = {}
+    for refuses in (False, True):
+        if refuses:
 
             def refuse(*_: object) -> None:
                 raise EvaluationError("no.")
 
             monkeypatch.setattr(TransformersEngine, "put", refuse)
-        config = make_config(store=str(tmp_path / str(stubborn)), rotations=None)
+        config = make_config(store=str(tmp_path / str(refuses)), rotations=None)
         store = blended(config)
         evaluate.run(config, store)
-        answers[stubborn] = {
+        completions[refuses] = {
             path.parent.parent.name: path.read_bytes()
             for path in Path(store.url).glob("results/*/sums/completions.jsonl")
         }
-    assert answers[True] == answers[False]
+    assert completions[True] == completions[False]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_head_dimension(config: dict[str, Any], dimension: int) -> None:
 
 
 def test_auto_engine(chain: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heads of 24 are too narrow for vLLM on a CPU; those of the demo are not."""
+    """Heads of dimension 24 are too small for vLLM on a CPU; those of the demo are not."""
     evaluating = EvaluateConfig.model_validate({"benchmarks": ["demo"]})
     demo = open_checkpoint("svdjobs/demo/checkpoints/rl2")
     installed = find_spec("vllm") is not None
@@ -196,8 +198,8 @@ def test_auto_engine(chain: dict[str, Path], monkeypatch: pytest.MonkeyPatch) ->
     )
     monkeypatch.setattr(engine_choice, "find_spec", lambda name: None)
     assert engine_choice.choose_engine(evaluating, demo) == "transformers"
-    asked = evaluating.model_copy(update={"engine": "vllm"})
-    assert engine_choice.choose_engine(asked, demo) == "vllm"
+    explicit = evaluating.model_copy(update={"engine": "vllm"})
+    assert engine_choice.choose_engine(explicit, demo) == "vllm"
 
 
 def test_weights_put_into_an_engine_are_those_blend_writes(make_config: MakeConfig) -> None:
@@ -217,7 +219,7 @@ def test_weights_put_into_an_engine_are_those_blend_writes(make_config: MakeConf
 
 
 def test_reused_and_separate_engines_agree(make_config: MakeConfig, tmp_path: Path) -> None:
-    answers = {}
+    completions = {}
     for reuse in (True, False):
         config = make_config(
             store=str(tmp_path / str(reuse)), rotations=None,
@@ -225,19 +227,21 @@ def test_reused_and_separate_engines_agree(make_config: MakeConfig, tmp_path: Pa
         )  # fmt: skip
         store = blended(config)
         evaluate.run(config, store)
-        answers[reuse] = {
+        completions[reuse] = {
             path.parent.parent.name: path.read_bytes()
             for path in Path(store.url).glob("results/*/sums/completions.jsonl")
         }
-    assert answers[True] == answers[False]
-    assert answers[True]["alpha-1.0000"] == answers[True]["after"]
-    assert answers[True]["after-again"] != answers[True]["after"]  # the same weights, other seeds
+    assert completions[True] == completions[False]
+    assert completions[True]["alpha-1.0000"] == completions[True]["after"]
+    assert (
+        completions[True]["after-again"] != completions[True]["after"]
+    )  # the same weights, other seeds
 
 
-def test_a_sweep_without_written_checkpoints_answers_the_same(
+def test_a_sweep_without_written_checkpoints_has_the_same_completions(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    answers = {}
+    completions = {}
     for write in (True, False):
         config = make_config(
             store=str(tmp_path / str(write)), rotations=None, blend={"write_checkpoints": write}
@@ -247,20 +251,20 @@ def test_a_sweep_without_written_checkpoints_answers_the_same(
         root = Path(store.url)
         assert bool(list(root.glob("checkpoints/*/*.safetensors"))) is write
         meta = json.loads((root / "checkpoints/alpha-0.0000/svd_blend_meta.json").read_text())
-        answers[write] = (
+        completions[write] = (
             meta["realised_fraction"],
             {p.parent.parent.name: p.read_bytes()
              for p in root.glob("results/*/sums/completions.jsonl")},
         )  # fmt: skip
-    assert answers[True] == answers[False]
+    assert completions[True] == completions[False]
     with pytest.raises(ConfigError, match=r"needs evaluate\.reuse_engine true"):
         make_config(
             blend={"write_checkpoints": False}, evaluate=section(config, reuse_engine=False)
         )
 
 
-def test_likelihoods_are_those_of_the_drawn_tokens(make_config: MakeConfig) -> None:
-    """Against the completions' own probabilities, by the library."""
+def test_likelihoods_are_those_of_the_generated_tokens(make_config: MakeConfig) -> None:
+    """Compared with log-probabilities by transformers."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -272,16 +276,17 @@ def test_likelihoods_are_those_of_the_drawn_tokens(make_config: MakeConfig) -> N
     path = Path(store.url) / "results/after/sums/completions.jsonl"
     checkpoints = RunCheckpoints(config)
     prompts = prompt_sets.make_prompt_set(checkpoints, "after", _benchmarks(config)).prompts
-    asked = {prompt.idx: prompt.ids for prompt in prompts["sums"]}
+    prompt_ids = {prompt.idx: prompt.ids for prompt in prompts["sums"]}
     for line in path.read_text().splitlines():
-        drawn = json.loads(line)
-        if drawn["sample_index"] == 0:
-            ids = torch.tensor([[*asked[drawn["idx"]], *drawn["token_ids"]]])
+        completion = json.loads(line)
+        if completion["sample_index"] == 0:
+            idx = completion["idx"]
+            ids = torch.tensor([[*prompt_ids[idx], *completion["token_ids"]]])
             with torch.no_grad():
                 log_p = model(ids).logits[0].log_softmax(-1)
-            start = len(asked[drawn["idx"]])
+            start = len(prompt_ids[idx])
             expected = [float(log_p[i - 1, ids[0, i]]) for i in range(start, ids.shape[1])]
-            assert rows[drawn["idx"]] == pytest.approx(expected, abs=1e-5)
+            assert rows[idx] == pytest.approx(expected, abs=1e-5)
     assert len(rows) == 5
 
 
@@ -292,7 +297,7 @@ def _benchmarks(config: SweepConfig) -> list[Any]:
     return [load_benchmark(benchmark) for benchmark in config.evaluate.benchmarks]
 
 
-def test_grading_again_draws_nothing_and_gives_the_same_bytes(
+def test_grading_again_generates_nothing_and_gives_the_same_bytes(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(rotations=None)

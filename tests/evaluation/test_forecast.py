@@ -1,4 +1,4 @@
-"""What a plan says of an evaluation, with checkpoints and tokenizers really saved here."""
+"""The preview of an evaluation, with real checkpoints and tokenizers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def preview(config: SweepConfig) -> str:
     return "\n".join([*forecast.preview_evaluation(config, store), *lacks(config)])
 
 
-def asked(benchmark_file: Path, **more: Any) -> dict[str, Any]:
+def evaluation(benchmark_file: Path, **more: Any) -> dict[str, Any]:
     benchmarks = [{"name": "sums", "data": str(benchmark_file)}]
     return {"benchmarks": benchmarks, "max_tokens": 12, "n_samples": 2, **more}
 
@@ -48,19 +48,19 @@ def other(folder: Path, base: Path, change: Callable[[dict[str, Any]], None]) ->
 
 
 def swap(document: dict[str, Any]) -> None:
-    """Give two letters each other's ids."""
+    """Exchange the ids of two letters."""
     vocabulary = document["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
 
 
 def add(document: dict[str, Any]) -> None:
     """One more special token, after the last."""
-    known = document["added_tokens"]
-    ids = [*document["model"]["vocab"].values(), *(token["id"] for token in known)]
-    known.append({**known[0], "id": max(ids) + 1, "content": "<think>"})
+    special = document["added_tokens"]
+    ids = [*document["model"]["vocab"].values(), *(token["id"] for token in special)]
+    special.append({**special[0], "id": max(ids) + 1, "content": "<think>"})
 
 
-def test_what_is_asked_is_counted_by_the_prompts_themselves(make_config: MakeConfig) -> None:
+def test_completions_and_tokens_are_counted_from_the_prompts(make_config: MakeConfig) -> None:
     config = make_config()
     assert config.evaluate is not None
     problems = load_benchmark(config.evaluate.benchmarks[0]).problems
@@ -101,23 +101,23 @@ def test_a_wrong_benchmark_is_refused_before_anything_is_decomposed(
 
 
 def test_prompts_that_do_not_fit_are_refused(make_config: MakeConfig, benchmark_file: Path) -> None:
-    config = make_config(evaluate=asked(benchmark_file, max_tokens=127))
+    config = make_config(evaluate=evaluation(benchmark_file, max_tokens=127))
     with pytest.raises(BenchmarkError, match=r"do not fit the checkpoint's context of 128"):
         preview(config)
 
 
-def test_what_is_answered_is_not_looked_at_again(
+def test_a_finished_evaluation_is_not_loaded_again(
     make_config: MakeConfig, benchmark_file: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "problems.jsonl"
     copy.write_bytes(benchmark_file.read_bytes())
-    config = make_config(evaluate=asked(copy, max_tokens=1), alphas=[], rotations=None)
+    config = make_config(evaluate=evaluation(copy, max_tokens=1), alphas=[], rotations=None)
     evaluate.run(config, LocalStore(config.store_url))
     copy.unlink()
     assert "problems" not in preview(config)
 
 
-def test_tokens_under_other_ids_are_refused_unless_one_says_how(
+def test_tokens_with_other_ids_are_refused_unless_a_tokenizer_is_chosen(
     make_config: MakeConfig, chain: dict[str, Path], benchmark_file: Path, tmp_path: Path
 ) -> None:
     before = str(other(tmp_path / "other", chain["base"], swap))
@@ -130,12 +130,14 @@ def test_tokens_under_other_ids_are_refused_unless_one_says_how(
         preview(config)
     for chosen, how in (("own", "its own"), ("after", f"that of {chain['rl2']}")):
         text = preview(
-            make_config(before=before, evaluate=asked(benchmark_file, tokenizer_of_before=chosen))
+            make_config(
+                before=before, evaluate=evaluation(benchmark_file, tokenizer_of_before=chosen)
+            )
         )
         assert f"before is evaluated with {how} (evaluate.tokenizer_of_before)" in text
 
 
-def test_tokens_and_templates_that_differ_are_said(
+def test_different_tokens_and_templates_are_named(
     make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
 ) -> None:
     after = other(tmp_path / "other", chain["rl2"], add)
@@ -157,20 +159,20 @@ def test_a_prompt_with_a_token_that_is_not_embedded_is_refused(
 ) -> None:
     after = other(tmp_path / "other", chain["rl2"], add)
     config = make_config(
-        after=str(after), evaluate=asked(benchmark_file, prompt="<think>{problem}")
+        after=str(after), evaluate=evaluation(benchmark_file, prompt="<think>{problem}")
     )
     with pytest.raises(CheckpointError, match=r"problem 0: its prompt has token .* embeds"):
         preview(config)
 
 
-def test_rows_without_a_token_are_said(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_rows_without_a_token_are_counted(make_config: MakeConfig, tmp_path: Path) -> None:
     wide = str(make_checkpoint(tmp_path / "wide", vocab_size=320))
     text = preview(make_config(before=wide, after=wide, rotations=None))
     blank = 320 - len(load_tokenizer(wide))
     assert f"after's embedding has {blank} of 320 rows that are no token" in text
 
 
-def test_ends_that_the_tokenizer_lacks_are_said(
+def test_stop_tokens_that_the_tokenizer_misses_are_named(
     make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
 ) -> None:
     after = tmp_path / "after"
@@ -182,32 +184,32 @@ def test_ends_that_the_tokenizer_lacks_are_said(
     assert "after ends at token 5000 (eos_token_id of its configs), which the tokenizer" in text
 
 
-def test_before_can_be_asked_with_a_tokenizer_of_its_own(
+def test_before_can_have_its_own_tokenizer(
     make_config: MakeConfig, chain: dict[str, Path], benchmark_file: Path, tmp_path: Path
 ) -> None:
-    """Its prompts are those of its own template; after's answers are read by the others only."""
+    """Its own template makes its prompts, and it has no likelihoods of after's completions."""
     before = tmp_path / "before"
     shutil.copytree(chain["base"], before)
     (before / "chat_template.jinja").write_text("Q: {{ messages[0].content }}")
-    section = asked(benchmark_file, prompt="chat", tokenizer_of_before="own")
+    section = evaluation(benchmark_file, prompt="chat", tokenizer_of_before="own")
     config = make_config(before=str(before), evaluate=section, alphas=[], rotations=None)
     store = LocalStore(config.store_url)
     evaluate.run(config, store)
     problems = [row["problem"] for row in PROBLEMS]
     for checkpoint_id, source in (("before", config.before), ("after", config.after)):
-        place = store.read(f"grades/{checkpoint_id}/sums/summary.json")
+        summary = store.read(f"grades/{checkpoint_id}/sums/summary.json")
         loaded = load_benchmark(config.evaluate.benchmarks[0]).problems  # type: ignore[union-attr]
         expected = prompts_sha256(make_prompts(loaded, "chat", load_tokenizer(source)))
-        assert json.loads(bytes(place))["prompts_sha256"] == expected
+        assert json.loads(bytes(summary))["prompts_sha256"] == expected
     assert len(problems) == len(likelihoods.load(store, "after", "sums"))
     assert likelihoods.load(store, "before", "sums") == []
 
 
-def test_a_gate_does_not_compare_answers_to_other_token_ids(
+def test_a_gate_does_not_compare_other_token_ids(
     make_config: MakeConfig, benchmark_file: Path
 ) -> None:
     with pytest.raises(ConfigError, match="gives before other token ids"):
-        make_config(evaluate=asked(benchmark_file, tokenizer_of_before="own"), gate={})
+        make_config(evaluate=evaluation(benchmark_file, tokenizer_of_before="own"), gate={})
 
 
 @pytest.mark.parametrize(
@@ -220,24 +222,24 @@ def test_a_gate_does_not_compare_answers_to_other_token_ids(
         ({"n_samples": 1}, "no pass@k but pass@1"),
     ],
 )
-def test_what_the_report_will_lack(
+def test_what_the_report_will_miss(
     change: dict[str, Any], words: str, make_config: MakeConfig, benchmark_file: Path
 ) -> None:
-    found = "; ".join(lacks(make_config(evaluate=asked(benchmark_file, **change))))
-    assert re.search(words, found)
+    lines = "; ".join(lacks(make_config(evaluate=evaluation(benchmark_file, **change))))
+    assert re.search(words, lines)
 
 
-def test_sections_that_are_not_there_are_said(make_config: MakeConfig) -> None:
+def test_missing_sections_are_named(make_config: MakeConfig) -> None:
     assert lacks(make_config()) == []
-    found = lacks(make_config(evaluate=None, rotations=None, alphas=[]))
-    assert [line.split(":")[0].removeprefix("the report will have ") for line in found] == [
+    lines = lacks(make_config(evaluate=None, rotations=None, alphas=[]))
+    assert [line.split(":")[0].removeprefix("the report will have ") for line in lines] == [
         "no accuracy and no likelihood",
         "no rotation of the bases",
         "no blend",
     ]
 
 
-def test_our_own_example_says_that_its_settings_leave_out_the_divergence() -> None:
+def test_our_example_warns_that_it_measures_no_divergence() -> None:
     assert any(
         "no divergence" in line for line in lacks(load_config(SWEEPS / "deepscaler-1.5b.yaml"))
     )

@@ -1,4 +1,4 @@
-"""From completions to grades and estimates: again, with bad golds, after a change of settings."""
+"""Grades and estimates from completions: again, with bad golds, and after other settings."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_grading_again_keeps_completions_whatever_has_changed(
     config = make_config(rotations=None)
     store = LocalStore(config.store_url)
     evaluate.run(config, store, checkpoint_ids=IDS)
-    drawn = {k: v for k, v in contents(config).items() if "completions" in k}
+    generated = {k: v for k, v in contents(config).items() if "completions" in k}
     monkeypatch.setattr(output_keys, "VERSION", "another")
     monkeypatch.setattr(
-        engine_choice, "choose_engine", lambda *_: pytest.fail("asked for an engine")
+        engine_choice, "choose_engine", lambda *_: pytest.fail("an engine was chosen")
     )
     changed = make_config(rotations=None, evaluate=section(make_config, engine="vllm"))
     assert len(grade.run(changed, store)) == 2
-    assert {k: v for k, v in contents(config).items() if "completions" in k} == drawn
+    assert {k: v for k, v in contents(config).items() if "completions" in k} == generated
 
 
 def test_grading_against_other_golds_is_refused(
@@ -63,7 +63,7 @@ def test_grading_against_other_golds_is_refused(
     assert contents(config) == before
 
 
-def test_settings_that_cannot_work_cost_nothing_that_is_there(
+def test_wrong_settings_clear_no_existing_output(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(rotations=None)
@@ -80,7 +80,7 @@ def test_settings_that_cannot_work_cost_nothing_that_is_there(
     assert contents(config) == before
 
 
-def test_a_longer_time_for_grading_draws_nothing_again(
+def test_a_longer_grading_timeout_generates_nothing_again(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(rotations=None)
@@ -133,11 +133,11 @@ def test_the_report_follows_new_grades(make_config: MakeConfig) -> None:
     assert report.run(config, store) == first
     summary = Path(config.store_url) / "grades" / "after" / "sums" / "grades.jsonl"
     summary.write_text(summary.read_text().replace('"wrong"', '"correct"'))
-    grade.run(config, store, force=True)  # back to what it was: the same content, the same report
+    grade.run(config, store, force=True)  # as before, so the report stays current
     assert report.run(config, store).fingerprint == first.fingerprint
 
 
-def test_a_journal_has_one_writer_and_tells_a_line_once(tmp_path: Path) -> None:
+def test_a_journal_has_one_writer_and_drops_a_torn_line(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     with store.journal("x/j") as journal:
         journal.append("a")
@@ -154,7 +154,7 @@ def test_a_journal_has_one_writer_and_tells_a_line_once(tmp_path: Path) -> None:
     assert (tmp_path / "x" / "j").read_bytes() == b"a\nb\nc\n"
 
 
-def test_pairs_kept_twice_count_once(make_config: MakeConfig) -> None:
+def test_a_completion_twice_in_the_journal_counts_once(make_config: MakeConfig) -> None:
     config = make_config(rotations=None)
     store = LocalStore(config.store_url)
     evaluate.run(config, store, checkpoint_ids=["after"])

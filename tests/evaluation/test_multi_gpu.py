@@ -1,4 +1,4 @@
-"""Several engines on one machine, each a real process, killed and lost; no GPU is needed for it."""
+"""Several engines on one machine: real processes that are killed or fail. Needs no GPU."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_visible_devices_follow_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def blended(make_config: MakeConfig, tmp_path: Path) -> SweepConfig:
-    """A sweep over two devices, blended and not evaluated."""
+    """A sweep for two devices, blended but not evaluated."""
     base = make_config().evaluate
     assert base is not None
     evaluate = base.model_dump() | {
@@ -76,13 +76,13 @@ def engines_of(process: Process) -> list[int]:
     return [int(pid) for pid in children.read_text().split()] if children.exists() else []
 
 
-def test_a_killed_engine_stops_nobody_and_its_work_is_done_again(
+def test_a_killed_engine_stops_no_other_and_its_checkpoints_are_tried_again(
     blended: SweepConfig, tmp_path: Path
 ) -> None:
     run = Path(blended.store_url)
     process = evaluating(tmp_path)
     deadline = time.monotonic() + 120
-    while len(pids := engines_of(process)) < 2:  # both at work: after is finished by then
+    while len(pids := engines_of(process)) < 2:  # both run, so `after` is finished
         assert process.poll() is None, (tmp_path / "said").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -97,10 +97,10 @@ def test_a_killed_engine_stops_nobody_and_its_work_is_done_again(
     assert sorted(logs) == [["engine", "0"], ["engine", "1"]]
 
 
-def test_what_cannot_be_evaluated_is_named_and_the_rest_is_kept(
+def test_a_checkpoint_that_fails_twice_is_named_and_the_others_are_finished(
     blended: SweepConfig, tmp_path: Path
 ) -> None:
-    """One written checkpoint is cut off, so its engine cannot start, twice."""
+    """The weight file of one alpha is truncated, so its engine fails to start twice."""
     broken = Path(blended.store_url) / "checkpoints" / "alpha-0.0000" / "model.safetensors"
     broken.write_bytes(broken.read_bytes()[:-100])
     document = json.loads((tmp_path / "sweep.json").read_text())

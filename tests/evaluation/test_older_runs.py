@@ -1,4 +1,4 @@
-"""Runs made while grades lay beside completions, under one manifest, are read as they are."""
+"""Older runs, with grades and completions in one output, are read as they are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_the_report_of_an_older_run_says_the_same(older: SweepConfig) -> None:
+def test_the_report_of_an_older_run_is_the_same(older: SweepConfig) -> None:
     store, root = LocalStore(older.store_url), Path(older.store_url)
     before = files_in(root / "report" / "tables")
     report.run(older, store, force=True)
@@ -35,7 +35,7 @@ def test_the_report_of_an_older_run_says_the_same(older: SweepConfig) -> None:
     assert not (root / "grades").exists()
 
 
-def test_an_older_run_is_graded_again_and_nothing_of_it_drawn(
+def test_an_older_run_is_graded_again_without_generating(
     older: SweepConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, root = LocalStore(older.store_url), Path(older.store_url)
@@ -49,13 +49,13 @@ def test_an_older_run_is_graded_again_and_nothing_of_it_drawn(
         place = f"{checkpoint_id}/sums"
         for name in ("grades.jsonl", "summary.json", "results.json"):
             assert store.read(f"grades/{place}/{name}") == store.read(f"results/{place}/{name}")
-        found = grades.find(store, checkpoint_id, "sums")
-        assert found is not None
-        assert found.prefix == f"grades/{place}"
+        evaluation = grades.find(store, checkpoint_id, "sums")
+        assert evaluation is not None
+        assert evaluation.prefix == f"grades/{place}"
 
 
 @pytest.mark.parametrize("changed", [(grades, "GRADER"), (summary, "VERSION")])
-def test_a_newer_grader_or_summary_draws_nothing(
+def test_a_newer_grader_or_summary_generates_nothing(
     changed: tuple[ModuleType, str], swept: SweepConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, root = LocalStore(swept.store_url), Path(swept.store_url)

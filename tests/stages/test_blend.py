@@ -24,7 +24,7 @@ MakeConfig = Callable[..., SweepConfig]
 
 
 def blended(config: SweepConfig) -> dict[float, Path]:
-    """Run up to blend; folders by alpha."""
+    """Run the stages up to blend. Returns the folders by alpha."""
     store = LocalStore(config.store_url)
     plan.run(config, store)
     decompose.run(config, store)
@@ -43,24 +43,24 @@ def loads_cleanly(folder: Path) -> Any:
 
 
 def test_alpha_one_is_after_bit_for_bit(make_config: MakeConfig, chain: dict[str, Path]) -> None:
-    found = tensors(blended(make_config())[1.0])
+    written = tensors(blended(make_config())[1.0])
     expected = tensors(chain["rl2"])
-    assert found.keys() == expected.keys()
+    assert written.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name].view(torch.uint8), tensor.view(torch.uint8))
+        assert written[name].dtype == tensor.dtype
+        assert torch.equal(written[name].view(torch.uint8), tensor.view(torch.uint8))
 
 
 def test_alpha_zero_has_befores_singular_values(
     make_config: MakeConfig, chain: dict[str, Path]
 ) -> None:
     folder = blended(make_config())[0.0]
-    before, found = tensors(chain["base"]), tensors(folder)
+    before, written = tensors(chain["base"]), tensors(folder)
     names = json.loads((folder / "svd_blend_meta.json").read_text())["blended_keys"]
     assert len(names) == 14
     for name in names:
         expected = torch.linalg.svdvals(before[name].double())
-        spectrum = torch.linalg.svdvals(found[name].double())
+        spectrum = torch.linalg.svdvals(written[name].double())
         assert (spectrum - expected).abs().max() <= 1e-6 * expected[0]
 
 
@@ -69,18 +69,18 @@ def test_every_alpha_is_the_textbook_blend(make_config: MakeConfig, chain: dict[
     folders = blended(make_config(alphas=alphas))
     before, after = tensors(chain["base"]), tensors(chain["rl2"])
     for alpha, folder in folders.items():
-        found = tensors(folder)
+        written = tensors(folder)
         meta = json.loads((folder / "svd_blend_meta.json").read_text())
         assert meta["extrapolation"] == (not 0 <= alpha <= 1)
         for name in after:
             if name in meta["blended_keys"]:
                 expected = after[name].double() + (1 - alpha) * truth(before[name], after[name])
-                assert (found[name] - expected).norm() <= 1e-7 * expected.norm()
+                assert (written[name] - expected).norm() <= 1e-7 * expected.norm()
             else:
-                assert torch.equal(found[name], after[name])
+                assert torch.equal(written[name], after[name])
 
 
-def test_transformers_loads_it(make_config: MakeConfig, chain: dict[str, Path]) -> None:
+def test_transformers_loads_a_blend(make_config: MakeConfig, chain: dict[str, Path]) -> None:
     from transformers import AutoTokenizer
 
     folder = blended(make_config())[0.5]
@@ -88,9 +88,9 @@ def test_transformers_loads_it(make_config: MakeConfig, chain: dict[str, Path]) 
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert "lm_head.weight" not in tensors(folder)
     original = AutoTokenizer.from_pretrained(chain["rl2"])
-    found = AutoTokenizer.from_pretrained(folder)
-    assert found.get_vocab() == original.get_vocab()
-    assert found.chat_template == original.chat_template
+    written = AutoTokenizer.from_pretrained(folder)
+    assert written.get_vocab() == original.get_vocab()
+    assert written.chat_template == original.chat_template
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
     assert (folder / "generation_config.json").exists()
     assert "alpha = 0.5" in (folder / "README.md").read_text()
@@ -142,11 +142,11 @@ def test_sixteen_bit_storage(
     error = meta["cast_error"][dtype]
     said = f"alpha 0: rounding noise in blend.storage_dtype {dtype} is {error:.2g} times"
     assert (said in capsys.readouterr().err) is (error > 0.3)
-    before, after, found = tensors(chain["base"]), tensors(chain["rl2"]), tensors(folders[0.0])
+    before, after, zero = tensors(chain["base"]), tensors(chain["rl2"]), tensors(folders[0.0])
     wrong = signal = 0.0
     for name in meta["blended_keys"]:
         d = truth(before[name], after[name])
-        wrong += float((found[name].double() - after[name].to(wanted).double() - d).square().sum())
+        wrong += float((zero[name].double() - after[name].to(wanted).double() - d).square().sum())
         signal += float(d.square().sum())
     assert error == pytest.approx((wrong / signal) ** 0.5, rel=1e-3)
     assert json.loads((folders[1.0] / "svd_blend_meta.json").read_text())["cast_error"] == {
@@ -184,8 +184,8 @@ def test_untied_embeddings_on_request(make_config: MakeConfig, tmp_path: Path) -
     model = loads_cleanly(folder)
     assert model.lm_head.weight is not model.model.embed_tokens.weight
     expected = torch.linalg.svdvals(tensors(before)["lm_head.weight"].double())
-    found = torch.linalg.svdvals(tensors(folder)["lm_head.weight"].double())
-    assert (found - expected).abs().max() <= 1e-6 * expected[0]
+    spectrum = torch.linalg.svdvals(tensors(folder)["lm_head.weight"].double())
+    assert (spectrum - expected).abs().max() <= 1e-6 * expected[0]
 
 
 def test_tied_embedding_on_request_is_blended_once_and_tied_again(
@@ -201,7 +201,7 @@ def test_tied_embedding_on_request_is_blended_once_and_tied_again(
     )
 
 
-def test_meta_and_logs_have_the_fields_names(make_config: MakeConfig) -> None:
+def test_meta_and_logs_use_the_usual_names(make_config: MakeConfig) -> None:
     config = make_config()
     folder = blended(config)[0.5]
     meta = json.loads((folder / "svd_blend_meta.json").read_text())
@@ -235,15 +235,15 @@ def test_one_spectrum_of_every_shape_is_checked(make_config: MakeConfig) -> None
     assert all(x["spectrum_error"] <= 1e-6 for x in layers if x["spectrum_error"] is not None)
 
 
-def test_failed_spectrum_check_takes_the_direct_route(
+def test_failed_spectrum_check_uses_a_direct_svd(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from svdjobs.kernels import blend as kernel
 
-    honest = kernel.signal
+    correct = kernel.signal
 
     def wrong(*arguments: torch.Tensor) -> torch.Tensor:
-        return honest(*arguments) * 1.5
+        return correct(*arguments) * 1.5
 
     monkeypatch.setattr(kernel, "signal", wrong)
     config = make_config(selection={"include": [r"layers\.0\.mlp\.up_proj"]}, rotations=None)
@@ -265,7 +265,7 @@ def test_more_alphas_than_one_pass_takes(
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_float8_is_blended_as_what_it_stands_for_beside_a_complex_buffer(
+def test_float8_is_blended_by_its_values_with_a_complex_buffer_in_the_file(
     make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
 ) -> None:
     name, buffer = "model.layers.0.mlp.up_proj.weight", torch.polar(torch.ones(3), torch.ones(3))
@@ -283,11 +283,11 @@ def test_float8_is_blended_as_what_it_stands_for_beside_a_complex_buffer(
         config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
         (folders[role] / "config.json").write_text(json.dumps(config))
     config = make_config(before=str(folders["base"]), after=str(folders["rl2"]))
-    found = blended(config)
+    folder_of = blended(config)
     sources = open_sources(RunCheckpoints(config), LocalStore(config.store_url), stage="test")
     computed = dict(tensors_at(config, sources, 0.0))
     before, after = (open_checkpoint(str(folders[role])).read(name) for role in ("base", "rl2"))
-    zero, one = tensors(found[0.0]), tensors(found[1.0])
+    zero, one = tensors(folder_of[0.0]), tensors(folder_of[1.0])
     assert torch.equal(one[name], after)
     expected = after.double() + truth(before, after)
     assert (zero[name] - expected).norm() <= 1e-7 * expected.norm()
@@ -295,4 +295,4 @@ def test_float8_is_blended_as_what_it_stands_for_beside_a_complex_buffer(
     assert torch.equal(zero["frequencies"], buffer)
     assert computed.keys() == zero.keys()
     assert all(torch.equal(computed[key], tensor) for key, tensor in zero.items())
-    assert "quantization_config" not in json.loads((found[0.0] / "config.json").read_text())
+    assert "quantization_config" not in json.loads((folder_of[0.0] / "config.json").read_text())

@@ -51,16 +51,16 @@ def test_before_has_values_only(make_config: MakeConfig) -> None:
 def test_rotations_change_no_factors_that_are_blended(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    """Values that come with vectors have other last bits."""
+    """Singular values that are computed with vectors differ in the last bits."""
     alone = make_config(rotations=None, store=str(tmp_path / "alone"))
     rotated = make_config(store=str(tmp_path / "rotated"))
     run(alone), run(rotated)
-    blended, all_of_them = factor_files(alone), factor_files(rotated)
-    assert {name: all_of_them[name] for name in blended} == blended
-    assert {name.split("/")[0] for name in all_of_them} == {"before", "after", "base", "rl1"}
+    blended, all_factors = factor_files(alone), factor_files(rotated)
+    assert {name: all_factors[name] for name in blended} == blended
+    assert {name.split("/")[0] for name in all_factors} == {"before", "after", "base", "rl1"}
 
 
-def test_several_processes_give_the_same_bytes(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_several_threads_give_the_same_bytes(make_config: MakeConfig, tmp_path: Path) -> None:
     alone = make_config(store=str(tmp_path / "alone"), decompose={"parts": 3, "workers": 1})
     together = make_config(store=str(tmp_path / "together"), decompose={"parts": 3, "workers": 2})
     run(alone)
@@ -121,7 +121,9 @@ def test_standalone_export_in_the_classic_layout(chain: dict[str, Path], tmp_pat
             assert torch.allclose(saved["S"].double(), expected, rtol=1e-6)
 
 
-def test_standalone_refuses_two_of_one_name(chain: dict[str, Path], tmp_path: Path) -> None:
+def test_standalone_refuses_two_checkpoints_of_one_name(
+    chain: dict[str, Path], tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="two checkpoints are called base"):
         decompose_alone.run([str(chain["base"])] * 2, tmp_path / "svd")
 
@@ -133,16 +135,16 @@ def test_export_of_a_rank_deficient_matrix_is_orthonormal() -> None:
 
     for m, n in ((30, 12), (12, 30)):
         w = with_spectrum(m, n, torch.tensor([2.0, 1.0, 1e-9]).double())
-        found = kernel(w)
-        assert found.basis_KK is not None
-        u, vh = thin_side(w, found.basis_KK)
+        factors = kernel(w)
+        assert factors.basis_KK is not None
+        u, vh = thin_side(w, factors.basis_KK)
         assert torch.allclose(u.T @ u, torch.eye(12).double(), atol=1e-12)
         assert torch.allclose(vh @ vh.T, torch.eye(12).double(), atol=1e-12)
-        assert torch.allclose((u * found.s_K) @ vh, w, atol=1e-8)
+        assert torch.allclose((u * factors.s_K) @ vh, w, atol=1e-8)
 
 
 def test_standalone_names(chain: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`.` and `..` are the folders they mean, never a way out of the output folder."""
+    """`.` and `..` are resolved, so factors never leave the output folder."""
     monkeypatch.chdir(chain["base"])
     assert decompose_alone.checkpoint_name(".") == "base"
     assert decompose_alone.checkpoint_name("..") == chain["base"].parent.name

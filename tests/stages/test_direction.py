@@ -1,4 +1,4 @@
-"""A reversed sweep: before's bases with values that go from after's to before's."""
+"""A reversed sweep: before's bases, with singular values from after's to before's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def written(config: SweepConfig) -> dict[str, Path]:
 def test_blends_are_those_of_the_two_checkpoints_exchanged(
     make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Bit for bit, and by the textbook; alpha = 1 is before."""
+    """Bit for bit, and equal to the textbook formula; alpha = 1 is `before`."""
     alphas = [0, 0.3, 1]
     reverse = make_config(direction="reverse", alphas=alphas, rotations=None)
     exchanged = make_config(
@@ -44,11 +44,11 @@ def test_blends_are_those_of_the_two_checkpoints_exchanged(
     before, after = tensors(chain["base"]), tensors(chain["rl2"])
     assert set(ours) == set(theirs) and len(ours) == 3
     for alpha, name in zip(alphas, sorted(ours), strict=True):
-        found, expected = tensors(ours[name]), tensors(theirs[name])
+        blend_of_ours, expected = tensors(ours[name]), tensors(theirs[name])
         meta = json.loads((ours[name] / "svd_blend_meta.json").read_text())
         assert meta["direction"] == "reverse"
         assert len(meta["blended_keys"]) == 14
-        for tensor, value in found.items():
+        for tensor, value in blend_of_ours.items():
             assert torch.equal(value, expected[tensor])
             if tensor in meta["blended_keys"] and alpha != 1:
                 textbook = before[tensor].double() + (1 - alpha) * truth(
@@ -59,7 +59,7 @@ def test_blends_are_those_of_the_two_checkpoints_exchanged(
                 assert torch.equal(value, before[tensor])
 
 
-def test_logs_call_the_values_by_their_checkpoints(
+def test_logs_name_singular_values_by_checkpoint(
     make_config: MakeConfig, chain: dict[str, Path]
 ) -> None:
     config = make_config(direction="reverse", alphas=[0], rotations=None)
@@ -96,7 +96,7 @@ def test_another_direction_is_another_run_of_blends(
 def test_rotations_go_from_base_to_rl2_in_both_directions(
     make_config: MakeConfig, chain: dict[str, Path], rl2: str | None, tmp_path: Path
 ) -> None:
-    """Rows are equal up to the last bits: a chain's ends are decomposed under other names."""
+    """Rows are equal except for the last bits: the chain's ends have other checkpoint ids."""
     rows = []
     for direction in ("forward", "reverse"):
         config = make_config(
@@ -109,6 +109,6 @@ def test_rotations_go_from_base_to_rl2_in_both_directions(
         measured.run(config, store)
         lines = Path(config.store_url, "rotations", "rows-00000.jsonl").read_text().splitlines()
         rows.append([json.loads(line) for line in lines])
-    for one, other in zip(*rows, strict=True):
-        assert one["name"] == other["name"]
-        assert one["metrics"]["nss"] == pytest.approx(other["metrics"]["nss"], rel=1e-9)
+    for forward, reverse in zip(*rows, strict=True):
+        assert forward["name"] == reverse["name"]
+        assert forward["metrics"]["nss"] == pytest.approx(reverse["metrics"]["nss"], rel=1e-9)

@@ -16,8 +16,8 @@ from svdjobs.storage.objects import clear
 MakeConfig = Callable[..., SweepConfig]
 
 
-def test_weights_go_and_what_was_measured_stays(make_config: MakeConfig) -> None:
-    """Nothing is done again, the report is the same, and the alpha can still be asked."""
+def test_weight_files_are_deleted_and_results_stay(make_config: MakeConfig) -> None:
+    """Nothing is computed again, the report is the same, and the alpha can still be evaluated."""
     config = make_config(blend={"max_shard_bytes": 100_000})
     store = LocalStore(config.store_url)
     local.sweep(config)
@@ -34,10 +34,10 @@ def test_weights_go_and_what_was_measured_stays(make_config: MakeConfig) -> None
     assert not report.unfinished(config, store)
     assert (Path(store.url) / "report" / "report.md").read_bytes() == before
     results = "results/alpha-0.5000/sums"
-    answers = store.read(f"{results}/completions.jsonl")
+    completions = store.read(f"{results}/completions.jsonl")
     clear(store, results)
     evaluate.run_shard(config, store, checkpoint_id="alpha-0.5000", shard_id="sums-000")
-    assert store.read(f"{results}/completions.jsonl") == answers
+    assert store.read(f"{results}/completions.jsonl") == completions
 
 
 def test_needed_weights_stay(make_config: MakeConfig) -> None:
@@ -54,7 +54,7 @@ def test_needed_weights_stay(make_config: MakeConfig) -> None:
 
 
 def test_killed_between_manifest_and_files(make_config: MakeConfig) -> None:
-    """The next one deletes what the first did not come to."""
+    """The next run deletes the files that the killed one has left."""
     config = make_config(evaluate=None)
     store = LocalStore(config.store_url)
     local.sweep(config)

@@ -1,4 +1,4 @@
-"""What every checkpoint is asked, as the evaluate stage records and checks it."""
+"""The prompts of every checkpoint, as the evaluate stage records and checks them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(config: SweepConfig) -> Path:
 
 
 @pytest.mark.parametrize("style", ["plain", "chat", "{problem} = "])
-def test_summaries_say_what_was_asked(
+def test_summaries_record_the_prompts(
     style: str, make_config: MakeConfig, benchmark_file: Path
 ) -> None:
     benchmarks = [{"name": "sums", "data": str(benchmark_file)}]
@@ -42,7 +42,7 @@ def test_summaries_say_what_was_asked(
 def test_too_long_a_prompt_is_refused_before_anything_is_generated(
     make_config: MakeConfig, benchmark_file: Path, tmp_path: Path
 ) -> None:
-    """Also when it is in the last benchmark."""
+    """Also if it is in the last benchmark."""
     long = tmp_path / "long.jsonl"
     rows = [{"problem": "short", "answer": 1}, {"problem": "x" * 80, "answer": 2}]
     long.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -54,20 +54,20 @@ def test_too_long_a_prompt_is_refused_before_anything_is_generated(
     assert not list(Path(config.store_url).glob("results/*"))
 
 
-def test_an_alpha_that_the_plan_lacks_is_refused_before_anything_is_asked(
+def test_an_alpha_that_the_plan_misses_is_refused_before_anything_is_generated(
     make_config: MakeConfig,
 ) -> None:
-    """Its blend may be there, of an earlier plan, and its weights would be computed by this one."""
+    """A blend of an earlier plan may exist, but the weights would be computed by this plan."""
     config = make_config(rotations=None, alphas=[0, 1])
     store = LocalStore(config.store_url)
     plan.run(config, store)
     wider = make_config(rotations=None, alphas=[0, 0.25, 0.5, 1])
-    for begin in (
+    for run_stage in (
         lambda: evaluate.run(wider, store, checkpoint_ids=["after"]),
         lambda: evaluate.run_shard(wider, store, checkpoint_id="after", shard_id="sums-000"),
     ):
         with pytest.raises(IncompleteError, match=r"the plan in .* misses alpha 0\.25, 0\.5\. Run"):
-            begin()
+            run_stage()
     assert not list(Path(config.store_url).glob("results/*"))
 
 

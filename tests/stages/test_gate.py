@@ -1,4 +1,4 @@
-"""Verdicts on planted answers, and every way in which a baseline is no baseline."""
+"""Verdicts on planted grades, and every reason to refuse a baseline."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Make = Callable[..., SweepConfig]
 
 
 def lost(problems: int) -> list[list[bool]]:
-    """GOOD with so many of its problems lost altogether."""
+    """GOOD, but with no correct completion of the first problems."""
     return [[False, False]] * problems + GOOD[problems:]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """A run of planted answers: its config, with a folder of its own by `name`."""
+    """Makes a run with planted grades in a folder `name`, and returns its config."""
 
     def made(
         name: str = "run", *, problems: int = PROBLEMS, benchmarks: int = 1, **section: Any
@@ -73,61 +73,61 @@ def against(make: Make, before: Any, after: Any, **more: Any) -> Gate:
 
 
 def test_a_planted_regression_is_found(make: Make) -> None:
-    found = against(make, GOOD, lost(12))
-    assert (found.outcome, found.failed) == ("regression", True)
-    (row,) = found.rows
+    verdict = against(make, GOOD, lost(12))
+    assert (verdict.outcome, verdict.failed) == ("regression", True)
+    (row,) = verdict.rows
     assert row.comparison.difference.value == pytest.approx(-12 / 40)
     assert row.loss_p_adjusted == row.loss_p <= 0.05
     assert row.comparison.changed == 12
     assert (row.judged.truncated, row.baseline.truncated) == (34, 10)
     assert (row.judged.unscored, row.judged.completions) == (34, 80)
-    assert words.headline(found).startswith("Gate: REGRESSION. after lost more than 5 points")
+    assert words.headline(verdict).startswith("Gate: REGRESSION. after lost more than 5 points")
 
 
 def test_a_gain_passes(make: Make) -> None:
-    found = against(make, lost(12), GOOD)
-    assert (found.outcome, found.failed) == ("passed", False)
-    assert found.rows[0].passing_margin < 0
-    assert "points were gained" in words.sentences(found)[0]
+    verdict = against(make, lost(12), GOOD)
+    assert (verdict.outcome, verdict.failed) == ("passed", False)
+    assert verdict.rows[0].passing_margin < 0
+    assert "points were gained" in words.sentences(verdict)[0]
 
 
 def test_equal_scores_of_few_problems_show_nothing(make: Make) -> None:
-    """All wrong on both sides, too: who solves nothing has nothing to lose here."""
+    """Also if all completions are wrong on both sides."""
     for scores in (GOOD, [[False, False]] * PROBLEMS):
-        found = against(make, scores, scores)
-        assert (found.outcome, found.failed) == ("inconclusive", False)
-        (row,) = found.rows
+        verdict = against(make, scores, scores)
+        assert (verdict.outcome, verdict.failed) == ("inconclusive", False)
+        (row,) = verdict.rows
         assert row.comparison.difference.low is None
         assert row.problems_needed == 72
         assert row.passing_margin == pytest.approx(1 - 0.025 ** (1 / 40))
-        assert "each of 40 problems changed by 0, no spread" in words.sentences(found)[0]
+        assert "each of 40 problems changed by 0, no spread" in words.sentences(verdict)[0]
 
 
 def test_equal_scores_of_the_same_weights_have_lost_nothing(make: Make) -> None:
     config = make(problems=1)
     answer(config, "before", [[True, False]], weights="same")
     answer(config, "after", [[True, False]], weights="same")
-    found = judged(config)
-    assert found.outcome == "passed"
-    assert words.sentences(found) == ["set0: the same weights with the same scores; nothing was "
+    verdict = judged(config)
+    assert verdict.outcome == "passed"
+    assert words.sentences(verdict) == ["set0: the same weights with the same scores; nothing was "
                                       "lost."]  # fmt: skip
 
 
 def test_equal_scores_of_many_problems_pass(make: Make) -> None:
-    found = against(make, GOOD * 2, GOOD * 2, problems=80)
-    assert found.outcome == "passed"
-    assert found.rows[0].passing_margin < 0.05
+    verdict = against(make, GOOD * 2, GOOD * 2, problems=80)
+    assert verdict.outcome == "passed"
+    assert verdict.rows[0].passing_margin < 0.05
 
 
 def test_one_problem_tells_nothing(make: Make) -> None:
-    found = against(make, [[True, True]], [[False, False]], problems=1)
-    assert found.outcome == "inconclusive"
-    assert found.rows[0].loss_p == pytest.approx(1.05 / 2)
-    assert found.rows[0].problems_needed is None
+    verdict = against(make, [[True, True]], [[False, False]], problems=1)
+    assert verdict.outcome == "inconclusive"
+    assert verdict.rows[0].loss_p == pytest.approx(1.05 / 2)
+    assert verdict.rows[0].problems_needed is None
 
 
-def test_a_margin_hit_exactly_is_neither(make: Make) -> None:
-    """Every problem loses the margin; and an interval whose lower end is minus the margin."""
+def test_a_loss_of_exactly_the_margin_is_inconclusive(make: Make) -> None:
+    """Every problem loses the margin; or the interval's lower end is minus the margin."""
     half, full = [[True, False]] * PROBLEMS, [[True, True]] * PROBLEMS
     hit = against(make, full, half, margin=0.5)
     assert (hit.outcome, hit.rows[0].loss_p) == ("inconclusive", 1)
@@ -140,20 +140,22 @@ def test_a_margin_hit_exactly_is_neither(make: Make) -> None:
 
 
 def test_one_gain_is_no_more_proof_than_no_change(make: Make) -> None:
-    """Its interval alone would exclude a loss of 1.5 points on 40 problems."""
+    """The interval alone would exclude a loss of 1.5 points on 40 problems."""
     better = [*GOOD[:-1], [True, True]]
-    found = against(make, GOOD, better, margin=0.015)
-    low = found.rows[0].comparison.difference.low
+    verdict = against(make, GOOD, better, margin=0.015)
+    low = verdict.rows[0].comparison.difference.low
     assert low is not None
     assert low > -0.015
-    assert found.outcome == "inconclusive"
-    assert "only 1 of 40 problems changed, too few to believe +1.25 [" in words.sentences(found)[0]
+    assert verdict.outcome == "inconclusive"
+    assert (
+        "only 1 of 40 problems changed, too few to believe +1.25 [" in words.sentences(verdict)[0]
+    )
 
 
 def test_inconclusive_may_fail(make: Make) -> None:
-    found = against(make, GOOD, GOOD, inconclusive="fail")
-    assert (found.outcome, found.failed) == ("inconclusive", True)
-    assert "inconclusive, which fails" in words.headline(found)
+    verdict = against(make, GOOD, GOOD, inconclusive="fail")
+    assert (verdict.outcome, verdict.failed) == ("inconclusive", True)
+    assert "inconclusive, which fails" in words.headline(verdict)
 
 
 def test_several_benchmarks_are_adjusted_together(make: Make) -> None:
@@ -161,52 +163,52 @@ def test_several_benchmarks_are_adjusted_together(make: Make) -> None:
     for number, problems in enumerate((5, 9, 0)):
         answer(config, "before", GOOD, benchmark=f"set{number}")
         answer(config, "after", lost(problems), benchmark=f"set{number}")
-    found = judged(config)
-    raw = {row.benchmark: row.loss_p for row in found.rows}
-    assert {row.benchmark: row.loss_p_adjusted for row in found.rows} == holm(raw)
-    assert [row.outcome for row in found.rows] == ["inconclusive", "regression", "inconclusive"]
-    assert found.outcome == "regression"
-    assert words.headline(found).endswith("on set1.")
+    verdict = judged(config)
+    raw = {row.benchmark: row.loss_p for row in verdict.rows}
+    assert {row.benchmark: row.loss_p_adjusted for row in verdict.rows} == holm(raw)
+    assert [row.outcome for row in verdict.rows] == ["inconclusive", "regression", "inconclusive"]
+    assert verdict.outcome == "regression"
+    assert words.headline(verdict).endswith("on set1.")
 
 
-def test_files_and_what_they_say(make: Make) -> None:
+def test_files_of_a_gate(make: Make) -> None:
     config = make(benchmarks=3)
     for number, problems in enumerate((0, 12, 40)):
         answer(config, "before", lost(40 - problems), benchmark=f"set{number}")
         answer(config, "after", [GOOD, GOOD, lost(40)][number], benchmark=f"set{number}")
-    found = judged(config)
+    verdict = judged(config)
     folder = Path(config.store_url) / "gate"
     assert {path.name for path in folder.iterdir()} == {
         "gate.json", "gate.md", "junit.xml", MANIFEST,
     }  # fmt: skip
     suite = ElementTree.parse(folder / "junit.xml").find("testsuite")
     assert suite is not None
-    assert [row.outcome for row in found.rows] == ["passed", "passed", "regression"]
+    assert [row.outcome for row in verdict.rows] == ["passed", "passed", "regression"]
     assert suite.attrib == {"name": "planted.gate", "tests": "3", "failures": "1"}
     assert [case.get("name") for case in suite] == ["set0", "set1", "set2"]
     assert [[child.tag for child in case] for case in suite] == [[], [], ["failure"]]
     text = (folder / "gate.md").read_text()
     assert text.startswith("## Gate: REGRESSION. ")
     assert "| set2 | " in text
-    assert max(map(len, words.plain(found).split("\n\n")[0].splitlines())) <= 100
+    assert max(map(len, words.plain(verdict).split("\n\n")[0].splitlines())) <= 100
 
 
 @pytest.mark.parametrize(("setting", "tag"), [("pass", "skipped"), ("fail", "failure")])
 def test_inconclusive_as_a_test_case(make: Make, setting: str, tag: str) -> None:
-    found = against(make, GOOD, GOOD, inconclusive=setting)
-    suite = ElementTree.fromstring(words.junit(found)).find("testsuite")
+    verdict = against(make, GOOD, GOOD, inconclusive=setting)
+    suite = ElementTree.fromstring(words.junit(verdict)).find("testsuite")
     assert suite is not None
     assert [child.tag for case in suite for child in case] == [tag]
     assert suite.get("skipped") == ("1" if tag == "skipped" else None)
 
 
 def test_the_table_fits_with_long_names_and_large_numbers(make: Make) -> None:
-    found = against(make, GOOD, lost(12))
-    side = found.rows[0].judged.model_copy(update={"truncated": 80_000, "unscored": 8_000})
-    row = found.rows[0].model_copy(
+    verdict = against(make, GOOD, lost(12))
+    side = verdict.rows[0].judged.model_copy(update={"truncated": 80_000, "unscored": 8_000})
+    row = verdict.rows[0].model_copy(
         update={"benchmark": "a-benchmark-with-a-name-of-50-signs-in-one-word-ok", "judged": side}
     )
-    text = words.plain(found.model_copy(update={"rows": [row]}))
+    text = words.plain(verdict.model_copy(update={"rows": [row]}))
     assert max(map(len, text.split("\n\n")[0].splitlines())) <= 100
 
 
@@ -216,12 +218,12 @@ def test_an_earlier_run_as_the_baseline(make: Make, tmp_path: Path) -> None:
     config = make(baseline=str(tmp_path / "earlier"))
     answer(config, "before", lost(40))  # plays no part
     answer(config, "after", lost(12))
-    found = judged(config)
-    assert found.outcome == "regression"
-    assert (found.baseline, found.baseline_checkpoint) == (str(tmp_path / "earlier"), "after")
+    verdict = judged(config)
+    assert verdict.outcome == "regression"
+    assert (verdict.baseline, verdict.baseline_checkpoint) == (str(tmp_path / "earlier"), "after")
 
 
-def test_what_was_judged_is_not_judged_again(make: Make, tmp_path: Path) -> None:
+def test_a_current_verdict_is_not_made_again(make: Make, tmp_path: Path) -> None:
     earlier = make("earlier")
     answer(earlier, "after", GOOD)
     config = make(baseline=str(tmp_path / "earlier"))
@@ -240,7 +242,7 @@ def test_what_was_judged_is_not_judged_again(make: Make, tmp_path: Path) -> None
     assert gate.run(other, store).config["margin"] == 0.2
 
 
-def test_everything_that_was_asked_otherwise_is_named_at_once(make: Make, tmp_path: Path) -> None:
+def test_every_difference_in_settings_is_named_at_once(make: Make, tmp_path: Path) -> None:
     earlier = make("earlier")
     answer(
         earlier, "after", [[True] * 3] * PROBLEMS, seed=7, n_samples=3, max_tokens=64,
@@ -266,7 +268,7 @@ def test_everything_that_was_asked_otherwise_is_named_at_once(make: Make, tmp_pa
 
 
 def test_a_baseline_that_holds_its_grades_itself(make: Make, tmp_path: Path) -> None:
-    """As all evaluations did before grades had a place of their own."""
+    """As in older runs, which stored grades and completions in one output."""
     earlier = make("earlier")
     answer(earlier, "after", GOOD)
     made_older(earlier)
@@ -301,7 +303,7 @@ def test_another_grader_is_refused(
         judged(config)
 
 
-def test_another_engine_version_is_remarked(
+def test_another_engine_version_is_noted(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from svdjobs.provenance import versions
@@ -318,10 +320,10 @@ def test_another_engine_version_is_remarked(
     assert "1.0 in the baseline" in note
 
 
-def test_a_baseline_s_records_are_shown_and_act_on_nothing(
+def test_a_baseline_s_records_are_escaped(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its provenance reached standard output with its newlines, and gate.md with its tags."""
+    """Once, newlines in its provenance reached standard output, and tags reached gate.md."""
     from svdjobs.provenance import versions
     from svdjobs.runs import outputs
 
@@ -343,7 +345,7 @@ def test_a_baseline_s_records_are_shown_and_act_on_nothing(
     assert not re.search(r"<script|(?<!\\)!\[|\]\(https|\x1b|^::", text, re.MULTILINE)
 
 
-def test_what_is_missing_is_named_on_both_sides(make: Make, tmp_path: Path) -> None:
+def test_missing_evaluations_of_both_sides_are_named(make: Make, tmp_path: Path) -> None:
     make("earlier", benchmarks=2)
     config = make(benchmarks=2, baseline=str(tmp_path / "earlier"))
     answer(config, "after", GOOD, benchmark="set0")
@@ -364,7 +366,7 @@ def test_no_baseline_run_at_all(make: Make, tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_missing_baseline_is_foreseen(make: Make, tmp_path: Path) -> None:
+def test_a_missing_baseline_gives_a_warning_before_the_sweep(make: Make, tmp_path: Path) -> None:
     earlier = make("earlier", benchmarks=2)
     answer(earlier, "after", GOOD, benchmark="set0")
     config = make(benchmarks=2, baseline=str(tmp_path / "earlier"))
@@ -378,7 +380,7 @@ def test_a_missing_baseline_is_foreseen(make: Make, tmp_path: Path) -> None:
 
 
 def test_answers_to_other_settings_are_missing(make: Make) -> None:
-    """As for the report: what was evaluated before the config changed is not this run's."""
+    """As in the report: evaluations from before a change of the config do not count."""
     config = make()
     answer(config, "before", GOOD)
     answer(config, "after", GOOD, max_tokens=9)
@@ -412,7 +414,7 @@ def test_no_section_and_another_run(make: Make, tmp_path: Path) -> None:
         ({"gate": {"marign": 0.1}}, "did you mean 'margin'"),
     ],
 )
-def test_what_no_gate_can_do_is_refused_at_once(
+def test_a_gate_that_cannot_work_is_refused_at_once(
     make: Make, change: dict[str, Any], said: str
 ) -> None:
     document = {**make().model_dump(mode="json"), **change}

@@ -27,10 +27,10 @@ def make(config: SweepConfig) -> Plan:
     return plan.run(config, LocalStore(config.store_url))
 
 
-def test_plan_needs_no_decent_weights(
+def test_plan_hardly_reads_weights(
     make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Weights replaced by one value each: only that two checkpoints differ is looked at."""
+    """Each checkpoint's weights are one constant: plan checks only that two checkpoints differ."""
     hollow = {}
     for number, (name, folder) in enumerate(chain.items()):
         hollow[name] = tmp_path / name
@@ -46,7 +46,7 @@ def test_plan_needs_no_decent_weights(
 
 
 def test_parts_are_sized_by_work_so_that_a_small_model_has_several() -> None:
-    """135 million parameters, as in 30 layers of width 576: a kill loses a few tensors."""
+    """135 million parameters in 30 layers of width 576: a kill loses a few tensors."""
     shapes = {"q": (576, 576), "k": (192, 576), "gate": (1536, 576), "down": (576, 1536)}
     tensors = [
         TensorPlan(name=f"{name}.{layer}", shape=shape, dtype="F32")
@@ -67,10 +67,10 @@ def test_description_says_coverage_cost_and_shapes(make_config: MakeConfig) -> N
     assert "disk free" in text
 
 
-def test_what_rounding_alone_does_is_foreseen_and_reported(
+def test_the_effect_of_rounding_is_in_the_plan_and_the_report(
     make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
 ) -> None:
-    """before = after's weights in bfloat16: the whole shift of the spectrum is rounding."""
+    """`before` is `after` in bfloat16, so rounding is the only change of the spectrum."""
     shutil.copytree(chain["rl2"], tmp_path / "rounded")
     rounded = {name: w.bfloat16() for name, w in tensors(chain["rl2"]).items()}
     save_file(rounded, tmp_path / "rounded" / "model.safetensors", {"format": "pt"})
@@ -88,13 +88,13 @@ def test_what_rounding_alone_does_is_foreseen_and_reported(
     assert float(moved) == pytest.approx(float(alone), rel=0.2)
 
 
-def test_no_rounding_is_spoken_of_where_none_was(make_config: MakeConfig) -> None:
+def test_a_plan_does_not_mention_rounding_without_16_bit_weights(make_config: MakeConfig) -> None:
     made = make(make_config())
     assert not made.rounding
     assert "16 bits" not in "\n".join(describe(made))
 
 
-def test_estimated_bytes_are_what_is_written(make_config: MakeConfig) -> None:
+def test_estimated_bytes_are_written(make_config: MakeConfig) -> None:
     config = make_config(blend={"svd_logs": False})
     store = LocalStore(config.store_url)
     estimate = plan.run(config, store).estimate
@@ -183,7 +183,7 @@ def test_plan_is_json_a_person_can_read(make_config: MakeConfig) -> None:
 
 
 def test_a_refused_plan_does_not_claim_the_store(make_config: MakeConfig) -> None:
-    """A typo in `before` is corrected and the same command works."""
+    """After a typo in `before` is corrected, the same command works."""
     with pytest.raises(CheckpointError):
         make(make_config(before="./chekpoints"))
     assert len(make(make_config()).selected) == 14

@@ -30,33 +30,33 @@ def rows(config: SweepConfig) -> list[RotationRow]:
 
 
 def test_one_row_per_selected_tensor(make_config: MakeConfig, chain: dict[str, Path]) -> None:
-    found = {row.name: row for row in rows(make_config())}
+    by_name = {row.name: row for row in rows(make_config())}
     before, after = tensors(chain["base"]), tensors(chain["rl2"])
-    assert len(found) == 14
-    for name, row in found.items():
+    assert len(by_name) == 14
+    for name, row in by_name.items():
         r = (after[name] - before[name]).norm() / before[name].norm()
         assert row.metrics.update_norm == pytest.approx(float(r), rel=1e-5)
         assert row.null.nss_formula == pytest.approx(float(r) / max(row.shape) ** 0.5, rel=1e-5)
-    assert found["model.layers.1.mlp.up_proj.weight"].trivial_side == "vh"
-    assert found["model.layers.1.mlp.down_proj.weight"].trivial_side == "u"
-    assert found["model.layers.1.self_attn.q_proj.weight"].layer == 1
+    assert by_name["model.layers.1.mlp.up_proj.weight"].trivial_side == "vh"
+    assert by_name["model.layers.1.mlp.down_proj.weight"].trivial_side == "u"
+    assert by_name["model.layers.1.self_attn.q_proj.weight"].layer == 1
 
 
 def test_random_updates_look_like_their_null(make_config: MakeConfig) -> None:
-    """The chain's updates are Gaussian, so every metric must sit near its null."""
-    found = rows(make_config(rotations={"rl1": make_config().rotations.rl1, "null_draws": 4}))  # type: ignore[union-attr]
+    """The chain's updates are Gaussian, so every metric is near its null."""
+    measured = rows(make_config(rotations={"rl1": make_config().rotations.rl1, "null_draws": 4}))  # type: ignore[union-attr]
     for key in ("nss", "touchable_share", "u.angle_rms", "vh.angle_rms"):
-        real = torch.tensor([attrgetter(key)(row.metrics) for row in found])
-        null = torch.tensor([attrgetter(key)(row.null) for row in found])
+        real = torch.tensor([attrgetter(key)(row.metrics) for row in measured])
+        null = torch.tensor([attrgetter(key)(row.null) for row in measured])
         assert real.median() == pytest.approx(float(null.median()), rel=0.35), key
 
 
 def triple(*matrices: torch.Tensor) -> list[Bases]:
     made = []
     for w in matrices:
-        found = kernel(w)
-        assert found.basis_KK is not None
-        made.append(Bases(w, found.s_K, found.basis_KK))
+        factors = kernel(w)
+        assert factors.basis_KK is not None
+        made.append(Bases(w, factors.s_K, factors.basis_KK))
     return made
 
 
@@ -71,7 +71,7 @@ def test_nothing_moved() -> None:
     assert angle < 1e-12
 
 
-def test_zero_matrices_give_no_numbers_rather_than_nan() -> None:
+def test_zero_matrices_give_none_and_not_nan() -> None:
     zero = torch.zeros(6, 4)
     row = rotations.measure("zero", triple(zero, zero, zero), RotationsConfig(rl1="-"))
     assert row.rank == 0
@@ -98,7 +98,7 @@ def test_without_a_rotations_section(make_config: MakeConfig) -> None:
 
 
 def test_null_has_the_norm_of_every_step() -> None:
-    """Two updates that pull the same way do so in the null too: 1 + 1 = 2, not √2."""
+    """Two updates in the same direction have random ones in the same: 1 + 1 = 2, not √2."""
     from svdjobs.kernels.rotation import update_norm
 
     w = gaussian(40, 30, seed=0)
