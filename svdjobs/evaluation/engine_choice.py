@@ -89,8 +89,8 @@ def _choose_dtype(checkpoints: RunCheckpoints, store: Store, only_checkpoint: st
     if error is None or error <= LARGEST_CAST_ERROR:
         return wanted
     noise = (
-        f"rounding noise in {wanted} is {error:.2g} times what a blend differs from "
-        f"{config.bases_of} by"
+        f"rounding noise in {wanted} is {error:.2g} times the difference between a blend and "
+        f"{config.bases_of}"
     )
     if configured == "auto":
         say(f"evaluate.dtype auto: float32, since {noise}")

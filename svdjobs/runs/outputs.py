@@ -116,7 +116,7 @@ class Output:
         return data
 
     def part_is_done(self, name: str, sizes: Mapping[str, int]) -> bool:
-        """Whether a part's record exists, and every file that it lists with its recorded size.
+        """Whether a part's record exists, and every file that it lists, with the recorded size.
 
         `sizes` are those of the keys in the store.
         """

@@ -127,18 +127,23 @@ def _blend_alphas(
     tensors = stored_tensors(sources)
     storage = SAFETENSORS_NAMES[config.blend.storage_dtype]
     outputs = [OutputTensor(t.name, stored_dtype(config, t), t.shape) for t in tensors]
-    shards = weight_files(outputs, config.blend.max_shard_bytes)
+    all_files = weight_files(outputs, config.blend.max_shard_bytes)
     by_name = {tensor.name: tensor for tensor in tensors}
     checked = names_to_check(plan.selected)
-    total = sum(shard.bytes for shard in shards) * len(jobs)
+    total = sum(weight_file.bytes for weight_file in all_files) * len(jobs)
     sizes = {job.alpha: store.sizes(job.output.prefix) for job in jobs}
     missing = {
-        shard.name: [
-            j for j in jobs if not j.output.part_is_done(_record_name(shard), sizes[j.alpha])
+        weight_file.name: [
+            j for j in jobs if not j.output.part_is_done(_record_name(weight_file), sizes[j.alpha])
         ]
-        for shard in shards
+        for weight_file in all_files
     }
-    ahead = [by_name[t.name] for shard in shards if missing[shard.name] for t in shard.tensors]
+    ahead = [
+        by_name[t.name]
+        for weight_file in all_files
+        if missing[weight_file.name]
+        for t in weight_file.tensors
+    ]
 
     def prepare(tensor: StoredTensor) -> PreparedTensor:
         return prepare_tensor(tensor, sources, checked)
@@ -147,15 +152,15 @@ def _blend_alphas(
     with track(f"blend {len(jobs)} alphas", total) as advance, threads(workers) as pool:
         chosen = [tensor for tensor in ahead if tensor.chosen]
         blends = in_order(pool, prepare, chosen, ahead=2 * workers)
-        for shard in shards:
-            undone = missing[shard.name]
-            advance(shard.bytes * (len(jobs) - len(undone)))
-            if undone:
-                _write_shard(
+        for weight_file in all_files:
+            pending = missing[weight_file.name]
+            advance(weight_file.bytes * (len(jobs) - len(pending)))
+            if pending:
+                _write_weight_file(
                     store,
-                    shard,
-                    undone,
-                    [by_name[tensor.name] for tensor in shard.tensors],
+                    weight_file,
+                    pending,
+                    [by_name[tensor.name] for tensor in weight_file.tensors],
                     blends,
                     bases,
                     storage,
@@ -164,16 +169,16 @@ def _blend_alphas(
                     advance=advance,
                 )
     for job in jobs:
-        _finish(config, plan, bases, shards, job)
+        _finish(config, plan, bases, all_files, job)
 
 
-def _record_name(shard: Shard) -> str:
-    return f"svd_logs/{shard.name}.json"
+def _record_name(weight_file: Shard) -> str:
+    return f"svd_logs/{weight_file.name}.json"
 
 
-def _write_shard(
+def _write_weight_file(
     store: Store,
-    shard: Shard,
+    weight_file: Shard,
     jobs: list[_Job],
     tensors: list[StoredTensor],
     blends: Iterator[PreparedTensor],
@@ -188,10 +193,10 @@ def _write_shard(
     with ExitStack() as stack:
         for job in jobs:
             if config.blend.write_checkpoints:
-                key = job.output.key(shard.name)
-                job.writer = stack.enter_context(open_shard(store, key, shard))
+                key = job.output.key(weight_file.name)
+                job.writer = stack.enter_context(open_shard(store, key, weight_file))
             job.records, job.logs = [], []
-        for tensor, stored in zip(tensors, shard.tensors, strict=True):
+        for tensor, stored in zip(tensors, weight_file.tensors, strict=True):
             if tensor.chosen:
                 prepared = next(blends)
                 running = [
@@ -206,7 +211,8 @@ def _write_shard(
                 _copy(tensor, bases, jobs, stored.dtype)
             advance(stored.bytes * len(jobs), tensor.name)
         files = [
-            job.writer.finish(job.output.key(shard.name)) if job.writer else None for job in jobs
+            job.writer.finish(job.output.key(weight_file.name)) if job.writer else None
+            for job in jobs
         ]
     for job, file in zip(jobs, files, strict=True):
         document = {
@@ -214,7 +220,7 @@ def _write_shard(
             "tensors": [record.model_dump(mode="json") for record in job.records],
             "logs": [log.model_dump() for log in job.logs],
         }
-        write_json(store, job.output.key(_record_name(shard)), document)
+        write_json(store, job.output.key(_record_name(weight_file)), document)
 
 
 def _write_blend(
@@ -227,16 +233,16 @@ def _write_blend(
 ) -> None:
     """Write one tensor at one alpha, and measure what each storage dtype keeps of its matrices."""
     if prepared.alone:
-        ((tensor, blended),) = prepared.parts
+        ((tensor, matrix),) = prepared.parts
         casts = _write_and_measure(name, prepared.w, prepared.d, job, storage, write=True)
-        _record_matrix(store, tensor, blended, job, _records(casts, blended, job), config)
+        _record_matrix(store, tensor, matrix, job, _records(casts, matrix, job), config)
         return
     if job.writer:
         _write_and_measure(name, prepared.w, prepared.d, job, storage, write=True, measure=False)
-    for tensor, blended in prepared.parts:
-        w, d = blended.w_MN.reshape(-1), blended.d_MN.reshape(-1)
+    for tensor, matrix in prepared.parts:
+        w, d = matrix.w_MN.reshape(-1), matrix.d_MN.reshape(-1)
         casts = _write_and_measure(tensor.name, w, d, job, storage, write=False)
-        _record_matrix(store, tensor, blended, job, _records(casts, blended, job), config)
+        _record_matrix(store, tensor, matrix, job, _records(casts, matrix, job), config)
 
 
 def _write_and_measure(
@@ -275,11 +281,11 @@ def _write_and_measure(
     return {n: cast.Kept(projections[n], errors[n]) for n in cast.CAST_DTYPES}
 
 
-def _records(casts: dict[str, Kept], blended: PreparedMatrix, job: _Job) -> dict[str, CastRecord]:
+def _records(casts: dict[str, Kept], matrix: PreparedMatrix, job: _Job) -> dict[str, CastRecord]:
     from svdjobs.kernels import cast
 
-    change = (1 - job.alpha) * blended.signal_norm
-    signal = cast.signal(blended.signal_norm**2, job.alpha)
+    change = (1 - job.alpha) * matrix.signal_norm
+    signal = cast.signal(matrix.signal_norm**2, job.alpha)
     return {
         name: CastRecord(
             projection=kept.projection, signal=signal, error=kept.error, change=change**2
@@ -291,7 +297,7 @@ def _records(casts: dict[str, Kept], blended: PreparedMatrix, job: _Job) -> dict
 def _record_matrix(
     store: Store,
     tensor: TensorPlan,
-    blended: PreparedMatrix,
+    matrix: PreparedMatrix,
     job: _Job,
     casts: dict[str, CastRecord],
     config: SweepConfig,
@@ -301,8 +307,8 @@ def _record_matrix(
 
     from svdjobs.kernels import blend
 
-    target_K = blend.target_spectrum(blended.s_values_K, blended.s_bases_K, job.alpha)
-    sigma = {config.values_of: blended.s_values_K, config.bases_of: blended.s_bases_K}
+    target_K = blend.target_spectrum(matrix.s_values_K, matrix.s_bases_K, job.alpha)
+    sigma = {config.values_of: matrix.s_values_K, config.bases_of: matrix.s_bases_K}
     svd_logs = config.blend.svd_logs
     log_file = f"svd_logs/alpha_{job.alpha:g}/{log_name(tensor.name)}.pt"
     if svd_logs:
@@ -319,18 +325,18 @@ def _record_matrix(
         BlendRecord(
             name=tensor.name,
             shape=(tensor.shape[0], tensor.shape[1]),
-            guarded=blended.guarded,
-            signal_norm=blended.signal_norm,
-            weight_norm=blended.weight_norm,
+            guarded=matrix.guarded,
+            signal_norm=matrix.signal_norm,
+            weight_norm=matrix.weight_norm,
             casts=casts,
-            spectrum_error=blended.spectrum_error,
+            spectrum_error=matrix.spectrum_error,
             log_file=log_file if svd_logs else "",
         )
     )
 
 
 def _copy(tensor: StoredTensor, bases: Checkpoint, jobs: list[_Job], dtype: str) -> None:
-    """Write a skipped tensor unchanged, piece by piece."""
+    """Write a skipped tensor with the values of the bases, piece by piece."""
     writers = [job.writer for job in jobs if job.writer]
     if not writers:
         return
@@ -344,24 +350,24 @@ def _finish(
     config: SweepConfig,
     plan: Plan,
     bases: Checkpoint,
-    shards: list[Shard],
+    all_files: list[Shard],
     job: _Job,
 ) -> None:
     """Write the files of a checkpoint other than its weights, then the manifest."""
     output = job.output
     records: list[BlendRecord] = []
-    for shard in shards:
-        document = json.loads(output.adopt(_record_name(shard)))
+    for weight_file in all_files:
+        document = json.loads(output.adopt(_record_name(weight_file)))
         if document["file"]:
-            output.add(record_in(FileRecord, document["file"], "a shard's record"))
+            output.add(record_in(FileRecord, document["file"], "a weight file's record"))
         for log in document["logs"]:
-            output.add(record_in(FileRecord, log, "a shard's record"))
+            output.add(record_in(FileRecord, log, "a weight file's record"))
         records += [
-            record_in(BlendRecord, item, "a shard's record") for item in document["tensors"]
+            record_in(BlendRecord, item, "a weight file's record") for item in document["tensors"]
         ]
     for name in bases.companions():
         output.write(name, bytes(bases.store.read(name)))
-    if config.blend.write_checkpoints and (index := index_bytes(shards)):
+    if config.blend.write_checkpoints and (index := index_bytes(all_files)):
         output.write(INDEX, index)
     output.write_json("config.json", config_dtype_fields(bases.config, config.blend.storage_dtype))
     output.write_json(BLEND_META, blend_meta(config, plan, job.alpha, records))
@@ -377,5 +383,5 @@ def _warn_of_rounding(config: SweepConfig, alpha: float, records: Sequence[Blend
     if error is not None and error > LARGEST_CAST_ERROR:
         say(
             f"alpha {alpha:g}: rounding noise in blend.storage_dtype {dtype} is {error:.2g} times "
-            f"what the blend differs from {config.bases_of} by"
+            f"the difference between the blend and {config.bases_of}"
         )

@@ -176,18 +176,18 @@ def prepare_tensor(stored: StoredTensor, sources: Sources, checked: set[str]) ->
     pieces = sources.matrices.pieces
     if all(tensor.name not in pieces for tensor in stored.holds):  # it is one matrix
         (tensor,) = stored.holds
-        blended = prepare_matrix(tensor, sources, check=tensor.name in checked)
+        matrix = prepare_matrix(tensor, sources, check=tensor.name in checked)
         return PreparedTensor(
-            blended.w_MN.reshape(-1), blended.d_MN.reshape(-1), [(tensor, blended)], alone=True
+            matrix.w_MN.reshape(-1), matrix.d_MN.reshape(-1), [(tensor, matrix)], alone=True
         )
     w = sources.bases.read(stored.name).reshape(-1)
     d = torch.zeros(w.shape, dtype=torch.float32)
     parts = []
     for tensor in stored.chosen:
         piece = pieces[tensor.name]
-        blended = prepare_matrix(tensor, sources, check=tensor.name in checked, w_MN=piece.of(w))
-        piece.put(d, blended.d_MN)
-        parts.append((tensor, replace(blended, w_MN=piece.of(w), d_MN=piece.of(d))))
+        matrix = prepare_matrix(tensor, sources, check=tensor.name in checked, w_MN=piece.of(w))
+        piece.put(d, matrix.d_MN)
+        parts.append((tensor, replace(matrix, w_MN=piece.of(w), d_MN=piece.of(d))))
     return PreparedTensor(w, d, parts, alone=False)
 
 

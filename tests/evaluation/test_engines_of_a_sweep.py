@@ -75,7 +75,7 @@ def test_sixteen_bits_are_refused_with_the_noise_and_the_remedy(
     store = blended(forced)
     with pytest.raises(
         ConfigError,
-        match=r"noise in bfloat16 is \d.* times what .*at most 0\.3.*allow_lossy_dtype to true",
+        match=r"noise in bfloat16 is \d.* times the .*at most 0\.3.*allow_lossy_dtype to true",
     ):
         evaluate.run(forced, store)
     assert not list(Path(forced.store_url).glob("results/*"))
