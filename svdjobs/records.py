@@ -150,7 +150,8 @@ class TensorPlan(Record):
     shape: tuple[int, ...]
     dtype: str
     skip: SkipReason | None = None
-    """None: the tensor is decomposed and blended. Otherwise the reason why it is copied instead."""
+    """None: the tensor is decomposed and blended. Otherwise the reason why it is copied instead, or
+    left out if it is `tied`."""
 
     @property
     def elements(self) -> int:
@@ -215,7 +216,10 @@ class FactorRecord(Record):
 
 
 class CastRecord(Record):
-    """How much of a blend survives one storage dtype."""
+    """How much of a blend survives one storage dtype.
+
+    In a reversed sweep W_after is the matrix of `before`.
+    """
 
     projection: float
     """⟨cast(W(alpha)) − W_after, D⟩."""
@@ -238,7 +242,10 @@ class CastRecord(Record):
 
 
 class BlendRecord(Record):
-    """One blended tensor at one alpha."""
+    """One blended tensor at one alpha.
+
+    In a reversed sweep, s_after and W_after are those of `before`, and s_before is that of `after`.
+    """
 
     name: str
     shape: tuple[int, int]

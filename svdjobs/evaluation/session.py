@@ -80,7 +80,7 @@ def open_session(
 
     Raises:
         OutputError: the store holds another run.
-        IncompleteError: the plan misses an alpha of the config.
+        IncompleteError: an alpha of the config is missing in the plan.
         ConfigError, BenchmarkError: there is no `evaluate` section, or it cannot be used.
     """
     # First, since it decides which GPUs this process sees: CUDA reads that once.

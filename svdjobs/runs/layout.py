@@ -131,7 +131,7 @@ def check_alphas_are_planned(store: Store, config: SweepConfig) -> None:
     """Check that the plan, if there is one, has every alpha of the config.
 
     Raises:
-        IncompleteError: the plan misses alphas. A later stage would refuse it, hours later.
+        IncompleteError: alphas are missing in the plan. A later stage would refuse it, hours later.
     """
     manifest = find_manifest(store, PLAN_PREFIX) if config.alphas else None
     if manifest is None:
@@ -139,7 +139,7 @@ def check_alphas_are_planned(store: Store, config: SweepConfig) -> None:
     missing = [alpha for alpha in config.alphas if alpha not in manifest.config["alphas"]]
     if missing:
         raise IncompleteError(
-            f"the plan in {store.url} misses alpha {', '.join(map(str, missing))}. Run `svdjobs "
+            f"the plan in {store.url} has no alpha {', '.join(map(str, missing))}. Run `svdjobs "
             f"plan` with this config first, then `svdjobs blend`; what is still valid is kept."
         )
 

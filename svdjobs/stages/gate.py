@@ -183,9 +183,9 @@ def _refuse_missing(
     if missing:
         raise IncompleteError(
             f"gate needs evaluations that are missing, or were made with other settings: "
-            f"{', '.join(missing)}. Finish this run with `svdjobs sweep CONFIG`. If the baseline "
-            f"misses them, set gate.baseline to a run that has the same checkpoint id and "
-            f"benchmarks."
+            f"{', '.join(missing)}. Finish this run with `svdjobs sweep CONFIG`. If they are "
+            f"missing in the baseline, set gate.baseline to a run that has the same checkpoint id "
+            f"and benchmarks."
         )
 
 

@@ -254,8 +254,8 @@ def _refuse(
         missing = [t.name for t in chosen if _shape(opened[checkpoint_id], t.name) != t.shape]
         if missing:
             reasons.append(
-                f"{checkpoint_id} misses {len(missing)} of the {len(chosen)} matrices, or has them "
-                f"in another shape, e.g. {missing[0]}"
+                f"{len(missing)} of the {len(chosen)} matrices are missing in {checkpoint_id}, or "
+                f"have another shape there, e.g. {missing[0]}"
             )
     free = store.free_bytes()
     # bytes_written includes outputs that an earlier run has already written.

@@ -117,9 +117,9 @@ def stored_tensors(sources: Sources) -> list[StoredTensor]:
     """Every tensor that a blend stores, sorted by name; of a tied pair only the embedding."""
     plans = {tensor.name: tensor for tensor in sources.plan.tensors}
     stored = []
-    for name, held in sorted(sources.matrices.names_in().items()):
+    for name, matrices in sorted(sources.matrices.names_in().items()):
         entry = sources.bases.entries[name]
-        holds = tuple(plans[matrix] for matrix in held)
+        holds = tuple(plans[matrix] for matrix in matrices)
         if not any(tensor.skip == "tied" for tensor in holds):
             stored.append(StoredTensor(name, entry.shape, entry.dtype, holds))
     return stored
@@ -133,7 +133,7 @@ def stored_dtype(config: SweepConfig, tensor: StoredTensor) -> str:
 def peak_bytes(sources: Sources) -> int:
     """Peak memory of one process for one tensor while it is blended."""
     # W and D of a tensor with several matrices are in memory beside those of one matrix.
-    held = max(
+    several = max(
         (
             math.prod(stored.shape) * 8
             for stored in stored_tensors(sources)
@@ -141,7 +141,7 @@ def peak_bytes(sources: Sources) -> int:
         ),
         default=0,
     )
-    return held + cost.peak_tensor_bytes(sources.plan.selected)
+    return several + cost.peak_tensor_bytes(sources.plan.selected)
 
 
 def tensors_at(
@@ -192,7 +192,7 @@ def prepare_tensor(stored: StoredTensor, sources: Sources, checked: set[str]) ->
 
 
 def names_to_check(selected: list[TensorPlan]) -> set[str]:
-    """The first tensor of every shape: its blended spectrum is computed again as a check."""
+    """Names of the first tensor of every shape, whose blended spectrum is checked."""
     first: dict[tuple[int, ...], str] = {}
     for tensor in selected:
         first.setdefault(tensor.shape, tensor.name)

@@ -172,7 +172,7 @@ def test_rows_without_a_token_are_counted(make_config: MakeConfig, tmp_path: Pat
     assert f"after's embedding has {blank} of 320 rows that are no token" in text
 
 
-def test_stop_tokens_that_the_tokenizer_misses_are_named(
+def test_stop_tokens_outside_the_tokenizer_are_named(
     make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
 ) -> None:
     after = tmp_path / "after"
@@ -222,7 +222,7 @@ def test_a_gate_does_not_compare_other_token_ids(
         ({"n_samples": 1}, "no pass@k but pass@1"),
     ],
 )
-def test_what_the_report_will_miss(
+def test_what_will_be_missing_in_the_report(
     change: dict[str, Any], words: str, make_config: MakeConfig, benchmark_file: Path
 ) -> None:
     lines = "; ".join(lacks(make_config(evaluate=evaluation(benchmark_file, **change))))

@@ -54,7 +54,7 @@ def test_too_long_a_prompt_is_refused_before_anything_is_generated(
     assert not list(Path(config.store_url).glob("results/*"))
 
 
-def test_an_alpha_that_the_plan_misses_is_refused_before_anything_is_generated(
+def test_an_alpha_that_is_not_planned_is_refused_before_anything_is_generated(
     make_config: MakeConfig,
 ) -> None:
     """A blend of an earlier plan may exist, but the weights would be computed by this plan."""
@@ -66,7 +66,7 @@ def test_an_alpha_that_the_plan_misses_is_refused_before_anything_is_generated(
         lambda: evaluate.run(wider, store, checkpoint_ids=["after"]),
         lambda: evaluate.run_shard(wider, store, checkpoint_id="after", shard_id="sums-000"),
     ):
-        with pytest.raises(IncompleteError, match=r"the plan in .* misses alpha 0\.25, 0\.5\. Run"):
+        with pytest.raises(IncompleteError, match=r"the plan in .* has no alpha 0\.25, 0\.5\. Run"):
             run_stage()
     assert not list(Path(config.store_url).glob("results/*"))
 

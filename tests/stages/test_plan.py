@@ -123,7 +123,7 @@ def test_all_unreadable_checkpoints_at_once(make_config: MakeConfig, tmp_path: P
 
 def test_middle_checkpoint_of_another_shape(make_config: MakeConfig, tmp_path: Path) -> None:
     wider = make_checkpoint(tmp_path / "wider", intermediate_size=96)
-    with pytest.raises(CheckpointError, match=r"rl1 misses 6 of the 14 matrices"):
+    with pytest.raises(CheckpointError, match=r"6 of the 14 matrices are missing in rl1"):
         make(make_config(rotations={"rl1": str(wider)}))
 
 
