@@ -173,7 +173,7 @@ def _random_triple(
 
 
 def _mean(draws: Sequence[Record]) -> dict[str, Any]:
-    """Mean of each metric over the random triples, by field; leave out a metric that is None in one."""
+    """Mean of each metric over the random triples, by field; omit a metric that is None in one."""
     means: dict[str, Any] = {}
     for name in type(draws[0]).model_fields if draws else ():
         values = [getattr(draw, name) for draw in draws]
