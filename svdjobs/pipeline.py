@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from svdjobs.config import SweepConfig
+from svdjobs.records import Record, RotationRow
 
 Section = Literal["rotations", "evaluate", "gate"]
 """A section of the config that a stage needs; without it the stage does not run."""
@@ -52,6 +53,8 @@ class Stage:
     image: Literal["cpu", "evaluate"] = "cpu"
     artifacts: tuple[str, ...] = ()
     """Files of its output that Argo stores as artifacts."""
+    rows: type[Record] | None = None
+    """The record on each line of the output's .jsonl files. The report gets all of them."""
     in_sweep: bool = True
     """False: `local.sweep` does not run the stage."""
 
@@ -71,7 +74,7 @@ STAGES = (
     Stage("plan", Resources(cpu="1", memory="4Gi", scratch="5Gi")),
     Stage("decompose", Resources(cpu="8", memory="32Gi"), {"unit": "--unit"}),
     Stage("blend", Resources(cpu="4", memory="24Gi"), {"alpha": "--alpha"}),
-    Stage("rotations", Resources(cpu="8", memory="32Gi"), section="rotations"),
+    Stage("rotations", Resources(cpu="8", memory="32Gi"), section="rotations", rows=RotationRow),
     Stage(
         "evaluate",
         Resources(cpu="8", memory="64Gi", scratch="100Gi", deadline_seconds=43_200),

@@ -164,7 +164,9 @@ def hostile_content(names: list[str]) -> Content:
     spectra = {name: ([1.0, 0.5], [1.0, 0.4]) for name in names}
     benchmark = {names[0]: {"after": made}}
     provenance = {"torch": "<script>\x1b"}
-    return Content(config, plan, benchmark, {}, rows, spectra, list(names), provenance)
+    return Content(
+        config, plan, benchmark, {}, {RotationRow: list(rows)}, spectra, list(names), provenance
+    )
 
 
 def test_figures_and_pages_parse_no_name() -> None:
@@ -188,7 +190,7 @@ def test_names_in_a_figure_are_all_in_its_legend() -> None:
     (picture,) = (p for p in rotations.SECTION.pictures(content) if p.name == "spectrum.png")
     figure = picture.draw()
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[:3] == ["a", " _hidden", r"\$x\$"]
+    assert labels[:3] == [r"\$x\$", " _hidden", "a"]
     assert len(labels[3]) == escape.LABEL_LENGTH
 
 

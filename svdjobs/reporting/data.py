@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.config import SweepConfig
-from svdjobs.records import Agreement, BlendRecord, Interval, Likelihood, Plan, RotationRow, Summary
+from svdjobs.records import (
+    Agreement,
+    BlendRecord,
+    Interval,
+    Likelihood,
+    Plan,
+    Record,
+    Summary,
+)
 from svdjobs.statistics import rounding_shift
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+R = TypeVar("R", bound=Record)
 Row = tuple[str, str, str, Interval]
 """Benchmark (or `-`), checkpoint (or `-`), name of the number, and the number."""
 
@@ -50,7 +59,8 @@ class Content:
     summaries: dict[str, dict[str, Summary]]
     """Benchmark → checkpoint id → summary."""
     blends: dict[float, list[BlendRecord]]
-    rotations: list[RotationRow]
+    rows: dict[type[Record], list[Record]]
+    """Rows of the stages that have some (`pipeline.Stage.rows`), by the kind of record."""
     spectra: dict[str, tuple[list[float], list[float]]]
     """Name in the figure → singular values before and after, for one tensor per module family."""
     missing: list[str]
@@ -60,6 +70,10 @@ class Content:
     """Benchmark → checkpoint id → its likelihoods of after's completions."""
     agreements: dict[str, dict[str, Agreement]] = field(default_factory=dict)
     """Benchmark → checkpoint id → agreement with the second grader."""
+
+    def rows_of(self, kind: type[R]) -> list[R]:
+        """The rows of a kind; none if no stage of the sweep makes them, or it is not finished."""
+        return [row for row in self.rows.get(kind, ()) if isinstance(row, kind)]
 
     @property
     def title(self) -> str:

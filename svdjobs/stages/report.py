@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from svdjobs import escape
+from svdjobs import escape, pipeline
 from svdjobs.config import BenchmarkConfig, SweepConfig
 from svdjobs.evaluation import grades, likelihoods, second_grades
 from svdjobs.evaluation.benchmarks.load import load_benchmark
@@ -17,7 +17,7 @@ from svdjobs.records import (
     Likelihood,
     Manifest,
     Plan,
-    RotationRow,
+    Record,
     Summary,
 )
 from svdjobs.reporting import junit, page, text
@@ -27,11 +27,11 @@ from svdjobs.reporting.sections import sentences, tables
 from svdjobs.reporting.sections.accuracy import accuracy_table, adjusted_p
 from svdjobs.runs import layout, outputs
 from svdjobs.runs.outputs import OutputKey, begin, content_print, readable_manifest
+from svdjobs.runs.rows import load_rows
 from svdjobs.storage.objects import write_lines
 from svdjobs.storage.store import Store
 from svdjobs.weights.blend_records import shard_records
 from svdjobs.weights.factors import Factors
-from svdjobs.weights.rotation_rows import load_rows
 
 STAGE = "report"
 VERSION = "5"
@@ -109,8 +109,7 @@ def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
         layout.factors_prefix(target.checkpoint_id) for target in layout.decompose_targets(config)
     ]
     wanted += [layout.checkpoint_prefix(alpha) for alpha in config.alphas]
-    if config.rotations:
-        wanted.append(layout.ROTATIONS)
+    wanted += [stage.name for stage in _stages_with_rows(config)]
     manifests = {prefix: readable_manifest(store, prefix) for prefix in wanted}
     evaluations = current_results(config, store).items()
     return {**manifests, **{prefix: done.grades if done else None for prefix, done in evaluations}}
@@ -152,7 +151,7 @@ def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) ->
             for alpha in config.alphas
             if layout.checkpoint_prefix(alpha) not in missing
         },
-        rotations=_rotations(config, store, missing),
+        rows=_rows(config, store, missing),
         spectra=_spectra(store, plan, missing) if layout.decompose_targets(config) else {},
         missing=missing,
         provenance=versions(),
@@ -198,10 +197,19 @@ def _agreements(
     return agreements
 
 
-def _rotations(config: SweepConfig, store: Store, missing: list[str]) -> list[RotationRow]:
-    if config.rotations is None or layout.ROTATIONS in missing:
-        return []
-    return load_rows(store)
+def _stages_with_rows(config: SweepConfig) -> list[pipeline.Stage]:
+    """The stages of a sweep whose rows the report reads. Each has its output under its own name."""
+    return [stage for stage in pipeline.STAGES if stage.rows and stage.wanted(config)]
+
+
+def _rows(
+    config: SweepConfig, store: Store, missing: list[str]
+) -> dict[type[Record], list[Record]]:
+    return {
+        stage.rows: load_rows(store, stage.name, stage.rows, stage=STAGE)
+        for stage in _stages_with_rows(config)
+        if stage.rows and stage.name not in missing
+    }
 
 
 def _spectra(
@@ -241,7 +249,7 @@ def closing_words(config: SweepConfig, store: Store) -> str:
         plan,
         _summaries(config, store, missing),
         blends,
-        _rotations(config, store, missing),
+        _rows(config, store, missing),
         {},
         missing,
         likelihoods=_likelihoods(config, store, missing),

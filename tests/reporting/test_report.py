@@ -177,7 +177,7 @@ def content(**by_id: list[float]) -> Content:
     plan: Any = SimpleNamespace(tensors=[], rounding={}, architecture="Q")
     ids = {"zero": "alpha-0.0000"}
     summaries = {ids.get(i, i): summary(i, s, timeout=2, no_answer=5) for i, s in by_id.items()}
-    return Content(config, plan, {"b": summaries}, {}, [], {}, [])
+    return Content(config, plan, {"b": summaries}, {}, {}, {}, [])
 
 
 def test_headlines_say_how_sure_they_are() -> None:

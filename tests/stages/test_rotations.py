@@ -12,9 +12,9 @@ from svdjobs.errors import IncompleteError
 from svdjobs.kernels.rotation import Bases
 from svdjobs.kernels.spectrum import decompose as kernel
 from svdjobs.records import RotationRow
+from svdjobs.runs.rows import load_rows
 from svdjobs.stages import decompose, plan, rotations
 from svdjobs.storage.local import LocalStore
-from svdjobs.weights.rotation_rows import load_rows
 from tests.checkpoints import tensors
 from tests.kernels.pairs import gaussian
 
@@ -26,7 +26,7 @@ def rows(config: SweepConfig) -> list[RotationRow]:
     plan.run(config, store)
     decompose.run(config, store)
     rotations.run(config, store)
-    return load_rows(store)
+    return load_rows(store, "rotations", RotationRow, stage="test")
 
 
 def test_one_row_per_selected_tensor(make_config: MakeConfig, chain: dict[str, Path]) -> None:

@@ -20,6 +20,12 @@ Metric = Callable[[RotationMetrics], float | None]
 _SIDES: tuple[tuple[Side, str], ...] = (("u", "left"), ("vh", "right"))
 
 
+def _rows(content: Content) -> list[RotationRow]:
+    """The rows of the rotations stage by family, then by layer."""
+    rows = content.rows_of(RotationRow)
+    return sorted(rows, key=lambda row: (row.family, row.layer or 0, row.name))
+
+
 def _rotation_headline(rows: list[RotationRow]) -> str:
     shift = _median([row.metrics.nss for row in rows])
     null = _median([row.null.nss or row.null.nss_formula for row in rows])
@@ -67,7 +73,7 @@ def _beside_null(rows: Sequence[RotationRow], metric: Metric) -> str:
 def rotation_table(content: Content) -> Table:
     """Table of rotation metrics by module family: medians over layers."""
     families: dict[str, list[RotationRow]] = {}
-    for row in content.rotations:
+    for row in _rows(content):
         families.setdefault(row.family, []).append(row)
     rows = []
     for family, members in families.items():
@@ -101,7 +107,7 @@ def _mse_figure(content: Content) -> Figure:
     for row, form in enumerate(("all directions", "leading k")):
         for column, (side, _) in enumerate(_SIDES):
             axes = grid[row][column]
-            trivial = _mse_panel(axes, content.rotations, side, full=row == 0)
+            trivial = _mse_panel(axes, _rows(content), side, full=row == 0)
             axes.set(
                 title=f"{titles[side]}, {form}",
                 xlabel="layer",
@@ -121,7 +127,7 @@ def _mse_figure(content: Content) -> Figure:
                     ha="center",
                     va="bottom",
                 )
-    handles = _legend_handles(content.rotations)
+    handles = _legend_handles(_rows(content))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)))
     return figure
 
@@ -219,9 +225,9 @@ def _spectrum_figure(content: Content) -> Figure:
         ylabel="|s_before − s_after| / s_after",
         yscale="log",
     )
-    if content.spectra and not content.rotations:
+    if content.spectra and not _rows(content):
         left.legend(fontsize=7.5)
-    for colour, marker, family, members in _families(content.rotations):
+    for colour, marker, family, members in _families(_rows(content)):
         layers = [member.layer or 0 for member in members]
         right.plot(
             layers,
@@ -246,25 +252,25 @@ def _spectrum_figure(content: Content) -> Figure:
         yscale="log",
     )
     right.xaxis.get_major_locator().set_params(integer=True)
-    if content.rotations:
+    if _rows(content):
         handles = right.get_legend_handles_labels()[0]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
     return figure
 
 
 def _sentences(content: Content) -> list[str]:
-    if not content.rotations:
+    if not _rows(content):
         return []
-    return [_rotation_headline(content.rotations), *_turn_headline(content.rotations)]
+    return [_rotation_headline(_rows(content)), *_turn_headline(_rows(content))]
 
 
 def _tables(content: Content) -> Iterator[Table]:
-    if content.rotations:
+    if _rows(content):
         yield rotation_table(content)
 
 
 def _pictures(content: Content) -> Iterator[Picture]:
-    if content.rotations:
+    if _rows(content):
         yield Picture(
             "rotation_mse_curves.png",
             "Does the rotation compose? MSE(R1·R2, R3) by layer",
@@ -274,7 +280,7 @@ def _pictures(content: Content) -> Iterator[Picture]:
             "dashed: they turned no more than noise of that size would turn them.",
             lambda: _mse_figure(content),
         )
-    if content.spectra or content.rotations:
+    if content.spectra or _rows(content):
         yield Picture(
             "spectrum.png",
             "What happened to the singular values",
