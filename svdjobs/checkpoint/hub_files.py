@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from svdjobs.errors import MissingKeyError, StorageError, UnavailableError
+from svdjobs.errors import (
+    CheckpointError,
+    MissingKeyError,
+    StorageError,
+    SvdjobsError,
+    UnavailableError,
+    first_line,
+)
 
 
 class HubFiles:
@@ -33,7 +42,8 @@ class HubFiles:
 
         self._require(key)
         if self._sizes[key] is None:
-            self._sizes[key] = get_hf_file_metadata(self._address(key)).size
+            with hub_errors(self.url):
+                self._sizes[key] = get_hf_file_metadata(self._address(key)).size
         return self._sizes[key] or 0
 
     def version(self, key: str) -> str:
@@ -58,8 +68,9 @@ class HubFiles:
         """The bytes [start, end) of a file.
 
         Raises:
+            CheckpointError: the hub does not have it, or restricts access to it.
             StorageError: the hub ignores the range.
-            UnavailableError: the hub sends too few bytes.
+            UnavailableError: the hub does not answer, or sends too few bytes.
         """
         from huggingface_hub import constants
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
@@ -78,7 +89,10 @@ class HubFiles:
             "timeout": constants.HF_HUB_DOWNLOAD_TIMEOUT,
         }
         data = bytearray()
-        with get_session().stream("GET", self._address(key), **request) as response:
+        with (
+            hub_errors(self.url),
+            get_session().stream("GET", self._address(key), **request) as response,
+        ):
             if response.status_code >= 400:
                 response.read()
             hf_raise_for_status(response)
@@ -104,3 +118,42 @@ class HubFiles:
     def _require(self, key: str) -> None:
         if key not in self._sizes:
             raise MissingKeyError(f"{self.url}/{key} does not exist.")
+
+
+@contextmanager
+def hub_errors(source: str) -> Iterator[None]:
+    """Translate the errors of the hub into ours."""
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError:
+        raise CheckpointError(
+            f"{source}: the hub restricts access to it. Request access there, and set HF_TOKEN."
+        ) from None
+    except RepositoryNotFoundError:
+        raise CheckpointError(f"{source}: no such folder, and the hub has no such model.") from None
+    except RevisionNotFoundError:
+        revision = source.partition("@")[2]
+        raise CheckpointError(f"{source}: the hub has no revision {revision!r} of it.") from None
+    except HFValidationError:
+        raise CheckpointError(f"{source}: no such folder, and not a hub id (owner/name).") from None
+    except SvdjobsError:
+        raise
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        # With HF_HUB_OFFLINE set, the hub cannot be reached later either.
+        kind = StorageError if constants.HF_HUB_OFFLINE else UnavailableError
+        raise kind(
+            f"{source}: no such folder, and the hub could not be reached "
+            f"({first_line(error)}). Copy the checkpoint here and give its folder, or try again "
+            f"with a network."
+        ) from None

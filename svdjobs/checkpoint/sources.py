@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
 from svdjobs.checkpoint.documents import COMPANIONS
 from svdjobs.checkpoint.foreign import what_it_is
-from svdjobs.checkpoint.hub_files import HubFiles
+from svdjobs.checkpoint.hub_files import HubFiles, hub_errors
 from svdjobs.checkpoint.lora import adapter_config, is_adapter, refuse_unmerged, with_adapter
 from svdjobs.checkpoint.quantised import dequantised
 from svdjobs.checkpoint.reader import WHOLE, Checkpoint, read_checkpoint
 from svdjobs.errors import (
     CheckpointError,
     StorageError,
-    SvdjobsError,
-    UnavailableError,
     first_line,
 )
 from svdjobs.storage.local import LocalStore
@@ -67,7 +63,7 @@ def open_headers(source: str, *, allow_pickle: bool = False) -> Checkpoint:
     if ADDED in source:
         return _with_adapter(source, allow_pickle=allow_pickle)
     if (store := _named(source) or _cached(source)) is None:
-        with _hub_errors(source):
+        with hub_errors(source):
             found = _remote_headers(source, allow_pickle=allow_pickle)
         return _usable(found) if found else open_checkpoint(source, allow_pickle=allow_pickle)
     return _opened(store, source, allow_pickle=allow_pickle)
@@ -218,46 +214,7 @@ def _download(source: str, *, allow_pickle: bool) -> Path:
 
     repository, _, revision = source.partition("@")
     patterns = [*_PATTERNS, "*.bin"] if allow_pickle else _PATTERNS
-    with _hub_errors(source):
+    with hub_errors(source):
         return Path(
             snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
         )
-
-
-@contextmanager
-def _hub_errors(source: str) -> Iterator[None]:
-    """Translate the errors of the hub into ours."""
-    import httpx
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        yield
-    except GatedRepoError:
-        raise CheckpointError(
-            f"{source}: the hub restricts access to it. Request access there, and set HF_TOKEN."
-        ) from None
-    except RepositoryNotFoundError:
-        raise CheckpointError(f"{source}: no such folder, and the hub has no such model.") from None
-    except RevisionNotFoundError:
-        revision = source.partition("@")[2]
-        raise CheckpointError(f"{source}: the hub has no revision {revision!r} of it.") from None
-    except HFValidationError:
-        raise CheckpointError(f"{source}: no such folder, and not a hub id (owner/name).") from None
-    except SvdjobsError:
-        raise
-    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        # With HF_HUB_OFFLINE set, the hub cannot be reached later either.
-        kind = StorageError if constants.HF_HUB_OFFLINE else UnavailableError
-        raise kind(
-            f"{source}: no such folder, and the hub could not be reached "
-            f"({first_line(error)}). Copy the checkpoint here and give its folder, or try again "
-            f"with a network."
-        ) from None

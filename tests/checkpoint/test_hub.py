@@ -15,7 +15,7 @@ import yaml
 
 from svdjobs.checkpoint.reader import INDEX
 from svdjobs.checkpoint.sources import open_checkpoint, open_headers
-from svdjobs.errors import CheckpointError
+from svdjobs.errors import CheckpointError, UnavailableError
 from tests.checkpoint.hub import Hub, serving
 from tests.checkpoints import make_checkpoint
 
@@ -134,6 +134,20 @@ def test_headers_from_the_hub_are_those_of_the_files(copied: Path) -> None:
     there, here = open_headers("lab/copy@main"), open_checkpoint(str(copied))
     assert there.entries == here.entries
     assert there.config == here.config
+
+
+def test_a_hub_that_goes_away_while_weights_are_looked_at(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """plan reads some weights through the headers it has opened."""
+    opened = open_headers("lab/copy@main")
+    with serving({}) as closed:
+        gone = f"{closed.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", closed.url)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", gone)
+    name = next(iter(opened.entries))
+    with pytest.raises(UnavailableError, match=r"lab/copy@.*the hub could not be reached"):
+        opened.read(name)
 
 
 def test_the_index_decides_of_hub_headers_too(copied: Path) -> None:

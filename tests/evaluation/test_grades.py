@@ -13,6 +13,7 @@ from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import EXIT_TRY_AGAIN, BenchmarkError, BusyError, ConfigError, exit_code
 from svdjobs.evaluation import engine_choice, engine_holder, output_keys
+from svdjobs.evaluation.engines import vllm
 from svdjobs.stages import evaluate, grade, report
 from svdjobs.storage.local import LocalStore
 
@@ -73,7 +74,7 @@ def test_wrong_settings_clear_no_existing_output(
     too_long = make_config(rotations=None, evaluate=section(make_config, max_tokens=5000))
     with pytest.raises(BenchmarkError, match="max_tokens 5000"):
         evaluate.run(too_long, store, checkpoint_ids=IDS)
-    monkeypatch.setattr(engine_choice, "find_spec", lambda _: None)
+    monkeypatch.setattr(vllm, "find_spec", lambda _: None)
     absent = make_config(rotations=None, evaluate=section(make_config, engine="vllm"))
     with pytest.raises(ConfigError, match="vLLM is not installed"):
         evaluate.run(absent, store, checkpoint_ids=IDS)

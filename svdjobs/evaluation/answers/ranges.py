@@ -14,7 +14,7 @@ from svdjobs.evaluation.answers.tokens import Node, UnreadableError
 
 _INFINITY = Node("constant", "infinity")
 _MINUS_INFINITY = Node("neg", args=(_INFINITY,))
-_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
+_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "=", "~": "~"}
 
 
 class Bound(NamedTuple):

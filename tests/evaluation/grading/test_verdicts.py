@@ -28,6 +28,7 @@ WRONG: dict[str, Pairs] = {
     "mixed numbers": [("4", "7 1/2"), ("7", r"7\frac{1}{2}"), ("3.5", r"7\frac12")],
     "equations as truth values": [
         ("I=4", "I=9"), ("x=4", "x=9"), ("x=4", "y=9"), ("y=2x+1", "y=2x+2"), ("x^2=9", "x^2=16"),
+        ("1<2<x", r"x=\frac13\approx0.33"),
         ("f(x)=x^2", "f(x)=x^3"), ("9", "4+4=9"), ("1=1", "2=2"), ("0", "5x-7y+11z+4=0"),
     ],
     "what follows the last sign of equality": [
