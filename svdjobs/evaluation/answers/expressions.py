@@ -159,7 +159,8 @@ class _Reader:
             top, bottom, length = texts[0], texts[2], 3
         else:
             return None
-        if not (top.isdigit() and bottom.isdigit() and int(bottom)):
+        # `isdigit` alone also takes ① and ², which `int` refuses.
+        if not (top.isdecimal() and bottom.isdecimal() and int(bottom)):
             return None
         self._position += length
         return Node("number", Fraction(int(top), int(bottom)))

@@ -205,6 +205,8 @@ def _noun(words: list[str], *, counted: bool) -> str:
     elif words[-1].lower() in _POWERS_AFTER and len(words) > 1:
         power, words = _POWERS_AFTER[words[-1].lower()], words[:-1]
     last, _, raised = words[-1].partition("^")
+    if raised and not re.fullmatch(r"[0-9]{1,2}", raised):
+        raise UnreadableError(f"no power of a unit: {raised!r:.40}")
     power = int(raised) if raised else power
     bare = last.rstrip(".")
     name = _UNITS.get(bare) or _UNITS.get(bare.lower() if len(bare) > 2 else bare)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from svdjobs.errors import EvaluationError
-from svdjobs.evaluation.answers.extraction import ExtractedAnswer
-from svdjobs.evaluation.grading.rule import answer_in
+from svdjobs.evaluation.answers.extraction import ExtractedAnswer, find_answer
 from svdjobs.records import Completion, Grade, Outcome, SecondGrade
 
 T = TypeVar("T")
@@ -91,12 +90,16 @@ class GradeQuestion:
         return self._completion.finish_reason == "length"
 
     def timeout_key(self) -> Hashable:
-        """The answer and the golds; None if there is no answer."""
+        """The answer, all boxes and the golds; None if there is no answer."""
         extracted = self._extracted()
-        return None if extracted is None else (extracted.answer, tuple(self._golds))
+        if extracted is None:
+            return None
+        return extracted.answer, tuple(extracted.boxes), tuple(self._golds)
 
     def _extracted(self) -> ExtractedAnswer | None:
-        return answer_in(self._completion.text, self._golds, cut_off=self._cut_off)
+        """The extracted answer, by search alone: this process must not read hostile mathematics, as
+        `answer_in` may to join boxes."""
+        return find_answer(self._completion.text, cut_off=self._cut_off)
 
     def request(self) -> dict[str, Any]:
         """The completion's text and the golds."""

@@ -54,6 +54,8 @@ def answer_in(
 
 
 def _is_list(text: str) -> bool:
+    if len(text) > MAX_CHARACTERS:
+        return False
     node = _read(normalise(text))
     return node is not None and (node.kind == "list" or (node.kind, node.value) == ("group", "{}"))
 
@@ -200,7 +202,12 @@ def _as_mathematics(answer: str, gold: str) -> Outcome:
 
 
 def _read(normal: str) -> Node | None:
+    """The structure of a normal form; None if it cannot be read, whatever the reader raises.
+
+    Answers are hostile, and golds may be anything: Python itself raises ValueError for a number of
+    4,300 digits.
+    """
     try:
         return structure.read(normal)
-    except UnreadableError:
+    except (UnreadableError, ValueError, ArithmeticError, RecursionError):
         return None

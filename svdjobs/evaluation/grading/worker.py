@@ -55,12 +55,15 @@ def _replies(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _grade(text: str, gold: list[str], cut_off: bool) -> dict[str, Any]:
-    extracted = answer_in(text, gold, cut_off=cut_off)
+    try:
+        extracted = answer_in(text, gold, cut_off=cut_off)
+    except (Exception, MemoryError):  # hostile input can raise anything
+        return {"outcome": Outcome.PARSE_ERROR, "answer": None, "boxed": None}
     if extracted is None:
         return {"outcome": unanswered(cut_off=cut_off), "answer": None, "boxed": None}
     try:
         outcome = grade_any(extracted.answer, gold)
-    except (Exception, MemoryError):  # hostile input can raise anything
+    except (Exception, MemoryError):
         outcome = Outcome.PARSE_ERROR
     return {"outcome": outcome, "answer": extracted.answer, "boxed": extracted.boxed}
 

@@ -95,6 +95,20 @@ def test_missing_gold(pool: GradingPool) -> None:
         pool.grade(boxes("1", "2", "3"), {0: "1"})
 
 
+# Python itself refuses to read these numbers.
+RAISING = [r"3\text{ m^x}", r"7\frac{1}{①}", "9" * 5000 + "+x", rf"\frac{{1}}{{{'9' * 4999}}}"]
+
+
+@pytest.mark.parametrize("text", RAISING, ids=lambda text: text[:12])
+def test_no_gold_or_answer_stops_the_pool(pool: GradingPool, text: str) -> None:
+    """Two boxes are joined if the gold is a list, so the gold is read while the answer is found."""
+    two = completion(0, r"So \boxed{1} and \boxed{2}.")
+    boxed = completion(1, rf"So \boxed{{{text}}} and \boxed{{2}}.")
+    assert [g.outcome for g in pool.grade([two], {0: text})] == [Outcome.GOLD_ERROR]
+    grades = pool.grade([two, boxed], {0: "1,2", 1: "1,2"})
+    assert [g.outcome for g in grades] == [Outcome.CORRECT, Outcome.PARSE_ERROR]
+
+
 def test_several_golds(pool: GradingPool) -> None:
     assert pool.grade(boxes("1+x"), {0: ["5", "x+1"]})[0].outcome is Outcome.CORRECT
 
