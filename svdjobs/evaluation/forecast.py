@@ -14,6 +14,7 @@ from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
 from svdjobs.evaluation.engines.stop_tokens import stop_tokens
 from svdjobs.evaluation.prompt_sets import (
     PromptSet,
+    check_prompts,
     make_prompt_set,
     tokenizer_of,
     tokenizer_source,
@@ -42,8 +43,12 @@ def preview_evaluation(config: SweepConfig, store: Store) -> list[str]:
         checkpoints = RunCheckpoints(config)
         benchmarks = [load_benchmark(benchmark) for benchmark in config.benchmarks]
         of_after = make_prompt_set(checkpoints, "after", benchmarks)
+        check_prompts(checkpoints, "after", of_after.prompts)
         lines += _tokenizers(checkpoints, of_after)
-        lines += _amounts(checkpoints, benchmarks, of_after)
+        apart = tokenizer_source(config, "before") != tokenizer_source(config, "after")
+        of_before = make_prompt_set(checkpoints, "before", benchmarks) if apart else of_after
+        check_prompts(checkpoints, "before", of_before.prompts)
+        lines += _amounts(config, benchmarks, of_after, of_before)
     return lines
 
 
@@ -61,14 +66,13 @@ def _alphas(config: SweepConfig) -> str:
 
 
 def _amounts(
-    checkpoints: RunCheckpoints,
+    config: SweepConfig,
     benchmarks: Sequence[Benchmark],
     of_after: PromptSet,
+    of_before: PromptSet,
 ) -> Iterator[str]:
     """The number of completions, prompt tokens and generated tokens of each benchmark."""
-    config, evaluate = checkpoints.config, checkpoints.config.evaluation
-    own = tokenizer_source(config, "before") != tokenizer_source(config, "after")
-    of_before = make_prompt_set(checkpoints, "before", benchmarks) if own else of_after
+    evaluate = config.evaluation
     count = len(layout.evaluated_ids(config))
     for benchmark in benchmarks:
         lengths = [len(prompt.ids) for prompt in of_after.prompts[benchmark.name]]

@@ -73,8 +73,10 @@ def make(
     rows = []
     label = f"likelihoods {checkpoint_id} on {benchmark.name}"
     with track(label, len(traces)) as advance:
-        engine = session.engine_with(checkpoint_id)
-        for completion, values in zip(chosen, engine.log_probabilities(traces), strict=True):
+        log_probabilities = (
+            session.engine_with(checkpoint_id).log_probabilities(traces) if traces else ()
+        )
+        for completion, values in zip(chosen, log_probabilities, strict=True):
             row = Likelihood(
                 idx=completion.idx,
                 sample_index=completion.sample_index,

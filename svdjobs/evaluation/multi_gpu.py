@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -101,13 +102,15 @@ def run(
             advance(len(ids) - len(unfinished))
             if unfinished:
                 say(f"not finished, trying again: {', '.join(unfinished)}")
-            for start in range(0, len(unfinished), len(groups)):
-                retried = unfinished[start : start + len(groups)]
-                other_gpus = [*groups[1:], groups[0]]
-                _attempt(path, [[i] for i in retried], other_gpus, logs)
-                failed = [i for i in retried if not _finished(config, store, i)]
-                advance(len(retried) - len(failed))
-                failed_twice += failed
+            # Each alone, on the GPUs after those where it failed.
+            queues: list[list[str]] = [[] for _ in groups]
+            for i in unfinished:
+                queues[(ids.index(i) + 1) % len(groups)].append(i)
+            for retried in (list(row) for row in zip_longest(*queues)):
+                _attempt(path, [[i] if i else [] for i in retried], groups, logs)
+            failed = [i for i in unfinished if not _finished(config, store, i)]
+            advance(len(unfinished) - len(failed))
+            failed_twice += failed
         tails = _log_tails(logs, len(groups))
     if failed_twice:
         raise EvaluationError(
@@ -183,5 +186,5 @@ def _log_tails(logs: RunLogs, count: int) -> str:
     for path in (log_of(logs, number) for number in range(count)):
         if path.exists():
             tail = path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-            lines += [f"  {path}: {line}" for line in tail]
+            lines += [f"  {logs.place(path)}: {line}" for line in tail]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from svdjobs.checkpoint.on_disk import on_disk
@@ -12,6 +12,7 @@ from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.prompts import Prompt, check_context_length, load_tokenizer, make_prompts
+from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 
 
@@ -47,29 +48,50 @@ def tokenizer_of(checkpoints: RunCheckpoints, source: str) -> Any:
 def make_prompt_set(
     checkpoints: RunCheckpoints, checkpoint_id: str, benchmarks: Sequence[Benchmark]
 ) -> PromptSet:
-    """Tokenise every benchmark for a checkpoint, and check that the checkpoint takes all prompts.
+    """Tokenise every benchmark for a checkpoint.
 
-    Reads headers and the tokenizer only. Checkpoints with the same `tokenizer_source` may share the
-    result.
+    Checkpoints with the same `tokenizer_source` share the set; `check_prompts` says whether one of
+    them can read it.
 
     Raises:
-        CheckpointError: there is no tokenizer, or a prompt has a token without an embedding row.
+        CheckpointError: there is no tokenizer.
+    """
+    config = checkpoints.config
+    tokenizer = tokenizer_of(checkpoints, tokenizer_source(config, checkpoint_id))
+    prompts = {
+        benchmark.name: make_prompts(benchmark.problems, config.evaluation.prompt, tokenizer)
+        for benchmark in benchmarks
+    }
+    return PromptSet(tokenizer, prompts)
+
+
+def check_prompts(
+    checkpoints: RunCheckpoints, checkpoint_id: str, by_benchmark: Mapping[str, Sequence[Prompt]]
+) -> None:
+    """Check that a checkpoint can read its prompts, from its headers.
+
+    A blend has the config and the embedding of the checkpoint that gives its bases.
+
+    Raises:
+        CheckpointError: a prompt has a token without an embedding row.
         BenchmarkError: a prompt and its completion do not fit the context.
     """
-    config, evaluate = checkpoints.config, checkpoints.config.evaluation
-    tokenizer = tokenizer_of(checkpoints, tokenizer_source(config, checkpoint_id))
-    own = checkpoint_id == "before" and config.before_has_own_tokenizer
-    checkpoint = checkpoints.headers(config.before if own else config.after)
+    config = checkpoints.config
+    is_blend = checkpoint_id not in layout.baseline_ids(config)
+    reads_as_before = (config.bases_of if is_blend else checkpoint_id) == "before"
+    checkpoint = checkpoints.headers(config.before if reads_as_before else config.after)
     text = checkpoint.config.get("text_config") or checkpoint.config
     context = text.get("max_position_embeddings")
-    by_benchmark: dict[str, list[Prompt]] = {}
-    for benchmark in benchmarks:
-        prompts = make_prompts(benchmark.problems, evaluate.prompt, tokenizer)
+    for benchmark, prompts in by_benchmark.items():
         lengths = {prompt.idx: len(prompt.ids) for prompt in prompts}
-        check_context_length(lengths, context, evaluate.max_tokens, benchmark=benchmark.name)
-        _check_tokens_are_embedded(prompts, checkpoint, benchmark.name)
-        by_benchmark[benchmark.name] = prompts
-    return PromptSet(tokenizer, by_benchmark)
+        check_context_length(
+            lengths,
+            context,
+            config.evaluation.max_tokens,
+            benchmark=benchmark,
+            checkpoint=checkpoint_id,
+        )
+        _check_tokens_are_embedded(prompts, checkpoint, benchmark)
 
 
 def _check_tokens_are_embedded(

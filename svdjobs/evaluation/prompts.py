@@ -122,7 +122,12 @@ def _token_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
 
 
 def check_context_length(
-    lengths: Mapping[int, int], context: int | None, max_tokens: int, *, benchmark: str = ""
+    lengths: Mapping[int, int],
+    context: int | None,
+    max_tokens: int,
+    *,
+    benchmark: str = "",
+    checkpoint: str = "the checkpoint",
 ) -> None:
     """Make sure that each prompt (token count by problem idx) and max_tokens fit the context.
 
@@ -146,5 +151,5 @@ def check_context_length(
     where = f"benchmark {benchmark}, problem {idx}" if benchmark else f"problem {idx}"
     raise BenchmarkError(
         f"{where}: its prompt of {lengths[idx]} tokens and max_tokens {max_tokens} do not "
-        f"fit the checkpoint's context of {context}{more}; {do}."
+        f"fit {checkpoint}'s context of {context}{more}; {do}."
     )

@@ -11,6 +11,7 @@ from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.grades import Evaluation, find
 from svdjobs.evaluation.output_keys import settings_of
 from svdjobs.runs import layout
+from svdjobs.runs.outputs import readable_manifest
 from svdjobs.storage.store import Store
 
 
@@ -47,7 +48,10 @@ def current_results(config: SweepConfig, store: Store) -> dict[str, Evaluation |
                     settings = settings_of(settled, checkpoint_id)
                 except ConfigError:  # an engine that this version does not have
                     settings = {}
-                if (completions.config, completions.inputs["benchmark"]) != (settings, sha256):
+                made_with = (completions.config, completions.inputs["benchmark"])
+                blend = readable_manifest(store, f"{layout.CHECKPOINTS}/{checkpoint_id}")
+                reblended = blend and completions.inputs["checkpoint"] != blend.fingerprint
+                if made_with != (settings, sha256) or reblended:
                     evaluation = None
             results[prefix] = evaluation
     return results

@@ -24,6 +24,7 @@ from svdjobs.evaluation.generation import (
     generate_missing,
 )
 from svdjobs.evaluation.output_keys import evaluation_keys, seed_of
+from svdjobs.evaluation.prompt_sets import check_prompts
 from svdjobs.evaluation.prompts import prompts_sha256
 from svdjobs.evaluation.results import evaluation_order
 from svdjobs.evaluation.session import Session, open_session
@@ -68,6 +69,11 @@ def run(
         ]
         groups = multi_gpu.device_groups(session.evaluate)
         if len(groups) > 1 and len(unfinished) > 1:
+            if force:  # the processes make these, and this one must not make them once more
+                for pair in keys:
+                    clear(store, layout.likelihoods_prefix(*pair))
+                    clear(store, layout.second_grades_prefix(*pair))
+                force = False
             multi_gpu.run(config, store, unfinished, groups)
             outputs = {pair: begin(store, prefixes[pair], keys[pair]) for pair in keys}
         pairs = [(checkpoint_id, benchmark) for checkpoint_id in wanted for benchmark in benchmarks]
@@ -150,7 +156,7 @@ def _check_settings(session: Session, checkpoint_ids: Sequence[str]) -> None:
     """
     engine_choice.check_engine(session.evaluate)
     for checkpoint_id in checkpoint_ids:
-        session.prompt_set(checkpoint_id)
+        check_prompts(session.checkpoints, checkpoint_id, session.prompt_set(checkpoint_id).prompts)
 
 
 def _requests(

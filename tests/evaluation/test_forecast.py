@@ -102,7 +102,7 @@ def test_a_wrong_benchmark_is_refused_before_anything_is_decomposed(
 
 def test_prompts_that_do_not_fit_are_refused(make_config: MakeConfig, benchmark_file: Path) -> None:
     config = make_config(evaluate=evaluation(benchmark_file, max_tokens=127))
-    with pytest.raises(BenchmarkError, match=r"do not fit the checkpoint's context of 128"):
+    with pytest.raises(BenchmarkError, match=r"do not fit after's context of 128"):
         preview(config)
 
 

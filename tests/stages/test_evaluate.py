@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from svdjobs.config import SweepConfig
 from svdjobs.errors import BenchmarkError, CheckpointError, IncompleteError
 from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.forecast import preview_evaluation
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts, prompts_sha256
 from svdjobs.stages import evaluate, plan
 from svdjobs.storage.local import LocalStore
@@ -37,6 +39,24 @@ def test_summaries_record_the_prompts(
     for checkpoint in ("before", "after"):
         text = (folder / "grades" / checkpoint / "sums" / "summary.json").read_text()
         assert json.loads(text)["prompts_sha256"] == expected
+
+
+def test_before_is_checked_against_its_own_context(
+    make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
+) -> None:
+    """Else vLLM cuts its completions off early, and it looks worse than it is."""
+    short = Path(shutil.copytree(chain["base"], tmp_path / "short"))
+    document = json.loads((short / "config.json").read_text())
+    shorter = {**document, "max_position_embeddings": 40}
+    (short / "config.json").write_text(json.dumps(shorter))
+    section = {**make_config().evaluation.model_dump(), "max_tokens": 30}
+    config = make_config(before=str(short), rotations=None, alphas=[], evaluate=section)
+    with pytest.raises(BenchmarkError, match="do not fit before's context of 40"):
+        run(config)
+    store = LocalStore(config.store_url)
+    assert evaluate.run(config, store, checkpoint_ids=["after"]), "which has more"
+    with pytest.raises(BenchmarkError, match="do not fit before's context of 40"):
+        preview_evaluation(config, store)
 
 
 def test_too_long_a_prompt_is_refused_before_anything_is_generated(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
 from svdjobs import escape
@@ -108,6 +108,7 @@ def follow(
             with lock:
                 gone += 1
 
+    copies: list[Future[None]] = []
     with ThreadPoolExecutor(STREAMS) as streams:
         for document in changes(cluster, run.name):
             run = run_of(document)
@@ -121,7 +122,9 @@ def follow(
             pods = pods_of(cluster, run.name) if new else {}
             for task, number, node in new:
                 seen.add(node)
-                streams.submit(copy, pods.get(node), task, number)
+                copies.append(streams.submit(copy, pods.get(node), task, number))
+    for one in copies:
+        one.result()  # a log that the cluster refuses is an error, not an empty log
     return gone_words(run, gone, len(seen)) if gone else ""
 
 

@@ -21,7 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.config import EvaluateConfig
-from svdjobs.errors import CheckpointError, ConfigError, EvaluationError, first_line
+from svdjobs.errors import (
+    CheckpointError,
+    ConfigError,
+    EvaluationError,
+    SvdjobsError,
+    first_line,
+)
 from svdjobs.evaluation.engines.device import vllm_uses_gpus
 from svdjobs.evaluation.engines.protocol import EngineKind, Request, Trace, Weights
 from svdjobs.evaluation.engines.stop_tokens import context_of, stop_tokens
@@ -186,24 +192,25 @@ class VllmEngine:
         config, engine = self._config, self._llm.llm_engine
         missing = (r for r in requests if r.key not in done)
         waiting = {f"{r.idx}-{r.sample_index}": r for r in missing}
-        for key, request in waiting.items():
-            sampling = SamplingParams(
-                n=1,
-                temperature=config.temperature,
-                top_p=config.top_p,
-                top_k=0,
-                min_p=0.0,
-                repetition_penalty=1.0,
-                presence_penalty=0.0,
-                frequency_penalty=0.0,
-                max_tokens=config.max_tokens,
-                seed=request.seed,
-                stop_token_ids=self._stop,
-                detokenize=False,
-            )
-            engine.add_request(key, {"prompt_token_ids": list(request.prompt_ids)}, sampling)
         try:
             with _running_errors(config, self._log):
+                for key, request in waiting.items():
+                    sampling = SamplingParams(
+                        n=1,
+                        temperature=config.temperature,
+                        top_p=config.top_p,
+                        top_k=0,
+                        min_p=0.0,
+                        repetition_penalty=1.0,
+                        presence_penalty=0.0,
+                        frequency_penalty=0.0,
+                        max_tokens=config.max_tokens,
+                        seed=request.seed,
+                        stop_token_ids=self._stop,
+                        detokenize=False,
+                    )
+                    prompt = {"prompt_token_ids": list(request.prompt_ids)}
+                    engine.add_request(key, prompt, sampling)
                 while engine.has_unfinished_requests():
                     for output in engine.step():
                         if output.finished:
@@ -362,7 +369,10 @@ def _running_errors(config: EvaluateConfig, log: Path) -> Iterator[None]:
             f"{config.gpu_memory_utilization}) or evaluate.max_tokens (now {config.max_tokens}). "
             f"Finished completions are kept."
         ) from None
-    except RuntimeError as error:  # raised when a worker process has failed or died
+    # RuntimeError: a worker process has failed or died. ValueError: vLLM refuses a request.
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, SvdjobsError):
+            raise
         raise EvaluationError(
             f"vLLM stopped while generating: {first_line(error)} Its own messages are in {log}. "
             f"Finished completions are kept: run again, or set evaluate.engine to transformers."
