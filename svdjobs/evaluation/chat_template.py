@@ -47,7 +47,7 @@ def render_chat_template(
             timeout=_WALL_CLOCK_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        raise TemplateError(f"takes more than {SECONDS} s") from None
+        raise TemplateError(f"takes more than {_WALL_CLOCK_SECONDS} s") from None
     if done.returncode == -signal.SIGXCPU:
         raise TemplateError(f"takes more than {SECONDS} s")
     if done.returncode:

@@ -54,6 +54,7 @@ def choose_engine(evaluate: EvaluateConfig, after: Checkpoint) -> str:
         return evaluate.engine
     if find_spec("vllm") is None:
         return "transformers"
+    # 0, from a config that gives no heads, counts as narrow: transformers runs any checkpoint.
     narrow = head_dimension(after.config) < CPU_HEAD_DIMENSION
     return "transformers" if narrow and not vllm_uses_gpus() else "vllm"
 

@@ -1,10 +1,13 @@
 """Starts the engine of a session, and puts each checkpoint's weights into it.
 
-checkpoint                                    engine
-same config as after, reuse_engine: true      one engine, started with after; weights are swapped in
-the only one of a pod, with weight files      an engine that is started with its weight files
-other config, e.g. RoPE, or other tokenizer   an engine for this checkpoint only
-reuse_engine: false                           an engine for this checkpoint only
+checkpoint                                            engine
+a pod's only checkpoint, if its weight files exist    an engine started from them
+same config as after, reuse_engine: true              one engine, started with after; weights are
+                                                      swapped in
+other config, e.g. RoPE, or other tokenizer           an engine for this checkpoint only
+reuse_engine: false                                   an engine for this checkpoint only
+
+If the engine refuses a swap, this checkpoint and all later ones get engines of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import EvaluationError
 from svdjobs.evaluation.engine_choice import NAMES_AND_DTYPES
-from svdjobs.evaluation.engine_weights import is_written, weights_of
+from svdjobs.evaluation.engine_weights import has_files_to_start_from, weights_of
 from svdjobs.evaluation.engines.protocol import Engine, Weights, engine_kind
 from svdjobs.progress import say
 from svdjobs.runs import layout
@@ -57,19 +60,19 @@ class EngineHolder:
         """The engine, with a checkpoint's weights in it."""
         if self._engine is not None and self._checkpoint_id == checkpoint_id:
             return self._engine
-        reuse = self._reuse and self._has_config_of_after(checkpoint_id)
+        reuse = self._reuse and self._fits_engine_of_after(checkpoint_id)
         if self._engine is not None and not (reuse and self._started_for_reuse):
             self.close()
         if self._engine is None:
             alone = checkpoint_id == self._only_checkpoint
-            own_weights = alone and is_written(self._store, checkpoint_id)
+            own_weights = alone and has_files_to_start_from(self._store, checkpoint_id)
             first = "after" if reuse and not own_weights else checkpoint_id
             self._engine = self._start(first)
             self._checkpoint_id, self._started_for_reuse = first, reuse and first == "after"
         if self._checkpoint_id != checkpoint_id:
             self._checkpoint_id = None  # a failed swap leaves weights of two checkpoints
             try:
-                self._engine.put(self._tensors(checkpoint_id))
+                self._engine.put(self._checkpoint_without_files(checkpoint_id))
             except EvaluationError as error:
                 say(f"{error} Starting an engine for each checkpoint instead.")
                 self._reuse = False  # not tried again
@@ -77,22 +80,23 @@ class EngineHolder:
             self._checkpoint_id = checkpoint_id
         return self._engine
 
-    def _files(self, checkpoint_id: str) -> Weights:
+    def _checkpoint_with_files(self, checkpoint_id: str) -> Weights:
         """A checkpoint with weight files, which an engine can start from."""
         return weights_of(
             self._checkpoints, self._store, checkpoint_id, self._disk, with_weight_files=True
         )
 
-    def _tensors(self, checkpoint_id: str) -> Weights:
+    def _checkpoint_without_files(self, checkpoint_id: str) -> Weights:
         """A checkpoint without weight files, whose tensors can be put into a running engine."""
         return weights_of(
             self._checkpoints, self._store, checkpoint_id, self._disk, with_weight_files=False
         )
 
-    def _has_config_of_after(self, checkpoint_id: str) -> bool:
-        """Whether an engine that was started with `after` computes this checkpoint correctly.
+    def _fits_engine_of_after(self, checkpoint_id: str) -> bool:
+        """Whether an engine that was started with `after` can hold this checkpoint.
 
-        An engine keeps the config that it was started with, e.g. the RoPE scaling.
+        False if the config, e.g. its RoPE scaling, or the tokenizer differs: an engine keeps those
+        that it was started with. Reversed blends have before's config, so `before` decides.
         """
         is_blend = checkpoint_id not in layout.baseline_ids(self._config)
         config_from = self._config.bases_of if is_blend else checkpoint_id
@@ -112,7 +116,8 @@ class EngineHolder:
         return not differ
 
     def _start(self, checkpoint_id: str) -> Engine:
-        weights, tokenizer = self._files(checkpoint_id), self._tokenizer_of(checkpoint_id)
+        weights = self._checkpoint_with_files(checkpoint_id)
+        tokenizer = self._tokenizer_of(checkpoint_id)
         # Check the files first: an engine's error for a truncated file does not name the file.
         open_checkpoint(weights.folder, allow_pickle=self._config.allow_pickle)
         name, kind = self._evaluate.engine, engine_kind(self._evaluate.engine)

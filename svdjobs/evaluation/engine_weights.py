@@ -29,8 +29,11 @@ STAGE = "evaluate"
 WEIGHT_FILE_SUFFIXES = (".safetensors", ".safetensors.index.json")
 
 
-def is_written(store: Store, checkpoint_id: str) -> bool:
-    """Whether a checkpoint has weight files. True for `before` and `after`, which no run writes."""
+def has_files_to_start_from(store: Store, checkpoint_id: str) -> bool:
+    """Whether a checkpoint has weight files, from which an engine can start.
+
+    True for `before` and `after`, which no run writes.
+    """
     prefix = f"{layout.CHECKPOINTS}/{checkpoint_id}"
     manifest = find_manifest(store, prefix)
     return manifest is None or has_weight_files(manifest)
@@ -53,7 +56,8 @@ def weights_of(
 
     The folder has the config and companion files, and weight files only `with_weight_files`. It is
     on this disk until `disk` is closed. Tensors of `before` and `after` are read from their weight
-    files; those of an alpha are computed from the bases and D.
+    files; those of an alpha are computed from the weights that give the bases, and D
+    (`weights/blended.py`).
 
     Raises:
         IncompleteError: the run has no checkpoint with this id.

@@ -16,7 +16,7 @@ from svdjobs.evaluation.prompt_sets import (
     PromptSet,
     check_prompts,
     make_prompt_set,
-    tokenizer_of,
+    tokenizer_at,
     tokenizer_source,
 )
 from svdjobs.evaluation.tokenizers import differences, differing_tokens, vocabulary_mismatches
@@ -96,14 +96,14 @@ def _tokenizers(checkpoints: RunCheckpoints, of_after: PromptSet) -> Iterator[st
     config = checkpoints.config
     source = tokenizer_source(config, "after")
     chosen = config.evaluation.tokenizer_of_before
-    own = of_after.tokenizer if source == config.before else _own_tokenizer(checkpoints)
-    if own is not None and (differ := differences(own, of_after.tokenizer)):
+    own_tokenizer = of_after.tokenizer if source == config.before else _own_tokenizer(checkpoints)
+    if own_tokenizer is not None and (differ := differences(own_tokenizer, of_after.tokenizer)):
         words = f"before's tokenizer and that of {source} differ: {differ.words}"
         if chosen is None:
-            _refuse_other_tokens(own, of_after, words)
+            _refuse_other_tokens(own_tokenizer, of_after, words)
         whose = "its own" if chosen == "own" else f"that of {source}"
         yield f"{words}. before is evaluated with {whose} (evaluate.tokenizer_of_before)"
-    tokenizer_of_before = own if chosen == "own" else of_after.tokenizer
+    tokenizer_of_before = own_tokenizer if chosen == "own" else of_after.tokenizer
     yield from _embedded("before", checkpoints.headers(config.before), tokenizer_of_before)
     yield from _embedded("after", checkpoints.headers(config.after), of_after.tokenizer)
 
@@ -111,12 +111,12 @@ def _tokenizers(checkpoints: RunCheckpoints, of_after: PromptSet) -> Iterator[st
 def _own_tokenizer(checkpoints: RunCheckpoints) -> Any:
     """before's own tokenizer; None if it has none."""
     try:
-        return tokenizer_of(checkpoints, checkpoints.config.before)
+        return tokenizer_at(checkpoints, checkpoints.config.before)
     except CheckpointError:
         return None
 
 
-def _refuse_other_tokens(own: Any, of_after: PromptSet, words: str) -> None:
+def _refuse_other_tokens(own_tokenizer: Any, of_after: PromptSet, words: str) -> None:
     """Check that the prompts' token ids are the same tokens in before's own tokenizer.
 
     Raises:
@@ -124,7 +124,7 @@ def _refuse_other_tokens(own: Any, of_after: PromptSet, words: str) -> None:
     """
     prompts = (prompt for group in of_after.prompts.values() for prompt in group)
     used = {idx for prompt in prompts for idx in prompt.ids}
-    if wrong := differing_tokens(own, of_after.tokenizer, used):
+    if wrong := differing_tokens(own_tokenizer, of_after.tokenizer, used):
         token, other = wrong[0]
         raise CheckpointError(
             f"{words}. Of the tokens in the prompts, before would read {len(wrong):,} as others, "

@@ -95,8 +95,8 @@ def _generate(
             truncated += completion.finish_reason == "length"
             samples_missing[completion.idx] -= 1
             rate = tokens / max(time.monotonic() - started, 1e-9)
-            problems = sum(not count for count in samples_missing.values())
-            advance(1, f"{problems} problems, {rate:.0f} tokens/s, {truncated} cut off")
+            done_problems = sum(not count for count in samples_missing.values())
+            advance(1, f"{done_problems} problems done, {rate:.0f} tokens/s, {truncated} cut off")
             if len(completions) - submitted >= GRADED_TOGETHER:
                 submit(completions[submitted:])
                 submitted = len(completions)

@@ -13,7 +13,7 @@ from svdjobs.progress import say
 from svdjobs.records import Completion, Grade, Outcome
 
 SubmitForGrading = Callable[[Sequence[Completion]], None]
-# No gold equals this answer as text, number or choice, so the grader must read the gold.
+# Differs from every gold as text, number and choice; so grading it makes the grader read the gold.
 PROBE = r"\boxed{x_{7}+98765}"
 
 

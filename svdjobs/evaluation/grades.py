@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from svdjobs.errors import BenchmarkError
-from svdjobs.evaluation import summary as summaries
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.generation import COMPLETIONS, ENGINE, PROMPTS, completions_in
 from svdjobs.evaluation.grader import Grader
+from svdjobs.evaluation.summary import VERSION as SUMMARY_VERSION
 from svdjobs.evaluation.summary import results_document, summarise
 from svdjobs.records import Completion, Grade, Manifest, Summary
 from svdjobs.runs import layout
@@ -57,16 +57,16 @@ def find(store: Store, checkpoint_id: str, benchmark: str) -> Evaluation | None:
 
     Older runs stored grades and completions in one output, so both manifests are the same.
     """
-    results = layout.results_prefix(checkpoint_id, benchmark)
-    completions = readable_manifest(store, results)
-    if completions is None:
+    results_prefix = layout.results_prefix(checkpoint_id, benchmark)
+    completions_manifest = readable_manifest(store, results_prefix)
+    if completions_manifest is None:
         return None
     prefix = layout.grades_prefix(checkpoint_id, benchmark)
     grades = readable_manifest(store, prefix)
-    if grades is not None and grades.inputs["completions"] == content_print(completions):
-        return Evaluation(completions, grades, prefix)
-    if completions.file(SUMMARY):  # an older run
-        return Evaluation(completions, completions, results)
+    if grades is not None and grades.inputs["completions"] == content_print(completions_manifest):
+        return Evaluation(completions_manifest, grades, prefix)
+    if completions_manifest.file(SUMMARY):  # an older run
+        return Evaluation(completions_manifest, completions_manifest, results_prefix)
     return None
 
 
@@ -76,20 +76,20 @@ def has_current_grader(grades: Manifest) -> bool:
     return bool(grades.config.get("grader", "1") == GRADER)
 
 
-def key_of(completions: Manifest) -> OutputKey:
+def key_of(completions_manifest: Manifest) -> OutputKey:
     """Cache key of the grades of completions."""
     inputs = {
-        "completions": content_print(completions),
-        "benchmark": completions.inputs["benchmark"],
+        "completions": content_print(completions_manifest),
+        "benchmark": completions_manifest.inputs["benchmark"],
     }
-    return OutputKey(STAGE, summaries.VERSION, {"grader": GRADER}, inputs)
+    return OutputKey(STAGE, SUMMARY_VERSION, {"grader": GRADER}, inputs)
 
 
 def make(
     store: Store,
     checkpoint_id: str,
     benchmark: Benchmark,
-    completions: Manifest,
+    completions_manifest: Manifest,
     grader: Grader,
     *,
     graded: tuple[Sequence[Completion], Sequence[Grade]] | None = None,
@@ -102,29 +102,30 @@ def make(
     Raises:
         BenchmarkError: the benchmark has changed since the completions were generated.
     """
-    if completions.inputs["benchmark"] != benchmark.sha256:
+    if completions_manifest.inputs["benchmark"] != benchmark.sha256:
         raise BenchmarkError(
             f"benchmark {benchmark.name}: its problems or golds have changed since {checkpoint_id} "
             f"was evaluated on it. Evaluate again, or restore the benchmark's file."
         )
     prefix = layout.grades_prefix(checkpoint_id, benchmark.name)
-    output = begin(store, prefix, key_of(completions), force=force)
+    output = begin(store, prefix, key_of(completions_manifest), force=force)
     if output.finished:
         return output.finished
-    results = layout.results_prefix(checkpoint_id, benchmark.name)
+    results_prefix = layout.results_prefix(checkpoint_id, benchmark.name)
     if graded is None:
-        stored = completions_in(read_finished(store, results, COMPLETIONS, completions))
+        data = read_finished(store, results_prefix, COMPLETIONS, completions_manifest)
+        stored = completions_in(data)
         graded = stored, grader.grade(benchmark, stored)
     in_order = sorted(graded[1], key=lambda grade: (grade.idx, grade.sample_index))
     grades = grader.pool.classify(in_order)
     summary = summarise(
         checkpoint_id,
         benchmark,
-        _prompts_sha256(store, results, completions),
-        completions.config,
+        _prompts_sha256(store, results_prefix, completions_manifest),
+        completions_manifest.config,
         graded[0],
         grades,
-        json.loads(read_finished(store, results, ENGINE, completions)),
+        json.loads(read_finished(store, results_prefix, ENGINE, completions_manifest)),
         grader.unreadable_golds(benchmark),
     )
     lines = [grade.model_dump_json() for grade in grades]
@@ -134,8 +135,8 @@ def make(
     return output.commit()
 
 
-def _prompts_sha256(store: Store, results: str, completions: Manifest) -> str:
+def _prompts_sha256(store: Store, results_prefix: str, completions_manifest: Manifest) -> str:
     """sha256 of the prompts; older runs stored it in the summary."""
-    name = PROMPTS if completions.file(PROMPTS) else SUMMARY
-    document = json.loads(read_finished(store, results, name, completions))
+    name = PROMPTS if completions_manifest.file(PROMPTS) else SUMMARY
+    document = json.loads(read_finished(store, results_prefix, name, completions_manifest))
     return str(document["prompts_sha256"])

@@ -47,7 +47,8 @@ def select_gpus(evaluate: EvaluateConfig) -> None:
 def device_groups(evaluate: EvaluateConfig) -> list[tuple[str, ...]]:
     """The GPUs of each engine: `tensor_parallel_size` of those in the config, or of all visible.
 
-    Empty in a process that this module has started, whose GPUs all belong to one engine.
+    GPUs that are left over are not used. Empty in a process that this module has started, whose
+    GPUs all belong to one engine.
 
     Raises:
         ConfigError: the config has fewer GPUs than one engine needs.
@@ -146,7 +147,8 @@ def _process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start one process, and terminate it if it still runs when the block ends."""
     environment = {
-        # More OpenMP threads than cores spin for a core, which is fifty times slower.
+        # More OpenMP threads than cores spin for a core, which is fifty times slower. A value that
+        # the user has set wins.
         "OMP_NUM_THREADS": str(max(1, cores() // engines)),
         **os.environ,
         "CUDA_VISIBLE_DEVICES": ",".join(devices),

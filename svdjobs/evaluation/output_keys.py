@@ -24,8 +24,9 @@ OPERATIONAL = {
     "enforce_eager", "teacher_forced", "repeat_after", "allow_lossy_dtype",
     "grade_timeout_seconds", "second_grader", "shards", "tokenizer_of_before",
 }  # fmt: skip
-"""Settings that are not in the key, since they do not change completions. The benchmarks and the
-tokenizer of `before` do, but the key has them as inputs."""
+"""Settings that are not in the key, since they do not change completions. `tensor_parallel_size`,
+`enforce_eager` and `gpu_memory_utilization` change completions by rounding at most. The benchmarks
+and the tokenizer of `before` do change them, but the key has them as inputs."""
 
 
 def evaluation_keys(

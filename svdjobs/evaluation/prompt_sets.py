@@ -35,7 +35,7 @@ def tokenizer_source(config: SweepConfig, checkpoint_id: str) -> str:
     return config.tokenizer or config.after
 
 
-def tokenizer_of(checkpoints: RunCheckpoints, source: str) -> Any:
+def tokenizer_at(checkpoints: RunCheckpoints, source: str) -> Any:
     """The tokenizer of the checkpoint at a source.
 
     Raises:
@@ -57,7 +57,7 @@ def make_prompt_set(
         CheckpointError: there is no tokenizer.
     """
     config = checkpoints.config
-    tokenizer = tokenizer_of(checkpoints, tokenizer_source(config, checkpoint_id))
+    tokenizer = tokenizer_at(checkpoints, tokenizer_source(config, checkpoint_id))
     prompts = {
         benchmark.name: make_prompts(benchmark.problems, config.evaluation.prompt, tokenizer)
         for benchmark in benchmarks

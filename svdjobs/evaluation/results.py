@@ -18,7 +18,8 @@ from svdjobs.storage.store import Store
 def evaluation_order(checkpoint_ids: Sequence[str]) -> list[str]:
     """Checkpoint ids in the order in which they are evaluated."""
     # A reused engine starts with `after`, and the others read the completions of `after` for their
-    # likelihoods. The repetition holds the same weights; `before` differs in all of them.
+    # likelihoods. The repetition holds the same weights. `before` comes last: all its weights
+    # differ.
     rank = {"after": 0, REPEAT_ID: 1, "before": 3}
     return sorted(checkpoint_ids, key=lambda checkpoint_id: rank.get(checkpoint_id, 2))
 

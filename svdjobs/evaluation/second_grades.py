@@ -25,15 +25,14 @@ def make(
     store: Store,
     benchmark: Benchmark,
     checkpoint_id: str,
-    results: Manifest,
+    completions_manifest: Manifest,
     pool: Callable[[], GradingPool],
     *,
     force: bool = False,
 ) -> Manifest:
     """Grade the completions of an evaluation with the second grader, unless current.
 
-    `results` is the manifest of the completions. The key depends on these only, not on first
-    grades.
+    The key depends on the completions only, not on first grades.
     """
     output = begin(
         store,
@@ -42,14 +41,18 @@ def make(
             stage="second_grader",
             version=VERSION,
             config={"math-verify": versions().get("math-verify", "unknown")},
-            inputs={"completions": completions_sha256(results), "benchmark": benchmark.sha256},
+            inputs={
+                "completions": completions_sha256(completions_manifest),
+                "benchmark": benchmark.sha256,
+            },
         ),
         force=force,
     )
     if output.finished:
         return output.finished
-    prefix = layout.results_prefix(checkpoint_id, benchmark.name)
-    completions = completions_in(read_finished(store, prefix, COMPLETIONS, results))
+    results_prefix = layout.results_prefix(checkpoint_id, benchmark.name)
+    data = read_finished(store, results_prefix, COMPLETIONS, completions_manifest)
+    completions = completions_in(data)
     golds = {problem.idx: problem.gold for problem in benchmark.problems}
     with track(f"second grader {checkpoint_id} on {benchmark.name}", len(completions)) as advance:
         second = pool().second_grades(completions, golds, advance)
@@ -60,12 +63,13 @@ def make(
 
 def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None:
     """Manifest of a checkpoint's second grades; None if its present completions have none."""
-    results = readable_manifest(store, layout.results_prefix(checkpoint_id, benchmark))
+    results_prefix = layout.results_prefix(checkpoint_id, benchmark)
+    completions_manifest = readable_manifest(store, results_prefix)
     second = readable_manifest(store, layout.second_grades_prefix(checkpoint_id, benchmark))
     if (
-        results is None
+        completions_manifest is None
         or second is None
-        or second.inputs["completions"] != completions_sha256(results)
+        or second.inputs["completions"] != completions_sha256(completions_manifest)
     ):
         return None
     return second

@@ -47,7 +47,10 @@ class Session:
         return self.checkpoints.config
 
     def prompt_set(self, checkpoint_id: str) -> PromptSet:
-        """Tokenizer and prompts of a checkpoint; all but `before` share one set."""
+        """Tokenizer and prompts of a checkpoint.
+
+        All share one set, unless `before` has its own tokenizer.
+        """
         source = tokenizer_source(self.config, checkpoint_id)
         if source not in self._prompt_sets:
             self._prompt_sets[source] = make_prompt_set(

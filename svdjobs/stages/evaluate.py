@@ -79,12 +79,14 @@ def run(
         pairs = [(checkpoint_id, benchmark) for checkpoint_id in wanted for benchmark in benchmarks]
         for checkpoint_id, benchmark in pairs:
             output = outputs[checkpoint_id, benchmark.name]
-            finished = _generate_and_grade(session, checkpoint_id, benchmark, output, force=force)
-            manifests.append(finished)
+            completions_manifest = _generate_and_grade(
+                session, checkpoint_id, benchmark, output, force=force
+            )
+            manifests.append(completions_manifest)
             # While the engine still holds this checkpoint.
-            likelihoods.make(session, checkpoint_id, benchmark, finished, force=force)
-        for (checkpoint_id, benchmark), finished in zip(pairs, manifests, strict=True):
-            _run_second_grader(session, checkpoint_id, benchmark, finished, force=force)
+            likelihoods.make(session, checkpoint_id, benchmark, completions_manifest, force=force)
+        for (checkpoint_id, benchmark), completions_manifest in zip(pairs, manifests, strict=True):
+            _run_second_grader(session, checkpoint_id, benchmark, completions_manifest, force=force)
     return manifests
 
 
@@ -134,12 +136,14 @@ def run_shard(
                 output = begin(store, prefix, key)
                 if output.finished is None:
                     raise
-        finished = _generate_and_grade(session, checkpoint_id, benchmark, output, force=False)
+        completions_manifest = _generate_and_grade(
+            session, checkpoint_id, benchmark, output, force=False
+        )
         for joined in of_benchmark:
             clear(store, layout.shard_prefix(checkpoint_id, joined.id))
-        likelihoods.make(session, checkpoint_id, benchmark, finished)
-        _run_second_grader(session, checkpoint_id, benchmark, finished, force=False)
-        return finished
+        likelihoods.make(session, checkpoint_id, benchmark, completions_manifest)
+        _run_second_grader(session, checkpoint_id, benchmark, completions_manifest, force=False)
+        return completions_manifest
 
 
 def _keys(session: Session, checkpoint_ids: Sequence[str]) -> dict[tuple[str, str], OutputKey]:
@@ -177,6 +181,7 @@ def _generate_shard(
     """Generate the completions of a shard. Returns whether all shards of the benchmark are done."""
 
     def prefix_and_key(number: int) -> tuple[str, OutputKey]:
+        # share: the historic spelling of shard, in stored keys.
         inputs = {**key.inputs, "share": f"{number} of {shard.of}"}
         prefix = layout.shard_prefix(checkpoint_id, shard._replace(number=number).id)
         return prefix, replace(key, inputs=inputs)
@@ -217,8 +222,8 @@ def _generate_and_grade(
 ) -> Manifest:
     """Generate the missing completions of an output, and grade those without current grades."""
     graded: tuple[Sequence[Completion], Sequence[Grade]] | None = None
-    finished = output.finished
-    if finished is None:
+    completions_manifest = output.finished
+    if completions_manifest is None:
         # Fails if the benchmark has no readable gold, before the engine generates anything.
         session.grader.unreadable_golds(benchmark)
         completions = generate_missing(
@@ -231,29 +236,34 @@ def _generate_and_grade(
         output.adopt(ENGINE)
         prompts = session.prompt_set(checkpoint_id).prompts[benchmark.name]
         output.write_json(PROMPTS, {"prompts_sha256": prompts_sha256(prompts)})
-        finished = output.commit()
+        completions_manifest = output.commit()
         graded = completions, session.grader.pool.collect()
     grades.make(
         session.store,
         checkpoint_id,
         benchmark,
-        finished,
+        completions_manifest,
         session.grader,
         graded=graded,
         force=force,
     )
-    return finished
+    return completions_manifest
 
 
 def _run_second_grader(
-    session: Session, checkpoint_id: str, benchmark: Benchmark, finished: Manifest, *, force: bool
+    session: Session,
+    checkpoint_id: str,
+    benchmark: Benchmark,
+    completions_manifest: Manifest,
+    *,
+    force: bool,
 ) -> None:
     if session.evaluate.second_grader != "off":
         second_grades.make(
             session.store,
             benchmark,
             checkpoint_id,
-            finished,
+            completions_manifest,
             lambda: session.grader.pool,
             force=force,
         )

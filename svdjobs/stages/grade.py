@@ -30,11 +30,16 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> list[Manif
         for section in config.benchmarks:
             benchmark = load_benchmark(section)
             for checkpoint_id in layout.evaluated_ids(config):
-                prefix = layout.results_prefix(checkpoint_id, section.name)
-                if completions := find_manifest(store, prefix):
+                results_prefix = layout.results_prefix(checkpoint_id, section.name)
+                if completions_manifest := find_manifest(store, results_prefix):
                     manifests.append(
                         grades.make(
-                            store, checkpoint_id, benchmark, completions, grader, force=force
+                            store,
+                            checkpoint_id,
+                            benchmark,
+                            completions_manifest,
+                            grader,
+                            force=force,
                         )
                     )
     if not manifests:

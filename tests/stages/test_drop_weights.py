@@ -8,7 +8,7 @@ import pytest
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.errors import IncompleteError
-from svdjobs.evaluation.engine_weights import is_written
+from svdjobs.evaluation.engine_weights import has_files_to_start_from
 from svdjobs.stages import blend, decompose, drop_weights, evaluate, plan, report
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.objects import clear
@@ -26,8 +26,8 @@ def test_weight_files_are_deleted_and_results_stay(make_config: MakeConfig) -> N
     before = (Path(store.url) / "report" / "report.md").read_bytes()
     drop_weights.run(config, store, alpha=0.5)
     assert not list(folder.glob("*.safetensors*"))
-    assert not is_written(store, "alpha-0.5000")
-    assert is_written(store, "alpha-1.0000")
+    assert not has_files_to_start_from(store, "alpha-0.5000")
+    assert has_files_to_start_from(store, "alpha-1.0000")
     drop_weights.run(config, store, alpha=0.5)
     local.sweep(config)
     assert not list(folder.glob("*.safetensors*"))
@@ -50,7 +50,7 @@ def test_needed_weights_stay(make_config: MakeConfig) -> None:
     blend.run(config, store, alphas=[0.5])
     with pytest.raises(IncompleteError, match=r"needed: results/alpha-0\.5000/sums is missing"):
         drop_weights.run(config, store, alpha=0.5)
-    assert is_written(store, "alpha-0.5000")
+    assert has_files_to_start_from(store, "alpha-0.5000")
 
 
 def test_killed_between_manifest_and_files(make_config: MakeConfig) -> None:

@@ -24,7 +24,7 @@ class Build(NamedTuple):
     distribution: str
     version: str
     cpu: bool
-    """Whether it runs on CPUs only, by vLLM's own rule."""
+    """Whether it runs on CPUs only, as vLLM decides: `cpu` is in its version."""
 
 
 def vllm_builds() -> list[Build]:

@@ -43,11 +43,11 @@ class Trace(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A checkpoint that an engine can hold."""
+    """A checkpoint for an engine: for `put` its tensors, and for `start` its weight files."""
 
     label: str
     folder: str
-    """The folder with its config and generation config."""
+    """The folder with its config and generation config, and, for `start`, its weight files."""
     tensors: Callable[[], Iterable[tuple[str, torch.Tensor]]]
     """All tensors by their names in the checkpoint, read or computed when this is called."""
 
@@ -73,7 +73,10 @@ class Engine(Protocol):
         """Yield completions as they finish, for all requests whose key is not in `done`."""
 
     def log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
-        """Yield, for each trace, the log-probability of each of its completion tokens."""
+        """Yield, for each trace, the log-probability of each of its completion tokens.
+
+        An engine may leave out the last token of a trace that fills its context (vLLM does).
+        """
 
     def close(self) -> None:
         """Free its memory."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 
-# Largest tokens per forward pass; largest rows of logits at once: 1,024 rows of 150,000 floats are
+# Most tokens per forward pass. Most rows of logits at once; 1,024 rows of 150,000 floats are
 # 0.6 GB.
 MAX_TOKENS_PER_PASS = 1 << 15
 MAX_LOGIT_ROWS = 1 << 10

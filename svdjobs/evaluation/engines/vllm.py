@@ -95,7 +95,7 @@ class VllmEngine:
             # Bounds the float32 logits of a prefill: log_probabilities needs those of every token.
             self._arguments["max_num_batched_tokens"] = PREFILL_TOKENS
         if config.tensor_parallel_size == 1:
-            # The worker in this process, without another one to start.
+            # Runs the worker in this process instead of starting another process.
             self._arguments["distributed_executor_backend"] = "uni"
         with _startup_errors(config), _output_to(log):
             self._llm = vllm.LLM(**self._arguments, use_tqdm_on_load=False)
