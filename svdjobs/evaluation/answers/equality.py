@@ -1,8 +1,9 @@
 """Whether an answer is the gold, structure by structure; numbers are compared in `values.py`.
 
 Bare lists and sets are equal in any order, with repetitions counted; groups keep their order and
-their brackets. Either side may leave out a name, but two different names are not equal. The value
-of a chain `x = a = b` is its last exact side; it has no value if its sides contradict each other.
+their brackets. Gold or answer may leave out a name, but two different names are not equal. The
+value of a chain `x = a = b` is its last exact side; it has no value if its sides contradict each
+other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from svdjobs.evaluation.answers.tokens import Node, UnreadableError
 from svdjobs.evaluation.answers.units import PERCENT, same_unit
 
 _RANGE_KINDS = ("group", "union", "intersection", "difference", "named_set")
-# An approximation may differ by one part in this many from what it approximates.
+# An approximation may differ by one part in this many from what it approximates: 5 %, e.g. π ≈ 3.
 _NEAR_PARTS = 20
 _HUNDREDTH = Node("number", Fraction(1, 100))
 
@@ -207,6 +208,7 @@ def _is_definition(node: Node) -> bool:
         return True
     if first.kind != "quantity":
         return False
+    # Two symbols or more cannot be solved for one value, so `x + y = 5` gives that of `x + y`.
     return len(values.symbols(first.args[0])) != 1
 
 

@@ -81,6 +81,7 @@ def _last_boxes(text: str) -> tuple[str, ...]:
             stack.append(position)
         elif text[position] == "}" and stack:
             start = stack.pop()
+            # Is the box empty? 100 characters, so that spaces after many boxes stay cheap.
             if start in opening and not text[start + 1 : start + 100].lstrip().startswith("}"):
                 begin = opening[start]
                 # Boxes that opened later are inside this one: the outermost counts.

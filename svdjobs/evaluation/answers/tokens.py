@@ -12,8 +12,9 @@ class UnreadableError(ValueError):
 
 
 class Node(NamedTuple):
-    """One node of a tree: a `number` (its value; a `decimals` node if it may be rounded), `symbol`,
-    `constant`, `call` (its value: the function's name), or an operation on its arguments."""
+    """One node of a tree: a `number` (its value; and, if it may be a rounding, one argument
+    `decimals` that counts its places), `symbol`, `constant`, `call` (its value: the function's
+    name), or an operation on its arguments."""
 
     kind: str
     value: str | Fraction | int = ""

@@ -1,6 +1,6 @@
 r"""Units: what stands after a number (or before it) and is neither mathematics nor prose.
 
-Either side may leave out its unit. If both have one, the two must be the same, in whatever
+Gold or answer may leave out its unit. If both have one, the two must be the same, in whatever
 spelling. Nothing is converted: `3\text{ m}` is neither `3\text{ cm}` nor `300\text{ cm}`. Words
 that are no unit (`\text{ if odd}`, `\text{ times}`) make an answer unreadable.
 """

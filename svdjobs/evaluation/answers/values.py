@@ -21,11 +21,11 @@ POINTS = 3
 _DIGITS, _MORE_DIGITS = 40, 80
 # An exact result with more bits becomes a float.
 _EXACT_BITS = 1 << 20
-# A result with more bits is not computed.
+# A power of about this many bits or more is not computed: it is huge.
 _RESULT_BITS = 1 << 44
 # A decimal with at least this many places may be the rounded gold.
 _PLACES = 6
-# It is not, if the larger number is less than this many times the gap: 0.000001 and 0.0000014.
+# Not if they differ by more than a thousandth: 0.000001 and 0.0000014.
 _MIN_RELATIVE_FACTOR = 1000
 _TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc", "cis")
 

@@ -48,8 +48,8 @@ def assign_classes(
 
 def _equivalent(answer: str, representatives: dict[int, str]) -> int:
     """The first class whose representative equals the answer, or -1."""
-    # Compared with a number first: an answer that is slow to compute times out itself, before it is
-    # a representative with which every later answer would time out.
+    # Graded alone first: a slow answer then times out here, and does not become a representative
+    # that slows all later ones.
     grade_answer(answer, "1")
     for class_id, representative in list(representatives.items())[:MAX_COMPARISONS]:
         if grade_answer(answer, representative) is Outcome.CORRECT:

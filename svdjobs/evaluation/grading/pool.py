@@ -134,8 +134,8 @@ class GradingPool:
     def classify(self, grades: Sequence[Grade]) -> list[Grade]:
         """The grades with `answer_class` set: equal numbers for equivalent answers of one problem.
 
-        Correct answers are one class, since all equal the gold. Answers that timed out are one
-        class for each text. Only the others are compared.
+        Correct answers are one class, since all equal the gold. Timed-out answers share a class if
+        their texts are equal. Only the others are compared.
         """
         problems: dict[int, list[int]] = {}
         for position, grade in enumerate(grades):
@@ -182,7 +182,7 @@ def _with_golds(
 
 
 def _answer_to_compare(grade: Grade) -> str | None:
-    """The answer, if its class takes a comparison: neither correct answers nor timeouts do."""
+    """The answer; None for correct answers and timeouts, which are classed without comparing."""
     return None if grade.outcome in (Outcome.CORRECT, Outcome.TIMEOUT) else grade.answer
 
 
@@ -311,9 +311,10 @@ class _Dispatcher:
             return
         while self._pending and len(worker.questions) < _MAX_QUEUED:
             question = self._pending.popleft()
-            # The key takes an extraction of the answer, so it is computed only after a timeout.
+            # Computing the key extracts the answer, so it is done only after a timeout.
             if self._timed_out_keys and question.timeout_key() in self._timed_out_keys:
-                question.give_up(timed_out=True)  # and finished: it takes one reply if it has a key
+                # This finishes it: questions with a key take one reply.
+                question.give_up(timed_out=True)
             else:
                 worker.ask(question)
 
@@ -344,5 +345,6 @@ class _Dispatcher:
         if not timed_out and suspect.attempt == 0:
             suspect.attempt = 1
             self._retry_alone.append(suspect)
-        elif not suspect.give_up(timed_out=timed_out):  # its other answers are still to be asked
+        elif not suspect.give_up(timed_out=timed_out):
+            # A ClassQuestion goes on with its other answers.
             self._pending.appendleft(suspect)

@@ -201,7 +201,7 @@ class ClassQuestion:
         return self._add(max(self._class_ids, default=-1) + 1)
 
     def _add(self, class_id: int) -> bool:
-        self.attempt = 0  # only the answer before this one had its second attempt
+        self.attempt = 0  # the next answer has not been tried yet
         self._class_ids.append(class_id)
         finished = len(self._class_ids) == len(self._answers)
         if finished:

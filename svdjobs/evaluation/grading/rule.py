@@ -44,7 +44,10 @@ def grade_completion(text: str, gold: str | Sequence[str], *, cut_off: bool = Fa
 def answer_in(
     text: str, gold: str | Sequence[str], *, cut_off: bool = False
 ) -> ExtractedAnswer | None:
-    """The answer of a completion; all boxes of its last sentence if a gold is a list."""
+    """The answer of a completion.
+
+    If a gold is a list, and no box is itself one, all boxes of the last sentence are joined.
+    """
     extracted = find_answer(text, cut_off=cut_off)
     if extracted is None or not extracted.boxes:
         return extracted
@@ -68,7 +71,8 @@ def unanswered(*, cut_off: bool) -> Outcome:
 def grade_any(answer: str, gold: str | Sequence[str]) -> Outcome:
     """Outcome of an extracted answer against one gold or several.
 
-    Correct if any gold equals it; else gold_error, because the unreadable gold might have matched.
+    Correct if any gold equals it; else gold_error if a gold is unreadable, since it might have
+    matched; else the first gold's outcome.
     """
     golds = [gold] if isinstance(gold, str) else list(gold)
     outcomes = [grade_answer(answer, g) for g in golds] or [Outcome.GOLD_ERROR]
@@ -176,8 +180,8 @@ def is_readable(gold: str) -> bool:
     normal = normalise(gold)
     if not normal or len(gold) > MAX_CHARACTERS:
         return False
-    as_text = exact_rational(normal) or _BASED.fullmatch(normal) or _choice(normal)[0]
-    return bool(as_text) or _read(normal) is not None or _needs_library(normal)
+    needs_no_reader = exact_rational(normal) or _BASED.fullmatch(normal) or _choice(normal)[0]
+    return bool(needs_no_reader) or _read(normal) is not None or _needs_library(normal)
 
 
 def _needs_library(normal: str) -> bool:
