@@ -100,6 +100,7 @@ def grades_prefix(checkpoint_id: str, benchmark: str) -> str:
 
 def shard_prefix(checkpoint_id: str, shard_id: str) -> str:
     """Prefix of a shard of a checkpoint's completions, until the shards are joined."""
+    # share: the historic spelling of shard, in stored keys.
     return f"shares/{checkpoint_id}/{shard_id}"
 
 

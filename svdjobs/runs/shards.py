@@ -5,6 +5,12 @@
     evaluate    alpha-0.2000, math-500-000    a checkpoint, and a shard of a benchmark's problems
 
 The pod that finishes the last shard of an output joins all shards, so no pod waits for another.
+
+In evaluate, each pod begins the output of its shard, generates, commits, and then asks whether all
+shards of the benchmark are current. If not, it ends. If so, it begins the output of the whole
+benchmark, joins the shards into it, commits and grades it, and clears the shards. If two pods
+commit their shards at the same moment, both see that all are current, and both join; the bytes are
+the same. A pod that then misses a cleared shard takes the output that the other pod has finished.
 """
 
 from __future__ import annotations
