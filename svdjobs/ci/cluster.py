@@ -16,7 +16,7 @@ from svdjobs.cluster.submit import Submission, submit
 from svdjobs.cluster.watching import logs, updates
 from svdjobs.cluster.watching.logs import Write
 from svdjobs.cluster.watching.screen import closing_words, judged, reported, watch
-from svdjobs.cluster.watching.status import Run, exit_code
+from svdjobs.cluster.watching.status import WorkflowTree, exit_code
 from svdjobs.cluster.watching.status_text import logs_command
 from svdjobs.deadline import OutOfTime, deadline
 from svdjobs.errors import (
@@ -46,7 +46,7 @@ class Ended(NamedTuple):
 
     code: int
     words: str
-    run: Run | None = None
+    run: WorkflowTree | None = None
     """The ended Workflow; None if the job did not wait for the end."""
 
 
@@ -78,7 +78,7 @@ def job(
     return brought(finding, ended.run, into, write)
 
 
-def brought(finding: Finding, ended: Run, into: Path, write: Write) -> Finding:
+def brought(finding: Finding, ended: WorkflowTree, into: Path, write: Write) -> Finding:
     """Return `finding` with the report and verdict that the Workflow made.
 
     Both are copied to `into`, unless the store cannot be read from here.
@@ -156,7 +156,7 @@ def after_words(cluster: Cluster, name: str) -> str:
     return f"Watch it with `svdjobs workflow watch {where}`, stop it with `… stop {where}`."
 
 
-def show_failures(cluster: Cluster, ended: Run, write: Write) -> None:
+def show_failures(cluster: Cluster, ended: WorkflowTree, write: Write) -> None:
     """Write the last log lines of the failed pods, for a person who reads the CI job's log."""
     try:
         hidden = logs.last_lines(cluster, ended, write, LAST_LINES, PODS_SHOWN)

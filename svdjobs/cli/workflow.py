@@ -13,7 +13,7 @@ from svdjobs.errors import EXIT_INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
     from svdjobs.cluster.api import Cluster
-    from svdjobs.cluster.watching.status import Run
+    from svdjobs.cluster.watching.status import WorkflowTree
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -243,7 +243,7 @@ def _watch(cluster: Cluster, name: str) -> int:
     from svdjobs.cluster.watching.status import exit_code
 
     try:
-        run: Run = show(cluster, name)
+        run: WorkflowTree = show(cluster, name)
     except KeyboardInterrupt:
         again = f"svdjobs workflow watch {name} --namespace {cluster.namespace}"
         tell(

@@ -1,5 +1,5 @@
-"""The Kubernetes API as svdjobs uses it: plain documents in and out, a short outage outlasted, what
-the server refuses said in our words.
+"""The Kubernetes API as svdjobs uses it: plain documents in and out. It outlasts short outages and
+explains refusals.
 
 Only this module knows the `kubernetes` package, and of it only what it takes to find a cluster, to
 prove who one is and to send a request.
@@ -29,7 +29,7 @@ STREAM_SECONDS = 65.0
 # After an outage a server may refuse what it allows, until it has read its own rules again.
 SETTLING_SECONDS = 8.0
 
-_PASSING = {408, 429, 500, 502, 503, 504}
+_TRANSIENT = {408, 429, 500, 502, 503, 504}
 _POD_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _PATH = re.compile(
     r"^(?:/api/v1|/apis/(?P<group>[^/]+)/[^/]+)(?:/namespaces/(?P<namespace>[^/]+)(?=/))?"
@@ -58,7 +58,7 @@ def in_pod() -> bool:
 
 
 def connect(namespace: str | None = None, **options: Any) -> Cluster:
-    """The cluster of KUBECONFIG or ~/.kube/config, or the one this pod runs in.
+    """The cluster of KUBECONFIG; without it, this pod's cluster, or else that of ~/.kube/config.
 
     No request is sent yet. `options` are those of `Cluster`.
 
@@ -123,7 +123,7 @@ class Cluster:
         return self._document("GET", path, query=query)
 
     def create(self, path: str, body: Document) -> Document:
-        """Create an object; after an outage it may be there already, as a conflict says."""
+        """Create an object. If an answer was lost, the repeated request is refused with 409."""
         return self._document("POST", path, body=body)
 
     def patch(self, path: str, body: Document) -> Document:
@@ -238,7 +238,7 @@ class Cluster:
 
     def _is_transient(self, error: Any) -> bool:
         """Whether the same request may succeed in a moment."""
-        if error.status in _PASSING:
+        if error.status in _TRANSIENT:
             return True
         unsettled = time.monotonic() < self._unsettled_until
         return unsettled and (error.status in (401, 403) or not _is_status(_text(error)))
@@ -275,7 +275,10 @@ def refusal(action: RequestedAction, status: int, text: str, server: str) -> Con
             f"newer; its quick-start-minimal.yaml or Helm chart), then look with `svdjobs doctor`."
         )
     elif status == 404:
-        words = f"there is no {resource} {name!r}{where}. Found there: `kubectl get {resource} -A`."
+        words = (
+            f"there is no {resource} {name!r}{where}. To see which there are: `kubectl get "
+            f"{resource} -A`."
+        )
     else:
         words = f"{server} refused to {verb} {resource} {name}{where} ({status}): {said}."
     return RefusedError(words, status)

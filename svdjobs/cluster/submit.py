@@ -10,7 +10,7 @@ from typing import Any
 
 from svdjobs.cluster.api import Cluster, Document
 from svdjobs.cluster.manifests import sizes
-from svdjobs.cluster.manifests.render import refuse_expanded, refuse_expansions
+from svdjobs.cluster.manifests.render import refuse_signs_in_config, refuse_signs_in_value
 from svdjobs.cluster.manifests.yaml_text import dump
 from svdjobs.cluster.names import is_workflow_name, label_value, workflow_name
 from svdjobs.cluster.watching.status import RUN_LABEL, parameters
@@ -77,7 +77,7 @@ def workflow_of(cluster: Cluster, submission: Submission) -> Document:
     if submission.overrides:
         text = overridden(text, submission.overrides, where=where)
     config = read_config(text, where=where)
-    refuse_expansions(text, where)
+    refuse_signs_in_config(text, where)
     name = submission.name or workflow_name(config.name)
     if not is_workflow_name(name):
         raise ConfigError(
@@ -125,8 +125,8 @@ def _arguments(
         "store": _store(submission, config, str((declared or {}).get("store") or ""), where),
     }
     for key, value in values.items():
-        if key != "config":  # refuse_expansions has checked it, line by line
-            refuse_expanded(value, "--store" if key == "store" else f"-p {key}")
+        if key != "config":  # refuse_signs_in_config has checked it, line by line
+            refuse_signs_in_value(value, "--store" if key == "store" else f"-p {key}")
     if declared is not None and (unknown := sorted(set(values) - set(declared))):
         raise ConfigError(
             f"{where} has no parameter {', '.join(unknown)}; it has "

@@ -35,8 +35,8 @@ RETRY = (
     " || lastRetry.message matches '(?i)low on resource|node shutdown|preempt|pod deleted')"
     " && !(lastRetry.message matches '(?i)deadline|OOMKilled|exceeds the|is forbidden')"
 )
-# Every result of a task that is over. A task that waits for any of them runs even if the other task
-# failed.
+# Every result of a task that is over. As `depends` spells results; phases are spelled otherwise.
+# A task that waits for any of them runs even if the other task failed.
 ENDED = ("Succeeded", "Failed", "Errored", "Skipped", "Omitted")
 
 

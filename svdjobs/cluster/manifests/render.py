@@ -28,8 +28,8 @@ def render(text: str, settings: ClusterSettings, *, where: str) -> dict[Path, st
             Kubernetes would replace, or the Workflow would be too large for Argo.
     """
     config = read_config(text, where=where)
-    refuse_expansions(text, where)
-    refuse_expanded_settings(settings)
+    refuse_signs_in_config(text, where)
+    refuse_signs_in_settings(settings)
     whole = argo.sweep(settings, text).to_dict()
     documents: dict[Path, list[dict[str, Any]]] = {
         Path("workflows/sweep.yaml"): [whole],
@@ -57,7 +57,7 @@ def summary(text: str, settings: ClusterSettings, *, where: str) -> str:
     )
 
 
-def refuse_expansions(text: str, where: str) -> None:
+def refuse_signs_in_config(text: str, where: str) -> None:
     """Refuse a config text that the pods would read differently.
 
     It reaches the pods as a parameter and an environment variable. Argo replaces text in double
@@ -76,17 +76,17 @@ def refuse_expansions(text: str, where: str) -> None:
                 )
 
 
-def refuse_expanded_settings(settings: ClusterSettings) -> None:
+def refuse_signs_in_settings(settings: ClusterSettings) -> None:
     """Refuse cluster settings that Argo or Kubernetes would change in a manifest.
 
     Raises:
         ConfigError: a key or value contains signs that would be replaced.
     """
     for key, value in _texts(settings.model_dump(mode="json"), ""):
-        refuse_expanded(value, f"cluster settings {key}")
+        refuse_signs_in_value(value, f"cluster settings {key}")
 
 
-def refuse_expanded(value: str, where: str) -> None:
+def refuse_signs_in_value(value: str, where: str) -> None:
     """Refuse a value that Argo or Kubernetes would change in a manifest: an image, a store.
 
     Raises:

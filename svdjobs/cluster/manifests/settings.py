@@ -33,7 +33,8 @@ class StageSettings(Settings):
     scratch: Quantity = "20Gi"
     """Size limit of /scratch, and request of ephemeral storage."""
     deadline_seconds: int | None = Field(default=None, ge=1)
-    """Time limit of one attempt; None: no limit."""
+    """Time limit of one attempt in seconds; None: no limit. A plain Job is limited as a whole, with
+    retries and waiting: to this many seconds for every `limits.parallelism` pods."""
 
     @classmethod
     def of(cls, resources: pipeline.Resources) -> StageSettings:

@@ -45,8 +45,8 @@ class Size(NamedTuple):
 def estimate(config: SweepConfig, spec: str) -> Size:
     """Estimate the size of a sweep's finished Workflow by building its status node by node.
 
-    `spec` is the submitted document. It counts twice: Argo copies the spec of a template into the
-    status, and `kubectl apply` copies a document into an annotation.
+    `spec` is the YAML of the Workflow, or of its spec alone. It counts twice: Argo copies the spec
+    of a template into the status, and `kubectl apply` copies a document into an annotation.
     """
     whole = argo.sweep(ClusterSettings(), "").to_dict()
     nodes = list(_nodes(whole["spec"], shards.fan_outs(config, None)))
@@ -99,7 +99,7 @@ def _template(
 ) -> Iterator[dict[str, Any]]:
     """The nodes of a template: those of a pod, or a DAG's own node and those of its tasks.
 
-    `planned` maps Argo's references to the lists of the stage plan to their values.
+    `planned`: the lists that plan wrote, by Argo's reference to each.
     """
     if "dag" not in templates[template]:
         yield from _pod(name, template, inputs)

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from svdjobs import escape
 from svdjobs.cluster.api import Cluster, Document, StreamInterruption
-from svdjobs.cluster.watching.status import ENDED, FAILED, Run, Task, run_of
+from svdjobs.cluster.watching.status import ENDED, FAILED, Task, WorkflowTree, run_of
 from svdjobs.cluster.watching.updates import changes
 from svdjobs.errors import ConfigError, RefusedError
 
@@ -26,7 +26,7 @@ _PAUSE_SECONDS = 1.0
 Write = Callable[[str], None]
 
 
-def chosen(run: Run, *, step: str | None = None, failed: bool = False) -> list[Task]:
+def chosen(run: WorkflowTree, *, step: str | None = None, failed: bool = False) -> list[Task]:
     """The pods of a run; with `failed` only those that failed, with `step` only those under it.
 
     `step` is one or more whole parts of a path: `blend`, `alpha-0.2000`, `alpha-0.2000/blend`.
@@ -67,7 +67,7 @@ def show(
     return gone_words(run, gone, len(attempts)) if gone else ""
 
 
-def last_lines(cluster: Cluster, run: Run, write: Write, lines: int, pods: int) -> int:
+def last_lines(cluster: Cluster, run: WorkflowTree, write: Write, lines: int, pods: int) -> int:
     """Write the last lines of each failed pod's last attempt, of at most `pods` pods.
 
     Return how many failed pods are not shown: they are more than `pods`, or gone.
@@ -128,7 +128,7 @@ def follow(
     return gone_words(run, gone, len(seen)) if gone else ""
 
 
-def gone_words(run: Run, gone: int, of: int) -> str:
+def gone_words(run: WorkflowTree, gone: int, of: int) -> str:
     """A remark for the user on pods whose logs cannot be shown."""
     store = f" {escape.line(run.store)}" if run.store else ""
     return (
@@ -151,7 +151,7 @@ def pods_of(cluster: Cluster, name: str) -> dict[str, str]:
     }
 
 
-def _choose(run: Run, step: str | None, failed: bool) -> list[Task]:
+def _choose(run: WorkflowTree, step: str | None, failed: bool) -> list[Task]:
     """The pods of a run as `chosen` finds them.
 
     Raises:
@@ -212,7 +212,7 @@ def _copy(
 
 
 def _ended(cluster: Cluster, pod: str) -> bool:
-    """Whether a pod's main container has ended; also if the pod is gone."""
+    """Whether a pod's main container has ended; true for any refusal, e.g. if the pod is gone."""
     with suppress(RefusedError):
         status = cluster.get(cluster.path("pods", pod, api="/api/v1")).get("status") or {}
         states = {c["name"]: c.get("state") or {} for c in status.get("containerStatuses") or []}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from svdjobs import escape
 from svdjobs.cluster.api import Cluster
-from svdjobs.cluster.watching.status import Run, run_of
+from svdjobs.cluster.watching.status import WorkflowTree, run_of
 from svdjobs.cluster.watching.status_text import LIMIT, cut, to_lines
 from svdjobs.cluster.watching.updates import changes
 from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
@@ -28,14 +28,14 @@ GATHER_SECONDS = 5.0
 class Screen(Protocol):
     """A terminal or a log file that shows a run."""
 
-    def show(self, run: Run) -> None:
+    def show(self, run: WorkflowTree) -> None:
         """Show the run in its current state."""
 
     def say(self, words: str) -> None:
         """Show a remark, e.g. that the API server does not answer."""
 
 
-def watch(cluster: Cluster, name: str) -> Run:
+def watch(cluster: Cluster, name: str) -> WorkflowTree:
     """Show a Workflow until it ends, and return the ended run.
 
     Raises:
@@ -55,7 +55,7 @@ def watch(cluster: Cluster, name: str) -> Run:
     return run
 
 
-def closing_words(run: Run) -> str:
+def closing_words(run: WorkflowTree) -> str:
     """How a Workflow ended and where its results are, for the terminal."""
     took = ""
     if run.started and run.finished:
@@ -75,7 +75,7 @@ def closing_words(run: Run) -> str:
     return words
 
 
-def reported(run: Run) -> bool:
+def reported(run: WorkflowTree) -> bool:
     """Whether a run wrote a report, complete or not. Without a plan, report writes none."""
     if any(t.name == "plan" and t.phase != "Succeeded" for t in run.tasks):
         return False
@@ -83,7 +83,7 @@ def reported(run: Run) -> bool:
     return any(t.name == "report" and t.ended and t.exit_code in wrote for t in run.tasks)
 
 
-def judged(run: Run) -> bool:
+def judged(run: WorkflowTree) -> bool:
     """Whether a run wrote a gate's verdict, passed or not."""
     wrote = (EXIT_OK, EXIT_REGRESSION)
     return any(t.name == "gate" and t.ended and t.exit_code in wrote for t in run.tasks)
@@ -96,7 +96,7 @@ class _Plain:
         self._shown: list[str] = []
         self._at = datetime.min.replace(tzinfo=UTC)
 
-    def show(self, run: Run) -> None:
+    def show(self, run: WorkflowTree) -> None:
         now = datetime.now(UTC)
         many = sum(1 for _ in run.leaves()) > MANY_PODS
         if many and not run.ended and (now - self._at).total_seconds() < GATHER_SECONDS:
@@ -122,11 +122,11 @@ class _Terminal:
     """The last state of a run and a remark, drawn twice a second so that its times are current."""
 
     def __init__(self) -> None:
-        self.run: Run | None = None
+        self.run: WorkflowTree | None = None
         self._remark = ""
         self.height = LIMIT
 
-    def show(self, run: Run) -> None:
+    def show(self, run: WorkflowTree) -> None:
         self.run, self._remark = run, ""
 
     def say(self, words: str) -> None:

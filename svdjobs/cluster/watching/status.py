@@ -66,7 +66,10 @@ class Task:
         return self.phase in ENDED
 
     def leaves(self) -> Iterator[Task]:
-        """Yield the task's pods in order, also those that have not started."""
+        """Yield the task's pods in order, also those that have not started.
+
+        A DAG that waits or was skipped has no children, so it is yielded itself.
+        """
         if not self.children and self.items is None:
             yield self
         for child in self.children:
@@ -74,7 +77,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Run:
+class WorkflowTree:
     """A Workflow as a tree."""
 
     name: str
@@ -113,7 +116,7 @@ class Run:
         return [leaf for leaf in self.leaves() if leaf.phase in FAILED]
 
 
-def run_of(workflow: Document) -> Run:
+def run_of(workflow: Document) -> WorkflowTree:
     """The tree of a Workflow's document."""
     status = workflow.get("status") or {}
     meta, spec = workflow["metadata"], workflow.get("spec") or {}
@@ -121,7 +124,7 @@ def run_of(workflow: Document) -> Run:
     shape = _Shape(workflow, nodes)
     root = nodes.get(meta["name"])
     handler = next((n for n in nodes.values() if n["name"] == f"{meta['name']}.onExit"), None)
-    return Run(
+    return WorkflowTree(
         name=meta["name"],
         namespace=meta.get("namespace", ""),
         phase=status.get("phase") or "Pending",
@@ -151,7 +154,7 @@ def nodes_of(status: Document) -> tuple[dict[str, Document], str]:
     return status.get("nodes") or {}, ""
 
 
-def exit_code(run: Run) -> int:
+def exit_code(run: WorkflowTree) -> int:
     """The exit code of a command that waited for a Workflow.
 
     - 0 if the Workflow succeeded.

@@ -11,7 +11,7 @@ from collections import Counter
 from datetime import datetime
 
 from svdjobs import escape
-from svdjobs.cluster.watching.status import FAILED, WAITING, Run, Task
+from svdjobs.cluster.watching.status import FAILED, WAITING, Task, WorkflowTree
 from svdjobs.progress import duration
 
 LIMIT = 40
@@ -31,7 +31,7 @@ _ORDER = ("failed", "running", "pending", "waiting", "skipped")
 _FAILURES = 8
 
 
-def to_lines(run: Run, now: datetime | None = None, *, limit: int = LIMIT) -> list[str]:
+def to_lines(run: WorkflowTree, now: datetime | None = None, *, limit: int = LIMIT) -> list[str]:
     """The tree as lines. Without `now` they have no times that change by themselves, so two calls
     differ only if the run has changed."""
     failures = _failures(run)
@@ -56,7 +56,7 @@ def cut(line: str) -> str:
     return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
 
 
-def _headline(run: Run, now: datetime | None) -> str:
+def _headline(run: WorkflowTree, now: datetime | None) -> str:
     """The line on the whole Workflow."""
     words = [run.name, f"namespace {run.namespace}", run.phase]
     if run.progress:
@@ -108,7 +108,8 @@ def time_left(task: Task, now: datetime) -> float | None:
     """Estimate the seconds until a task ends; None without enough data.
 
     A pod that reports its progress is assumed to keep its pace. A fan-out's items are assumed to
-    take as long as the mean of those that are done, as many at a time as run or start now.
+    take as long as the mean of those that are done, and as many to run at a time as are running or
+    starting.
     """
     if task.started and task.share is not None and task.share >= ENOUGH_SHARE:
         return _seconds(task.started, None, now) * (1 - task.share) / task.share
@@ -186,7 +187,7 @@ def _inner(task: Task) -> str:
     return f"{task.name}{count} {_mark(task)}"
 
 
-def _failures(run: Run) -> list[str]:
+def _failures(run: WorkflowTree) -> list[str]:
     """The lines on the first few failed pods: which, why, and the command for their logs."""
     failed = run.failures()
     if not failed:
@@ -213,6 +214,6 @@ def reason(task: Task) -> str:
     return ", ".join(words) or task.phase.lower()
 
 
-def logs_command(run: Run) -> str:
+def logs_command(run: WorkflowTree) -> str:
     """The command that shows the logs of a run."""
     return f"svdjobs workflow logs {run.name} --namespace {run.namespace}"
