@@ -154,6 +154,14 @@ def test_chat_templates_have_limits(
     assert words in str(caught.value)
 
 
+def test_a_chat_template_that_waits_is_refused_with_the_limit_on_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chat_template, "_WALL_CLOCK_SECONDS", 0.01)
+    with pytest.raises(CheckpointError, match=r"takes more than 0\.01 s"):
+        ids("chat", tokenizer(None, "{{ bos_token }}"))
+
+
 def test_replacement_is_literal() -> None:
     template = r"{problem} {0} {{}} %s \boxed{} {problem}"
     (prompt,) = make_prompts([problem(r"{a} \frac{1}{2} {problem}")], template, tokenizer())
