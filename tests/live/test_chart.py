@@ -99,7 +99,8 @@ def test_install_upgrade_uninstall(helm: helm_python.Config, space: Namespace) -
     assert "cronworkflows/svdjobs-nightly" in there(space.api)
 
     helm.uninstall(RELEASE, wait="legacy", timeout=60)
-    assert there(space.api) == set()
+    # Helm does not wait for the pods of a Deployment that it has deleted.
+    until(lambda: not there(space.api), 60, "all objects of the chart are gone")
 
 
 def granted(cluster: Cluster, account: str) -> set[str]:
@@ -168,7 +169,8 @@ def test_from_install_to_uninstall_with_sweeps_in_between(
         assert space.store(run).exists("checkpoints/alpha-0.5000/manifest.json")
 
     helm.uninstall(RELEASE, wait="legacy", timeout=60)
-    assert there(space.api) == set()
+    # Helm does not wait for the pods of a Deployment that it has deleted.
+    until(lambda: not there(space.api), 60, "all objects of the chart are gone")
     assert {item["metadata"]["name"] for item in space.objects("workflows")} == {
         "own",
         by_argo,
