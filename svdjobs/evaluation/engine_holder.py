@@ -96,13 +96,14 @@ class EngineHolder:
         """Whether an engine that was started with `after` can hold this checkpoint.
 
         False if the config, e.g. its RoPE scaling, or the tokenizer differs: an engine keeps those
-        that it was started with. Reversed blends have before's config, so `before` decides.
+        that it was started with. Reversed blends have before's config and after's tokenizer.
         """
         is_blend = checkpoint_id not in layout.baseline_ids(self._config)
         config_from = self._config.bases_of if is_blend else checkpoint_id
         if config_from != "before":
             return True
-        if self._config.before_has_own_tokenizer:
+        # Only `before` itself reads the prompts of its own tokenizer; blends read after's.
+        if checkpoint_id == "before" and self._config.before_has_own_tokenizer:
             say("before has its own tokenizer, so it gets a separate engine")
             return False
         before, after = self._checkpoints.before.config, self._checkpoints.after.config
