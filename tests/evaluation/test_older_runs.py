@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from svdjobs.config import SweepConfig
-from svdjobs.evaluation import engine_holder, grades, summary
+from svdjobs.evaluation import engine_holder, grades
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import MANIFEST
 from svdjobs.stages import evaluate, grade, report
@@ -54,7 +54,7 @@ def test_an_older_run_is_graded_again_without_generating(
         assert evaluation.prefix == f"grades/{place}"
 
 
-@pytest.mark.parametrize("changed", [(grades, "GRADER"), (summary, "VERSION")])
+@pytest.mark.parametrize("changed", [(grades, "GRADER"), (grades, "SUMMARY_VERSION")])
 def test_a_newer_grader_or_summary_generates_nothing(
     changed: tuple[ModuleType, str], swept: SweepConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
