@@ -98,9 +98,7 @@ class EngineHolder:
         False if the config, e.g. its RoPE scaling, or the tokenizer differs: an engine keeps those
         that it was started with. Reversed blends have before's config and after's tokenizer.
         """
-        is_blend = checkpoint_id not in layout.baseline_ids(self._config)
-        config_from = self._config.bases_of if is_blend else checkpoint_id
-        if config_from != "before":
+        if layout.config_role(self._config, checkpoint_id) == "after":
             return True
         # Only `before` itself reads the prompts of its own tokenizer; blends read after's.
         if checkpoint_id == "before" and self._config.before_has_own_tokenizer:

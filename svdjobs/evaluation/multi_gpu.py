@@ -107,7 +107,7 @@ def run(
             queues: list[list[str]] = [[] for _ in groups]
             for i in unfinished:
                 queues[(ids.index(i) + 1) % len(groups)].append(i)
-            for retried in (list(row) for row in zip_longest(*queues)):
+            for retried in zip_longest(*queues):
                 _attempt(path, [[i] if i else [] for i in retried], groups, logs)
             failed = [i for i in unfinished if not _finished(config, store, i)]
             advance(len(unfinished) - len(failed))

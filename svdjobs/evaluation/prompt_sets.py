@@ -77,9 +77,8 @@ def check_prompts(
         BenchmarkError: a prompt and its completion do not fit the context.
     """
     config = checkpoints.config
-    is_blend = checkpoint_id not in layout.baseline_ids(config)
-    reads_as_before = (config.bases_of if is_blend else checkpoint_id) == "before"
-    checkpoint = checkpoints.headers(config.before if reads_as_before else config.after)
+    role = layout.config_role(config, checkpoint_id)
+    checkpoint = checkpoints.headers(layout.source(config, role))
     text = checkpoint.config.get("text_config") or checkpoint.config
     context = text.get("max_position_embeddings")
     for benchmark, prompts in by_benchmark.items():

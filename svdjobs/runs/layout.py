@@ -67,6 +67,13 @@ def source(config: SweepConfig, role: Literal["before", "after"]) -> str:
     return config.before if role == "before" else config.after
 
 
+def config_role(config: SweepConfig, checkpoint_id: str) -> Literal["before", "after"]:
+    """The checkpoint whose config.json an evaluated one has: for a blend, that of its bases."""
+    if checkpoint_id in baseline_ids(config):
+        return "before" if checkpoint_id == "before" else "after"
+    return config.bases_of
+
+
 def baseline_ids(config: SweepConfig) -> list[str]:
     """Ids of the baselines: `before`, `after`, and with `repeat_after` also `after-again`."""
     repeat = [REPEAT_ID] if config.evaluate and config.evaluate.repeat_after else []
