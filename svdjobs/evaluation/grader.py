@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 
 from svdjobs.errors import BenchmarkError
 from svdjobs.evaluation.benchmarks.load import Benchmark
@@ -18,7 +17,7 @@ PROBE = r"\boxed{x_{7}+98765}"
 
 
 class Grader:
-    """The grader of one session. Its worker processes start on first use and end with it."""
+    """The grader of one session. Its worker processes start on first use; `close` ends them."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self._timeout_seconds = timeout_seconds
@@ -26,15 +25,8 @@ class Grader:
         self._pool: GradingPool | None = None
         self._unreadable: dict[str, set[int]] = {}
 
-    def __enter__(self) -> Grader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Kill the worker processes, if they were started."""
         self._stack.close()
 
     @property

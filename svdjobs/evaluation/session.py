@@ -6,7 +6,7 @@ A pod that evaluates one shard opens a session just like a process that evaluate
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 
 from svdjobs.config import EvaluateConfig, SweepConfig
@@ -97,5 +97,5 @@ def open_session(
         checkpoints, store, only_checkpoint=only_checkpoint
     )
     with ExitStack() as stack:
-        grader = stack.enter_context(Grader(evaluate.grade_timeout_seconds))
+        grader = stack.enter_context(closing(Grader(evaluate.grade_timeout_seconds)))
         yield Session(checkpoints, evaluate, store, benchmarks, grader, stack, only_checkpoint)

@@ -6,6 +6,8 @@ completion.
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from svdjobs.config import SweepConfig
 from svdjobs.errors import IncompleteError
 from svdjobs.evaluation import grades
@@ -26,7 +28,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> list[Manif
         BenchmarkError: a benchmark has changed since its completions were generated.
     """
     manifests: list[Manifest] = []
-    with Grader(config.evaluation.grade_timeout_seconds) as grader:
+    with closing(Grader(config.evaluation.grade_timeout_seconds)) as grader:
         for section in config.benchmarks:
             benchmark = load_benchmark(section)
             for checkpoint_id in layout.evaluated_ids(config):
