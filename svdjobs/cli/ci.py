@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from svdjobs.cli.options import tell
+from svdjobs.cli.options import account_option, parameter_option, tell
 from svdjobs.cli.workflow import connect, namespace_option, pairs_of
 from svdjobs.errors import (
     EXIT_INFRASTRUCTURE,
@@ -55,17 +55,8 @@ def ci() -> None:
 @click.option(
     "--from-template", metavar="NAME", help="Run an installed WorkflowTemplate instead of a file."
 )
-@click.option(
-    "-p",
-    "--parameter",
-    "pairs",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a parameter of the Workflow (repeatable).",
-)
-@click.option(
-    "--service-account", metavar="NAME", help="Account of the pods; default: the Workflow's own."
-)
+@parameter_option
+@account_option
 @click.option(
     "--keep-running", is_flag=True, help="Do not stop the Workflow if this job ends early."
 )

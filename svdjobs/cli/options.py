@@ -1,4 +1,4 @@
-"""Options that the stage commands share: the config, the store, --force and --index."""
+"""Options that commands share: the config, the store, --force, --index, and those of a Workflow."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
 # Prefix of a --config that is an environment variable: a Workflow puts the YAML text there.
 ENVIRONMENT = "env:"
+
+parameter_option = click.option(
+    "-p",
+    "--parameter",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a parameter of the Workflow (repeatable).",
+)
+account_option = click.option(
+    "--service-account", metavar="NAME", help="Account of the pods; default: the Workflow's own."
+)
 
 
 def tell(words: str, *, err: bool = False) -> None:

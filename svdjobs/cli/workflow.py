@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from svdjobs.cli.options import tell
+from svdjobs.cli.options import account_option, parameter_option, tell
 from svdjobs.errors import EXIT_INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
@@ -94,20 +94,11 @@ def notify(name: str, status: str, store_url: str) -> None:
     metavar="NAME",
     help="Submit an installed WorkflowTemplate instead of a file.",
 )
-@click.option(
-    "-p",
-    "--parameter",
-    "pairs",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a parameter of the Workflow (repeatable).",
-)
+@parameter_option
 @click.option(
     "--name", help="Name of the Workflow; default: the sweep's name with a random suffix."
 )
-@click.option(
-    "--service-account", metavar="NAME", help="Account of the pods; default: the Workflow's own."
-)
+@account_option
 @click.option("--watch", "watched", is_flag=True, help="Watch the Workflow until it ends.")
 @namespace_option
 def submit(
