@@ -249,14 +249,14 @@ def test_old_files_go_and_others_stay(tmp_path: Path) -> None:
     own.write_text("kind: Workflow\n")
     less = render.render(SWEEPS["nothing optional"], ClusterSettings(), where="less")
     written = render.write(less, tmp_path)
-    left = {p.relative_to(tmp_path) for p in tmp_path.rglob("*.yaml")}
+    left = {p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()}
     assert left == {*written, own.relative_to(tmp_path)}
 
 
 def test_bad_settings_are_all_named(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
-    path.write_text("gpu: {count: -1}\nimages: x\n")
-    with pytest.raises(ConfigError, match=r"gpu\.count: .*\n  images: "):
+    path.write_text("gpu: {count: -1}\npull_policy: Sometimes\nimages: x\n")
+    with pytest.raises(ConfigError, match=r"(?s)pull_policy: .*Always.*gpu\.count: .*\n  images: "):
         load_settings(path)
     with pytest.raises(ConfigError, match=r"cluster settings .*none\.yaml"):
         load_settings(tmp_path / "none.yaml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import helm_python
@@ -189,18 +188,6 @@ def test_refusals_say_what_to_do(
 def test_without_a_cluster_it_renders_if_told_to() -> None:
     with helm_python.Chart.load(CHART) as chart:
         assert chart.render({"crds": {"check": False}}, name=RELEASE)
-
-
-def test_a_spec_that_is_none_is_named(tmp_path: Path) -> None:
-    import shutil
-
-    shutil.copytree(CHART, tmp_path / "svdjobs")
-    (tmp_path / "svdjobs/files/sweep-spec.yaml").write_text("a: [\n")
-    with (
-        helm_python.Chart.load(tmp_path / "svdjobs") as chart,
-        pytest.raises(helm_python.HelmRenderError, match="is no spec of a workflow"),
-    ):
-        chart.render({"crds": {"check": False}})
 
 
 def test_the_chart_carries_the_versions_of_the_package() -> None:

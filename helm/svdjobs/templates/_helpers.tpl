@@ -38,6 +38,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end -}}
 
+{{- define "svdjobs.synchronization" -}}
+{{- with include "svdjobs.semaphore" . }}
+semaphores:
+- configMapKeyRef: {name: {{ . }}, key: evaluate}
+{{- end }}
+{{- end -}}
+
 {{- define "svdjobs.queue" -}}
 {{- if .Values.kueue.queueName -}}
 {{- .Values.kueue.queueName -}}
@@ -70,6 +77,26 @@ runAsGroup: 0
 allowPrivilegeEscalation: false
 capabilities: {drop: [ALL]}
 readOnlyRootFilesystem: true
+{{- end -}}
+
+{{- define "svdjobs.pullSecrets" -}}
+{{- range .Values.pullSecrets }}
+- name: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Refuses values that a sweep would read differently, or that change while it runs. */}}
+{{- define "svdjobs.refuse" -}}
+{{- range $found, $who := dict "{{" "Argo" "$(" "Kubernetes" "$$" "Kubernetes" -}}
+{{- if or (contains $found $.Values.config) (contains $found $.Values.cron.config) -}}
+{{- fail (printf "config: %s would replace '%s'. In a prompt or title, put a space between the two signs; a chat template belongs to the tokenizer." $who $found) -}}
+{{- end -}}
+{{- end -}}
+{{- range list .Values.image .Values.evaluateImage -}}
+{{- if hasSuffix ":latest" . -}}
+{{- fail (printf "image %s: `latest` changes while a sweep runs. Name a fixed tag or a digest." .) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "svdjobs.requireArgo" -}}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model
 
@@ -91,7 +91,7 @@ class CommonSettings(Settings):
     """Image of all stages but evaluate."""
     evaluate_image: str = f"svdjobs-evaluate:{__version__}"
     """Image of the stage evaluate."""
-    pull_policy: str = "IfNotPresent"
+    pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     """When nodes pull images: IfNotPresent, Always or Never."""
     pull_secrets: tuple[str, ...] = ()
     """Secrets with the registry's credentials."""
