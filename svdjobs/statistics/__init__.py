@@ -3,6 +3,7 @@
     intervals     means, shares and paired differences with intervals
     estimators    avg@n, pass@k, maj@k from the completions of each problem
     ratios        means per token, clustered by trace; what rounding does to a checkpoint
+    reweighting   what another checkpoint would score, from after's completions
     p_values      sign flips, McNemar, Holm
     margins       tests of a loss beyond a margin
     comparisons   two checkpoints, a sweep over alpha, the smallest detectable effect
@@ -28,9 +29,17 @@ from svdjobs.statistics.ratios import (
     rounding_shift,
     spectrum_shift,
 )
+from svdjobs.statistics.reweighting import (
+    Reweighted,
+    WeightsQuality,
+    reweighted_difference,
+    weights_quality,
+)
 
 __all__ = [
     "LARGEST_CAST_ERROR",
+    "Reweighted",
+    "WeightsQuality",
     "avg_at_n",
     "below_p",
     "cast_error_total",
@@ -46,10 +55,12 @@ __all__ = [
     "passing_margin",
     "problems_needed",
     "realised_total",
+    "reweighted_difference",
     "rounding_shift",
     "share_interval",
     "sign_flip_p",
     "slope_over_alpha",
     "smallest_detectable",
     "spectrum_shift",
+    "weights_quality",
 ]

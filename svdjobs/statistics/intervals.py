@@ -35,7 +35,7 @@ def mean_interval(problem_scores: Sequence[float]) -> Interval:
     if all_equal(problem_scores):
         return Interval(value=mean)
     variance = math.fsum((score - mean) ** 2 for score in problem_scores) / (count - 1)
-    return t_interval(mean, math.sqrt(variance / count), count)
+    return t_interval(mean, math.sqrt(variance / count), count - 1)
 
 
 def share_interval(problem_shares: Sequence[float]) -> Interval:
@@ -117,9 +117,9 @@ def all_equal(values: Sequence[float]) -> bool:
     return high - low <= ROUNDING * max(abs(low), abs(high))
 
 
-def t_interval(value: float, standard_error: float, clusters: int) -> Interval:
-    """Return the 95 % interval value ± t·se, with clusters − 1 degrees of freedom."""
+def t_interval(value: float, standard_error: float, freedom: float) -> Interval:
+    """Return the 95 % interval value ± t·se, t with that many degrees of freedom."""
     from scipy.special import stdtrit
 
-    half = float(stdtrit(clusters - 1, (1 + CONFIDENCE) / 2)) * standard_error
+    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * standard_error
     return Interval(value=value, low=value - half, high=value + half, standard_error=standard_error)

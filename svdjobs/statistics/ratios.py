@@ -54,7 +54,7 @@ def mean_per_token(per_trace: Sequence[Sequence[float]]) -> Interval:
     if traces < 2 or max(map(abs, residuals)) <= ROUNDING * max(map(abs, sums)):
         return Interval(value=mean)
     variance = math.fsum(residual**2 for residual in residuals) / (traces - 1)
-    return t_interval(mean, math.sqrt(variance * traces) / sum(lengths), traces)
+    return t_interval(mean, math.sqrt(variance * traces) / sum(lengths), traces - 1)
 
 
 def realised_total(records: Sequence[BlendRecord]) -> dict[str, float | None]:

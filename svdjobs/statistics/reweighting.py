@@ -1,0 +1,235 @@
+"""Estimate what another checkpoint would score, from after's graded completions and their
+likelihood under it.
+
+For a completion y that `after` drew, with outcome g(y), and a checkpoint c, the importance weight
+is w(y) = p_c(y)/p_after(y), over all tokens, the stop token included. Then
+
+    E_c[g] − E_after[g] = E_after[(w − 1)·(g − beta)]        for any constant beta,
+
+since E_after[w] = 1 (importance sampling with the weights themselves as control variate: Owen 2013,
+"Monte Carlo theory, methods and examples", chapter 9, https://artowen.su.domains/mc/). For a
+checkpoint near to after all w are near 1, so the difference varies by a small fraction of what the
+outcomes vary by.
+
+Log weights and outcomes are nested: a sequence per problem, a number per completion. Problems may
+have different numbers of completions. Every estimate is a mean over problems.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from svdjobs.records import Interval
+from svdjobs.statistics.intervals import all_equal, mean_interval, t_interval
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+LARGEST_PARETO_K = 0.7
+"""Above it the mean of the weights converges too slowly to be used (Vehtari et al. 2024)."""
+SMALLEST_EFFECTIVE_SHARE = 0.2
+"""Effective sample size, as a share of the completions, below which nothing is estimated."""
+LARGEST_ERROR_OF_MEAN = 0.1
+"""Standard error of the mean weight, of which the true value is 1, above which nothing is
+estimated. Beyond these three limits the intervals cover less than they say: measured by
+tests/statistics/test_reweighting.py."""
+_FEWEST_IN_TAIL = 5
+_LARGEST_LOG = 300.0
+
+
+class WeightsQuality(NamedTuple):
+    """How far estimates from importance weights can be trusted."""
+
+    completions: int
+    effective_share: float
+    """Effective sample size as a share of the completions: the smaller one of Kish's, (Σw)²/Σw²,
+    and exp(−Var log w), to which Kish's tends if log w is normal. Few completions miss the largest
+    weights, which makes Kish's too large; the variance of log w suffers far less."""
+    largest_share: float
+    """The largest weight as a share of their sum."""
+    pareto_k: float | None
+    """Shape of the Pareto distribution fitted to the largest weights; None if they do not vary."""
+    mean: Interval
+    """Mean weight over problems. Its expectation is 1."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether the limits of this module are kept."""
+        return (
+            (self.pareto_k is None or self.pareto_k <= LARGEST_PARETO_K)
+            and self.effective_share >= SMALLEST_EFFECTIVE_SHARE
+            and self.error_of_mean <= LARGEST_ERROR_OF_MEAN
+        )
+
+    @property
+    def error_of_mean(self) -> float:
+        """Standard error of the mean weight that follows from the effective sample size."""
+        if self.effective_share == 0:
+            return math.inf
+        return math.sqrt((1 / self.effective_share - 1) / self.completions)
+
+
+class Reweighted(NamedTuple):
+    """The estimated difference of an outcome between another checkpoint and after."""
+
+    per_problem: list[float]
+    like_these: Interval
+    """For problems like these: the problems are a sample, so their spread counts."""
+    these: Interval
+    """For these very problems: only the completions are a sample. Without an interval if a problem
+    has one completion only."""
+
+
+def reweighted_difference(
+    log_weights: Sequence[Sequence[float]], outcomes: Sequence[Sequence[float]]
+) -> Reweighted:
+    """Return the mean outcome under the other checkpoint minus that under after.
+
+    The beta of a problem is the one that minimises the variance over all other problems. It does
+    not depend on the problem's own completions, so the estimate stays unbiased (cross-fitting:
+    Chernozhukov et al. 2018, doi:10.1111/ectj.12097).
+
+    Raises:
+        ValueError: there are no problems, a problem has no completions, shapes differ, or a value
+            is not finite.
+    """
+    import numpy as np
+
+    gains, values = _checked(log_weights, outcomes)
+    weighted = np.array([(g * v).mean() for g, v in zip(gains, values, strict=True)])
+    plain = np.array([g.mean() for g in gains])
+    # Sums over all other problems, around 0: the expectation of `plain` is 0.
+    above = (weighted * plain).sum() - weighted * plain
+    below = (plain * plain).sum() - plain * plain
+    beta = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    per_problem = [float(x) for x in weighted - beta * plain]
+    terms = [g * (v - b) for g, v, b in zip(gains, values, beta, strict=True)]
+    return Reweighted(per_problem, _of_problems_like_these(per_problem), _of_these_problems(terms))
+
+
+def weights_quality(log_weights: Sequence[Sequence[float]]) -> WeightsQuality:
+    """Return how far estimates from these weights can be trusted.
+
+    Raises:
+        ValueError: as `reweighted_difference`.
+    """
+    import numpy as np
+
+    _, by_problem = _checked([[0.0] * len(logs) for logs in log_weights], log_weights)
+    logs = np.concatenate(by_problem)
+    scaled = np.exp(logs - logs.max())  # the shares and k̂ do not depend on the scale
+    kish = scaled.sum() ** 2 / (scaled**2).sum() / len(logs)
+    return WeightsQuality(
+        len(logs),
+        float(min(kish, np.exp(-logs.var()))),
+        float(1 / scaled.sum()),
+        pareto_k(scaled.tolist()),
+        mean_interval([float(np.exp(own.clip(max=_LARGEST_LOG)).mean()) for own in by_problem]),
+    )
+
+
+def pareto_k(weights: Sequence[float]) -> float | None:
+    """Return k̂, the shape of the generalised Pareto distribution of the largest weights.
+
+    They are the largest min(S/5, 3√S) of S weights. The estimator is that of Zhang & Stephens 2009
+    (doi:10.1198/tech.2009.08017), drawn to 0.5 with the weight of ten observations: Vehtari,
+    Simpson, Gelman, Yao & Gabry 2024, "Pareto Smoothed Importance Sampling", JMLR 25(72),
+    arXiv:1507.02646v9. None if fewer than five weights exceed the others.
+    """
+    import numpy as np
+
+    ordered = np.sort(np.asarray(weights, dtype=np.float64))
+    count = math.ceil(min(0.2 * len(ordered), 3 * math.sqrt(len(ordered))))
+    if count >= len(ordered):
+        return None
+    excess = ordered[-count:] - ordered[-count - 1]
+    # Equal completions have equal weights, and a tie with the threshold is not above it.
+    excess = excess[excess > 1e-12 * max(1.0, float(ordered[-1]))]
+    if len(excess) < _FEWEST_IN_TAIL:
+        return None
+    shape = _zhang_stephens(excess)
+    return (len(excess) * shape + 10 * 0.5) / (len(excess) + 10)
+
+
+def _zhang_stephens(excess: Floats) -> float:
+    """Shape of a generalised Pareto distribution, from its values in ascending order: the posterior
+    mean on a grid (Zhang & Stephens 2009, section 3). Positive for a heavy tail."""
+    import numpy as np
+
+    n = len(excess)
+    points = 30 + math.floor(math.sqrt(n))
+    quartile = excess[math.floor(n / 4 + 0.5) - 1]
+    grid = np.arange(1, points + 1) - 0.5
+    theta = 1 / excess[-1] + (1 - np.sqrt(points / grid)) / (3 * quartile)
+    shape = np.log1p(-theta[:, None] * excess).mean(axis=1)
+    log_likelihood = n * (np.log(-theta / shape) - shape - 1)
+    posterior = np.exp(log_likelihood - log_likelihood.max())
+    best = float((theta * posterior).sum() / posterior.sum())
+    return float(np.log1p(-best * excess).mean())
+
+
+def _of_problems_like_these(per_problem: Sequence[float]) -> Interval:
+    """The mean over problems with its t interval.
+
+    The variance of few heavy-tailed values is itself uncertain. Its relative variance is
+    (kurtosis − 1)/P, which gives a chi-square's degrees of freedom, 2P/(kurtosis − 1), by matching
+    moments (Satterthwaite 1946, doi:10.2307/3002019).
+    """
+    import numpy as np
+
+    plain = mean_interval(per_problem)
+    if plain.standard_error is None:
+        return plain
+    apart = np.asarray(per_problem) - plain.value
+    kurtosis = float((apart**4).mean() / (apart**2).mean() ** 2)
+    count = len(per_problem)
+    freedom = min(count - 1.0, 2 * count / (kurtosis - 1)) if kurtosis > 1 else count - 1.0
+    return t_interval(plain.value, plain.standard_error, max(1.0, freedom))
+
+
+def _of_these_problems(terms: Sequence[Floats]) -> Interval:
+    """The mean over fixed problems of each problem's mean term, with its t interval.
+
+    Degrees of freedom are those of Welch and Satterthwaite.
+    """
+    mean = math.fsum(float(t.mean()) for t in terms) / len(terms)
+    if min(len(t) for t in terms) < 2 or all(all_equal(t.tolist()) for t in terms):
+        return Interval(value=mean)
+    parts = [float(t.var(ddof=1)) / len(t) for t in terms]
+    variance = math.fsum(parts)
+    freedom = variance**2 / math.fsum(
+        p**2 / (len(t) - 1) for p, t in zip(parts, terms, strict=True)
+    )
+    return t_interval(mean, math.sqrt(variance) / len(terms), freedom)
+
+
+def _checked(
+    log_weights: Sequence[Sequence[float]], outcomes: Sequence[Sequence[float]]
+) -> tuple[list[Floats], list[Floats]]:
+    """w − 1 and the outcomes, an array per problem."""
+    import numpy as np
+
+    if not log_weights:
+        raise ValueError("no problems")
+    if len(log_weights) != len(outcomes):
+        raise ValueError(f"log weights of {len(log_weights)} problems, outcomes of {len(outcomes)}")
+    gains, values = [], []
+    for problem, (logs, own) in enumerate(zip(log_weights, outcomes, strict=True)):
+        if not len(logs) or len(logs) != len(own):
+            raise ValueError(
+                f"problem {problem} has {len(logs)} log weights and {len(own)} outcomes; expected "
+                f"as many of both, and at least one"
+            )
+        value = np.asarray(own, np.float64)
+        with np.errstate(over="ignore"):
+            gain = np.expm1(np.asarray(logs, np.float64))
+        if not (np.isfinite(gain).all() and np.isfinite(value).all()):
+            raise ValueError(f"problem {problem}: a weight or an outcome is not finite")
+        gains.append(gain)
+        values.append(value)
+    return gains, values
