@@ -32,11 +32,14 @@ if TYPE_CHECKING:
 
 LARGEST_PARETO_K = 0.7
 """Above it the mean of the weights converges too slowly to be used (Vehtari et al. 2024)."""
+NEAR = 0.9
+"""Effective sample size, as a share, above which k̂ is no limit. k̂ does not depend on the scale of
+the weights: it is the same whether the largest weight is 1.01 or 100."""
 SMALLEST_EFFECTIVE_SHARE = 0.2
 """Effective sample size, as a share of the completions, below which nothing is estimated."""
 LARGEST_ERROR_OF_MEAN = 0.1
 """Standard error of the mean weight, of which the true value is 1, above which nothing is
-estimated. Beyond these three limits the intervals cover less than they say: measured by
+estimated. Beyond the limits of this module the intervals cover less than they say: measured by
 tests/statistics/test_reweighting.py."""
 _FEWEST_IN_TAIL = 5
 _LARGEST_LOG = 300.0
@@ -61,7 +64,11 @@ class WeightsQuality(NamedTuple):
     def usable(self) -> bool:
         """Whether the limits of this module are kept."""
         return (
-            (self.pareto_k is None or self.pareto_k <= LARGEST_PARETO_K)
+            (
+                self.pareto_k is None
+                or self.pareto_k <= LARGEST_PARETO_K
+                or self.effective_share >= NEAR
+            )
             and self.effective_share >= SMALLEST_EFFECTIVE_SHARE
             and self.error_of_mean <= LARGEST_ERROR_OF_MEAN
         )
