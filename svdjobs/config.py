@@ -99,6 +99,9 @@ class BenchmarkConfig(Settings):
         return complete(given)
 
 
+AUTO, ALL = "auto", "all"
+
+
 class EvaluateConfig(Settings):
     """How every checkpoint is evaluated: with the same prompts and the same seeds."""
 
@@ -156,11 +159,44 @@ class EvaluateConfig(Settings):
     second_grader: Literal["math-verify", "off"] = "math-verify"
     """math-verify: grade every completion again once its first grade is written; the report says
     where the two graders disagree. Accuracies use the first grades only. off: grade once."""
-    teacher_forced: int = Field(default=1, ge=0)
+    sampled: tuple[str, ...] = (AUTO,)
+    """Checkpoints that draw completions of their own: a list of ids such as [before, alpha-0.5000],
+    to which `after` is added. The others only read: their accuracy is estimated from after's graded
+    completions and how likely they find these. auto stands for before, after-again, alpha = 0 and
+    the gate's checkpoint, or for all checkpoints if after's completions cannot be read (temperature
+    0, top_p below 1, or `read` 0). all stands for all checkpoints."""
+    read: int | None = Field(default=None, ge=0)
     """Number of after's completions per problem whose likelihood is computed under every
-    checkpoint. 0: no likelihoods."""
+    checkpoint, sampled or not. null: all of them. 0: none."""
     repeat_after: bool = False
     """Also evaluate `after` with other seeds, to see the effect of sampling noise alone (A/A)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_name(cls, given: object) -> object:
+        """`read` was called teacher_forced, and its default was 1."""
+        if isinstance(given, Mapping) and "teacher_forced" in given and "read" not in given:
+            return {"read" if k == "teacher_forced" else k: v for k, v in given.items()}
+        return given
+
+    @property
+    def readable(self) -> bool:
+        """Whether a checkpoint's accuracy can be estimated by reading after's completions.
+
+        No token may have the sampling probability 0 that another checkpoint would draw.
+        """
+        return self.temperature > 0 and self.top_p == 1 and self.read != 0
+
+    @property
+    def read_temperature(self) -> float:
+        """Temperature of the distribution whose log-probabilities are computed: the one that the
+        completions were drawn from, or 1 if they cannot be read."""
+        return self.temperature if self.readable else 1.0
+
+    @property
+    def read_per_problem(self) -> int:
+        """Number of after's completions per problem that are read."""
+        return self.n_samples if self.read is None else min(self.read, self.n_samples)
 
     @model_validator(mode="after")
     def _check(self) -> EvaluateConfig:
@@ -324,17 +360,38 @@ class SweepConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _samples_what_it_has(self) -> SweepConfig:
+        known = self._evaluated()
+        for checkpoint_id in self.evaluate.sampled if self.evaluate else ():
+            if checkpoint_id not in (*known, AUTO, ALL):
+                raise ValueError(
+                    f"evaluate.sampled: no checkpoint {checkpoint_id!r} in this run; it has "
+                    f"{', '.join(known)}; {AUTO} and {ALL} stand for several"
+                )
+        return self
+
+    def _evaluated(self) -> list[str]:
+        again = [REPEAT_ID] if self.evaluate and self.evaluate.repeat_after else []
+        return ["before", "after", *again, *map(alpha_id, self.alphas)]
+
+    @model_validator(mode="after")
     def _judgeable(self) -> SweepConfig:
         if self.gate is None:
             return self
         if self.evaluate is None:
             raise ValueError("gate needs an `evaluate` section: it compares accuracies")
-        again = [REPEAT_ID] if self.evaluate.repeat_after else []
-        known = ["before", "after", *again, *map(alpha_id, self.alphas)]
+        known = self._evaluated()
         if self.gate.checkpoint not in known:
             raise ValueError(
                 f"gate.checkpoint {self.gate.checkpoint!r} is not in this run; it has "
                 f"{', '.join(known)}"
+            )
+        judged = [self.gate.checkpoint, *(["before"] if self.gate.baseline is None else [])]
+        sampled = ("after", *self.evaluate.sampled)
+        if lacking := [i for i in judged if i not in sampled and not {AUTO, ALL} & {*sampled}]:
+            raise ValueError(
+                f"the gate compares completions of {' and '.join(lacking)}, which draws none: add "
+                f"it to evaluate.sampled"
             )
         if self.gate.baseline is None and self.evaluate.tokenizer_of_before == "own":
             raise ValueError(

@@ -359,6 +359,9 @@ class Likelihood(Record):
     sample_index: int
     log_probabilities: list[float]
     """Of each token of the completion, given the prompt and the previous tokens."""
+    unread: Literal["context", "vocabulary"] | None = None
+    """Why the checkpoint cannot read the completion: it does not fit the context, or contains a
+    token that the checkpoint does not embed. There are no log-probabilities then."""
 
 
 class Interval(Record):
@@ -368,6 +371,45 @@ class Interval(Record):
     low: float | None = None
     high: float | None = None
     standard_error: float | None = None
+
+
+class Reading(Record):
+    """What a checkpoint would score on a benchmark, read from after's graded completions.
+
+    Differences are of shares of completions, the checkpoint's minus after's. They are None if
+    `refused`.
+    """
+
+    completions: int
+    """Completions that both after and the checkpoint have read."""
+    unread: int
+    """Completions of after that the checkpoint cannot read, or has not read."""
+    refused: Literal["too far", "noise"] | None = None
+    """too far: the weights of the completions are too uneven. noise: the checkpoint differs from
+    after by less than the engine's own rounding."""
+    accuracy: Interval | None = None
+    """For problems like these: the problems count as a sample."""
+    accuracy_here: Interval | None = None
+    """For these very problems: without an interval if each has one completion."""
+    truncated: Interval | None = None
+    """Completions that are cut off before they give an answer, for problems like these."""
+    no_answer: Interval | None = None
+    """Completions that end without an answer, for problems like these."""
+    minus_sampled: Interval | None = None
+    """The difference as read minus as sampled, paired by problem; None without samples."""
+    minus_sampled_p: float | None = None
+    """Two-sided p of no such difference."""
+    effective_share: float
+    """Effective sample size as a share of the completions."""
+    largest_share: float
+    """The largest weight as a share of their sum."""
+    pareto_k: float | None
+    mean_weight: Interval
+    """Its expectation is 1."""
+    spread: float
+    """Root mean square of the log weights."""
+    noise: float | None
+    """The same between two readings of after; None in older runs, which read it once."""
 
 
 class Comparison(Record):

@@ -47,6 +47,11 @@ class Evaluation(NamedTuple):
         """Read a file of the grades, and check it."""
         return read_finished(store, self.prefix, name, self.grades)
 
+    def graded(self, store: Store) -> list[Grade]:
+        """The grades, sorted by problem and sample."""
+        lines = self.read(store, GRADES).splitlines()
+        return [record_in(Grade, line, f"a line of {self.prefix}/{GRADES}") for line in lines]
+
     def summary(self, store: Store) -> Summary:
         """The summary of the grades."""
         return record_in(Summary, self.read(store, SUMMARY), f"{self.prefix}/{SUMMARY}")

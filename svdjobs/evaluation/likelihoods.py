@@ -1,91 +1,192 @@
-"""Log-probabilities of after's completions under each checkpoint.
+"""Log-probabilities of after's completions under each checkpoint: what reading is made from.
 
 They have no sampling noise, so they show differences that accuracy does not. `evaluate` computes
-them while its engine holds the checkpoint.
+them while its engine holds the checkpoint. `after` reads its own completions twice, in batches of
+other composition: the difference is the engine's own noise.
 """
 
 from __future__ import annotations
 
-from svdjobs.config import REPEAT_ID
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from random import Random
+from typing import Literal
+
+from svdjobs.errors import EvaluationError
 from svdjobs.evaluation.benchmarks.load import Benchmark
-from svdjobs.evaluation.engines.protocol import Trace
+from svdjobs.evaluation.engines.protocol import Engine, Trace
 from svdjobs.evaluation.generation import COMPLETIONS, completions_in, completions_sha256
 from svdjobs.evaluation.session import Session
 from svdjobs.progress import track
-from svdjobs.records import Likelihood, Manifest
+from svdjobs.records import Completion, Likelihood, Manifest
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import OutputKey, begin, find_manifest, read_finished, readable_manifest
+from svdjobs.runs.outputs import (
+    Output,
+    OutputKey,
+    begin,
+    find_manifest,
+    is_current,
+    read_finished,
+    readable_manifest,
+)
 from svdjobs.storage.objects import record_in, write_lines
 from svdjobs.storage.store import Store
 
-VERSION = "1"
+VERSION = "2"
 ROWS = "likelihoods.jsonl"
+AGAIN = "again.jsonl"
+"""The second reading of `after`; older runs have none."""
+READ_TOGETHER = 256
+"""Completions that an engine gets at a time. If the process is killed, at most these are lost."""
 
 
 def make(
     session: Session,
     checkpoint_id: str,
     benchmark: Benchmark,
-    completions: Manifest,
+    evaluation: OutputKey,
     *,
     force: bool = False,
 ) -> None:
     """Write the likelihoods of a checkpoint, unless current ones exist.
 
-    They are those of after's first `evaluate.teacher_forced` completions of each problem.
-    `completions` is the manifest of the checkpoint's own completions. Nothing is written
+    They are those of after's first `evaluate.read` completions of each problem. `evaluation` is the
+    key of the checkpoint's own completions. Nothing is written for a checkpoint that reads nothing,
+    or if `after` has no completions yet.
 
-    - if `after` has no completions yet,
-    - for the second evaluation of `after`, whose weights are the same,
-    - for a `before` with its own tokenizer, to which after's token ids mean other tokens.
+    Raises:
+        EvaluationError: a log-probability is not a number.
     """
-    store, per_problem = session.store, session.evaluate.teacher_forced
-    if not per_problem or checkpoint_id == REPEAT_ID:
+    store = session.store
+    after_manifest = find_manifest(store, layout.results_prefix("after", benchmark.name))
+    if checkpoint_id not in layout.read_ids(session.config) or after_manifest is None:
         return
-    if checkpoint_id == "before" and session.config.before_has_own_tokenizer:
+    prefix = layout.likelihoods_prefix(checkpoint_id, benchmark.name)
+    output = begin(store, prefix, _key(session, evaluation, after_manifest), force=force)
+    if output.finished:
         return
     after_prefix = layout.results_prefix("after", benchmark.name)
-    after_manifest = find_manifest(store, after_prefix)
-    if after_manifest is None:
-        return
-    key = OutputKey(
+    of_after = completions_in(read_finished(store, after_prefix, COMPLETIONS, after_manifest))
+    per_problem = session.evaluate.read_per_problem
+    chosen = [c for c in of_after if c.sample_index < per_problem and c.token_ids]
+    # Completions of about one length need little padding.
+    chosen.sort(key=lambda c: (len(c.token_ids), c.idx, c.sample_index))
+    label = f"{checkpoint_id} reads after's answers on {benchmark.name}"
+    _read(session, checkpoint_id, benchmark, chosen, output, ROWS, label)
+    if checkpoint_id == "after":
+        shuffled = Random(0).sample(chosen, len(chosen))
+        _read(session, checkpoint_id, benchmark, shuffled, output, AGAIN, f"{label} again")
+    output.commit()
+
+
+def is_finished(
+    session: Session, checkpoint_id: str, benchmark: str, evaluation: OutputKey
+) -> bool:
+    """Whether `make` has nothing to do."""
+    store = session.store
+    after_manifest = find_manifest(store, layout.results_prefix("after", benchmark))
+    if checkpoint_id not in layout.read_ids(session.config):
+        return True
+    prefix = layout.likelihoods_prefix(checkpoint_id, benchmark)
+    return after_manifest is not None and is_current(
+        store, prefix, _key(session, evaluation, after_manifest)
+    )
+
+
+def _key(session: Session, evaluation: OutputKey, after_manifest: Manifest) -> OutputKey:
+    return OutputKey(
         stage="likelihoods",
         version=VERSION,
         config={
-            "per_problem": per_problem,
-            "engine": completions.config["engine"],
-            "dtype": completions.config["dtype"],
+            "per_problem": session.evaluate.read_per_problem,
+            "temperature": session.evaluate.read_temperature,
+            "engine": session.evaluate.engine,
+            "dtype": session.evaluate.dtype,
         },
         inputs={
-            "checkpoint": completions.inputs["checkpoint"],
+            "checkpoint": evaluation.inputs["checkpoint"],
             "traces": completions_sha256(after_manifest),
         },
     )
-    prefix = layout.likelihoods_prefix(checkpoint_id, benchmark.name)
-    output = begin(store, prefix, key, force=force)
-    if output.finished:
-        return
-    of_after = completions_in(read_finished(store, after_prefix, COMPLETIONS, after_manifest))
-    chosen = [c for c in of_after if c.sample_index < per_problem and c.token_ids]
-    prompts = session.prompt_set(checkpoint_id).prompts[benchmark.name]
-    prompt_ids = {prompt.idx: prompt.ids for prompt in prompts}
-    traces = [Trace(prompt_ids[c.idx], c.token_ids) for c in chosen]
-    rows = []
-    label = f"likelihoods {checkpoint_id} on {benchmark.name}"
-    with track(label, len(traces)) as advance:
-        log_probabilities = (
-            session.engine_with(checkpoint_id).log_probabilities(traces) if traces else ()
-        )
-        for completion, values in zip(chosen, log_probabilities, strict=True):
-            row = Likelihood(
-                idx=completion.idx,
-                sample_index=completion.sample_index,
-                log_probabilities=values,
+
+
+def _read(
+    session: Session,
+    checkpoint_id: str,
+    benchmark: Benchmark,
+    completions: Sequence[Completion],
+    output: Output,
+    name: str,
+    label: str,
+) -> None:
+    """Read completions in the given order, write each to a journal, and then all to a file."""
+    store, journal_key = output.store, output.key(name.replace(".jsonl", ".journal"))
+    if not store.exists(output.key(name)):
+        prompts = session.prompt_set(checkpoint_id).prompts[benchmark.name]
+        prompt_ids = {prompt.idx: prompt.ids for prompt in prompts}
+        with store.journal(journal_key) as journal, track(label, len(completions)) as advance:
+            lines = (record_in(Likelihood, line, "a line of a journal") for line in journal.lines)
+            rows = {(row.idx, row.sample_index): row for row in lines}
+            advance(len(rows))
+            for start in range(0, len(completions), READ_TOGETHER):
+                # All of them also if some are in the journal: an engine's batches, and with them
+                # its rounding, are then those of an uninterrupted run.
+                together = completions[start : start + READ_TOGETHER]
+                if any((c.idx, c.sample_index) not in rows for c in together):
+                    engine = session.engine_with(checkpoint_id)
+                    for row in _likelihoods(
+                        engine,
+                        together,
+                        prompt_ids,
+                        session.evaluate.read_temperature,
+                        checkpoint_id,
+                    ):
+                        if (row.idx, row.sample_index) not in rows:
+                            journal.append(row.model_dump_json(exclude_none=True))
+                            rows[row.idx, row.sample_index] = row
+                            advance()
+        text = [rows[key].model_dump_json(exclude_none=True) for key in sorted(rows)]
+        write_lines(store, output.key(name), text)
+    output.adopt(name)
+    store.delete(journal_key)
+
+
+def _likelihoods(
+    engine: Engine,
+    completions: Sequence[Completion],
+    prompt_ids: Mapping[int, tuple[int, ...]],
+    temperature: float,
+    checkpoint_id: str,
+) -> Iterator[Likelihood]:
+    """Rows of completions, also of those that the checkpoint cannot read."""
+    traces = [Trace(prompt_ids[c.idx], c.token_ids) for c in completions]
+    reasons = [_reason_unread(engine, trace) for trace in traces]
+    readable = [t for t, reason in zip(traces, reasons, strict=True) if reason is None]
+    found = iter(engine.log_probabilities(readable, temperature) if readable else ())
+    for completion, reason in zip(completions, reasons, strict=True):
+        values = [] if reason else next(found)
+        bad = next((t for t, value in enumerate(values) if not math.isfinite(value)), None)
+        if bad is not None:
+            raise EvaluationError(
+                f"{checkpoint_id}: the log-probability of token {bad} of {len(values)} in after's "
+                f"completion {completion.sample_index} of problem {completion.idx} is "
+                f"{values[bad]}. With 16-bit arithmetic activations can overflow: set "
+                f"evaluate.dtype to float32."
             )
-            rows.append(row.model_dump_json())
-            advance()
-    output.add(write_lines(store, output.key(ROWS), rows))
-    output.commit()
+        yield Likelihood(
+            idx=completion.idx,
+            sample_index=completion.sample_index,
+            log_probabilities=values,
+            unread=reason,
+        )
+
+
+def _reason_unread(engine: Engine, trace: Trace) -> Literal["context", "vocabulary"] | None:
+    """Why the checkpoint in the engine cannot read a trace; None if it can."""
+    length = len(trace.prompt_ids) + len(trace.completion_ids)
+    if engine.context is not None and length > engine.context:
+        return "context"
+    return "vocabulary" if max(trace.completion_ids) >= engine.vocabulary else None
 
 
 def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None:
@@ -100,10 +201,14 @@ def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None
     return manifest if manifest.inputs["traces"] == completions_sha256(of_after) else None
 
 
-def load(store: Store, checkpoint_id: str, benchmark: str) -> list[Likelihood]:
-    """The likelihoods of a checkpoint; empty if they are missing or out of date."""
+def load(store: Store, checkpoint_id: str, benchmark: str, name: str = ROWS) -> list[Likelihood]:
+    """The likelihoods of a checkpoint; empty if they are missing or out of date.
+
+    With `name` AGAIN, those of the second reading of `after`; empty also in older runs.
+    """
     prefix = layout.likelihoods_prefix(checkpoint_id, benchmark)
-    if (manifest := current(store, checkpoint_id, benchmark)) is None:
+    manifest = current(store, checkpoint_id, benchmark)
+    if manifest is None or not manifest.file(name):
         return []
-    lines = read_finished(store, prefix, ROWS, manifest).splitlines()
+    lines = read_finished(store, prefix, name, manifest).splitlines()
     return [record_in(Likelihood, line, f"a row of {prefix}") for line in lines]

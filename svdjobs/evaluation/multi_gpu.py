@@ -85,8 +85,8 @@ def run(
     Raises:
         EvaluationError: some checkpoints failed twice; the others are finished.
     """
-    # `after` first: the likelihoods of the others need its completions.
-    first = ["after"] if config.evaluation.teacher_forced and "after" in checkpoint_ids else []
+    # `after` first: the others read its completions.
+    first = ["after"] if config.evaluation.read != 0 and "after" in checkpoint_ids else []
     rest = [i for i in checkpoint_ids if i not in first]
     failed_twice: list[str] = []
     with (
@@ -172,8 +172,11 @@ def _process(
 
 
 def _finished(config: SweepConfig, store: Store, checkpoint_id: str) -> bool:
+    """Whether a checkpoint has drawn its completions, or read after's if it draws none."""
+    sampled = checkpoint_id in layout.sampled_ids(config)
+    prefix = layout.results_prefix if sampled else layout.likelihoods_prefix
     return all(
-        find_manifest(store, layout.results_prefix(checkpoint_id, benchmark.name)) is not None
+        find_manifest(store, prefix(checkpoint_id, benchmark.name)) is not None
         for benchmark in config.benchmarks
     )
 

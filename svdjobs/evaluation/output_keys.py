@@ -21,7 +21,7 @@ VERSION = "4"
 """Raise it when the same key would give other completions. Every run then generates them again."""
 OPERATIONAL = {
     "benchmarks", "devices", "reuse_engine", "gpu_memory_utilization", "tensor_parallel_size",
-    "enforce_eager", "teacher_forced", "repeat_after", "allow_lossy_dtype",
+    "enforce_eager", "read", "sampled", "repeat_after", "allow_lossy_dtype",
     "grade_timeout_seconds", "second_grader", "shards", "tokenizer_of_before",
 }  # fmt: skip
 """Settings that are not in the key, since they do not change completions. `tensor_parallel_size`,

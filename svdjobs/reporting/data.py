@@ -14,6 +14,7 @@ from svdjobs.records import (
     Interval,
     Likelihood,
     Plan,
+    Reading,
     Record,
     Summary,
 )
@@ -68,6 +69,8 @@ class Content:
     provenance: dict[str, str] = field(default_factory=dict)
     likelihoods: dict[str, dict[str, list[Likelihood]]] = field(default_factory=dict)
     """Benchmark → checkpoint id → its likelihoods of after's completions."""
+    readings: dict[str, dict[str, Reading]] = field(default_factory=dict)
+    """Benchmark → checkpoint id → its accuracy, read from after's completions."""
     agreements: dict[str, dict[str, Agreement]] = field(default_factory=dict)
     """Benchmark → checkpoint id → agreement with the second grader."""
 

@@ -79,12 +79,13 @@ def lacks(config: SweepConfig) -> list[str]:
 
 def _lacks_of_evaluation(evaluate: EvaluateConfig) -> list[str]:
     found = []
-    if not evaluate.teacher_forced:
-        found.append("no likelihood of after's answers: evaluate.teacher_forced is 0")
-    elif (evaluate.temperature, evaluate.top_p) != (1, 1):
+    if evaluate.read == 0:
+        found.append("no likelihood of after's answers: evaluate.read is 0")
+    elif not evaluate.readable:
         found.append(
-            f"no divergence from after: it needs completions that are generated at temperature 1 "
-            f"and top_p 1, here {evaluate.temperature:g} and {evaluate.top_p:g}"
+            f"no accuracy read from after's answers, and no divergence from after: both need "
+            f"completions that are drawn at a temperature above 0 and top_p 1, here "
+            f"{evaluate.temperature:g} and {evaluate.top_p:g}"
         )
     if evaluate.temperature == 0 and evaluate.n_samples > 1:
         found.append(

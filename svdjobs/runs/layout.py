@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from svdjobs.config import REPEAT_ID, SweepConfig, alpha_id
+from svdjobs.config import ALL, AUTO, REPEAT_ID, SweepConfig, alpha_id
 from svdjobs.errors import IncompleteError
 from svdjobs.records import Plan
 from svdjobs.runs.outputs import check_run, find_manifest, read_finished, require
@@ -83,6 +83,32 @@ def baseline_ids(config: SweepConfig) -> list[str]:
 def evaluated_ids(config: SweepConfig) -> list[str]:
     """Ids of the checkpoints that the run evaluates: the baselines, then every alpha."""
     return [*baseline_ids(config), *(alpha_id(alpha) for alpha in config.alphas)]
+
+
+def sampled_ids(config: SweepConfig) -> list[str]:
+    """Ids of the evaluated checkpoints that draw completions; the others only read."""
+    evaluate = config.evaluate
+    if evaluate is None:
+        return []
+    ids, wanted = evaluated_ids(config), {"after", *evaluate.sampled}
+    if ALL in wanted or (AUTO in wanted and not evaluate.readable):
+        return ids
+    if AUTO in wanted:
+        wanted |= {"before", REPEAT_ID, alpha_id(0.0)}
+        wanted |= {config.gate.checkpoint} if config.gate else set()
+    return [checkpoint_id for checkpoint_id in ids if checkpoint_id in wanted]
+
+
+def read_ids(config: SweepConfig) -> list[str]:
+    """Ids of the checkpoints that read after's completions.
+
+    These are all evaluated ones but the second evaluation of `after`, whose weights are the same,
+    and a `before` with its own tokenizer, to which after's token ids mean other tokens.
+    """
+    if config.evaluate is None or config.evaluate.read == 0:
+        return []
+    own = {"before"} if config.before_has_own_tokenizer else set()
+    return [i for i in evaluated_ids(config) if i not in {REPEAT_ID, *own}]
 
 
 def factors_prefix(checkpoint_id: str) -> str:

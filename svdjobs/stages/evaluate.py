@@ -7,7 +7,7 @@ when it is resumed. Worker processes grade completions while the engine generate
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,20 +52,24 @@ def run(
 ) -> list[Manifest]:
     """Evaluate the run's checkpoints, or `checkpoint_ids` of them, on every benchmark.
 
-    The settings are checked before any existing output is cleared.
+    Returns the manifests of the completions; checkpoints that only read have none. The settings are
+    checked before any existing output is cleared.
     """
-    manifests: list[Manifest] = []
+    manifests: dict[tuple[str, str], Manifest] = {}
     with open_session(config, store) as session:
         benchmarks = session.benchmarks
         ids = layout.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
         wanted = evaluation_order(ids)
         keys = _keys(session, wanted)
-        prefixes = {pair: layout.results_prefix(*pair) for pair in keys}
-        if force or not all(is_current(store, prefixes[pair], keys[pair]) for pair in keys):
+        sampled = set(layout.sampled_ids(config))
+        prefixes = {pair: layout.results_prefix(*pair) for pair in keys if pair[0] in sampled}
+        if force or not all(is_current(store, prefixes[pair], keys[pair]) for pair in prefixes):
             _check_settings(session, wanted)
-        outputs = {pair: begin(store, prefixes[pair], keys[pair], force=force) for pair in keys}
+        outputs = {pair: begin(store, prefixes[pair], keys[pair], force=force) for pair in prefixes}
         unfinished = [
-            i for i in wanted if any(outputs[i, b.name].finished is None for b in benchmarks)
+            i
+            for i in wanted
+            if not all(_is_finished(session, i, b, keys, outputs, force=force) for b in benchmarks)
         ]
         groups = multi_gpu.device_groups(session.evaluate)
         if len(groups) > 1 and len(unfinished) > 1:
@@ -75,19 +79,20 @@ def run(
                     clear(store, layout.second_grades_prefix(*pair))
                 force = False
             multi_gpu.run(config, store, unfinished, groups)
-            outputs = {pair: begin(store, prefixes[pair], keys[pair]) for pair in keys}
-        pairs = [(checkpoint_id, benchmark) for checkpoint_id in wanted for benchmark in benchmarks]
-        for checkpoint_id, benchmark in pairs:
-            output = outputs[checkpoint_id, benchmark.name]
-            completions_manifest = _generate_and_grade(
-                session, checkpoint_id, benchmark, output, force=force
-            )
-            manifests.append(completions_manifest)
-            # While the engine still holds this checkpoint.
-            likelihoods.make(session, checkpoint_id, benchmark, completions_manifest, force=force)
-        for (checkpoint_id, benchmark), completions_manifest in zip(pairs, manifests, strict=True):
-            _run_second_grader(session, checkpoint_id, benchmark, completions_manifest, force=force)
-    return manifests
+            outputs = {pair: begin(store, prefixes[pair], keys[pair]) for pair in prefixes}
+        for checkpoint_id in wanted:
+            for benchmark in benchmarks:
+                pair = checkpoint_id, benchmark.name
+                if pair in outputs:
+                    manifests[pair] = _generate_and_grade(
+                        session, checkpoint_id, benchmark, outputs[pair], force=force
+                    )
+                # While the engine still holds this checkpoint.
+                likelihoods.make(session, checkpoint_id, benchmark, keys[pair], force=force)
+        named = {benchmark.name: benchmark for benchmark in benchmarks}
+        for (checkpoint_id, name), manifest in manifests.items():
+            _run_second_grader(session, checkpoint_id, named[name], manifest, force=force)
+    return list(manifests.values())
 
 
 def check_engine_before_sweep(config: SweepConfig, store: Store) -> None:
@@ -100,8 +105,15 @@ def check_engine_before_sweep(config: SweepConfig, store: Store) -> None:
     if evaluate is None:
         return
     multi_gpu.select_gpus(evaluate)
-    ids = layout.evaluated_ids(config)
-    prefixes = [layout.results_prefix(i, b.name) for i in ids for b in config.benchmarks]
+    benchmarks = config.benchmarks
+    prefixes = [
+        *(layout.results_prefix(i, b.name) for i in layout.sampled_ids(config) for b in benchmarks),
+        *(
+            layout.likelihoods_prefix(i, b.name)
+            for i in layout.read_ids(config)
+            for b in benchmarks
+        ),
+    ]
     if not all(find_manifest(store, prefix) for prefix in prefixes):
         after = RunCheckpoints(config).headers(config.after)
         engine = engine_choice.choose_engine(evaluate, after)
@@ -113,7 +125,8 @@ def run_shard(
 ) -> Manifest | None:
     """Evaluate one checkpoint on one shard of a benchmark's problems, in a pod.
 
-    Returns None while other shards are missing. The pod that finishes the last shard joins and
+    Returns None for a checkpoint that only reads, which the pod of the first shard does, and while
+    other shards are missing. The pod that finishes the last shard joins and
     grades all of them; the output is the same as that of `run`.
     """
     all_shards = shards.evaluate_shards(config)
@@ -121,6 +134,11 @@ def run_shard(
     with open_session(config, store, only_checkpoint=checkpoint_id) as session:
         (benchmark,) = (b for b in session.benchmarks if b.name == shard.name)
         key = _keys(session, [checkpoint_id])[checkpoint_id, benchmark.name]
+        if checkpoint_id not in layout.sampled_ids(config):
+            if shard.number == 0:
+                _check_settings(session, [checkpoint_id])
+                likelihoods.make(session, checkpoint_id, benchmark, key)
+            return None
         prefix = layout.results_prefix(checkpoint_id, benchmark.name)
         if not is_current(store, prefix, key):
             _check_settings(session, [checkpoint_id])
@@ -141,7 +159,7 @@ def run_shard(
         )
         for joined in of_benchmark:
             clear(store, layout.shard_prefix(checkpoint_id, joined.id))
-        likelihoods.make(session, checkpoint_id, benchmark, completions_manifest)
+        likelihoods.make(session, checkpoint_id, benchmark, key)
         _run_second_grader(session, checkpoint_id, benchmark, completions_manifest, force=False)
         return completions_manifest
 
@@ -150,6 +168,22 @@ def _keys(session: Session, checkpoint_ids: Sequence[str]) -> dict[tuple[str, st
     return evaluation_keys(
         session.checkpoints, session.evaluate, session.store, checkpoint_ids, session.benchmarks
     )
+
+
+def _is_finished(
+    session: Session,
+    checkpoint_id: str,
+    benchmark: Benchmark,
+    keys: Mapping[tuple[str, str], OutputKey],
+    outputs: Mapping[tuple[str, str], Output],
+    *,
+    force: bool,
+) -> bool:
+    """Whether a checkpoint has drawn all it should on a benchmark, or read it if it draws none."""
+    pair = checkpoint_id, benchmark.name
+    if pair in outputs:
+        return outputs[pair].finished is not None
+    return not force and likelihoods.is_finished(session, *pair, keys[pair])
 
 
 def _check_settings(session: Session, checkpoint_ids: Sequence[str]) -> None:

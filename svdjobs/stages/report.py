@@ -7,7 +7,7 @@ from pathlib import Path
 
 from svdjobs import escape, pipeline
 from svdjobs.config import BenchmarkConfig, SweepConfig
-from svdjobs.evaluation import grades, likelihoods, second_grades
+from svdjobs.evaluation import grades, likelihoods, reading, second_grades
 from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.results import current_results
 from svdjobs.provenance import versions
@@ -17,6 +17,7 @@ from svdjobs.records import (
     Likelihood,
     Manifest,
     Plan,
+    Reading,
     Record,
     Summary,
 )
@@ -65,7 +66,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     )
     if output.finished:
         return output.finished
-    content = gather(config, store, plan, missing)
+    content = gather(config, store, plan, manifests)
     pictures = page.drawn(content)
     for figure in pictures:
         output.write(f"figures/{figure.picture.name}", figure.png)
@@ -111,8 +112,16 @@ def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
     wanted += [layout.checkpoint_prefix(alpha) for alpha in config.alphas]
     wanted += [stage.name for stage in _stages_with_rows(config)]
     manifests = {prefix: readable_manifest(store, prefix) for prefix in wanted}
-    evaluations = current_results(config, store).items()
-    return {**manifests, **{prefix: done.grades if done else None for prefix, done in evaluations}}
+    sampled, evaluations = layout.sampled_ids(config), current_results(config, store)
+    for benchmark in config.benchmarks:
+        for checkpoint_id in layout.evaluated_ids(config):
+            prefix = layout.results_prefix(checkpoint_id, benchmark.name)
+            if (done := evaluations[prefix]) or checkpoint_id in sampled:
+                manifests[prefix] = done.grades if done else None
+            elif checkpoint_id in layout.read_ids(config):
+                manifest = likelihoods.current(store, checkpoint_id, benchmark.name)
+                manifests[layout.likelihoods_prefix(checkpoint_id, benchmark.name)] = manifest
+    return manifests
 
 
 def _answers(
@@ -120,8 +129,9 @@ def _answers(
 ) -> dict[str, str]:
     """Content fingerprints of grades, likelihoods and second grades, by prefix.
 
-    The same key may have other bytes after it was generated or graded again. Likelihoods and second
-    grades are optional: the report uses those that exist.
+    The same key may have other bytes after it was generated or graded again. Second grades are
+    optional, and so are likelihoods of checkpoints that draw completions: the report uses those
+    that exist.
     """
     prints = {}
     for benchmark in config.benchmarks:
@@ -129,7 +139,8 @@ def _answers(
             results = layout.results_prefix(checkpoint_id, benchmark.name)
             if answered := manifests.get(results):
                 prints[results] = content_print(answered)
-            if manifest := likelihoods.current(store, checkpoint_id, benchmark.name):
+            manifest = likelihoods.current(store, checkpoint_id, benchmark.name)
+            if manifest and checkpoint_id in layout.read_ids(config):
                 prefix = layout.likelihoods_prefix(checkpoint_id, benchmark.name)
                 prints[prefix] = content_print(manifest)
             if manifest := second_grades.current(store, checkpoint_id, benchmark.name):
@@ -138,14 +149,20 @@ def _answers(
     return prints
 
 
-def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) -> Content:
+def gather(
+    config: SweepConfig, store: Store, plan: Plan, manifests: dict[str, Manifest | None]
+) -> Content:
     """Read all finished outputs into the content of the report."""
+    missing = _missing(manifests)
+    summaries = _summaries(config, store, manifests)
+    rows = _likelihoods(config, store)
     return Content(
         config=config,
         plan=plan,
-        summaries=_summaries(config, store, missing),
-        likelihoods=_likelihoods(config, store, missing),
-        agreements=_agreements(config, store, missing),
+        summaries=summaries,
+        likelihoods=rows,
+        readings=_readings(config, store, summaries, rows),
+        agreements=_agreements(config, store, manifests),
         blends={
             alpha: shard_records(store, alpha)
             for alpha in config.alphas
@@ -158,40 +175,78 @@ def gather(config: SweepConfig, store: Store, plan: Plan, missing: list[str]) ->
     )
 
 
-def _evaluated(config: SweepConfig, missing: list[str]) -> Iterator[tuple[BenchmarkConfig, str]]:
-    """Each benchmark and checkpoint id with a finished evaluation."""
+def _drawn(
+    config: SweepConfig, manifests: dict[str, Manifest | None]
+) -> Iterator[tuple[BenchmarkConfig, str]]:
+    """Each benchmark and checkpoint id with finished completions and grades."""
     for benchmark in config.benchmarks:
         for checkpoint_id in layout.evaluated_ids(config):
-            if layout.results_prefix(checkpoint_id, benchmark.name) not in missing:
+            if manifests.get(layout.results_prefix(checkpoint_id, benchmark.name)):
                 yield benchmark, checkpoint_id
 
 
 def _summaries(
-    config: SweepConfig, store: Store, missing: list[str]
+    config: SweepConfig, store: Store, manifests: dict[str, Manifest | None]
 ) -> dict[str, dict[str, Summary]]:
     summaries: dict[str, dict[str, Summary]] = {}
-    for benchmark, checkpoint_id in _evaluated(config, missing):
+    for benchmark, checkpoint_id in _drawn(config, manifests):
         if evaluation := grades.find(store, checkpoint_id, benchmark.name):
             summaries.setdefault(benchmark.name, {})[checkpoint_id] = evaluation.summary(store)
     return summaries
 
 
-def _likelihoods(
-    config: SweepConfig, store: Store, missing: list[str]
-) -> dict[str, dict[str, list[Likelihood]]]:
+def _likelihoods(config: SweepConfig, store: Store) -> dict[str, dict[str, list[Likelihood]]]:
     by_benchmark: dict[str, dict[str, list[Likelihood]]] = {}
-    for benchmark, checkpoint_id in _evaluated(config, missing):
-        if rows := likelihoods.load(store, checkpoint_id, benchmark.name):
-            by_benchmark.setdefault(benchmark.name, {})[checkpoint_id] = rows
+    for benchmark in config.benchmarks:
+        for checkpoint_id in layout.read_ids(config):
+            if rows := likelihoods.load(store, checkpoint_id, benchmark.name):
+                by_benchmark.setdefault(benchmark.name, {})[checkpoint_id] = rows
+    return by_benchmark
+
+
+def _readings(
+    config: SweepConfig,
+    store: Store,
+    summaries: dict[str, dict[str, Summary]],
+    rows: dict[str, dict[str, list[Likelihood]]],
+) -> dict[str, dict[str, Reading]]:
+    """What every checkpoint but after would score; empty if completions cannot be read."""
+    by_benchmark: dict[str, dict[str, Reading]] = {}
+    for benchmark, by_id in rows.items():
+        evaluation = grades.find(store, "after", benchmark)
+        scores = summaries.get(benchmark, {})
+        if not config.evaluation.readable or evaluation is None or "after" not in scores:
+            continue
+        graded = evaluation.graded(store)
+        problems = sorted({g.idx for g in graded} - set(scores["after"].gold_errors))
+        after = reading.OfAfter(
+            graded,
+            by_id.get("after", []),
+            likelihoods.load(store, "after", benchmark, likelihoods.AGAIN),
+            frozenset(scores["after"].gold_errors),
+            scores["after"].dtype,
+        )
+        for checkpoint_id, found in by_id.items():
+            sampled = None
+            if checkpoint_id in scores:
+                pairs = zip(
+                    scores[checkpoint_id].problem_scores,
+                    scores["after"].problem_scores,
+                    strict=True,
+                )
+                apart = (own - of_after for own, of_after in pairs)
+                sampled = dict(zip(problems, apart, strict=True))
+            if checkpoint_id != "after" and (made := reading.read(after, found, sampled)):
+                by_benchmark.setdefault(benchmark, {})[checkpoint_id] = made
     return by_benchmark
 
 
 def _agreements(
-    config: SweepConfig, store: Store, missing: list[str]
+    config: SweepConfig, store: Store, manifests: dict[str, Manifest | None]
 ) -> dict[str, dict[str, Agreement]]:
     agreements: dict[str, dict[str, Agreement]] = {}
     benchmarks = {section: load_benchmark(section) for section in config.benchmarks}
-    for section, checkpoint_id in _evaluated(config, missing):
+    for section, checkpoint_id in _drawn(config, manifests):
         if agreement := second_grades.agreement(store, benchmarks[section], checkpoint_id):
             agreements.setdefault(section.name, {})[checkpoint_id] = agreement
     return agreements
@@ -242,17 +297,20 @@ def _spectra(
 def closing_words(config: SweepConfig, store: Store) -> str:
     """The text that a sweep prints last: accuracy tables, findings, and the report's URL."""
     plan = layout.load_plan(store, config, stage=STAGE)
-    missing = unfinished(config, store)
+    manifests = _manifests(config, store)
+    missing = _missing(manifests)
+    summaries, rows = _summaries(config, store, manifests), _likelihoods(config, store)
     blends: dict[float, list[BlendRecord]] = {}
     content = Content(
         config,
         plan,
-        _summaries(config, store, missing),
+        summaries,
         blends,
         _rows(config, store, missing),
         {},
         missing,
-        likelihoods=_likelihoods(config, store, missing),
+        likelihoods=rows,
+        readings=_readings(config, store, summaries, rows),
     )
     adjusted = adjusted_p(content)
     parts = [

@@ -59,6 +59,8 @@ class Engine(Protocol):
     """Name, version and device, for the record."""
     context: int | None
     """The most tokens of prompt and completion together; None if the checkpoint does not say."""
+    vocabulary: int
+    """Number of token ids that the checkpoint embeds."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -72,8 +74,11 @@ class Engine(Protocol):
     ) -> Iterator[Completion]:
         """Yield completions as they finish, for all requests whose key is not in `done`."""
 
-    def log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
-        """Yield, for each trace, the log-probability of each of its completion tokens.
+    def log_probabilities(
+        self, traces: Sequence[Trace], temperature: float = 1.0
+    ) -> Iterator[list[float]]:
+        """Yield, for each trace, the log-probability of each of its completion tokens, when they
+        are sampled at this temperature.
 
         An engine may leave out the last token of a trace that fills its context (vLLM does).
         """

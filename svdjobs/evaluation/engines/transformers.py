@@ -68,6 +68,7 @@ class TransformersEngine:
         self.context: int | None = getattr(
             self._model.config.get_text_config(), "max_position_embeddings", None
         )
+        self.vocabulary: int = self._model.get_input_embeddings().num_embeddings
         # Empty: the sampling defaults of a checkpoint must not apply.
         self._model.generation_config = transformers.GenerationConfig()
         weight = next(self._model.parameters())
@@ -160,14 +161,18 @@ class TransformersEngine:
         rows = tokens_BT[:, prompt_length:].tolist()
         return [self._completion(r, t) for r, t in zip(requests, rows, strict=True)]
 
-    def log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
+    def log_probabilities(
+        self, traces: Sequence[Trace], temperature: float = 1.0
+    ) -> Iterator[list[float]]:
         """Yield, for each trace, the log-probability of each of its completion tokens."""
         longest = max((len(t.prompt_ids) + len(t.completion_ids) for t in traces), default=1)
         size = max(1, min(self._config.batch_size, MAX_TOKENS_PER_PASS // longest))
         for start in range(0, len(traces), size):
-            yield from self._log_probabilities(traces[start : start + size])
+            yield from self._log_probabilities(traces[start : start + size], temperature)
 
-    def _log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
+    def _log_probabilities(
+        self, traces: Sequence[Trace], temperature: float
+    ) -> Iterator[list[float]]:
         import torch
 
         sequences = [trace.prompt_ids + trace.completion_ids for trace in traces]
@@ -182,7 +187,8 @@ class TransformersEngine:
                 for start in range(len(trace.prompt_ids), len(ids), MAX_LOGIT_ROWS):
                     stop = min(start + MAX_LOGIT_ROWS, len(ids))
                     # The logits at t - 1 predict token t.
-                    log_p_TV = head(hidden_TH[start - 1 : stop - 1]).float().log_softmax(dim=-1)
+                    logits_TV = head(hidden_TH[start - 1 : stop - 1]).float() / temperature
+                    log_p_TV = logits_TV.log_softmax(dim=-1)
                     targets_T = torch.tensor(ids[start:stop], device=log_p_TV.device)
                     row += log_p_TV.gather(1, targets_T[:, None])[:, 0].tolist()
                 yield row
@@ -212,11 +218,10 @@ class TransformersEngine:
         """Sequences of different lengths as one batch: token ids and attention mask, both B×T."""
         import torch
 
-        rows = self._model.get_input_embeddings().num_embeddings
-        if (largest := max(map(max, sequences))) >= rows:
+        if (largest := max(map(max, sequences))) >= self.vocabulary:
             raise CheckpointError(
-                f"the tokenizer gives token {largest}, but the checkpoint embeds {rows} tokens "
-                f"only. Set `tokenizer` to the checkpoint this one was trained from."
+                f"the tokenizer gives token {largest}, but the checkpoint embeds {self.vocabulary} "
+                f"tokens only. Set `tokenizer` to the checkpoint this one was trained from."
             )
         length = max(map(len, sequences))
         # Padding is masked out, so any token will do; a tokenizer need not have a padding token.

@@ -101,6 +101,7 @@ class VllmEngine:
             self._llm = vllm.LLM(**self._arguments, use_tqdm_on_load=False)
         layouts: list[dict[str, Any]] = self._llm.collective_rpc("svdjobs_layout")
         layout = layouts[0]
+        self.vocabulary: int = self._llm.llm_engine.model_config.get_vocab_size()
         self._dtypes: dict[str, str] = layout["dtypes"]
         self._packed: dict[str, list[str]] = layout["packed"]
         self._kv_copies: dict[str, int] = layout["kv_copies"]
@@ -241,8 +242,14 @@ class VllmEngine:
             token_ids=tuple(tokens),
         )
 
-    def log_probabilities(self, traces: Sequence[Trace]) -> Iterator[list[float]]:
-        """Yield, for each trace, the log-probability of each of its completion tokens."""
+    def log_probabilities(
+        self, traces: Sequence[Trace], temperature: float = 1.0
+    ) -> Iterator[list[float]]:
+        """Yield, for each trace, the log-probability of each of its completion tokens.
+
+        Raises:
+            EvaluationError: out of memory, the engine died, or it has no logits to scale.
+        """
         from vllm import SamplingParams
 
         sampling = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
@@ -251,12 +258,27 @@ class VllmEngine:
         # context has no log-probability.
         sequences = [[*t.prompt_ids, *t.completion_ids][: self.context - 1] for t in traces]
         prompts = [{"prompt_token_ids": ids} for ids in sequences]
-        with _running_errors(self._config, self._log):
+        # vLLM applies the temperature to what it draws, but not to log-probabilities of a prompt.
+        with _running_errors(self._config, self._log), self._scaled_logits(1 / temperature):
             outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
         for trace, ids, output in zip(traces, sequences, outputs, strict=True):
             start = len(trace.prompt_ids)
             rows = zip(output.prompt_logprobs[start:], ids[start:], strict=True)
             yield [float(row[token].logprob) for row, token in rows]
+
+    @contextmanager
+    def _scaled_logits(self, factor: float) -> Iterator[None]:
+        if factor != 1 and not all(self._llm.collective_rpc("svdjobs_scale", args=(factor,))):
+            raise EvaluationError(
+                f"vLLM cannot scale the logits of this architecture, so completions at temperature "
+                f"{1 / factor:g} cannot be read. Set evaluate.temperature to 1, or evaluate.engine "
+                f"to transformers."
+            )
+        try:
+            yield
+        finally:
+            if factor != 1:
+                self._llm.collective_rpc("svdjobs_scale", args=(1 / factor,))
 
     def close(self) -> None:
         """Stop the engine and free its memory."""

@@ -44,6 +44,15 @@ class WeightSwap:
         parameters = self._svdjobs_model().named_parameters()
         return {name: bit_sum(parameter.detach()) for name, parameter in parameters}
 
+    def svdjobs_scale(self, factor: float) -> bool:
+        """Multiply the scale of all logits. Returns whether the model has one scale for them."""
+        from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+        found = [m for m in self._svdjobs_model().modules() if isinstance(m, LogitsProcessor)]
+        if len(found) == 1:
+            found[0].scale *= factor
+        return len(found) == 1
+
     def svdjobs_layout(self) -> dict[str, Any]:
         """Dtypes, fused names and copies of heads, to compute the expected checksums; and the
         device."""

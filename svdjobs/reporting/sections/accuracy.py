@@ -19,7 +19,7 @@ from svdjobs.reporting.data import (
     percent,
     points,
 )
-from svdjobs.reporting.sections import likelihood
+from svdjobs.reporting.sections import likelihood, reading
 from svdjobs.statistics import compare, holm, paired_difference, slope_over_alpha
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _sentences(content: Content) -> list[str]:
             lines.append(
                 f"{benchmark}: with {values}'s singular values in {bases}'s bases (alpha = 0), "
                 f"accuracy differs from {bases} by {points(change.difference)} points. "
-                f"{_verdict(change, _likelihood_effect(content, benchmark))}"
+                f"{_verdict(change, _read_effect(content, benchmark))}"
             )
         if slope := sweep_slope(content, benchmark):
             lines.append(
@@ -70,7 +70,7 @@ def _sentences(content: Content) -> list[str]:
 def _verdict(change: Comparison, elsewhere: str) -> str:
     """A sentence about a difference of accuracies.
 
-    `elsewhere` is the sentence of `_likelihood_effect`, or empty.
+    `elsewhere` is the sentence of `_read_effect`, or empty.
     """
     interval = change.difference
     if interval.low is None or interval.high is None:
@@ -80,24 +80,28 @@ def _verdict(change: Comparison, elsewhere: str) -> str:
     elif interval.low <= 0 <= interval.high:
         found = "The interval contains 0: accuracy shows no effect of the singular values."
     else:
-        return "The interval excludes 0: the singular values matter here."
+        return f"The interval excludes 0: the singular values matter here.{elsewhere}"
     if change.detectable:
         one = f"one of {100 * change.detectable:.1f} points"
         found += f" It would have found {one} in 4 of 5 tries."
     return f"{found}{elsewhere}"
 
 
-def _likelihood_effect(content: Content, benchmark: str) -> str:
-    """A sentence if the likelihood of after's completions shows a difference between after and
-    alpha = 0; else an empty text."""
+def _read_effect(content: Content, benchmark: str) -> str:
+    """A sentence on what alpha = 0 costs as read from after's completions, or, where that cannot be
+    read, on whether their likelihood differs; else an empty text."""
     if content.config.bases_of != "after":
         return ""
+    found = content.readings.get(benchmark, {}).get(alpha_id(0.0))
+    if found and found.accuracy:
+        read = reading.words(found.accuracy)
+        return f" Read from after's own answers, which is far sharper: {read}."
     kl = likelihood.divergences(content, benchmark).get(alpha_id(0.0))
-    if kl is None or kl.low is None or kl.low <= _ROUNDING_KL:
+    if kl is None or kl.value.low is None or kl.value.low <= _ROUNDING_KL:
         return ""
     return (
         f" The likelihood of after's answers, which is far finer, does show one: KL "
-        f"{likelihood.plain(kl)} nats per token."
+        f"{likelihood.plain(kl.value)} nats per token."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from svdjobs.config import alpha_id
 from svdjobs.escape import label as named
@@ -17,26 +17,47 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+class Divergence(NamedTuple):
+    """KL(after ‖ checkpoint) per token, in nats."""
+
+    value: Interval
+    from_ratio: bool
+    """Estimated as the mean log ratio, since the sharper estimator cannot be trusted here."""
+
+
 def likelihood_table(content: Content, benchmark: str) -> Table:
     """The NLL of after's completions and the divergence from after, per token."""
     by_id = content.likelihoods[benchmark]
     after, kl = by_id.get("after"), divergences(content, benchmark)
     rows = []
     for checkpoint_id, found in by_id.items():
-        nll = mean_per_token(_by_problem(found, None, lambda own, _: -own))
+        read = [row for row in found if not row.unread]
+        terms = _by_problem(read, None, lambda own, _: -own)
+        nll = plain(mean_per_token(terms)) if terms else "-"
         change = "-"
-        if checkpoint_id != "after" and (both := _by_problem(found, after or [], _nll_change)):
+        if checkpoint_id != "after" and (both := _by_problem(read, after or [], _log_ratio)):
             change = _signed(mean_per_token(both))
-        divergence = plain(kl[checkpoint_id]) if checkpoint_id in kl else "-"
-        rows.append([checkpoint_id, str(len(found)), plain(nll), change, divergence])
+        divergence = "-"
+        if checkpoint_id in kl:
+            divergence = plain(kl[checkpoint_id].value) + " *" * kl[checkpoint_id].from_ratio
+        rows.append([checkpoint_id, str(len(read)), nll, change, divergence])
+    starred = " *: mean log ratio, since" if any(kl[i].from_ratio for i in kl) else ""
+    if starred:
+        starred += (
+            " this checkpoint is so far from after that e^d − 1 − d, which is otherwise sharper, "
+            "misses the tokens that count most."
+        )
+    tempered = content.config.evaluate and content.config.evaluate.read_temperature != 1
     return Table(
         f"likelihood-{benchmark}",
         f"How likely after's answers are, on {benchmark}",
         "Every checkpoint reads the same answers, drawn by after, instead of drawing its own, so "
         "nothing here is sampling noise of the checkpoint. NLL in nats per token; `minus after` is "
         "the difference token by token; KL(after ‖ checkpoint) is estimated without bias from the "
-        "same tokens (only where they were drawn at temperature 1 and top_p 1). 95 % intervals "
-        "clustered by problem. Differences are of the answers that both have read."
+        "same tokens (only where all tokens could be drawn: top_p 1, a temperature above 0). 95 % "
+        "intervals clustered by problem. Differences are of the answers that both have read."
+        + (" Of the distribution at the sampling temperature." if tempered else "")
+        + starred
         + _unread(by_id),
         ["checkpoint", "answers", "NLL", "minus after", "KL"],
         rows,
@@ -44,41 +65,57 @@ def likelihood_table(content: Content, benchmark: str) -> Table:
     )
 
 
-def _nll_change(own: float, after: float) -> float:
+def _log_ratio(own: float, after: float) -> float:
     return after - own
 
 
 def _unread(by_id: Mapping[str, list[Likelihood]]) -> str:
     """A sentence if a checkpoint lacks likelihoods that another has; else an empty text."""
-    counts = {checkpoint_id: len(found) for checkpoint_id, found in by_id.items()}
+    counts = {i: sum(not row.unread for row in found) for i, found in by_id.items()}
     most = max(counts.values(), default=0)
     short = [f"{i} {most - n}" for i, n in counts.items() if n < most]
     return f" Answers that are missing: {', '.join(short)}." if short else ""
 
 
-def divergences(content: Content, benchmark: str) -> dict[str, Interval]:
-    """KL(after ‖ checkpoint) per token by checkpoint id, in nats.
+def divergences(content: Content, benchmark: str) -> dict[str, Divergence]:
+    """KL(after ‖ checkpoint) by checkpoint id.
 
-    Empty unless the completions were sampled from after's own distribution: at temperature 1 and
-    top_p 1.
+    Empty unless the completions were sampled from all of after's distribution.
     """
     by_id, sampler = content.likelihoods.get(benchmark, {}), content.config.evaluate
     after = by_id.get("after")
-    if after is None or sampler is None or (sampler.temperature, sampler.top_p) != (1, 1):
+    if after is None or sampler is None or not sampler.readable:
         return {}
-    return {
-        checkpoint_id: mean_per_token(terms)
-        for checkpoint_id, found in by_id.items()
-        if checkpoint_id != "after" and (terms := _by_problem(found, after, _divergence))
-    }
+    found = {}
+    for checkpoint_id, rows in by_id.items():
+        terms = _by_problem(rows, after, _sharper_divergence)
+        if checkpoint_id != "after" and terms:
+            found[checkpoint_id] = _divergence(terms, _by_problem(rows, after, _log_ratio))
+    return found
 
 
-def _divergence(own: float, after: float) -> float:
+def _divergence(sharper: list[list[float]], ratios: list[list[float]]) -> Divergence:
+    """The sharper of two unbiased estimates, unless they contradict each other.
+
+    Their difference, e^d − 1, has the expectation 0. Its mean is below 0 where the checkpoint finds
+    some tokens much likelier than after does, so that few or none of them were drawn. The sharper
+    estimate lacks these terms; the mean log ratio hardly depends on them.
+    """
+    parted = mean_per_token(
+        [[s - r for s, r in zip(a, b, strict=True)] for a, b in zip(sharper, ratios, strict=True)]
+    )
+    apart = (
+        parted.low is not None and parted.high is not None and not parted.low <= 0 <= parted.high
+    )
+    return Divergence(mean_per_token(ratios if apart else sharper), apart)
+
+
+def _sharper_divergence(own: float, after: float) -> float:
     """The term of one token in KL(after ‖ own), for tokens sampled from after: e^d − 1 − d with
     d = log p_own − log p_after.
 
-    The mean of the terms estimates the divergence without bias. A term is at least 0 and varies far
-    less than −d (Schulman 2020, "Approximating KL Divergence", estimator k3).
+    A term is at least 0 and varies far less than −d (Schulman 2020, "Approximating KL Divergence",
+    http://joschu.net/blog/kl-approx.html, estimator k3).
     """
     d = own - after
     return math.expm1(d) - d
@@ -95,9 +132,11 @@ def _by_problem(
     stands for `found` itself.
     """
     others = found if reference is None else reference
-    known = {(r.idx, r.sample_index): r.log_probabilities for r in others}
+    known = {(r.idx, r.sample_index): r.log_probabilities for r in others if not r.unread}
     terms: dict[int, list[float]] = {}
     for row in found:
+        if row.unread:
+            continue
         # Compare only completions whose likelihood is known under both checkpoints.
         if (other := known.get((row.idx, row.sample_index))) is None:
             continue
@@ -130,7 +169,7 @@ def _figure(content: Content) -> Figure:
             for a in content.config.alphas
             if alpha_id(a) in by_id and not (a == 1 and content.config.bases_of == "after")
         ]
-        points = [by_id[alpha_id(alpha)] for alpha in alphas]
+        points = [by_id[alpha_id(alpha)].value for alpha in alphas]
         axes.errorbar(
             alphas,
             drawing.positive([p.value for p in points]),
@@ -143,7 +182,10 @@ def _figure(content: Content) -> Figure:
         )
         if "before" in by_id:
             axes.axhline(
-                by_id["before"].value, color=drawing.COLOURS[1], linestyle="--", label="before"
+                by_id["before"].value.value,
+                color=drawing.COLOURS[1],
+                linestyle="--",
+                label="before",
             )
         drawing.span(axes, alphas)
         axes.set(
@@ -178,7 +220,7 @@ def _pictures(content: Content) -> Iterator[Picture]:
 def _numbers(content: Content) -> Iterator[Row]:
     for benchmark in content.likelihoods:
         for checkpoint_id, kl in divergences(content, benchmark).items():
-            yield benchmark, checkpoint_id, "kl_from_after", kl
+            yield benchmark, checkpoint_id, "kl_from_after", kl.value
 
 
 SECTION = Section(30, tables=_tables, pictures=_pictures, numbers=_numbers)

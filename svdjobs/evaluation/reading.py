@@ -1,0 +1,143 @@
+"""Reads the accuracy of every checkpoint from after's graded completions and their likelihoods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from svdjobs.records import Grade, Interval, Likelihood, Outcome, Reading
+from svdjobs.statistics import (
+    mean_interval,
+    reweighted_difference,
+    sign_flip_p,
+    weights_quality,
+)
+
+Key = tuple[int, int]
+"""Problem and sample of a completion."""
+NOISE_OF_EFFECT = math.sqrt(0.5)
+"""Largest noise of the log weights, as a share of their spread. At this share the checkpoint
+contributes as much to the spread as the engine's rounding does."""
+ROUNDED = ("bfloat16", "float16")
+
+
+class OfAfter(NamedTuple):
+    """Everything that a checkpoint is read from on one benchmark."""
+
+    grades: Sequence[Grade]
+    likelihoods: Sequence[Likelihood]
+    again: Sequence[Likelihood]
+    """The second reading; empty in older runs."""
+    unreadable_golds: frozenset[int]
+    dtype: str
+
+
+def read(
+    after: OfAfter, found: Sequence[Likelihood], sampled: Mapping[int, float] | None = None
+) -> Reading | None:
+    """What the checkpoint with likelihoods `found` would score; None if nothing can be compared.
+
+    `sampled` is the score of each problem by the checkpoint's own completions, minus after's.
+    """
+    outcomes = {
+        (g.idx, g.sample_index): g.outcome
+        for g in after.grades
+        if g.idx not in after.unreadable_golds
+    }
+    logs = log_weights(found, after.likelihoods, outcomes)
+    if not logs:
+        return None
+    by_problem = _by_problem(logs)
+    weights = [[logs[key] for key in keys] for keys in by_problem.values()]
+    quality = weights_quality(weights)
+    noise_logs = log_weights(after.again, after.likelihoods, outcomes)
+    noise = _rms(noise_logs.values()) if noise_logs else None
+    spread = _rms(logs.values())
+    reading = Reading(
+        completions=len(logs),
+        unread=len(after.likelihoods) - sum(not row.unread for row in found),
+        effective_share=quality.effective_share,
+        largest_share=quality.largest_share,
+        pareto_k=quality.pareto_k,
+        mean_weight=quality.mean,
+        spread=spread,
+        noise=noise,
+    )
+    if not quality.usable:
+        return reading.model_copy(update={"refused": "too far"})
+    if noise and after.dtype in ROUNDED and 0 < spread * NOISE_OF_EFFECT <= noise:
+        return reading.model_copy(update={"refused": "noise"})
+
+    def shares(outcome: Outcome) -> list[list[float]]:
+        return [[float(outcomes[key] is outcome) for key in keys] for keys in by_problem.values()]
+
+    correct = reweighted_difference(weights, shares(Outcome.CORRECT))
+    engine = _engine_error(noise_logs, outcomes) if spread else 0.0
+    minus_sampled, p = None, None
+    if sampled is not None:
+        apart = [
+            value - sampled[problem]
+            for problem, value in zip(by_problem, correct.per_problem, strict=True)
+            if problem in sampled
+        ]
+        minus_sampled = mean_interval(apart) if apart else None
+        p = sign_flip_p(apart) if minus_sampled and minus_sampled.standard_error else None
+    return reading.model_copy(
+        update={
+            "accuracy": _wider(correct.like_these, engine),
+            "accuracy_here": _wider(correct.these, engine),
+            "truncated": reweighted_difference(weights, shares(Outcome.TRUNCATED)).like_these,
+            "no_answer": reweighted_difference(weights, shares(Outcome.NO_ANSWER)).like_these,
+            "minus_sampled": minus_sampled,
+            "minus_sampled_p": p,
+        }
+    )
+
+
+def log_weights(
+    found: Iterable[Likelihood], reference: Iterable[Likelihood], keys: Iterable[Key]
+) -> dict[Key, float]:
+    """log p_found − log p_reference of each completion among `keys` that both have read."""
+    wanted = set(keys)
+    known = {(r.idx, r.sample_index): r for r in reference if not r.unread}
+    logs = {}
+    for row in found:
+        key = row.idx, row.sample_index
+        if key in wanted and key in known and not row.unread:
+            pairs = zip(row.log_probabilities, known[key].log_probabilities, strict=True)
+            logs[key] = math.fsum(own - other for own, other in pairs)
+    return logs
+
+
+def _by_problem(keys: Iterable[Key]) -> dict[int, list[Key]]:
+    by_problem: dict[int, list[Key]] = {}
+    for key in sorted(keys):
+        by_problem.setdefault(key[0], []).append(key)
+    return by_problem
+
+
+def _engine_error(noise_logs: Mapping[Key, float], outcomes: Mapping[Key, Outcome]) -> float:
+    """Standard error that the engine's rounding alone gives a difference of accuracies."""
+    if not noise_logs:
+        return 0.0
+    by_problem = _by_problem(noise_logs)
+    weights = [[noise_logs[key] for key in keys] for keys in by_problem.values()]
+    correct = [[float(outcomes[k] is Outcome.CORRECT) for k in ks] for ks in by_problem.values()]
+    return reweighted_difference(weights, correct).like_these.standard_error or 0.0
+
+
+def _wider(interval: Interval, error: float) -> Interval:
+    """The interval with a further standard error, independent of its own."""
+    own = interval.standard_error
+    if interval.low is None or interval.high is None or not own:
+        return interval
+    total = math.hypot(own, error)
+    half = (interval.high - interval.low) / 2 * total / own
+    low, high = interval.value - half, interval.value + half
+    return Interval(value=interval.value, low=low, high=high, standard_error=total)
+
+
+def _rms(values: Iterable[float]) -> float:
+    squares = [value**2 for value in values]
+    return math.sqrt(math.fsum(squares) / len(squares))
