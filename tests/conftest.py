@@ -110,6 +110,7 @@ def _config(
         "store": str(folder / "run"),
         "alphas": [0, 0.5, 1],
         "evaluate": {
+            "sampled": "all",
             "benchmarks": [{"name": "sums", "data": str(benchmark_file)}],
             "max_tokens": 12,
             "n_samples": 2,

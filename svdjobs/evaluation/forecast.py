@@ -54,7 +54,7 @@ def preview_evaluation(config: SweepConfig, store: Store) -> list[str]:
 
 def _all_finished(config: SweepConfig, store: Store) -> bool:
     ids = layout.evaluated_ids(config)
-    prefixes = [layout.results_prefix(i, b.name) for b in config.benchmarks for i in ids]
+    prefixes = [layout.evaluation_prefix(config, i, b.name) for b in config.benchmarks for i in ids]
     return all(find_manifest(store, prefix) is not None for prefix in prefixes)
 
 
@@ -73,7 +73,8 @@ def _amounts(
 ) -> Iterator[str]:
     """The number of completions, prompt tokens and generated tokens of each benchmark."""
     evaluate = config.evaluation
-    count = len(layout.evaluated_ids(config))
+    count = len(layout.sampled_ids(config))
+    read = 0 if evaluate.read == 0 else len(layout.read_ids(config))
     for benchmark in benchmarks:
         lengths = [len(prompt.ids) for prompt in of_after.prompts[benchmark.name]]
         lengths_of_before = [len(prompt.ids) for prompt in of_before.prompts[benchmark.name]]
@@ -85,6 +86,11 @@ def _amounts(
             f"{max(lengths):,} tokens, {prompt_tokens * evaluate.n_samples:,} in all, and at most "
             f"{completions * evaluate.max_tokens:,} generated tokens"
         )
+        if read:
+            answers = len(lengths) * evaluate.read_per_problem
+            yield (
+                f"{benchmark.name}: {read} checkpoints read {answers:,} of after's completions each"
+            )
 
 
 def _tokenizers(checkpoints: RunCheckpoints, of_after: PromptSet) -> Iterator[str]:

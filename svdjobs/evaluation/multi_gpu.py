@@ -173,12 +173,8 @@ def _process(
 
 def _finished(config: SweepConfig, store: Store, checkpoint_id: str) -> bool:
     """Whether a checkpoint has drawn its completions, or read after's if it draws none."""
-    sampled = checkpoint_id in layout.sampled_ids(config)
-    prefix = layout.results_prefix if sampled else layout.likelihoods_prefix
-    return all(
-        find_manifest(store, prefix(checkpoint_id, benchmark.name)) is not None
-        for benchmark in config.benchmarks
-    )
+    prefixes = [layout.evaluation_prefix(config, checkpoint_id, b.name) for b in config.benchmarks]
+    return all(find_manifest(store, prefix) is not None for prefix in prefixes)
 
 
 def log_of(logs: RunLogs, number: int) -> Path:

@@ -131,6 +131,13 @@ def grades_prefix(checkpoint_id: str, benchmark: str) -> str:
     return f"grades/{checkpoint_id}/{benchmark}"
 
 
+def evaluation_prefix(config: SweepConfig, checkpoint_id: str, benchmark: str) -> str:
+    """Prefix of what the evaluation of a checkpoint makes: its completions, or its likelihoods of
+    after's if it only reads."""
+    sampled = checkpoint_id in sampled_ids(config)
+    return (results_prefix if sampled else likelihoods_prefix)(checkpoint_id, benchmark)
+
+
 def shard_prefix(checkpoint_id: str, shard_id: str) -> str:
     """Prefix of a shard of a checkpoint's completions, until the shards are joined."""
     # share: the historic spelling of shard, in stored keys.

@@ -26,7 +26,8 @@ def run(config: SweepConfig, store: Store, *, alpha: float) -> None:
     prefix = layout.checkpoint_prefix(alpha)
     (manifest,) = require(store, [prefix], stage=STAGE)
     results = [
-        layout.results_prefix(alpha_id(alpha), section.name) for section in config.benchmarks
+        layout.evaluation_prefix(config, alpha_id(alpha), section.name)
+        for section in config.benchmarks
     ]
     if missing := [prefix for prefix in results if find_manifest(store, prefix) is None]:
         raise IncompleteError(

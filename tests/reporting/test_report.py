@@ -51,6 +51,7 @@ def run(
             "benchmarks": [{"name": "sums", "data": str(benchmark_file)}],
             "max_tokens": 4,
             "n_samples": 2,
+            "sampled": "all",
         },
         "rotations": {"rl1": str(chain["rl1"])},
         "report": {"title": "A <b>& title"},
@@ -64,7 +65,8 @@ def test_all_files_are_there(run: Path) -> None:
     assert names == {
         "manifest.json", "report.html", "report.md", "verdict.json", "junit.xml",
         "figures/accuracy.png",
-        "figures/divergence.png",
+        "figures/divergence.png", "figures/reading.png", "tables/reading-sums.csv",
+        "tables/weights-sums.csv",
         "figures/rotation_mse_curves.png", "figures/spectrum.png", "tables/accuracy-sums.csv",
         "tables/estimates-sums.csv", "tables/likelihood-sums.csv", "tables/outcomes-sums.csv",
         "tables/graders-sums.csv",
@@ -77,7 +79,7 @@ def test_all_files_are_there(run: Path) -> None:
 def test_page_needs_nothing_from_elsewhere(run: Path) -> None:
     page = (run / "report" / "report.html").read_text()
     assert outside_references(page) == []
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert "A &lt;b&gt;&amp; title" in page
 
 
@@ -242,7 +244,7 @@ def test_an_answer_that_was_not_read_is_said_and_averaged_over_by_nobody() -> No
 
     by_id = {"after": rows(first[0]), "before": rows(first[1], second[1])}
     found = replace(shown, config=sampled, likelihoods={"b": by_id})
-    kl = divergences(found, "b")["before"].value
+    kl = divergences(found, "b")["before"].value.value
     assert kl == pytest.approx(math.expm1(-0.5) + 0.5)
     assert "missing: after 1." in likelihood_table(found, "b").caption
 
@@ -349,7 +351,7 @@ def test_sharded_checkpoints_are_reported_whole(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "run")
     from svdjobs.runs import layout
 
-    made = report.gather(config, store, layout.load_plan(store, config, stage="test"), [])
+    made = report.gather(config, store, layout.load_plan(store, config, stage="test"), {})
     assert len(made.blends[0.0]) == 14
 
 

@@ -145,7 +145,8 @@ def weights_table(content: Content, benchmark: str) -> Table:
         f"How far the readings can be trusted, on {benchmark}",
         "`ESS`: effective sample size as a share of the answers; `largest`: share of the largest "
         "weight; `k̂`: Pareto shape of the largest weights, above 0.7 a sign of weights too heavy "
-        "to average (unless the ESS is above 90 %: then all are near 1). The mean weight must be 1. Nothing is read with an ESS below 20 %, nor where the mean weight is known to less "
+        "to average (unless the ESS is above 90 %: then all are near 1). The mean weight must be "
+        "1. Nothing is read with an ESS below 20 %, nor where the mean weight is known to less "
         "than ± 0.1. `spread` is the root mean square of the log weights. " + rounding,
         ["checkpoint", "answers", "unread", "ESS", "largest", "k̂", "mean weight", "spread"],
         rows,
