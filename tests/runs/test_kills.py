@@ -79,6 +79,23 @@ def test_finished_work_is_not_done_again(small: Callable[..., SweepConfig], tmp_
     assert outcome["writes"] == []
 
 
+def test_completions_are_read_once(small: Callable[..., SweepConfig], tmp_path: Path) -> None:
+    """Reading is killed twice amid ten completions, and once while after reads them again. Each row
+    is written once, and is that of an undisturbed run, to the bit."""
+    undisturbed, killed = small(tmp_path / "undisturbed"), small(tmp_path / "killed")
+    run_child(undisturbed)
+    folder = "likelihoods/after/sums"
+    outcome = run_child(killed, f"after:{folder}:2", f"after:{folder}:3", f"after:{folder}:9")
+    assert outcome["signals"] == [signal.SIGKILL] * 3
+    writes = outcome["all_writes"]
+    assert isinstance(writes, list)
+    read = [[k for k in keys if k.startswith(f"{folder}/likelihoods.journal ")] for keys in writes]
+    again = [[k for k in keys if k.startswith(f"{folder}/again.journal ")] for keys in writes]
+    assert len({key for keys in read for key in keys}) == 10 == sum(map(len, read))
+    assert len({key for keys in again for key in keys}) == 10 == sum(map(len, again))
+    assert digests(killed) == digests(undisturbed)
+
+
 def test_completions_are_generated_once(small: Callable[..., SweepConfig], tmp_path: Path) -> None:
     """An evaluation is killed before the third of ten completions, after the sixth, and while it
     grades all ten. Each time it resumes with the next completion.

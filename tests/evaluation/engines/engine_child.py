@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from safetensors.torch import load_file
@@ -28,11 +29,12 @@ from svdjobs.evaluation.engines.protocol import (
     make_requests,
 )
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts
-from svdjobs.records import Problem
+from svdjobs.records import Completion, Problem
 
 DEMO = Path(svdjobs.__file__).parent / "demo"
 N_PROBLEMS = 8
 MAX_TOKENS = 40
+TEMPERATURE = 0.6
 
 
 def weights(name: str) -> Weights:
@@ -69,6 +71,12 @@ def refused(action: Callable[[], object]) -> str:
     return ""
 
 
+def answered(engine: Engine) -> list[tuple[Request, Completion]]:
+    """Forty requests, whose prompts share most of their tokens, and their completions."""
+    by_key = {request.key: request for request in requests(5)}
+    return [(by_key[c.idx, c.sample_index], c) for c in engine.generate(requests(5))]
+
+
 def report_on(engine: Engine) -> dict[str, Any]:
     """What an engine that was started with rl2 does."""
 
@@ -87,7 +95,16 @@ def report_on(engine: Engine) -> dict[str, Any]:
         "nothing": generated(requests(1), {request.key for request in requests(1)}),
         "log_probabilities": list(engine.log_probabilities(traces())),
         "no_log_probabilities": list(engine.log_probabilities([])),
+        "vocabulary": engine.vocabulary,
+        "tempered": list(engine.log_probabilities(traces(), TEMPERATURE)),
+        "untempered": list(engine.log_probabilities(traces())),
     }
+    drawn = [Trace(r.prompt_ids, c.token_ids) for r, c in answered(engine)]
+    report["traces"] = drawn
+    report["read"] = list(engine.log_probabilities(drawn))
+    shuffled = Random(1).sample(range(len(drawn)), len(drawn))
+    rows = list(engine.log_probabilities([drawn[i] for i in shuffled]))
+    report["read_in_another_order"] = [rows[shuffled.index(i)] for i in range(len(drawn))]
     engine.put(weights("base"))
     report["base"] = generated(requests(1))
     report["base_log_probabilities"] = list(engine.log_probabilities(traces()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ import torch
 
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import ConfigError
-from svdjobs.evaluation.engines.protocol import engine_kind
+from svdjobs.evaluation.engines.protocol import Trace, engine_kind
 from svdjobs.evaluation.engines.stop_tokens import stop_tokens
 from svdjobs.evaluation.prompts import load_tokenizer
 from tests.evaluation.engines import engine_child
@@ -56,13 +56,15 @@ def model(name: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def expected_log_probabilities(name: str) -> list[list[float]]:
+def expected_log_probabilities(
+    name: str, traces: Iterable[Trace] = (), temperature: float = 1.0
+) -> list[list[float]]:
     """By a forward pass of the library's model over each trace alone."""
     rows = []
-    for trace in engine_child.traces():
-        ids = torch.tensor([trace.prompt_ids + trace.completion_ids])
+    for trace in traces or engine_child.traces():
+        ids = torch.tensor([[*trace.prompt_ids, *trace.completion_ids]])
         with torch.no_grad():
-            log_p = model(name)(ids).logits[0].log_softmax(-1)
+            log_p = (model(name)(ids).logits[0] / temperature).log_softmax(-1)
         places = range(len(trace.prompt_ids), ids.shape[1])
         rows.append([float(log_p[i - 1, ids[0, i]]) for i in places])
     return rows
@@ -128,6 +130,30 @@ def test_log_probabilities_are_the_model_s(report: Report) -> None:
         for ours, theirs in zip(report[key], rows, strict=True):
             assert ours == pytest.approx(theirs, abs=2e-5), name
     assert report["no_log_probabilities"] == []
+
+
+def test_log_probabilities_at_another_temperature(report: Report) -> None:
+    """Those of the distribution that completions are drawn from at this temperature."""
+    rows = expected_log_probabilities("rl2", temperature=engine_child.TEMPERATURE)
+    for ours, theirs in zip(report["tempered"], rows, strict=True):
+        assert ours == pytest.approx(theirs, abs=5e-5)
+    assert report["untempered"] == report["log_probabilities"]
+
+
+def test_the_order_of_traces_does_not_matter(report: Report) -> None:
+    """Not even if they share most of their tokens, which vLLM caches by default: it is said to give
+    other log-probabilities then (vllm-project/vllm#42019)."""
+    traces = [Trace(*trace) for trace in report["traces"]]
+    assert len(traces) == 40
+    expected = expected_log_probabilities("rl2", traces)
+    orders = report["read"], report["read_in_another_order"]
+    for ours, others, theirs in zip(*orders, expected, strict=True):
+        assert ours == pytest.approx(others, abs=1e-5)
+        assert ours == pytest.approx(theirs, abs=2e-5)
+
+
+def test_it_knows_its_vocabulary(report: Report) -> None:
+    assert report["vocabulary"] == model("rl2").config.vocab_size
 
 
 def test_weights_that_are_put_in_are_those_it_generates_with(report: Report) -> None:

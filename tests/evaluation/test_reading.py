@@ -1,0 +1,270 @@
+"""Reading: what every checkpoint would score, from after's completions, without drawing a token."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from svdjobs import local
+from svdjobs.config import EvaluateConfig, SweepConfig
+from svdjobs.errors import EvaluationError
+from svdjobs.evaluation import likelihoods, reading
+from svdjobs.evaluation.engines.transformers import TransformersEngine
+from svdjobs.evaluation.prompts import load_tokenizer
+from svdjobs.records import Completion, Grade, Interval, Likelihood, Outcome
+from svdjobs.runs import layout
+from svdjobs.stages import drop_weights, evaluate, report
+from svdjobs.storage.local import LocalStore
+from tests.evaluation.engines import engine_child
+
+MakeConfig = Callable[..., SweepConfig]
+PROBLEMS, SAMPLES = 100, 4
+
+
+def rows(log_p: np.ndarray) -> list[Likelihood]:
+    """Likelihoods of completions of two tokens each, from their total log-probability."""
+    return [
+        Likelihood(idx=i, sample_index=k, log_probabilities=[float(log_p[i, k]) / 2] * 2)
+        for i, k in np.ndindex(log_p.shape)
+    ]
+
+
+def grades(correct: np.ndarray) -> list[Grade]:
+    outcome = {True: Outcome.CORRECT, False: Outcome.NO_ANSWER}
+    return [
+        Grade(idx=i, sample_index=k, outcome=outcome[bool(correct[i, k])], answer=None)
+        for i, k in np.ndindex(correct.shape)
+    ]
+
+
+class Planted:
+    """Completions of after with grades, and a checkpoint that finds right ones likelier."""
+
+    def __init__(self, tilt: float = 0.02, noise: float = 1e-6, dtype: str = "float32") -> None:
+        rng = np.random.default_rng(2)
+        self.chance = rng.beta(1, 1, (PROBLEMS, 1))
+        self.correct = rng.random((PROBLEMS, SAMPLES)) < self.chance
+        self.log_p = rng.normal(-20, 3, (PROBLEMS, SAMPLES))
+        # Right completions are exp(tilt) times as likely, and the probabilities add up to 1.
+        self.other = self.log_p + tilt * self.correct
+        self.other -= np.log(1 + self.chance * np.expm1(tilt))
+        again = self.log_p + rng.normal(0, noise, self.log_p.shape)
+        self.after = reading.OfAfter(
+            grades(self.correct), rows(self.log_p), rows(again), frozenset(), dtype
+        )
+
+
+def test_a_planted_difference_is_read() -> None:
+    planted = Planted(tilt=0.02)
+    found = reading.read(planted.after, rows(planted.other))
+    assert found is not None
+    assert found.accuracy is not None
+    assert found.accuracy_here is not None
+    chance = planted.chance * math.exp(0.02) / (1 + planted.chance * math.expm1(0.02))
+    truth = float((chance - planted.chance).mean())
+    for interval in (found.accuracy, found.accuracy_here):
+        assert interval.low is not None
+        assert interval.high is not None
+        assert 0 < interval.low < truth < interval.high
+    assert found.no_answer is not None
+    assert found.no_answer.value == pytest.approx(-found.accuracy.value)
+    assert found.truncated == Interval(value=0.0)
+    assert found.noise == pytest.approx(1e-6, rel=0.2)
+    assert found.spread == pytest.approx(0.01, rel=0.2)
+    assert (found.completions, found.unread, found.refused) == (PROBLEMS * SAMPLES, 0, None)
+
+
+def test_the_engine_s_noise_widens_the_interval() -> None:
+    widths = []
+    for noise in (0.0, 0.005, 0.05):
+        planted = Planted(noise=noise)
+        found = reading.read(planted.after, rows(planted.other))
+        assert found is not None
+        assert found.accuracy is not None
+        widths.append(found.accuracy.standard_error or 0.0)
+    assert widths[0] < widths[1] < widths[2]
+    assert widths[2] > 3 * widths[0]
+
+
+@pytest.mark.parametrize(
+    ("noise", "dtype", "refused"),
+    [(0.02, "bfloat16", "noise"), (0.001, "bfloat16", None), (0.02, "float32", None)],
+)
+def test_a_difference_below_the_noise_of_16_bits_is_refused(
+    noise: float, dtype: str, refused: str | None
+) -> None:
+    planted = Planted(noise=noise, dtype=dtype)
+    found = reading.read(planted.after, rows(planted.other))
+    assert found is not None
+    assert found.refused == refused
+    assert (found.accuracy is None) == (refused is not None)
+
+
+def test_a_far_checkpoint_is_refused() -> None:
+    planted = Planted()
+    far = planted.log_p + np.random.default_rng(1).normal(0, 3, planted.log_p.shape)
+    found = reading.read(planted.after, rows(far))
+    assert found is not None
+    assert found.refused == "too far"
+    assert found.accuracy is None
+
+
+def test_what_is_not_read_or_cannot_be_graded_is_left_out() -> None:
+    planted = Planted()
+    others = rows(planted.other)
+    for row in others[:3]:
+        object.__setattr__(row, "unread", "context")
+        object.__setattr__(row, "log_probabilities", [])
+    found = reading.read(planted.after._replace(unreadable_golds=frozenset({5})), others[:-2])
+    assert found is not None
+    assert found.unread == 5
+    assert found.completions == PROBLEMS * SAMPLES - 5 - SAMPLES
+    assert reading.read(planted.after, []) is None
+
+
+def test_reading_and_sampling_are_compared_by_problem() -> None:
+    planted = Planted()
+    same = reading.read(planted.after, rows(planted.other))
+    assert same is not None
+    assert same.minus_sampled is None
+    rng = np.random.default_rng(3)
+    fair = {i: float(x) for i, x in enumerate(rng.normal(0, 0.1, PROBLEMS))}
+    agreeing = reading.read(planted.after, rows(planted.other), fair)
+    apart = reading.read(planted.after, rows(planted.other), {i: x + 0.1 for i, x in fair.items()})
+    assert agreeing is not None
+    assert apart is not None
+    assert agreeing.minus_sampled_p is not None
+    assert agreeing.minus_sampled_p > 0.05
+    assert apart.minus_sampled_p is not None
+    assert apart.minus_sampled_p < 1e-3
+
+
+def run_of(make_config: MakeConfig, **evaluation: Any) -> SweepConfig:
+    base = make_config()
+    assert base.evaluate is not None
+    own = {**base.evaluate.model_dump(mode="json"), "engine": "transformers", "sampled": "auto"}
+    return make_config(evaluate={**own, **evaluation}, alphas=[0, 0.25, 0.5])
+
+
+def test_a_sweep_reads_where_it_does_not_sample(make_config: MakeConfig) -> None:
+    config = run_of(make_config)
+    store, root = LocalStore(config.store_url), Path(config.store_url)
+    local.sweep(config)
+    assert {p.name for p in (root / "results").iterdir()} == {"after", "before", "alpha-0.0000"}
+    read = ["after", "before", "alpha-0.0000", "alpha-0.2500", "alpha-0.5000"]
+    assert {p.name for p in (root / "likelihoods").iterdir()} == set(read)
+    assert not report.unfinished(config, store)
+    page = (root / "report/report.md").read_text()
+    assert "| alpha-0.2500 | " in page.partition("Accuracy read from after's answers")[2]
+    drop_weights.run(config, store, alpha=0.25)
+    (root / "likelihoods/alpha-0.2500/sums/manifest.json").unlink()
+    assert report.unfinished(config, store) == ["likelihoods/alpha-0.2500/sums"]
+    evaluate.run(config, store)
+    assert not report.unfinished(config, store)
+
+
+def test_a_pod_reads_with_its_first_shard_only(make_config: MakeConfig) -> None:
+    config = run_of(make_config, shards=2)
+    store, root = LocalStore(config.store_url), Path(config.store_url)
+    from svdjobs.stages import blend, decompose, plan
+
+    plan.run(config, store)
+    decompose.run(config, store)
+    blend.run(config, store)
+    for shard_id in ("sums-000", "sums-001"):
+        evaluate.run_shard(config, store, checkpoint_id="after", shard_id=shard_id)
+    assert (
+        evaluate.run_shard(config, store, checkpoint_id="alpha-0.5000", shard_id="sums-001") is None
+    )
+    assert not (root / "likelihoods/alpha-0.5000").exists()
+    assert (
+        evaluate.run_shard(config, store, checkpoint_id="alpha-0.5000", shard_id="sums-000") is None
+    )
+    assert len(likelihoods.load(store, "alpha-0.5000", "sums")) == 10
+    assert not (root / "results/alpha-0.5000").exists()
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "sampled"),
+    [
+        ({}, ["before", "after", "alpha-0.0000"]),
+        ({"repeat_after": True}, ["before", "after", "after-again", "alpha-0.0000"]),
+        ({"sampled": ["alpha-0.5000"]}, ["after", "alpha-0.5000"]),
+        (
+            {"sampled": ["auto", "alpha-0.5000"]},
+            ["before", "after", "alpha-0.0000", "alpha-0.5000"],
+        ),
+        ({"sampled": "all"}, ["before", "after", "alpha-0.0000", "alpha-0.2500", "alpha-0.5000"]),
+        ({"temperature": 0}, ["before", "after", "alpha-0.0000", "alpha-0.2500", "alpha-0.5000"]),
+        ({"top_p": 0.9}, ["before", "after", "alpha-0.0000", "alpha-0.2500", "alpha-0.5000"]),
+        (
+            {"teacher_forced": 0},
+            ["before", "after", "alpha-0.0000", "alpha-0.2500", "alpha-0.5000"],
+        ),
+    ],
+)
+def test_which_checkpoints_are_sampled(
+    evaluation: dict[str, Any], sampled: list[str], make_config: MakeConfig
+) -> None:
+    base = run_of(make_config)
+    assert base.evaluate is not None
+    own = base.evaluate.model_dump(mode="json", exclude={"read"})
+    config = make_config(evaluate={**own, **evaluation}, alphas=[0, 0.25, 0.5])
+    assert layout.sampled_ids(config) == sampled
+
+
+def test_after_is_read_twice_in_other_batches(make_config: MakeConfig) -> None:
+    config = run_of(make_config, batch_size=3)
+    store = LocalStore(config.store_url)
+    local.sweep(config)
+    first = {(r.idx, r.sample_index): r for r in likelihoods.load(store, "after", "sums")}
+    again = likelihoods.load(store, "after", "sums", likelihoods.AGAIN)
+    assert {(r.idx, r.sample_index) for r in again} == set(first)
+    for row in again:
+        own = first[row.idx, row.sample_index].log_probabilities
+        assert row.log_probabilities == pytest.approx(own, abs=1e-4)
+    assert likelihoods.load(store, "before", "sums", likelihoods.AGAIN) == []
+
+
+def completion(*tokens: int) -> Completion:
+    return Completion(
+        idx=3, sample_index=1, seed=0, text="", finish_reason="stop", completion_tokens=1,
+        token_ids=tokens,
+    )  # fmt: skip
+
+
+def running() -> TransformersEngine:
+    weights = engine_child.weights("rl2")
+    return TransformersEngine(weights, load_tokenizer(weights.folder), engine_child.settings())
+
+
+def test_what_a_checkpoint_cannot_read_is_said() -> None:
+    engine = running()
+    context, vocabulary = engine.context or 0, engine.vocabulary
+    made = [completion(5), completion(5, vocabulary), completion(*[5] * context)]
+    found = list(likelihoods._likelihoods(engine, made, {3: (1, 2)}, 1.0, "before"))
+    assert [row.unread for row in found] == [None, "vocabulary", "context"]
+    assert [len(row.log_probabilities) for row in found] == [1, 0, 0]
+    assert json.loads(found[0].model_dump_json(exclude_none=True)).keys() == {
+        "idx", "sample_index", "log_probabilities",
+    }  # fmt: skip
+
+
+def test_a_log_probability_that_is_no_number_is_an_error() -> None:
+    engine = running()
+    engine._model.lm_head.weight.data[7] = math.nan
+    words = "alpha-0.1: the log-probability of token 0 of 2 in after's completion 1 of problem 3 is"
+    with pytest.raises(EvaluationError, match=words):
+        list(likelihoods._likelihoods(engine, [completion(5, 6)], {3: (1,)}, 1.0, "alpha-0.1"))
+
+
+def test_older_configs_are_read() -> None:
+    document = {"benchmarks": ["demo"], "teacher_forced": 2}
+    assert EvaluateConfig.model_validate(document).read_per_problem == 2
+    assert EvaluateConfig.model_validate({"benchmarks": ["demo"]}).read_per_problem == 4
