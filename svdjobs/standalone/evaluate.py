@@ -51,7 +51,7 @@ def run(
         "store": str(path.with_suffix(".run")),
         "alphas": [],
         "allow_pickle": allow_pickle,
-        "evaluate": {"teacher_forced": 0, **settings, "benchmarks": [data_path]},
+        "evaluate": {"read": 0, **settings, "benchmarks": [data_path]},
     }
     for override in overrides:
         apply_override(document, override)

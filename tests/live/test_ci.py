@@ -25,7 +25,7 @@ evaluate:
   n_samples: 1
   max_tokens: 64
   batch_size: 100
-  teacher_forced: 0
+  read: 0
 gate: {margin: 0.01}
 """
 
