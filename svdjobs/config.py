@@ -6,6 +6,7 @@ The docstring under a field is the documentation of its key, which `svdjobs keys
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
@@ -227,6 +228,83 @@ class RotationsConfig(Settings):
     """Seed of the random updates."""
 
 
+class PartConfig(Settings):
+    """A part of the blended matrices. Each key leaves fewer of them; without keys it is all."""
+
+    include: tuple[str, ...] = ()
+    """Regular expressions; the matrices that any of them matches."""
+    exclude: tuple[str, ...] = ()
+    """Regular expressions; a matrix that any of them matches is left out."""
+    layers: tuple[int, ...] = ()
+    """Numbers of layers, from 0."""
+    families: tuple[str, ...] = ()
+    """Module families, e.g. self_attn.q_proj or q_proj."""
+    heads: tuple[int, ...] = ()
+    """Attention heads, from 0: the rows of q, k and v, and the columns of o, that belong to them.
+    Key-value heads that several heads share belong to each of these."""
+
+
+class VariantConfig(PartConfig):
+    """Weights that are no blend of all matrices: `after`, changed by one rule in a part of its
+    matrices. Rules: alpha, before, keep_update, drop_update, extrapolate, random; give one."""
+
+    alpha: float | None = None
+    """Blend the part at this alpha."""
+    before: Literal["values", "u", "v", "vectors", "matrix"] | None = None
+    """Take this from `before`: the singular values, the left or right singular vectors, both, or
+    the matrix itself."""
+    keep_update: int | None = Field(default=None, ge=0)
+    """Keep this many leading singular directions of the update W_after − W_before."""
+    drop_update: int | None = Field(default=None, ge=0)
+    """Drop this many leading singular directions of the update."""
+    extrapolate: float | None = None
+    """W_after + this times the update; -1 is `before`."""
+    random: Literal["values", "vectors", "matrix"] | None = None
+    """A random change as large as that of `before: …`: Gaussian noise in the singular values, a
+    rotation of both bases, or Gaussian noise in the matrix."""
+    seed: int = 0
+    """Seed of a random change."""
+    directions: tuple[int | None, ...] = ()
+    """Only singular directions in [from, to), as in a slice: [0, 64] the leading, [-64, null] the
+    trailing ones. For the rules alpha, before and random, except matrix."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> VariantConfig:
+        rules = self.rules()
+        if len(rules) != 1:
+            raise ValueError(
+                f"give exactly one of {', '.join(_RULES)}; found {', '.join(rules) or 'none'}"
+            )
+        if self.directions:
+            if len(self.directions) != 2:
+                raise ValueError("directions are [from, to), e.g. [0, 64] or [-64, null]")
+            if rules[0] not in ("alpha", "before", "random") or "matrix" in (
+                self.before,
+                self.random,
+            ):
+                raise ValueError(
+                    "directions need the rule alpha, or before or random of values, u, v or vectors"
+                )
+        return self
+
+    def rules(self) -> list[str]:
+        """The rules that are given."""
+        return [rule for rule in _RULES if getattr(self, rule) is not None]
+
+
+_RULES = ("alpha", "before", "keep_update", "drop_update", "extrapolate", "random")
+
+
+class MapConfig(PartConfig):
+    """A map of where the change sits: one variant for each layer and module family, in which this
+    part alone is rewound to `before`."""
+
+    rewind: Literal["matrix", "values", "vectors"] = "matrix"
+    """What is taken from `before`."""
+    nulls: int = Field(default=1, ge=0)
+    """Random changes of the same size to compare each cell with."""
+
+
 class ReportConfig(Settings):
     """Options of the report."""
 
@@ -343,6 +421,14 @@ class SweepConfig(Settings):
     blend: BlendConfig = BlendConfig()
     evaluate: EvaluateConfig | None = None
     """null: no evaluation."""
+    checkpoints: dict[str, str] = Field(default={})
+    """Further checkpoints to evaluate, e.g. the steps of an RL run, by names such as step-50. Each
+    is given in one of the forms of `before`."""
+    variants: dict[str, VariantConfig] = Field(default={})
+    """Weights that are computed from `before` and `after` to be evaluated, by names. They are never
+    written."""
+    map: MapConfig | None = None
+    """null: no map."""
     rotations: RotationsConfig | None = None
     """null: the rotation is not measured."""
     report: ReportConfig = ReportConfig()
@@ -372,7 +458,38 @@ class SweepConfig(Settings):
 
     def _evaluated(self) -> list[str]:
         again = [REPEAT_ID] if self.evaluate and self.evaluate.repeat_after else []
-        return ["before", "after", *again, *map(alpha_id, self.alphas)]
+        alphas = [alpha_id(alpha) for alpha in self.alphas]
+        return ["before", "after", *again, *alphas, *self.checkpoints, *self.variants]
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> SweepConfig:
+        alphas = [alpha_id(alpha) for alpha in self.alphas]
+        taken = {"before", "after", REPEAT_ID, VARIANTS, *alphas}
+        for section in ("checkpoints", "variants"):
+            for name in getattr(self, section):
+                if not _NAME.fullmatch(name) or name.startswith((MAP_PREFIX, "alpha-")):
+                    raise ValueError(
+                        f"{section}: {name!r} is no name; use letters, digits, ., _ and -, and do "
+                        f"not begin with {MAP_PREFIX} or alpha-"
+                    )
+                if name in taken:
+                    raise ValueError(f"{section}: the name {name!r} is taken")
+                taken.add(name)
+        if (self.variants or self.map) and self.evaluate is None:
+            raise ValueError("variants and map need an `evaluate` section")
+        if (self.variants or self.map) and self.evaluate and not self.evaluate.reuse_engine:
+            raise ValueError(
+                "variants and map need evaluate.reuse_engine true: an engine cannot be started "
+                "from weights that are not written"
+            )
+        if (self.variants or self.map) and self.direction == "reverse":
+            raise ValueError("variants and map need direction forward: they change `after`")
+        if self.map and self.evaluate and not self.evaluate.readable:
+            raise ValueError(
+                "map needs completions that can be read: evaluate.temperature above 0, top_p 1, "
+                "and `read` not 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _judgeable(self) -> SweepConfig:
@@ -444,6 +561,10 @@ class SweepConfig(Settings):
         return "before" if self.direction == "forward" else "after"
 
 
+VARIANTS = "variants"
+"""Stands for all variants where a checkpoint id is expected: they are evaluated together."""
+MAP_PREFIX = "map-"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 REPEAT_ID = "after-again"
 """Checkpoint id of `after` evaluated with other seeds."""
 

@@ -6,11 +6,12 @@ its work in one process, so `STAGES` in their order are the sweep. On a cluster,
 pods:
 
     plan ─┬─ decompose × shards ─┬─ rotations ─────────────────────────────────┐
-          │                      └─ alphas × (blend, evaluate × shards, drop)  ┤
+          │                      ├─ alphas × (blend, evaluate × shards, drop)  ┤
+          │                      └─ variants: all of them, and the map ────────┤
           └─ evaluate-after × shards ┴─ baselines × (evaluate × shards) ───────┴─ report ─ gate
 
-Alphas and baselines wait for after's completions, whose likelihoods they compute. If an alpha
-fails, the others go on; report waits until all have ended, also those that failed.
+Alphas, baselines and variants wait for after's completions, which they read. If an alpha fails, the
+others go on; report waits until all have ended, also those that failed.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from svdjobs.config import SweepConfig
+from svdjobs.config import VARIANTS, SweepConfig
 from svdjobs.records import Record, RotationRow
 
 Section = Literal["rotations", "evaluate", "gate"]
 """A section of the config that a stage needs; without it the stage does not run."""
+Wanted = Literal["rotations", "gate", "variants"]
+"""What a config may want or not, as plan reports it: a key of `runs.shards.fan_outs`."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,8 @@ class Task:
     """The input that gets the id."""
     given: Mapping[str, str] = field(default_factory=dict)
     """Inputs that are the same for all pods; `{name}` is an input of the chain around the task."""
-    when: Section | None = None
-    """Skipped unless the config has this section, as plan reports."""
+    when: Wanted | None = None
+    """Skipped unless the config wants this."""
     unless_kept: bool = False
     """Skipped if weights are to be kept."""
 
@@ -172,8 +175,16 @@ SWEEP: tuple[Task | Chain, ...] = (
         after={"plan": "succeeded", **_EVALUATE_AFTER_ENDED},
     ),
     Task(
+        "variants", "evaluate",
+        {"decompose": "succeeded", "plan": "succeeded", **_EVALUATE_AFTER_ENDED},
+        each="evaluate", item="unit", given={"checkpoint": VARIANTS}, when="variants",
+    ),
+    Task(
         "report", "report",
-        {"plan": "ended", "alphas": "ended", "baselines": "ended", "rotations": "ended"},
+        {
+            "plan": "ended", "alphas": "ended", "baselines": "ended", "rotations": "ended",
+            "variants": "ended",
+        },
     ),
     Task("gate", "gate", {"report": "succeeded"}, when="gate"),
 )  # fmt: skip

@@ -364,6 +364,26 @@ class Likelihood(Record):
     token that the checkpoint does not embed. There are no log-probabilities then."""
 
 
+class MapCell(Record):
+    """What after's completions are to a variant of the map, in which one part is rewound.
+
+    The lists are by problem and sample, for the completions that after has read.
+    """
+
+    layer: int | None
+    """None: all parts of the map together."""
+    family: str
+    """Module family; `all` for all parts together."""
+    null: int | None = None
+    """Number of a random change of the same size; None: the part is rewound to before."""
+    change: float
+    """‖W′ − W‖/‖W‖ over the matrices of the part."""
+    log_ratios: list[float]
+    """log p_variant − log p_after of each completion."""
+    divergences: list[float]
+    """e^d − 1 − d, d = log p_variant − log p_after, summed over each completion's tokens."""
+
+
 class Interval(Record):
     """A number with its 95 % interval; without one, `low` and `high` are None, never equal."""
 

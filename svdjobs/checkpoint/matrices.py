@@ -139,7 +139,7 @@ def _reader(checkpoint: Checkpoint, piece: Piece) -> Callable[[], torch.Tensor]:
 
 
 @dataclass(frozen=True)
-class _Sizes:
+class Sizes:
     """The sizes in a config; 0 for a size that the config does not give."""
 
     model_type: str
@@ -151,7 +151,7 @@ class _Sizes:
     expert_mlp: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> _Sizes:
+    def of(cls, config: Mapping[str, Any]) -> Sizes:
         """Read the sizes of the language model."""
         text = config.get("text_config") or config
 
@@ -183,7 +183,7 @@ def _divided(entry: TensorEntry, config: Mapping[str, Any]) -> dict[str, Piece]:
         return {present: Piece(name, (shape[0], shape[1]), 0, shape)}
     if not FUSED.search(name) or not entry.elements:
         return {}
-    sizes = _Sizes.of(config)
+    sizes = Sizes.of(config)
     stem, _, leaf = name.removesuffix(".weight").rpartition(".")
     if len(shape) == 3:
         return _stack(name, stem, leaf, shape, sizes)
@@ -191,7 +191,7 @@ def _divided(entry: TensorEntry, config: Mapping[str, Any]) -> dict[str, Piece]:
 
 
 def _flat(
-    name: str, stem: str, leaf: str, shape: tuple[int, ...], sizes: _Sizes
+    name: str, stem: str, leaf: str, shape: tuple[int, ...], sizes: Sizes
 ) -> Iterator[tuple[str, Piece]]:
     """Yield the matrices that lie below or beside each other in a 2-D tensor."""
     rows, columns = shape
@@ -215,7 +215,7 @@ def _flat(
             yield from _beside(name, stem, rows)
 
 
-def _by_head(name: str, stem: str, columns: int, sizes: _Sizes) -> Iterator[tuple[str, Piece]]:
+def _by_head(name: str, stem: str, columns: int, sizes: Sizes) -> Iterator[tuple[str, Piece]]:
     """Yield q, k and v of a tensor that holds one head after another, each with its q, k and v."""
     block = (sizes.heads, 3, sizes.head, columns)
     shape = (sizes.heads * sizes.head, columns)
@@ -252,7 +252,7 @@ TOWER = re.compile(
 
 
 def _stack(
-    name: str, stem: str, leaf: str, shape: tuple[int, ...], sizes: _Sizes
+    name: str, stem: str, leaf: str, shape: tuple[int, ...], sizes: Sizes
 ) -> dict[str, Piece]:
     """Return the matrices of all experts of a layer by name; empty if the shape does not fit."""
     experts, hidden, inner = shape[0], sizes.hidden, sizes.expert_mlp
@@ -289,7 +289,7 @@ def _stack(
 
 
 def _orientation(
-    shape: tuple[int, ...], out: int, into: int, sizes: _Sizes, *, granite: bool
+    shape: tuple[int, ...], out: int, into: int, sizes: Sizes, *, granite: bool
 ) -> bool | None:
     """Whether an expert's matrix is stored as [in, out]; None if that cannot be decided."""
     if not out or not into or set(shape) != {out, into} or sorted(shape) != sorted((out, into)):

@@ -12,21 +12,21 @@ If the engine refuses a swap, this checkpoint and all later ones get engines of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import EvaluateConfig
+from svdjobs.config import EvaluateConfig, VariantConfig
 from svdjobs.errors import EvaluationError
 from svdjobs.evaluation.engine_choice import NAMES_AND_DTYPES
-from svdjobs.evaluation.engine_weights import has_files_to_start_from, weights_of
+from svdjobs.evaluation.engine_weights import RunWeights, has_files_to_start_from
 from svdjobs.evaluation.engines.protocol import Engine, Weights, engine_kind
 from svdjobs.progress import say
 from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.logs import RunLogs
 from svdjobs.storage.store import Store
+from svdjobs.weights.variants import Variant
 
 
 class EngineHolder:
@@ -54,7 +54,8 @@ class EngineHolder:
         self._reuse = evaluate.reuse_engine
         self._only_checkpoint = only_checkpoint
         self._started_for_reuse = False
-        self._disk = ExitStack()
+        self._weights = RunWeights(checkpoints, store)
+        self._held: Mapping[str, Hashable] = {}
 
     def engine_with(self, checkpoint_id: str) -> Engine:
         """The engine, with a checkpoint's weights in it."""
@@ -72,7 +73,7 @@ class EngineHolder:
         if self._checkpoint_id != checkpoint_id:
             self._checkpoint_id = None  # a failed swap leaves weights of two checkpoints
             try:
-                self._engine.put(self._checkpoint_without_files(checkpoint_id))
+                self._put(self._engine, self._weights.of(checkpoint_id, with_weight_files=False))
             except EvaluationError as error:
                 say(f"{error} Starting an engine for each checkpoint instead.")
                 self._reuse = False  # not tried again
@@ -80,17 +81,28 @@ class EngineHolder:
             self._checkpoint_id = checkpoint_id
         return self._engine
 
-    def _checkpoint_with_files(self, checkpoint_id: str) -> Weights:
-        """A checkpoint with weight files, which an engine can start from."""
-        return weights_of(
-            self._checkpoints, self._store, checkpoint_id, self._disk, with_weight_files=True
-        )
+    def engine_with_variant(self, label: str, spec: VariantConfig) -> tuple[Engine, Variant]:
+        """The engine, with weights in it that are no checkpoint of the run; and these weights.
 
-    def _checkpoint_without_files(self, checkpoint_id: str) -> Weights:
-        """A checkpoint without weight files, whose tensors can be put into a running engine."""
-        return weights_of(
-            self._checkpoints, self._store, checkpoint_id, self._disk, with_weight_files=False
-        )
+        Raises:
+            EvaluationError: the engine does not take new weights.
+        """
+        engine = self._engine
+        if engine is None or not self._started_for_reuse:
+            engine = self.engine_with("after")
+        weights, variant = self._weights.of_variant(label, spec)
+        self._checkpoint_id = None
+        self._put(engine, weights)
+        return engine, variant
+
+    def _put(self, engine: Engine, weights: Weights) -> None:
+        """Send the engine the tensors that it does not hold yet."""
+        held, self._held = self._held, {}  # a failed swap leaves weights of two checkpoints
+        changed = None
+        if weights.origins and held.keys() == weights.origins.keys():
+            changed = [n for n, origin in weights.origins.items() if held[n] != origin]
+        engine.put(weights, changed)
+        self._held = weights.origins
 
     def _fits_engine_of_after(self, checkpoint_id: str) -> bool:
         """Whether an engine that was started with `after` can hold this checkpoint.
@@ -98,24 +110,26 @@ class EngineHolder:
         False if the config, e.g. its RoPE scaling, or the tokenizer differs: an engine keeps those
         that it was started with. Reversed blends have before's config and after's tokenizer.
         """
-        if layout.config_role(self._config, checkpoint_id) == "after":
+        source = layout.config_source(self._config, checkpoint_id)
+        if source == self._config.after:
             return True
         # Only `before` itself reads the prompts of its own tokenizer; blends read after's.
         if checkpoint_id == "before" and self._config.before_has_own_tokenizer:
             say("before has its own tokenizer, so it gets a separate engine")
             return False
-        before, after = self._checkpoints.before.config, self._checkpoints.after.config
-        keys = sorted({*before, *after} - NAMES_AND_DTYPES)
-        differ = [key for key in keys if before.get(key) != after.get(key)]
+        own, after = self._checkpoints.open(source).config, self._checkpoints.after.config
+        keys = sorted({*own, *after} - NAMES_AND_DTYPES)
+        differ = [key for key in keys if own.get(key) != after.get(key)]
         if differ:
             say(
-                f"the configs of before and after differ in {', '.join(differ)}, so "
+                f"the configs of {source} and after differ in {', '.join(differ)}, so "
                 f"{checkpoint_id} gets a separate engine"
             )
         return not differ
 
     def _start(self, checkpoint_id: str) -> Engine:
-        weights = self._checkpoint_with_files(checkpoint_id)
+        weights = self._weights.of(checkpoint_id, with_weight_files=True)
+        self._held = weights.origins
         tokenizer = self._tokenizer_of(checkpoint_id)
         # Check the files first: an engine's error for a truncated file does not name the file.
         open_checkpoint(weights.folder, allow_pickle=self._config.allow_pickle)
@@ -133,4 +147,4 @@ class EngineHolder:
         if self._engine is not None:
             self._engine.close()
             self._engine = self._checkpoint_id = None
-        self._disk.close()
+        self._weights.close()

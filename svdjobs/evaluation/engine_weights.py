@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Hashable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svdjobs.checkpoint.documents import COMPANIONS
 from svdjobs.checkpoint.on_disk import on_disk
 from svdjobs.checkpoint.reader import Checkpoint
-from svdjobs.config import REPEAT_ID, alpha_id
-from svdjobs.errors import IncompleteError
+from svdjobs.config import REPEAT_ID, VariantConfig, alpha_id
+from svdjobs.errors import EvaluationError, IncompleteError
 from svdjobs.evaluation.engines.protocol import Weights
+from svdjobs.provenance import memory_limit_bytes
 from svdjobs.records import Manifest
 from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import find_manifest, require
 from svdjobs.storage.as_files import local_folder
 from svdjobs.storage.store import Store
-from svdjobs.weights.blended import open_sources, tensors_at
+from svdjobs.weights.blended import (
+    PreparedTensors,
+    Sources,
+    open_sources,
+    origins_at,
+    tensors_at,
+)
+from svdjobs.weights.variants import Variant
 
 if TYPE_CHECKING:
     import torch
 
 STAGE = "evaluate"
+# The share of the memory that keeps W and D of tensors from one alpha to the next.
+PREPARED_SHARE = 4
 WEIGHT_FILE_SUFFIXES = (".safetensors", ".safetensors.index.json")
 
 
@@ -44,52 +54,98 @@ def has_weight_files(manifest: Manifest) -> bool:
     return any(file.key.endswith(WEIGHT_FILE_SUFFIXES) for file in manifest.files)
 
 
-def weights_of(
-    checkpoints: RunCheckpoints,
-    store: Store,
-    checkpoint_id: str,
-    disk: ExitStack,
-    *,
-    with_weight_files: bool,
-) -> Weights:
-    """The files and tensors of a checkpoint of the run.
+class RunWeights:
+    """The weights of a run's checkpoints and variants, for one process that evaluates them."""
 
-    The folder has the config and companion files, and weight files only `with_weight_files`. It is
-    on this disk until `disk` is closed. Tensors of `before` and `after` are read from their weight
-    files; those of an alpha are computed from the weights that give the bases, and D
-    (`weights/blended.py`).
+    def __init__(self, checkpoints: RunCheckpoints, store: Store) -> None:
+        self._checkpoints = checkpoints
+        self._config = checkpoints.config
+        self._store = store
+        self._disk = ExitStack()
 
-    Raises:
-        IncompleteError: the run has no checkpoint with this id.
-    """
-    config = checkpoints.config
-    sources = {"before": config.before, "after": config.after, REPEAT_ID: config.after}
-    if checkpoint_id in sources:
-        checkpoint = checkpoints.open(sources[checkpoint_id])
-        folder = disk.enter_context(on_disk(checkpoint, weights=with_weight_files))
-        return Weights(checkpoint.label, str(folder), partial(_read, checkpoint))
-    for alpha in config.alphas:
-        if alpha_id(alpha) == checkpoint_id:
-            folder = disk.enter_context(_alpha_on_disk(store, alpha, with_weight_files))
-            tensors = partial(_computed, checkpoints, store, alpha)
-            return Weights(checkpoint_id, str(folder), tensors)
-    raise IncompleteError(
-        f"no checkpoint {checkpoint_id!r} in this run; it has "
-        f"{', '.join(layout.evaluated_ids(config))}."
-    )
+    @cached_property
+    def sources(self) -> Sources:
+        """What blends and variants are computed from."""
+        return open_sources(self._checkpoints, self._store, stage=STAGE)
+
+    @cached_property
+    def _prepared(self) -> PreparedTensors:
+        return PreparedTensors(memory_limit_bytes() // PREPARED_SHARE)
+
+    def of(self, checkpoint_id: str, *, with_weight_files: bool) -> Weights:
+        """The files and tensors of a checkpoint of the run.
+
+        The folder has the config and companion files, and weight files only `with_weight_files`. It
+        is on this disk until `close`. Tensors of `before`, `after` and further checkpoints are read
+        from their weight files; those of an alpha are computed from the weights that give the
+        bases, and D (`weights/blended.py`).
+
+        Raises:
+            IncompleteError: the run has no checkpoint with this id.
+            EvaluationError: weight files of a variant are wanted, which has none.
+        """
+        config = self._config
+        sources = {"before": config.before, "after": config.after, REPEAT_ID: config.after}
+        if source := {**sources, **config.checkpoints}.get(checkpoint_id):
+            checkpoint = self._checkpoints.open(source)
+            folder = self._disk.enter_context(on_disk(checkpoint, weights=with_weight_files))
+            role = "after" if source == config.after else checkpoint_id
+            names = [name for name in checkpoint.entries if _is_stored(checkpoint, name)]
+            read = partial(_read, checkpoint)
+            origins: dict[str, Hashable] = dict.fromkeys(names, (role, None))
+            return Weights(
+                checkpoint.label, str(folder), partial(read, names), origins=origins, some=read
+            )
+        if spec := config.variants.get(checkpoint_id):
+            if with_weight_files:
+                raise EvaluationError(
+                    f"the variant {checkpoint_id} has no weight files to start an engine from. The "
+                    f"running engine must take new weights: set evaluate.reuse_engine to true."
+                )
+            return self.of_variant(f"variants.{checkpoint_id}", spec)[0]
+        for alpha in config.alphas:
+            if alpha_id(alpha) == checkpoint_id:
+                return self._of_alpha(alpha, with_weight_files=with_weight_files)
+        raise IncompleteError(
+            f"no checkpoint {checkpoint_id!r} in this run; it has "
+            f"{', '.join(layout.evaluated_ids(config))}."
+        )
+
+    def of_variant(self, label: str, spec: VariantConfig) -> tuple[Weights, Variant]:
+        """The tensors of a variant, for an engine that holds another checkpoint with after's
+        config; and the variant, which knows the sizes of its changes once they are read."""
+        variant = Variant(spec, label, self._checkpoints, self.sources)
+        after = self.of("after", with_weight_files=False)
+        origins = {**after.origins, **{t.name: (label, None) for t in variant.touched}}
+        names = list(after.origins)
+        weights = Weights(
+            label, after.folder, partial(variant.tensors, names), origins, variant.tensors
+        )
+        return weights, variant
+
+    def _of_alpha(self, alpha: float, *, with_weight_files: bool) -> Weights:
+        on_this_disk = _alpha_on_disk(self._store, alpha, with_weight_files)
+        folder = self._disk.enter_context(on_this_disk)
+
+        def tensors(names: Collection[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+            return tensors_at(self._config, self.sources, alpha, names, self._prepared)
+
+        origins = origins_at(self._config, self.sources, alpha)
+        return Weights(alpha_id(alpha), str(folder), tensors, origins, tensors)
+
+    def close(self) -> None:
+        """Remove folders that were made on this disk."""
+        self._disk.close()
 
 
-def _computed(
-    checkpoints: RunCheckpoints, store: Store, alpha: float
-) -> Iterator[tuple[str, torch.Tensor]]:
-    sources = open_sources(checkpoints, store, stage=STAGE)
-    return tensors_at(checkpoints.config, sources, alpha)
+def _is_stored(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a tensor is not an lm_head that is tied to the embedding."""
+    return not (checkpoint.tied and name == "lm_head.weight")
 
 
-def _read(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
-    """Read the tensors of a checkpoint, except an lm_head that is tied to the embedding."""
+def _read(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
     for name in checkpoint.entries:
-        if not (checkpoint.tied and name == "lm_head.weight"):
+        if name in names:
             yield name, checkpoint.read(name)
 
 

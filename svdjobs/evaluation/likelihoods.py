@@ -134,7 +134,7 @@ def _read(
                 together = completions[start : start + READ_TOGETHER]
                 if any((c.idx, c.sample_index) not in rows for c in together):
                     engine = session.engine_with(checkpoint_id)
-                    for row in _likelihoods(
+                    for row in read_together(
                         engine,
                         together,
                         prompt_ids,
@@ -151,14 +151,18 @@ def _read(
     store.delete(journal_key)
 
 
-def _likelihoods(
+def read_together(
     engine: Engine,
     completions: Sequence[Completion],
     prompt_ids: Mapping[int, tuple[int, ...]],
     temperature: float,
     checkpoint_id: str,
 ) -> Iterator[Likelihood]:
-    """Rows of completions, also of those that the checkpoint cannot read."""
+    """Rows of completions in their order, also of those that the checkpoint cannot read.
+
+    Raises:
+        EvaluationError: a log-probability is not a number.
+    """
     traces = [Trace(prompt_ids[c.idx], c.token_ids) for c in completions]
     reasons = [_reason_unread(engine, trace) for trace in traces]
     readable = [t for t, reason in zip(traces, reasons, strict=True) if reason is None]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from svdjobs.config import REPEAT_ID, EvaluateConfig
+from svdjobs.config import REPEAT_ID, EvaluateConfig, MapConfig, VariantConfig
 from svdjobs.errors import IncompleteError
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.engines.protocol import engine_kind
 from svdjobs.evaluation.prompt_sets import tokenizer_source
-from svdjobs.fingerprint import derived_seed
+from svdjobs.fingerprint import derived_seed, fingerprint
 from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import OutputKey, require
@@ -19,6 +19,8 @@ from svdjobs.storage.store import Store
 STAGE = "evaluate"
 VERSION = "4"
 """Raise it when the same key would give other completions. Every run then generates them again."""
+VARIANTS_VERSION = "1"
+"""Raise it when the same variant would get other weights."""
 OPERATIONAL = {
     "benchmarks", "devices", "reuse_engine", "gpu_memory_utilization", "tensor_parallel_size",
     "enforce_eager", "read", "sampled", "repeat_after", "allow_lossy_dtype",
@@ -61,16 +63,38 @@ def evaluation_keys(
 def _weights(checkpoints: RunCheckpoints, store: Store, checkpoint_id: str) -> str:
     """Fingerprint of a checkpoint's weights and companion files."""
     config = checkpoints.config
-    if checkpoint_id in ("before", "after", REPEAT_ID):
-        source = config.before if checkpoint_id == "before" else config.after
+    named = {"before": config.before, "after": config.after, REPEAT_ID: config.after}
+    if source := {**named, **config.checkpoints}.get(checkpoint_id):
         # With the companion files, which determine where a completion stops.
         return f"{checkpoints.identity(source, store)}/{checkpoints.companions(source)}"
+    if spec := config.variants.get(checkpoint_id):
+        return variant_fingerprint(checkpoints, store, spec)
     if checkpoint_id in layout.evaluated_ids(config):
         (manifest,) = require(store, [f"{layout.CHECKPOINTS}/{checkpoint_id}"], stage=STAGE)
         return manifest.fingerprint
     raise IncompleteError(
         f"no checkpoint {checkpoint_id!r} in this run; it has "
         f"{', '.join(layout.evaluated_ids(config))}."
+    )
+
+
+def variant_fingerprint(
+    checkpoints: RunCheckpoints, store: Store, spec: VariantConfig | MapConfig
+) -> str:
+    """Fingerprint of all that determines the weights of a variant, or of the cells of a map."""
+    config = checkpoints.config
+    inputs = {
+        role: checkpoints.identity(layout.source(config, role), store)
+        for role in ("before", "after")
+    }
+    return fingerprint(
+        {
+            **inputs,
+            "companions": checkpoints.companions(config.after),
+            "selection": config.selection.model_dump(mode="json"),
+            "spec": spec.model_dump(mode="json"),
+            "version": VARIANTS_VERSION,
+        }
     )
 
 

@@ -77,8 +77,7 @@ def check_prompts(
         BenchmarkError: a prompt and its completion do not fit the context.
     """
     config = checkpoints.config
-    role = layout.config_role(config, checkpoint_id)
-    checkpoint = checkpoints.headers(layout.source(config, role))
+    checkpoint = checkpoints.headers(layout.config_source(config, checkpoint_id))
     text = checkpoint.config.get("text_config") or checkpoint.config
     context = text.get("max_position_embeddings")
     for benchmark, prompts in by_benchmark.items():

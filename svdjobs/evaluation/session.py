@@ -60,6 +60,11 @@ class Session:
 
     def engine_with(self, checkpoint_id: str) -> Engine:
         """The engine, with a checkpoint's weights in it and a context for the longest prompt."""
+        return self.engine_holder.engine_with(checkpoint_id)
+
+    @property
+    def engine_holder(self) -> EngineHolder:
+        """The holder of the engine, which it starts on first use."""
         if self._engine_holder is None:
             ids = ["after", "before"] if self.config.before_has_own_tokenizer else ["after"]
             self._engine_holder = EngineHolder(
@@ -72,7 +77,7 @@ class Session:
                 self.only_checkpoint,
             )
             self.stack.callback(self._engine_holder.close)
-        return self._engine_holder.engine_with(checkpoint_id)
+        return self._engine_holder
 
 
 @contextmanager

@@ -44,8 +44,9 @@ def targets(config: SweepConfig) -> list[Target]:
 
 
 def decompose_targets(config: SweepConfig) -> list[Target]:
-    """The `targets` that the sweep decomposes: all, or none without alphas and rotations."""
-    return targets(config) if config.alphas or config.rotations else []
+    """The `targets` that the sweep decomposes: all, or none if nothing needs factors."""
+    needed = config.alphas or config.rotations or config.variants or config.map
+    return targets(config) if needed else []
 
 
 def rotation_chain(config: SweepConfig) -> dict[str, str]:
@@ -67,11 +68,15 @@ def source(config: SweepConfig, role: Literal["before", "after"]) -> str:
     return config.before if role == "before" else config.after
 
 
-def config_role(config: SweepConfig, checkpoint_id: str) -> Literal["before", "after"]:
-    """The checkpoint whose config.json an evaluated one has: for a blend, that of its bases."""
-    if checkpoint_id in baseline_ids(config):
-        return "before" if checkpoint_id == "before" else "after"
-    return config.bases_of
+def config_source(config: SweepConfig, checkpoint_id: str) -> str:
+    """Source of the checkpoint whose config.json an evaluated one has: for a blend, that of its
+    bases, and for a variant `after`."""
+    if checkpoint_id in config.checkpoints:
+        return config.checkpoints[checkpoint_id]
+    if checkpoint_id == "before":
+        return config.before
+    blend = checkpoint_id not in {*baseline_ids(config), *config.variants}
+    return source(config, config.bases_of) if blend else config.after
 
 
 def baseline_ids(config: SweepConfig) -> list[str]:
@@ -81,8 +86,10 @@ def baseline_ids(config: SweepConfig) -> list[str]:
 
 
 def evaluated_ids(config: SweepConfig) -> list[str]:
-    """Ids of the checkpoints that the run evaluates: the baselines, then every alpha."""
-    return [*baseline_ids(config), *(alpha_id(alpha) for alpha in config.alphas)]
+    """Ids of all that the run evaluates: the baselines, every alpha, further checkpoints, and the
+    variants."""
+    alphas = [alpha_id(alpha) for alpha in config.alphas]
+    return [*baseline_ids(config), *alphas, *config.checkpoints, *config.variants]
 
 
 def sampled_ids(config: SweepConfig) -> list[str]:
@@ -131,6 +138,11 @@ def grades_prefix(checkpoint_id: str, benchmark: str) -> str:
     return f"grades/{checkpoint_id}/{benchmark}"
 
 
+def map_prefix(benchmark: str) -> str:
+    """Prefix of the map's cells on a benchmark."""
+    return f"map/{benchmark}"
+
+
 def evaluation_prefix(config: SweepConfig, checkpoint_id: str, benchmark: str) -> str:
     """Prefix of what the evaluation of a checkpoint makes: its completions, or its likelihoods of
     after's if it only reads."""
@@ -156,7 +168,10 @@ def likelihoods_prefix(checkpoint_id: str, benchmark: str) -> str:
 
 def plan_settings(config: SweepConfig) -> dict[str, Any]:
     """The settings that a plan depends on."""
-    other_stages = {"name", "store", "tokenizer", "evaluate", "report", "gate", "direction"}
+    other_stages = {
+        *("name", "store", "tokenizer", "evaluate", "report", "gate", "direction"),
+        *("checkpoints", "variants", "map"),
+    }
     return {**config.model_dump(mode="json", exclude=other_stages), **direction_settings(config)}
 
 

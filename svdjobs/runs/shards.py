@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from svdjobs.config import SweepConfig, alpha_id
+from svdjobs.config import VARIANTS, SweepConfig, alpha_id
 from svdjobs.errors import ConfigError
 from svdjobs.progress import say
 from svdjobs.records import Plan
@@ -79,29 +79,36 @@ def evaluations(config: SweepConfig, checkpoint_id: str | None = None) -> list[t
     """Checkpoint id and shard id of every evaluation of a checkpoint.
 
     Without `checkpoint_id`: of every checkpoint but `after`, which is evaluated before the others,
-    since they read its completions.
+    since they read its completions; and once of all variants, which one pod evaluates.
     """
-    wanted = [checkpoint_id] if checkpoint_id else layout.evaluated_ids(config)
-    return [
+    ids = [i for i in layout.evaluated_ids(config) if i not in config.variants]
+    wanted = [checkpoint_id] if checkpoint_id else ids
+    found = [
         (evaluated, shard.id)
         for evaluated in wanted
         if checkpoint_id or evaluated != "after"
         for shard in evaluate_shards(config)
     ]
+    if checkpoint_id is None and (config.variants or config.map):
+        found.append((VARIANTS, evaluate_shards(config)[0].id))
+    return found
 
 
 def fan_outs(config: SweepConfig, plan: Plan | None) -> dict[str, Any]:
     """The lists of ids that a workflow fans out over, by name.
 
-    For `rotations` and `gate`: whether the config has the section.
+    For `rotations`, `variants` and `gate`: whether the config wants them.
     """
     baselines = layout.baseline_ids(config) if config.evaluate else []
+    if config.evaluate:
+        baselines += config.checkpoints
     return {
         "decompose": [shard.id for shard in decompose_shards(config, plan)],
         "alphas": [alpha_id(alpha) for alpha in config.alphas],
         "baselines": [checkpoint_id for checkpoint_id in baselines if checkpoint_id != "after"],
         "evaluate": [shard.id for shard in evaluate_shards(config)],
         "rotations": config.rotations is not None,
+        "variants": bool(config.variants or config.map),
         "gate": config.gate is not None,
     }
 

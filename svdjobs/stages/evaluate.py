@@ -11,9 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from svdjobs.config import SweepConfig
+from svdjobs.config import VARIANTS, SweepConfig
 from svdjobs.errors import IncompleteError, MissingKeyError
-from svdjobs.evaluation import engine_choice, grades, likelihoods, multi_gpu, second_grades
+from svdjobs.evaluation import (
+    engine_choice,
+    grades,
+    likelihoods,
+    mapping,
+    multi_gpu,
+    second_grades,
+)
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.engines.protocol import Request, make_requests
 from svdjobs.evaluation.generation import (
@@ -58,8 +65,8 @@ def run(
     manifests: dict[tuple[str, str], Manifest] = {}
     with open_session(config, store) as session:
         benchmarks = session.benchmarks
-        ids = layout.evaluated_ids(config) if checkpoint_ids is None else checkpoint_ids
-        wanted = evaluation_order(ids)
+        ids = _named(config, checkpoint_ids)
+        wanted = evaluation_order([i for i in ids if i != VARIANTS])
         keys = _keys(session, wanted)
         sampled = set(layout.sampled_ids(config))
         prefixes = {pair: layout.results_prefix(*pair) for pair in keys if pair[0] in sampled}
@@ -89,10 +96,21 @@ def run(
                     )
                 # While the engine still holds this checkpoint.
                 likelihoods.make(session, checkpoint_id, benchmark, keys[pair], force=force)
+        if VARIANTS in ids:
+            for benchmark in benchmarks:
+                mapping.make(session, benchmark, force=force)
         named = {benchmark.name: benchmark for benchmark in benchmarks}
         for (checkpoint_id, name), manifest in manifests.items():
             _run_second_grader(session, checkpoint_id, named[name], manifest, force=force)
     return list(manifests.values())
+
+
+def _named(config: SweepConfig, checkpoint_ids: Sequence[str] | None) -> list[str]:
+    """The checkpoints to evaluate. The id `variants` stands for all variants and the map."""
+    if checkpoint_ids is None:
+        return [*layout.evaluated_ids(config), VARIANTS]
+    variants = config.variants if VARIANTS in checkpoint_ids else ()
+    return [*checkpoint_ids, *(name for name in variants if name not in checkpoint_ids)]
 
 
 def check_engine_before_sweep(config: SweepConfig, store: Store) -> None:
@@ -125,12 +143,16 @@ def run_shard(
 ) -> Manifest | None:
     """Evaluate one checkpoint on one shard of a benchmark's problems, in a pod.
 
-    Returns None for a checkpoint that only reads, which the pod of the first shard does, and while
-    other shards are missing. The pod that finishes the last shard joins and
-    grades all of them; the output is the same as that of `run`.
+    Returns None for a checkpoint that only reads and for the id `variants`, both of which the pod
+    of the first shard does as a whole, and while other shards are missing. The pod that finishes
+    the last shard joins and grades all of them; the output is the same as that of `run`.
     """
     all_shards = shards.evaluate_shards(config)
     shard = shards.shard_with_id(all_shards, shard_id)
+    if checkpoint_id == VARIANTS:
+        if shard == all_shards[0]:
+            run(config, store, checkpoint_ids=[VARIANTS])
+        return None
     with open_session(config, store, only_checkpoint=checkpoint_id) as session:
         (benchmark,) = (b for b in session.benchmarks if b.name == shard.name)
         key = _keys(session, [checkpoint_id])[checkpoint_id, benchmark.name]

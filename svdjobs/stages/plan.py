@@ -11,7 +11,7 @@ from svdjobs.checkpoint.pairing import rounding_of, what_speaks_against
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import core_coverage, select
 from svdjobs.config import SweepConfig
-from svdjobs.errors import CheckpointError, DamagedError
+from svdjobs.errors import CheckpointError, ConfigError, DamagedError
 from svdjobs.fingerprint import fingerprint
 from svdjobs.progress import say, size
 from svdjobs.records import Estimate, Plan, TensorPlan
@@ -19,6 +19,7 @@ from svdjobs.runs import cost, layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import Output, OutputKey, begin, check_run, note_run
 from svdjobs.storage.store import Store
+from svdjobs.weights.variants import areas
 
 STAGE = "plan"
 VERSION = "5"
@@ -37,21 +38,51 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
     if output.finished:
         note_run(store, config)
         try:
-            return layout.load_plan(store, config, stage=STAGE)
+            plan = layout.load_plan(store, config, stage=STAGE)
+            _check_what_is_evaluated(config, plan, opened)
+            return plan
         except DamagedError as error:  # a plan costs seconds
             say(f"{error} Making the plan again.")
             output = _output(config, store, opened, force=True)
     plan = make(config, store, opened)
+    _check_what_is_evaluated(config, plan, opened)
     note_run(store, config)
     output.write_json("plan.json", plan.model_dump(mode="json"))
     output.commit()
     return plan
 
 
+def _check_what_is_evaluated(
+    config: SweepConfig, plan: Plan, opened: dict[str, Checkpoint]
+) -> None:
+    """Check further checkpoints, variants and the map, which the plan does not depend on.
+
+    Raises:
+        CheckpointError: some cannot be evaluated; the error gives every reason.
+    """
+    checkpoints, after = RunCheckpoints(config), opened["after"]
+    reasons = []
+    for name, source in config.checkpoints.items():
+        try:
+            reasons += _mismatches(name, checkpoints.headers(source), after)
+        except CheckpointError as error:
+            reasons.append(f"{name}: {error}")
+    parts = {f"variants.{name}": spec for name, spec in config.variants.items()}
+    maps = {"map": config.map} if config.map else {}
+    for where, part in {**parts, **maps}.items():
+        try:
+            areas(part, plan.selected, after.config, where)
+        except ConfigError as error:
+            reasons.append(str(error))
+    if reasons:
+        raise CheckpointError("\n  ".join(["this sweep cannot run:", *reasons]))
+
+
 def hash_checkpoints(config: SweepConfig, store: Store) -> None:
     """Hash every checkpoint and store the hashes, so no pod of a fan-out has to."""
     checkpoints = RunCheckpoints(config)
-    for source in dict.fromkeys(target.source for target in layout.targets(config)):
+    sources = [*(target.source for target in layout.targets(config)), *config.checkpoints.values()]
+    for source in dict.fromkeys(sources):
         checkpoints.identity(source, store)
 
 

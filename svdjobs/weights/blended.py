@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -113,6 +113,25 @@ class PreparedTensor:
     """Whether the tensor is one matrix and nothing else."""
 
 
+class PreparedTensors:
+    """Keeps W and D of tensors for the next alpha, as far as the memory suffices."""
+
+    def __init__(self, budget_bytes: int = 0) -> None:
+        self._left = budget_bytes
+        self._kept: dict[str, PreparedTensor] = {}
+
+    def of(self, stored: StoredTensor, sources: Sources, checked: set[str]) -> PreparedTensor:
+        """W and D of one stored tensor, computed unless they were kept."""
+        if stored.name in self._kept:
+            return self._kept[stored.name]
+        prepared = prepare_tensor(stored, sources, checked)
+        size = prepared.w.nbytes + prepared.d.nbytes
+        if size <= self._left:
+            self._left -= size
+            self._kept[stored.name] = prepared
+        return prepared
+
+
 def stored_tensors(sources: Sources) -> list[StoredTensor]:
     """Every tensor that a blend stores, sorted by name; of a tied pair only the embedding."""
     plans = {tensor.name: tensor for tensor in sources.plan.tensors}
@@ -144,19 +163,39 @@ def peak_bytes(sources: Sources) -> int:
     return several + cost.peak_tensor_bytes(sources.plan.selected)
 
 
+def origins_at(config: SweepConfig, sources: Sources, alpha: float) -> dict[str, Hashable]:
+    """Where each tensor of the checkpoint at alpha comes from: its bases as they are stored, its
+    bases in the storage dtype, or the blend."""
+    found: dict[str, Hashable] = {}
+    for tensor in stored_tensors(sources):
+        written = stored_dtype(config, tensor)
+        kept = written if written not in (tensor.dtype, "F32") else None
+        blended = tensor.chosen and alpha != 1
+        found[tensor.name] = ("alpha", alpha) if blended else (config.bases_of, kept)
+    return found
+
+
 def tensors_at(
-    config: SweepConfig, sources: Sources, alpha: float
+    config: SweepConfig,
+    sources: Sources,
+    alpha: float,
+    names: Collection[str] | None = None,
+    kept: PreparedTensors | None = None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of the checkpoint at alpha, with exactly the bits that `blend` writes."""
+    """The tensors of the checkpoint at alpha, with exactly the bits that `blend` writes.
+
+    All of them, or those with `names`. `kept` has W and D of other alphas.
+    """
     from svdjobs.kernels.blend import blend
 
-    stored = stored_tensors(sources)
+    stored = [s for s in stored_tensors(sources) if names is None or s.name in names]
     checked = names_to_check(sources.plan.selected)
+    prepared_tensors = kept or PreparedTensors()
 
     def blended(tensor: StoredTensor) -> torch.Tensor:
         if not tensor.chosen or alpha == 1:
             return sources.bases.read(tensor.name)
-        prepared = prepare_tensor(tensor, sources, checked)
+        prepared = prepared_tensors.of(tensor, sources, checked)
         return blend(prepared.w, prepared.d, alpha).reshape(tensor.shape)
 
     workers = worker_count(peak_bytes(sources))

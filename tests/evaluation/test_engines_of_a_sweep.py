@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -205,17 +204,15 @@ def test_auto_engine(chain: dict[str, Path], monkeypatch: pytest.MonkeyPatch) ->
 def test_weights_put_into_an_engine_are_those_blend_writes(make_config: MakeConfig) -> None:
     config = make_config(rotations=None)
     store = blended(config)
-    checkpoints, disk = RunCheckpoints(config), ExitStack()
+    of_run = engine_weights.RunWeights(RunCheckpoints(config), store)
     for alpha in ("alpha-0.0000", "alpha-0.5000", "alpha-1.0000"):
-        weights = engine_weights.weights_of(
-            checkpoints, store, alpha, disk, with_weight_files=False
-        )
+        weights = of_run.of(alpha, with_weight_files=False)
         computed = dict(weights.tensors())
         written = tensors(Path(store.url) / "checkpoints" / alpha)
         assert computed.keys() == written.keys()
         assert all(bool((computed[name] == written[name]).all()) for name in written)
     with pytest.raises(IncompleteError, match=r"no checkpoint 'alpha-0\.3' in this run; it has"):
-        engine_weights.weights_of(checkpoints, store, "alpha-0.3", disk, with_weight_files=True)
+        of_run.of("alpha-0.3", with_weight_files=True)
 
 
 def test_reused_and_separate_engines_agree(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_what_a_checkpoint_cannot_read_is_said() -> None:
     engine = running()
     context, vocabulary = engine.context or 0, engine.vocabulary
     made = [completion(5), completion(5, vocabulary), completion(*[5] * context)]
-    found = list(likelihoods._likelihoods(engine, made, {3: (1, 2)}, 1.0, "before"))
+    found = list(likelihoods.read_together(engine, made, {3: (1, 2)}, 1.0, "before"))
     assert [row.unread for row in found] == [None, "vocabulary", "context"]
     assert [len(row.log_probabilities) for row in found] == [1, 0, 0]
     assert json.loads(found[0].model_dump_json(exclude_none=True)).keys() == {
@@ -261,7 +261,7 @@ def test_a_log_probability_that_is_no_number_is_an_error() -> None:
     engine._model.lm_head.weight.data[7] = math.nan
     words = "alpha-0.1: the log-probability of token 0 of 2 in after's completion 1 of problem 3 is"
     with pytest.raises(EvaluationError, match=words):
-        list(likelihoods._likelihoods(engine, [completion(5, 6)], {3: (1,)}, 1.0, "alpha-0.1"))
+        list(likelihoods.read_together(engine, [completion(5, 6)], {3: (1,)}, 1.0, "alpha-0.1"))
 
 
 def test_older_configs_are_read() -> None:

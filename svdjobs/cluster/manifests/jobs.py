@@ -43,14 +43,15 @@ def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict
     files: dict[str, _Documents] = {"config": [_account(settings), _config_map(run, text)]}
     for task in pipeline.tasks():
         stage = pipeline.stage(task.stage)
-        # The chains `alphas` and `baselines` both have a task `evaluate`. One Job does them all.
+        # The chains `alphas` and `baselines` both have a task `evaluate`. One Job does them all,
+        # and the variants.
         if task.name in files or task.unless_kept or not stage.wanted(config):
             continue
         if task.stage == "plan":
             files["plan"] = job("plan", "--units-dir", f"{pods.SCRATCH}/units")
         elif not stage.options:
             files[task.name] = job(task.stage)
-        elif count := counts[task.name]:
+        elif count := counts.get(task.name):
             # A value in braces is an item of a chain; the Job's index chooses it instead.
             fixed = [
                 word

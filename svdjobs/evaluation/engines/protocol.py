@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from svdjobs.config import EvaluateConfig
@@ -50,6 +59,18 @@ class Weights(NamedTuple):
     """The folder with its config and generation config, and, for `start`, its weight files."""
     tensors: Callable[[], Iterable[tuple[str, torch.Tensor]]]
     """All tensors by their names in the checkpoint, read or computed when this is called."""
+    origins: Mapping[str, Hashable] = MappingProxyType({})
+    """Where each tensor comes from: two tensors of one name and origin are equal. Without origins,
+    nothing is known."""
+    some: Callable[[Collection[str]], Iterable[tuple[str, torch.Tensor]]] | None = None
+    """The tensors with these names; given if there are origins."""
+
+
+def chosen_tensors(
+    weights: Weights, names: Collection[str] | None
+) -> Iterable[tuple[str, torch.Tensor]]:
+    """The tensors with these names; all of them if `names` is None."""
+    return weights.tensors() if names is None or weights.some is None else weights.some(names)
 
 
 class Engine(Protocol):
@@ -66,8 +87,11 @@ class Engine(Protocol):
     def settings(self) -> dict[str, Any]:
         """Every argument that it runs with, for the record."""
 
-    def put(self, weights: Weights) -> None:
-        """Swap in another checkpoint's weights, and verify them."""
+    def put(self, weights: Weights, changed: Collection[str] | None = None) -> None:
+        """Swap in another checkpoint's weights, and verify them.
+
+        With `changed`, only the tensors with these names differ from those that it holds.
+        """
 
     def generate(
         self, requests: Sequence[Request], done: AbstractSet[tuple[int, int]] = frozenset()

@@ -11,7 +11,7 @@ Shape legend: B requests, T tokens, V vocabulary.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import CheckpointError, EvaluationError, first_line
 from svdjobs.evaluation.engines.device import device_name
-from svdjobs.evaluation.engines.protocol import EngineKind, Request, Trace, Weights
+from svdjobs.evaluation.engines.protocol import (
+    EngineKind,
+    Request,
+    Trace,
+    Weights,
+    chosen_tensors,
+)
 from svdjobs.evaluation.engines.stop_tokens import stop_tokens
 from svdjobs.evaluation.prompts import check_context_length
 from svdjobs.records import Completion
@@ -83,7 +89,7 @@ class TransformersEngine:
             "batch_size": self._config.batch_size,
         }
 
-    def put(self, weights: Weights) -> None:
+    def put(self, weights: Weights, changed: Collection[str] | None = None) -> None:
         """Copy another checkpoint's tensors over the model's own.
 
         Raises:
@@ -97,7 +103,7 @@ class TransformersEngine:
         storages = {name: tensor.data_ptr() for name, tensor in own.items()}
         filled: set[int] = set()
         with torch.inference_mode():
-            for name, tensor in weights.tensors():
+            for name, tensor in chosen_tensors(weights, changed):
                 if name not in own or own[name].shape != tensor.shape:
                     raise EvaluationError(
                         f"{weights.label}: the running model has no {list(tensor.shape)} tensor "
@@ -105,7 +111,8 @@ class TransformersEngine:
                     )
                 own[name].copy_(tensor)
                 filled.add(storages[name])
-        if missing := sorted(name for name, place in storages.items() if place not in filled):
+        missing = sorted(name for name, place in storages.items() if place not in filled)
+        if missing and changed is None:
             raise EvaluationError(
                 f"{weights.label} has no {missing[0]!r}, which would keep the last checkpoint's "
                 f"values. Set evaluate.reuse_engine to false."

@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -29,7 +29,13 @@ from svdjobs.errors import (
     first_line,
 )
 from svdjobs.evaluation.engines.device import vllm_uses_gpus
-from svdjobs.evaluation.engines.protocol import EngineKind, Request, Trace, Weights
+from svdjobs.evaluation.engines.protocol import (
+    EngineKind,
+    Request,
+    Trace,
+    Weights,
+    chosen_tensors,
+)
 from svdjobs.evaluation.engines.stop_tokens import context_of, stop_tokens
 from svdjobs.evaluation.engines.weight_checksum import bit_sum, packed_name
 from svdjobs.provenance import memory_limit_bytes
@@ -114,7 +120,7 @@ class VllmEngine:
         invariant = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
         return {"engine": self.description, "batch_invariant": invariant, **given}
 
-    def put(self, weights: Weights) -> None:
+    def put(self, weights: Weights, changed: Collection[str] | None = None) -> None:
         """Replace the weights of the running engine, and verify that it holds the new ones.
 
         Raises:
@@ -122,12 +128,16 @@ class VllmEngine:
         """
         self._stop = stop_tokens(weights.folder, self._tokenizer)
         expected: dict[str, int] = {}
+        if changed is not None:
+            # A checksum is of a whole parameter, which may hold several tensors.
+            fused = {packed_name(name, self._packed) for name in changed}
+            changed = [n for n in weights.origins if packed_name(n, self._packed) in fused]
         with tempfile.TemporaryDirectory(prefix="svdjobs-") as folder:
-            for batch in _batches(self._with_checksums(weights.tensors(), expected)):
+            for batch in _batches(self._with_checksums(chosen_tensors(weights, changed), expected)):
                 self._send(batch, Path(folder) / "weights.safetensors")
         # The cached keys and values belong to the old weights.
         self._llm.reset_prefix_cache()
-        self._verify(expected, weights.label)
+        self._verify(expected, weights.label, everything=changed is None)
 
     def _with_checksums(
         self, tensors: Iterable[tuple[str, torch.Tensor]], expected: dict[str, int]
@@ -156,14 +166,17 @@ class VllmEngine:
                 f"evaluate.reuse_engine to false: every checkpoint then gets an engine of its own."
             ) from None
 
-    def _verify(self, expected: Mapping[str, int], label: str) -> None:
+    def _verify(self, expected: Mapping[str, int], label: str, *, everything: bool) -> None:
         """Compare the engine's checksums with the expected ones.
+
+        If `everything` was sent, also check that no parameter of the engine was left out.
 
         The checksums of a sharded parameter add up to the expected one over all devices; a
         replicated parameter equals it on every device. vLLM does not say which of the two a
         parameter is, so either is accepted; stale weights satisfy neither, except by coincidence.
         """
-        checksums: list[dict[str, int]] = self._llm.collective_rpc("svdjobs_bits")
+        names = None if everything else list(expected)
+        checksums: list[dict[str, int]] = self._llm.collective_rpc("svdjobs_bits", args=(names,))
         stale = [
             name
             for name, bits in expected.items()

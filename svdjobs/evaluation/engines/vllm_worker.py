@@ -39,10 +39,14 @@ class WeightSwap:
             tensors = ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
             return sorted(self._svdjobs_model().load_weights(tensors))
 
-    def svdjobs_bits(self) -> dict[str, int]:
-        """`bit_sum` of every parameter that this worker holds."""
+    def svdjobs_bits(self, names: list[str] | None = None) -> dict[str, int]:
+        """`bit_sum` of the parameters with these names, or of every one that this worker holds."""
         parameters = self._svdjobs_model().named_parameters()
-        return {name: bit_sum(parameter.detach()) for name, parameter in parameters}
+        return {
+            name: bit_sum(parameter.detach())
+            for name, parameter in parameters
+            if names is None or name in names
+        }
 
     def svdjobs_scale(self, factor: float) -> bool:
         """Multiply the scale of all logits. Returns whether the model has one scale for them."""

@@ -1,0 +1,203 @@
+"""The map: after's completions, read by variants in which one part is rewound to before.
+
+A part is a layer and a module family. Beside each cell stand random changes of the same size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from svdjobs.checkpoint.selection import layer_and_family
+from svdjobs.config import MapConfig, PartConfig, VariantConfig
+from svdjobs.evaluation import likelihoods
+from svdjobs.evaluation.benchmarks.load import Benchmark
+from svdjobs.evaluation.generation import COMPLETIONS, completions_in
+from svdjobs.evaluation.output_keys import variant_fingerprint
+from svdjobs.evaluation.session import Session
+from svdjobs.progress import track
+from svdjobs.records import Completion, Likelihood, Manifest, MapCell, TensorPlan
+from svdjobs.runs import layout
+from svdjobs.runs.outputs import (
+    Output,
+    OutputKey,
+    begin,
+    content_print,
+    find_manifest,
+    read_finished,
+    readable_manifest,
+)
+from svdjobs.storage.objects import record_in, write_lines
+from svdjobs.storage.store import Store
+from svdjobs.weights.variants import areas
+
+VERSION = "1"
+CELLS = "cells.jsonl"
+JOURNAL = "cells.journal"
+ALL = "all"
+
+
+class Part(NamedTuple):
+    """A part of the map: a layer and a module family, or all."""
+
+    layer: int | None
+    family: str
+    matrices: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """`layer 2 mlp.down_proj`."""
+        return self.family if self.layer is None else f"layer {self.layer} {self.family}"
+
+
+def parts(
+    map_config: MapConfig, selected: Sequence[TensorPlan], config: Mapping[str, Any]
+) -> list[Part]:
+    """The parts of a map, by layer and family; then all of them together.
+
+    Raises:
+        ConfigError: a key of the section matches no matrix.
+    """
+    cells: dict[tuple[int, str], list[str]] = {}
+    for name in areas(map_config, selected, config, "map"):
+        layer, family = layer_and_family(name)
+        cells.setdefault((-1 if layer is None else layer, family), []).append(name)
+    found = [
+        Part(None if layer < 0 else layer, family, tuple(names))
+        for (layer, family), names in sorted(cells.items())
+    ]
+    return [*found, Part(None, ALL, tuple(name for part in found for name in part.matrices))]
+
+
+def variants_of(map_config: MapConfig, part: Part) -> Iterator[tuple[int | None, VariantConfig]]:
+    """The variants of a part: rewound, and with each random change."""
+    which = PartConfig(
+        include=tuple(f"^{_escaped(name)}$" for name in part.matrices), heads=map_config.heads
+    ).model_dump()
+    yield None, VariantConfig(**which, before=map_config.rewind)
+    for number in range(map_config.nulls if part.family != ALL else 0):
+        yield number, VariantConfig(**which, random=map_config.rewind, seed=number)
+
+
+def _escaped(name: str) -> str:
+    return name.replace(".", r"\.")
+
+
+def make(session: Session, benchmark: Benchmark, *, force: bool = False) -> None:
+    """Write the map's cells on a benchmark, unless current ones exist.
+
+    Each cell is written to a journal at once, so a killed run reads only the missing ones when it
+    is resumed.
+    """
+    config, store = session.config, session.store
+    of_after = likelihoods.current(store, "after", benchmark.name)
+    completions_manifest = find_manifest(store, layout.results_prefix("after", benchmark.name))
+    if config.map is None or of_after is None or completions_manifest is None:
+        return
+    key = OutputKey(
+        stage="map",
+        version=VERSION,
+        config={
+            **config.map.model_dump(mode="json"),
+            "engine": session.evaluate.engine,
+            "dtype": session.evaluate.dtype,
+        },
+        inputs={
+            "weights": variant_fingerprint(session.checkpoints, store, config.map),
+            "likelihoods": content_print(of_after),
+        },
+    )
+    output = begin(store, layout.map_prefix(benchmark.name), key, force=force)
+    if output.finished:
+        return
+    rows = [r for r in likelihoods.load(store, "after", benchmark.name) if not r.unread]
+    read = {(row.idx, row.sample_index): row for row in rows}
+    prefix = layout.results_prefix("after", benchmark.name)
+    drawn = completions_in(read_finished(store, prefix, COMPLETIONS, completions_manifest))
+    completions = [c for c in drawn if (c.idx, c.sample_index) in read]
+    # Completions of about one length need little padding.
+    completions.sort(key=lambda c: (len(c.token_ids), c.idx, c.sample_index))
+    _read_cells(session, config.map, benchmark, output, read, completions)
+    output.commit()
+
+
+def _read_cells(
+    session: Session,
+    map_config: MapConfig,
+    benchmark: Benchmark,
+    output: Output,
+    of_after: Mapping[tuple[int, int], Likelihood],
+    completions: Sequence[Completion],
+) -> None:
+    store = output.store
+    selected = layout.load_plan(store, session.config, stage="evaluate").selected
+    wanted = [
+        (part, number, spec)
+        for part in parts(map_config, selected, session.checkpoints.after.config)
+        for number, spec in variants_of(map_config, part)
+    ]
+    prompts = {p.idx: p.ids for p in session.prompt_set("after").prompts[benchmark.name]}
+    temperature = session.evaluate.read_temperature
+    with (
+        store.journal(output.key(JOURNAL)) as journal,
+        track(f"map of {benchmark.name}", len(wanted)) as advance,
+    ):
+        lines = (record_in(MapCell, line, "a line of a journal") for line in journal.lines)
+        cells = {(cell.layer, cell.family, cell.null): cell for cell in lines}
+        advance(len(cells))
+        for part, number, spec in wanted:
+            if (part.layer, part.family, number) in cells:
+                continue
+            label = f"map: {part.name}" + ("" if number is None else f", null {number}")
+            engine, variant = session.engine_holder.engine_with_variant(label, spec)
+            found = likelihoods.read_together(engine, completions, prompts, temperature, label)
+            cell = _cell(part, number, variant.relative_change, of_after, found)
+            journal.append(cell.model_dump_json())
+            cells[part.layer, part.family, number] = cell
+            advance(1, part.name)
+    in_order = [cells[part.layer, part.family, number] for part, number, _ in wanted]
+    output.add(write_lines(store, output.key(CELLS), [cell.model_dump_json() for cell in in_order]))
+    store.delete(output.key(JOURNAL))
+
+
+def _cell(
+    part: Part,
+    number: int | None,
+    change: float,
+    of_after: Mapping[tuple[int, int], Likelihood],
+    found: Iterable[Likelihood],
+) -> MapCell:
+    ratios, divergences = {}, {}
+    for row in found:
+        key = row.idx, row.sample_index
+        pairs = zip(row.log_probabilities, of_after[key].log_probabilities, strict=True)
+        apart = [own - after for own, after in pairs]
+        ratios[key] = math.fsum(apart)
+        divergences[key] = math.fsum(math.expm1(d) - d for d in apart)
+    return MapCell(
+        layer=part.layer,
+        family=part.family,
+        null=number,
+        change=change,
+        log_ratios=[ratios[key] for key in sorted(of_after)],
+        divergences=[divergences[key] for key in sorted(of_after)],
+    )
+
+
+def current(store: Store, benchmark: str) -> Manifest | None:
+    """Manifest of the map; None if it is missing, or after's likelihoods have changed."""
+    of_after = likelihoods.current(store, "after", benchmark)
+    manifest = readable_manifest(store, layout.map_prefix(benchmark))
+    if manifest is None or of_after is None:
+        return None
+    return manifest if manifest.inputs["likelihoods"] == content_print(of_after) else None
+
+
+def load(store: Store, benchmark: str) -> list[MapCell]:
+    """The cells of the map; empty if it is missing or out of date."""
+    if (manifest := current(store, benchmark)) is None:
+        return []
+    prefix = layout.map_prefix(benchmark)
+    lines = read_finished(store, prefix, CELLS, manifest).splitlines()
+    return [record_in(MapCell, line, f"a line of {prefix}/{CELLS}") for line in lines]

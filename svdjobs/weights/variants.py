@@ -1,0 +1,241 @@
+"""Variants: `after`, with one rule for a part of its matrices (config section `variants`)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from svdjobs.checkpoint.matrices import Sizes
+from svdjobs.checkpoint.selection import layer_and_family
+from svdjobs.config import PartConfig, VariantConfig
+from svdjobs.errors import ConfigError
+from svdjobs.records import TensorPlan
+from svdjobs.runs.checkpoints import RunCheckpoints
+from svdjobs.weights.blended import Sources, StoredTensor, stored_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+_ALL = slice(None)
+
+
+class Area(NamedTuple):
+    """Rows and columns of a matrix: slices, each of which is a part of the area."""
+
+    rows: tuple[slice, ...] = (_ALL,)
+    columns: tuple[slice, ...] = (_ALL,)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the whole matrix."""
+        return self == Area()
+
+
+def areas(
+    part: PartConfig, selected: Sequence[TensorPlan], config: Mapping[str, Any], where: str
+) -> dict[str, Area]:
+    """The matrices of a part, by name, and which of their rows and columns belong to it.
+
+    `selected` are the matrices that are blended, `config` is that of the checkpoint; `where` names
+    the section in errors.
+
+    Raises:
+        ConfigError: a key of the part matches nothing, or the part is empty.
+    """
+    families = {t.name: layer_and_family(t.name)[1] for t in selected}
+    layers = {t.name: layer_and_family(t.name)[0] for t in selected}
+    names = [t.name for t in selected]
+    for key, found in (
+        ("layers", [n for n in part.layers if n not in layers.values()]),
+        ("families", [f for f in part.families if not any(_of(x, f) for x in families.values())]),
+        (
+            "include",
+            [p for p in part.include if not any(_pattern(p, where).search(n) for n in names)],
+        ),
+        (
+            "exclude",
+            [p for p in part.exclude if not any(_pattern(p, where).search(n) for n in names)],
+        ),
+    ):
+        if found:
+            known = {
+                "layers": f"; its layers are {_span(layers.values())}",
+                "families": f"; its families are {', '.join(sorted(set(families.values())))}",
+            }
+            raise ConfigError(
+                f"{where}.{key}: {found[0]!r} matches none of the {len(names)} blended "
+                f"matrices{known.get(key, '')}."
+            )
+    chosen = [
+        name
+        for name in names
+        if (not part.layers or layers[name] in part.layers)
+        and (not part.families or any(_of(families[name], f) for f in part.families))
+        and (not part.include or any(_pattern(p, where).search(name) for p in part.include))
+        and not any(_pattern(p, where).search(name) for p in part.exclude)
+    ]
+    found_areas = {name: _area(name, part.heads, Sizes.of(config), where) for name in chosen}
+    made = {name: area for name, area in found_areas.items() if area is not None}
+    if not made:
+        raise ConfigError(f"{where} leaves no matrix: its keys match none together.")
+    return made
+
+
+def _of(family: str, wanted: str) -> bool:
+    return family == wanted or family.endswith(f".{wanted}")
+
+
+def _span(numbers: Collection[int | None]) -> str:
+    known = sorted({number for number in numbers if number is not None})
+    return f"{known[0]} to {known[-1]}" if known else "without numbers"
+
+
+def _pattern(source: str, where: str) -> re.Pattern[str]:
+    try:
+        return re.compile(source)
+    except re.error as error:
+        raise ConfigError(f"{where}: {source!r} is not a regular expression: {error}") from None
+
+
+def _area(name: str, heads: Sequence[int], sizes: Sizes, where: str) -> Area | None:
+    """The area of the heads in a matrix; None if it has none."""
+    if not heads:
+        return Area()
+    if bad := [head for head in heads if not 0 <= head < sizes.heads]:
+        raise ConfigError(f"{where}.heads: {bad[0]}, but the checkpoint has {sizes.heads} heads.")
+    leaf = name.removesuffix(".weight").rpartition(".")[2]
+    width = sizes.head
+    if leaf in ("q_proj", "o_proj"):
+        slices = tuple(slice(h * width, (h + 1) * width) for h in sorted(set(heads)))
+        return Area(rows=slices) if leaf == "q_proj" else Area(columns=slices)
+    if leaf in ("k_proj", "v_proj"):
+        group = max(1, sizes.heads // sizes.kv_heads)
+        own = sorted({head // group for head in heads})
+        return Area(rows=tuple(slice(h * width, (h + 1) * width) for h in own))
+    return None
+
+
+@dataclass
+class Variant:
+    """The weights of one variant, computed when they are asked for."""
+
+    spec: VariantConfig
+    label: str
+    checkpoints: RunCheckpoints
+    sources: Sources
+    changes: dict[str, float] = field(default_factory=dict)
+    """‖W′ − W‖_F of each matrix that has been computed."""
+    norms: dict[str, float] = field(default_factory=dict)
+    """‖W‖_F of the same matrices."""
+    defects: dict[str, float] = field(default_factory=dict)
+    """‖QᵀQ − 1‖_F of mixed bases before they were projected."""
+
+    def __post_init__(self) -> None:
+        selected = self.sources.plan.selected
+        self._areas = areas(self.spec, selected, self.sources.bases.config, self.label)
+
+    @property
+    def touched(self) -> list[StoredTensor]:
+        """The stored tensors that differ from after's."""
+        return [
+            stored
+            for stored in stored_tensors(self.sources)
+            if any(tensor.name in self._areas for tensor in stored.holds)
+        ]
+
+    def tensors(self, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """The stored tensors with these names."""
+        touched = {stored.name: stored for stored in self.touched}
+        for stored in stored_tensors(self.sources):
+            if stored.name in names:
+                w = self.sources.bases.read(stored.name)
+                changed = stored.name in touched
+                yield stored.name, self._changed(stored, w) if changed else w
+
+    def _changed(self, stored: StoredTensor, w: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        flat = w.to(torch.float32).reshape(-1).clone()
+        for tensor in stored.chosen:
+            if (area := self._areas.get(tensor.name)) is None:
+                continue
+            piece = self.sources.matrices.pieces.get(tensor.name)
+            own_MN = piece.of(flat) if piece else flat.view(tensor.shape)
+            own_MN = own_MN.clone()
+            new_MN = own_MN.clone()
+            made_MN = self._matrix(tensor, own_MN).to(torch.float32)
+            for rows in area.rows:
+                for columns in area.columns:
+                    new_MN[rows, columns] = made_MN[rows, columns]
+            difference = new_MN.to(torch.float64) - own_MN.to(torch.float64)
+            self.changes[tensor.name] = float(difference.norm())
+            self.norms[tensor.name] = float(own_MN.to(torch.float64).norm())
+            if piece:
+                piece.put(flat, new_MN)
+            else:
+                flat.view(tensor.shape).copy_(new_MN)
+        return flat.reshape(stored.shape)
+
+    def _matrix(self, tensor: TensorPlan, w_MN: torch.Tensor) -> torch.Tensor:
+        """The matrix by the rule, everywhere."""
+        from svdjobs.kernels import blend, variants
+
+        spec, name = self.spec, tensor.name
+        directions = slice(*spec.directions) if spec.directions else _ALL
+        if spec.alpha is not None:
+            return self._blended(name, w_MN, spec.alpha, directions)
+        if spec.before == "values":
+            return self._blended(name, w_MN, 0.0, directions)
+        if spec.random == "values":
+            s_K, values_K = self.sources.factors.s(name), self.sources.values.s(name)
+            norm = float((values_K - s_K)[directions].norm())
+            r_K = variants.noise_ratio(s_K, norm, directions, self._seed(name))
+            d_MN = blend.signal(w_MN, s_K, self.sources.factors.basis(name), r_K)
+            return blend.blend(w_MN, d_MN, 0.0)
+        config = self.checkpoints.config
+        before_MN = self.checkpoints.matrices(config.before).view.read(name)
+        if spec.before == "matrix":
+            return before_MN
+        if spec.before is not None:
+            swapped = variants.swap_vectors(w_MN, before_MN, spec.before, directions)
+            if swapped.defect:
+                self.defects[name] = swapped.defect
+            return swapped.w_MN
+        if spec.random == "vectors":
+            return variants.rotate_randomly(w_MN, before_MN, directions, self._seed(name))
+        if spec.random == "matrix":
+            return variants.noise(w_MN, before_MN, self._seed(name))
+        if spec.keep_update is not None:
+            return before_MN.double() + variants.leading_update(w_MN, before_MN, spec.keep_update)
+        if spec.drop_update is not None:
+            return w_MN.double() - variants.leading_update(w_MN, before_MN, spec.drop_update)
+        assert spec.extrapolate is not None  # the config has exactly one rule
+        return w_MN.double() + spec.extrapolate * (w_MN.double() - before_MN.double())
+
+    def _blended(
+        self, name: str, w_MN: torch.Tensor, alpha: float, directions: slice
+    ) -> torch.Tensor:
+        import torch
+
+        from svdjobs.kernels import blend
+
+        s_K, values_K = self.sources.factors.s(name), self.sources.values.s(name)
+        r_K = blend.blend_ratio(values_K, s_K).r_K
+        only_K = torch.zeros_like(r_K)
+        only_K[directions] = r_K[directions]
+        d_MN = blend.signal(w_MN, s_K, self.sources.factors.basis(name), only_K)
+        return blend.blend(w_MN, d_MN, alpha)
+
+    def _seed(self, name: str) -> int:
+        from svdjobs.fingerprint import derived_seed
+
+        return derived_seed(self.spec.seed, name)
+
+    @property
+    def relative_change(self) -> float:
+        """‖W′ − W‖/‖W‖ over the matrices that have been computed."""
+        total = math.hypot(*self.norms.values())
+        return math.hypot(*self.changes.values()) / total if total else 0.0
