@@ -364,6 +364,28 @@ class Likelihood(Record):
     token that the checkpoint does not embed. There are no log-probabilities then."""
 
 
+class MapReading(Record):
+    """What one part of the map carries: how the checkpoint differs from after if the part is
+    rewound to before."""
+
+    layer: int | None
+    family: str
+    change: float
+    """‖W′ − W‖/‖W‖ over the matrices of the part."""
+    accuracy: Interval | None
+    """Accuracy minus after's, for problems like these; None if it is too far from after."""
+    nulls: list[Interval]
+    """The same for each random change of the same size that can be read."""
+    minus_nulls: Interval | None
+    """Accuracy minus the mean of the nulls', paired by problem; minus after's without nulls."""
+    p: float | None
+    """Two-sided p that `minus_nulls` is 0, adjusted by Holm's method over the map."""
+    nll: Interval
+    """NLL of after's completions minus that under after, in nats per token."""
+    kl: Interval
+    """KL(after ‖ this) in nats per token."""
+
+
 class MapCell(Record):
     """What after's completions are to a variant of the map, in which one part is rewound.
 

@@ -6,9 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from svdjobs.records import Grade, Interval, Likelihood, Outcome, Reading
+from svdjobs.records import Grade, Interval, Likelihood, MapCell, MapReading, Outcome, Reading
 from svdjobs.statistics import (
+    Reweighted,
+    divergence_interval,
+    holm,
     mean_interval,
+    ratio_interval,
     reweighted_difference,
     sign_flip_p,
     weights_quality,
@@ -40,11 +44,7 @@ def read(
 
     `sampled` is the score of each problem by the checkpoint's own completions, minus after's.
     """
-    outcomes = {
-        (g.idx, g.sample_index): g.outcome
-        for g in after.grades
-        if g.idx not in after.unreadable_golds
-    }
+    outcomes = _outcomes(after)
     logs = log_weights(found, after.likelihoods, outcomes)
     if not logs:
         return None
@@ -93,6 +93,80 @@ def read(
             "minus_sampled_p": p,
         }
     )
+
+
+def read_map(after: OfAfter, cells: Sequence[MapCell]) -> list[MapReading]:
+    """What each part of the map carries, in the order of the cells. All parts together are last."""
+    rows = sorted(
+        (r for r in after.likelihoods if not r.unread), key=lambda r: (r.idx, r.sample_index)
+    )
+    keys = [(row.idx, row.sample_index) for row in rows]
+    lengths: dict[int, int] = {}
+    for row in rows:
+        lengths[row.idx] = lengths.get(row.idx, 0) + len(row.log_probabilities)
+    outcomes = _outcomes(after)
+    found: list[tuple[MapCell, Reweighted | None, list[Reweighted]]] = []
+    for cell in cells:
+        read = _read_cell(dict(zip(keys, cell.log_ratios, strict=True)), outcomes)
+        if cell.null is None:
+            found.append((cell, read, []))
+        elif read is not None:
+            found[-1][2].append(read)
+    apart = [_minus_nulls(read, nulls) for _, read, nulls in found]
+    adjusted = holm({i: sign_flip_p(values) for i, values in enumerate(apart) if values})
+    readings = []
+    for i, (cell, read, nulls) in enumerate(found):
+        ratios, divergences = dict.fromkeys(lengths, 0.0), dict.fromkeys(lengths, 0.0)
+        for key, ratio, divergence in zip(keys, cell.log_ratios, cell.divergences, strict=True):
+            ratios[key[0]] -= ratio
+            divergences[key[0]] += divergence
+        tokens = list(lengths.values())
+        readings.append(
+            MapReading(
+                layer=cell.layer,
+                family=cell.family,
+                change=cell.change,
+                accuracy=read.like_these if read else None,
+                nulls=[null.like_these for null in nulls],
+                minus_nulls=mean_interval(apart[i]) if apart[i] else None,
+                p=adjusted.get(i),
+                nll=ratio_interval(list(ratios.values()), tokens),
+                kl=divergence_interval(list(divergences.values()), list(ratios.values()), tokens)[
+                    0
+                ],
+            )
+        )
+    return readings
+
+
+def _read_cell(logs: Mapping[Key, float], outcomes: Mapping[Key, Outcome]) -> Reweighted | None:
+    """The difference of accuracies; None if the weights are too uneven."""
+    by_problem = _by_problem(key for key in logs if key in outcomes)
+    weights = [[logs[key] for key in keys] for keys in by_problem.values()]
+    if not weights or not weights_quality(weights).usable:
+        return None
+    correct = [[float(outcomes[k] is Outcome.CORRECT) for k in ks] for ks in by_problem.values()]
+    return reweighted_difference(weights, correct)
+
+
+def _minus_nulls(read: Reweighted | None, nulls: Sequence[Reweighted]) -> list[float]:
+    """The difference of each problem minus the mean of the nulls'; empty if it was not read."""
+    if read is None:
+        return []
+    count = max(1, len(nulls))
+    return [
+        value - math.fsum(null.per_problem[i] for null in nulls) / count
+        for i, value in enumerate(read.per_problem)
+    ]
+
+
+def _outcomes(after: OfAfter) -> dict[Key, Outcome]:
+    """The outcome of each completion of a problem with a readable gold."""
+    return {
+        (g.idx, g.sample_index): g.outcome
+        for g in after.grades
+        if g.idx not in after.unreadable_golds
+    }
 
 
 def log_weights(

@@ -13,6 +13,7 @@ from svdjobs.records import (
     BlendRecord,
     Interval,
     Likelihood,
+    MapReading,
     Plan,
     Reading,
     Record,
@@ -71,6 +72,8 @@ class Content:
     """Benchmark → checkpoint id → its likelihoods of after's completions."""
     readings: dict[str, dict[str, Reading]] = field(default_factory=dict)
     """Benchmark → checkpoint id → its accuracy, read from after's completions."""
+    maps: dict[str, list[MapReading]] = field(default_factory=dict)
+    """Benchmark → the parts of the map; the last one is all parts together."""
     agreements: dict[str, dict[str, Agreement]] = field(default_factory=dict)
     """Benchmark → checkpoint id → agreement with the second grader."""
 

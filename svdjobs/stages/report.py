@@ -7,7 +7,7 @@ from pathlib import Path
 
 from svdjobs import escape, pipeline
 from svdjobs.config import BenchmarkConfig, SweepConfig
-from svdjobs.evaluation import grades, likelihoods, reading, second_grades
+from svdjobs.evaluation import grades, likelihoods, mapping, reading, second_grades
 from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.results import current_results
 from svdjobs.provenance import versions
@@ -16,6 +16,7 @@ from svdjobs.records import (
     BlendRecord,
     Likelihood,
     Manifest,
+    MapReading,
     Plan,
     Reading,
     Record,
@@ -121,6 +122,9 @@ def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
             elif checkpoint_id in layout.read_ids(config):
                 manifest = likelihoods.current(store, checkpoint_id, benchmark.name)
                 manifests[layout.likelihoods_prefix(checkpoint_id, benchmark.name)] = manifest
+        if config.map:
+            prefix = layout.map_prefix(benchmark.name)
+            manifests[prefix] = mapping.current(store, benchmark.name)
     return manifests
 
 
@@ -146,6 +150,8 @@ def _answers(
             if manifest := second_grades.current(store, checkpoint_id, benchmark.name):
                 prefix = layout.second_grades_prefix(checkpoint_id, benchmark.name)
                 prints[prefix] = content_print(manifest)
+        if manifest := mapping.current(store, benchmark.name) if config.map else None:
+            prints[layout.map_prefix(benchmark.name)] = content_print(manifest)
     return prints
 
 
@@ -162,6 +168,7 @@ def gather(
         summaries=summaries,
         likelihoods=rows,
         readings=_readings(config, store, summaries, rows),
+        maps=_maps(config, store, summaries, rows),
         agreements=_agreements(config, store, manifests),
         blends={
             alpha: shard_records(store, alpha)
@@ -213,19 +220,10 @@ def _readings(
     """What every checkpoint but after would score; empty if completions cannot be read."""
     by_benchmark: dict[str, dict[str, Reading]] = {}
     for benchmark, by_id in rows.items():
-        evaluation = grades.find(store, "after", benchmark)
-        scores = summaries.get(benchmark, {})
-        if not config.evaluation.readable or evaluation is None or "after" not in scores:
+        if (after := _of_after(config, store, summaries, benchmark, by_id)) is None:
             continue
-        graded = evaluation.graded(store)
-        problems = sorted({g.idx for g in graded} - set(scores["after"].gold_errors))
-        after = reading.OfAfter(
-            graded,
-            by_id.get("after", []),
-            likelihoods.load(store, "after", benchmark, likelihoods.AGAIN),
-            frozenset(scores["after"].gold_errors),
-            scores["after"].dtype,
-        )
+        scores = summaries[benchmark]
+        problems = sorted({grade.idx for grade in after.grades} - after.unreadable_golds)
         for checkpoint_id, found in by_id.items():
             sampled = None
             if checkpoint_id in scores:
@@ -239,6 +237,42 @@ def _readings(
             if checkpoint_id != "after" and (made := reading.read(after, found, sampled)):
                 by_benchmark.setdefault(benchmark, {})[checkpoint_id] = made
     return by_benchmark
+
+
+def _maps(
+    config: SweepConfig,
+    store: Store,
+    summaries: dict[str, dict[str, Summary]],
+    rows: dict[str, dict[str, list[Likelihood]]],
+) -> dict[str, list[MapReading]]:
+    """The map of each benchmark, if the config has one."""
+    maps = {}
+    for benchmark, by_id in rows.items() if config.map else ():
+        after = _of_after(config, store, summaries, benchmark, by_id)
+        if after and (cells := mapping.load(store, benchmark)):
+            maps[benchmark] = reading.read_map(after, cells)
+    return maps
+
+
+def _of_after(
+    config: SweepConfig,
+    store: Store,
+    summaries: dict[str, dict[str, Summary]],
+    benchmark: str,
+    by_id: dict[str, list[Likelihood]],
+) -> reading.OfAfter | None:
+    """What checkpoints are read from on a benchmark; None if its completions cannot be read."""
+    evaluation = grades.find(store, "after", benchmark)
+    summary = summaries.get(benchmark, {}).get("after")
+    if not config.evaluation.readable or evaluation is None or summary is None:
+        return None
+    return reading.OfAfter(
+        evaluation.graded(store),
+        by_id.get("after", []),
+        likelihoods.load(store, "after", benchmark, likelihoods.AGAIN),
+        frozenset(summary.gold_errors),
+        summary.dtype,
+    )
 
 
 def _agreements(
@@ -311,6 +345,7 @@ def closing_words(config: SweepConfig, store: Store) -> str:
         missing,
         likelihoods=rows,
         readings=_readings(config, store, summaries, rows),
+        maps=_maps(config, store, summaries, rows),
     )
     adjusted = adjusted_p(content)
     parts = [

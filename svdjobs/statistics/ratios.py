@@ -47,14 +47,39 @@ def mean_per_token(per_trace: Sequence[Sequence[float]]) -> Interval:
         bad = next((token for token, value in enumerate(values) if not math.isfinite(value)), None)
         if bad is not None:
             raise ValueError(f"trace {trace}, token {bad}: {values[bad]} is not a finite number")
-    traces = len(per_trace)
     sums, lengths = [math.fsum(values) for values in per_trace], [len(v) for v in per_trace]
+    return ratio_interval(sums, lengths)
+
+
+def ratio_interval(sums: Sequence[float], lengths: Sequence[int]) -> Interval:
+    """Return Σ sums/Σ lengths with the interval of `mean_per_token`, for the sum and the number of
+    tokens of each trace."""
+    traces = len(sums)
     mean = math.fsum(sums) / sum(lengths)
     residuals = [y - mean * x for y, x in zip(sums, lengths, strict=True)]
     if traces < 2 or max(map(abs, residuals)) <= ROUNDING * max(map(abs, sums)):
         return Interval(value=mean)
     variance = math.fsum(residual**2 for residual in residuals) / (traces - 1)
     return t_interval(mean, math.sqrt(variance * traces) / sum(lengths), traces - 1)
+
+
+def divergence_interval(
+    sharper: Sequence[float], ratios: Sequence[float], lengths: Sequence[int]
+) -> tuple[Interval, bool]:
+    """KL per token from two unbiased estimates, and whether the second one was taken.
+
+    `sharper` sums e^d − 1 − d of the tokens of each problem, `ratios` sums −d, for d = log p_own −
+    log p_after (Schulman 2020, "Approximating KL Divergence", estimators k3 and k1,
+    http://joschu.net/blog/kl-approx.html). The expectation of e^d − 1 is 0. Its mean is below 0
+    where the checkpoint finds some tokens so much likelier than after does that few or none of them
+    were drawn: then the sharper estimate lacks the terms that count most, and the mean log ratio,
+    which hardly depends on them, is taken.
+    """
+    parted = ratio_interval([s - r for s, r in zip(sharper, ratios, strict=True)], lengths)
+    apart = (
+        parted.low is not None and parted.high is not None and not parted.low <= 0 <= parted.high
+    )
+    return ratio_interval(ratios if apart else sharper, lengths), apart
 
 
 def realised_total(records: Sequence[BlendRecord]) -> dict[str, float | None]:

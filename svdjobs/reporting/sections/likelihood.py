@@ -11,7 +11,7 @@ from svdjobs.escape import label as named
 from svdjobs.records import Interval, Likelihood
 from svdjobs.reporting import drawing
 from svdjobs.reporting.data import Content, Picture, Row, Section, Table
-from svdjobs.statistics import mean_per_token
+from svdjobs.statistics import divergence_interval, mean_per_token
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,24 +90,11 @@ def divergences(content: Content, benchmark: str) -> dict[str, Divergence]:
     for checkpoint_id, rows in by_id.items():
         terms = _by_problem(rows, after, _sharper_divergence)
         if checkpoint_id != "after" and terms:
-            found[checkpoint_id] = _divergence(terms, _by_problem(rows, after, _log_ratio))
+            ratios = _by_problem(rows, after, _log_ratio)
+            sharper, plain_sums = ([math.fsum(own) for own in both] for both in (terms, ratios))
+            lengths = [len(own) for own in terms]
+            found[checkpoint_id] = Divergence(*divergence_interval(sharper, plain_sums, lengths))
     return found
-
-
-def _divergence(sharper: list[list[float]], ratios: list[list[float]]) -> Divergence:
-    """The sharper of two unbiased estimates, unless they contradict each other.
-
-    Their difference, e^d − 1, has the expectation 0. Its mean is below 0 where the checkpoint finds
-    some tokens much likelier than after does, so that few or none of them were drawn. The sharper
-    estimate lacks these terms; the mean log ratio hardly depends on them.
-    """
-    parted = mean_per_token(
-        [[s - r for s, r in zip(a, b, strict=True)] for a, b in zip(sharper, ratios, strict=True)]
-    )
-    apart = (
-        parted.low is not None and parted.high is not None and not parted.low <= 0 <= parted.high
-    )
-    return Divergence(mean_per_token(ratios if apart else sharper), apart)
 
 
 def _sharper_divergence(own: float, after: float) -> float:
