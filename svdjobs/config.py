@@ -260,8 +260,8 @@ class VariantConfig(PartConfig):
     extrapolate: float | None = None
     """W_after + this times the update; -1 is `before`."""
     random: Literal["values", "vectors", "matrix"] | None = None
-    """A random change as large as that of `before: …`: Gaussian noise in the singular values, a
-    rotation of both bases, or Gaussian noise in the matrix."""
+    """A random change of the same norm as that of `before: …`: Gaussian noise in the singular
+    values, a rotation of both bases, or Gaussian noise in the matrix."""
     seed: int = 0
     """Seed of a random change."""
     directions: tuple[int | None, ...] = ()

@@ -5,6 +5,7 @@ All functions take matrices of any float dtype, M×N, and return float64 ones. K
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from svdjobs.kernels.rotation import random_update
 from svdjobs.kernels.spectrum import RANK_GUARD
 
-_SCALINGS = 4
+_SCALINGS = 5
 
 
 class Swapped(NamedTuple):
@@ -73,19 +74,26 @@ def noise_ratio(s_after_K: torch.Tensor, norm: float, directions: slice, seed: i
 def rotate_randomly(
     after_MN: torch.Tensor, before_MN: torch.Tensor, directions: slice, seed: int
 ) -> torch.Tensor:
-    """Return after's matrix with both bases rotated at random, each as far as before's are away.
+    """Return after's matrix with both bases rotated at random in some directions, so far that the
+    matrix changes by as much (‖W′ − W‖_F) as with before's vectors.
 
-    The distance of two bases is ‖Q − Q′‖_F over the directions, with the signs that make it
-    smallest. A rotation is the polar factor of Q plus Gaussian noise, scaled until it is as far.
+    A rotation is the polar factor of a basis plus Gaussian noise. The angles are smaller than those
+    of before's vectors: where singular values are near to each other, before's left and right
+    vectors turn together, which hardly changes the matrix.
     """
     u_MK, s_K, v_NK = _svd(after_MN)
-    bu_MK, _, bv_NK = _svd(before_MN)
+    swapped_MN = swap_vectors(after_MN, before_MN, "vectors", directions).w_MN
+    wanted = float((swapped_MN - after_MN.to(torch.float64)).norm())
     generator = torch.Generator().manual_seed(seed)
-    bases = [(u_MK, bu_MK), (v_NK, bv_NK)]
-    u_MK, v_NK = (
-        _rotated(own, _signs_of(other, own), directions, generator) for own, other in bases
-    )
-    return (u_MK * s_K) @ v_NK.T
+    noises = [_noise_in(basis, directions, generator) for basis in (u_MK, v_NK)]
+    scale = wanted / float((s_K[directions]).norm() * math.sqrt(2)) if wanted else 0.0
+    rotated_MN = after_MN.to(torch.float64)
+    for _ in range(_SCALINGS):
+        turned = [_polar(q + scale * e) for q, e in zip((u_MK, v_NK), noises, strict=True)]
+        rotated_MN = (turned[0] * s_K) @ turned[1].T
+        found = float((rotated_MN - after_MN.to(torch.float64)).norm())
+        scale *= wanted / found if found else 1.0
+    return rotated_MN
 
 
 def noise(after_MN: torch.Tensor, before_MN: torch.Tensor, seed: int) -> torch.Tensor:
@@ -124,18 +132,11 @@ def _polar(basis_LK: torch.Tensor) -> torch.Tensor:
     return nearest_LK
 
 
-def _rotated(
-    own_LK: torch.Tensor, other_LK: torch.Tensor, directions: slice, generator: torch.Generator
+def _noise_in(
+    basis_LK: torch.Tensor, directions: slice, generator: torch.Generator
 ) -> torch.Tensor:
-    """The basis rotated at random as far as the other one is away in some directions."""
-    wanted = float((own_LK - other_LK)[:, directions].norm())
-    noise_LK = torch.zeros_like(own_LK)
-    drawn = torch.randn(own_LK.shape, generator=generator, dtype=torch.float64)
-    noise_LK[:, directions] = drawn[:, directions]
-    scale = wanted / float(noise_LK.norm()) if wanted else 0.0
-    rotated_LK = own_LK
-    for _ in range(_SCALINGS):
-        rotated_LK = _polar(own_LK + scale * noise_LK)
-        found = float((rotated_LK - own_LK).norm())
-        scale *= wanted / found if found else 1.0
-    return rotated_LK
+    """Gaussian noise for some columns of a basis; each column is about as long as a vector."""
+    drawn = torch.randn(basis_LK.shape, generator=generator, dtype=torch.float64)
+    noise_LK = torch.zeros_like(basis_LK)
+    noise_LK[:, directions] = drawn[:, directions] / math.sqrt(len(basis_LK))
+    return noise_LK
