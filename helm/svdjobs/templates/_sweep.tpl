@@ -153,6 +153,10 @@ templates:
       valueFrom:
         default: '[]'
         path: /scratch/units/rotations.json
+    - name: variants
+      valueFrom:
+        default: '[]'
+        path: /scratch/units/variants.json
     - name: gate
       valueFrom:
         default: '[]'
@@ -1014,10 +1018,23 @@ templates:
       name: baselines
       template: baseline
       withParam: '{{`{{tasks.plan.outputs.parameters.baselines}}`}}'
+    - arguments:
+        parameters:
+        - name: checkpoint
+          value: variants
+        - name: unit
+          value: '{{`{{item}}`}}'
+      depends: decompose.Succeeded && plan.Succeeded && (evaluate-after.Succeeded || evaluate-after.Failed
+        || evaluate-after.Errored || evaluate-after.Skipped || evaluate-after.Omitted)
+      name: variants
+      template: evaluate
+      when: '{{`{{tasks.plan.outputs.parameters.variants}}`}} == true'
+      withParam: '{{`{{tasks.plan.outputs.parameters.evaluate}}`}}'
     - depends: (plan.Succeeded || plan.Failed || plan.Errored || plan.Skipped || plan.Omitted) && (alphas.Succeeded
         || alphas.Failed || alphas.Errored || alphas.Skipped || alphas.Omitted) && (baselines.Succeeded
         || baselines.Failed || baselines.Errored || baselines.Skipped || baselines.Omitted) && (rotations.Succeeded
-        || rotations.Failed || rotations.Errored || rotations.Skipped || rotations.Omitted)
+        || rotations.Failed || rotations.Errored || rotations.Skipped || rotations.Omitted) && (variants.Succeeded
+        || variants.Failed || variants.Errored || variants.Skipped || variants.Omitted)
       name: report
       template: report
     - depends: report.Succeeded

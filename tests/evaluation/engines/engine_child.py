@@ -35,11 +35,27 @@ DEMO = Path(svdjobs.__file__).parent / "demo"
 N_PROBLEMS = 8
 MAX_TOKENS = 40
 TEMPERATURE = 0.6
+SOME = [
+    "model.layers.1.self_attn.k_proj.weight",  # in vLLM a part of a fused parameter
+    "model.layers.2.mlp.down_proj.weight",
+    "model.norm.weight",
+]
 
 
 def weights(name: str) -> Weights:
     folder = DEMO / "checkpoints" / name
     return Weights(name, str(folder), lambda: load_file(folder / "model.safetensors").items())
+
+
+def mixed() -> Weights:
+    """rl2 with some tensors of base."""
+    base, tensors = dict(weights("base").tensors()), dict(weights("rl2").tensors())
+    tensors |= {name: base[name] for name in SOME}
+    return Weights(
+        "mixed", str(DEMO / "checkpoints" / "rl2"), tensors.items,
+        origins={name: ("base" if name in SOME else "rl2", None) for name in tensors},
+        some=lambda names: ((name, tensors[name]) for name in names),
+    )  # fmt: skip
 
 
 def settings(**overrides: Any) -> EvaluateConfig:
@@ -110,6 +126,11 @@ def report_on(engine: Engine) -> dict[str, Any]:
     report["base_log_probabilities"] = list(engine.log_probabilities(traces()))
     engine.put(weights("rl2"))
     report["back"] = generated(requests(1))
+    engine.put(mixed(), SOME)
+    report["some_log_probabilities"] = list(engine.log_probabilities(traces()))
+    engine.put(mixed())
+    report["mixed_log_probabilities"] = list(engine.log_probabilities(traces()))
+    engine.put(weights("rl2"))
     incomplete = dict(weights("rl1").tensors())
     del incomplete["model.layers.1.mlp.up_proj.weight"]
     partial = weights("rl1")._replace(tensors=incomplete.items)
@@ -117,6 +138,7 @@ def report_on(engine: Engine) -> dict[str, Any]:
     if hasattr(engine, "_send"):  # vLLM: weights that do not arrive
         engine._send = lambda batch, path: None
         report["stale"] = refused(lambda: engine.put(weights("rl2")))
+        report["some_stale"] = refused(lambda: engine.put(mixed(), SOME))
     engine.close()
     return report
 

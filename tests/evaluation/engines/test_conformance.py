@@ -162,6 +162,12 @@ def test_weights_that_are_put_in_are_those_it_generates_with(report: Report) -> 
     assert report["back"] == first
 
 
+def test_some_weights_can_be_put_in_alone(report: Report) -> None:
+    """If the others are already there, the engine is as after putting in all."""
+    assert report["some_log_probabilities"] == report["mixed_log_probabilities"]
+    assert report["some_log_probabilities"] != report["log_probabilities"]
+
+
 def test_a_missing_weight_is_noticed(report: Report) -> None:
     """Else the last checkpoint's values would stay, without a word."""
     assert "reuse_engine" in report["incomplete"]
@@ -184,4 +190,5 @@ def test_vllm_notices_weights_that_did_not_arrive(report_on: Callable[[str], Rep
     assert re.search(r"2[0-3] of the engine's 23 weights are not those", report["stale"])
     assert "reuse_engine" in report["stale"]
     assert "1 of the engine's 23 weights are not those" in report["incomplete"]
+    assert "weights are not those" in report["some_stale"]
     assert "layers.1.mlp.gate_up_proj" in report["incomplete"]
