@@ -88,6 +88,7 @@ verify: render lint typecheck test ## write the generated files again and run al
 bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also runs/bench.json
 	$(BIN)/python -m tests.benchmarks.sweep
 	$(BIN)/python -m tests.benchmarks.evaluation
+	$(BIN)/python -m tests.benchmarks.reading
 	$(BIN)/python -m tests.benchmarks.grading
 
 docs-figures: $(STAMP) ## measure again the numbers that the docs quote: the demo, and the results of `make bench`

@@ -177,7 +177,7 @@ SWEEP: tuple[Task | Chain, ...] = (
     Task(
         "variants", "evaluate",
         {"decompose": "succeeded", "plan": "succeeded", **_EVALUATE_AFTER_ENDED},
-        each="evaluate", item="unit", given={"checkpoint": VARIANTS}, when="variants",
+        given={"checkpoint": VARIANTS, "unit": "all"}, when="variants",
     ),
     Task(
         "report", "report",

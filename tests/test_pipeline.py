@@ -22,7 +22,7 @@ def test_a_stage_is_a_module_and_a_task_gives_it_what_it_takes(stage: Stage) -> 
     assert callable(module.run)
     for task in (task for task in pipeline.tasks() if task.stage == stage.name):
         assert {*task.given, *([task.item] if task.item else [])} == set(stage.options)
-        assert task.when in (None, stage.section)
+        assert task.when in (None, stage.section, "variants")
 
 
 def test_every_stage_has_its_place_on_a_cluster() -> None:

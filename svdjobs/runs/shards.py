@@ -90,7 +90,7 @@ def evaluations(config: SweepConfig, checkpoint_id: str | None = None) -> list[t
         for shard in evaluate_shards(config)
     ]
     if checkpoint_id is None and (config.variants or config.map):
-        found.append((VARIANTS, evaluate_shards(config)[0].id))
+        found.append((VARIANTS, "all"))
     return found
 
 

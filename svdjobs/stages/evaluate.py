@@ -143,16 +143,16 @@ def run_shard(
 ) -> Manifest | None:
     """Evaluate one checkpoint on one shard of a benchmark's problems, in a pod.
 
-    Returns None for a checkpoint that only reads and for the id `variants`, both of which the pod
-    of the first shard does as a whole, and while other shards are missing. The pod that finishes
+    The id `variants` stands for all variants and the map, which are not divided into shards. A
+    checkpoint that only reads is read by the pod of the first shard. Returns None for both, and
+    while other shards are missing. The pod that finishes
     the last shard joins and grades all of them; the output is the same as that of `run`.
     """
+    if checkpoint_id == VARIANTS:
+        run(config, store, checkpoint_ids=[VARIANTS])
+        return None
     all_shards = shards.evaluate_shards(config)
     shard = shards.shard_with_id(all_shards, shard_id)
-    if checkpoint_id == VARIANTS:
-        if shard == all_shards[0]:
-            run(config, store, checkpoint_ids=[VARIANTS])
-        return None
     with open_session(config, store, only_checkpoint=checkpoint_id) as session:
         (benchmark,) = (b for b in session.benchmarks if b.name == shard.name)
         key = _keys(session, [checkpoint_id])[checkpoint_id, benchmark.name]

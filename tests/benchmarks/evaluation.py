@@ -28,7 +28,10 @@ from svdjobs.stages import blend, decompose, plan
 from svdjobs.storage.local import LocalStore
 
 DEMO = Path("jobs/sweeps/demo.yaml")
-GREEDY = ("evaluate.engine=vllm", "evaluate.temperature=0", "evaluate.n_samples=1")
+GREEDY = (
+    *("evaluate.engine=vllm", "evaluate.temperature=0", "evaluate.n_samples=1"),
+    *("alphas=[0, 0.2, 0.4, 0.6, 0.8, 1]", "map=null"),
+)
 
 
 def timed(config: SweepConfig, *arguments: str) -> float:

@@ -329,7 +329,7 @@ def test_a_pod_does_all_variants(tmp_path: Path) -> None:
     for stage in (plan, decompose):
         stage.run(config, store)
     evaluate.run_shard(config, store, checkpoint_id="after", shard_id="demo-000")
-    evaluate.run_shard(config, store, checkpoint_id="variants", shard_id="demo-000")
+    evaluate.run_shard(config, store, checkpoint_id="variants", shard_id="all")
     assert (root / "likelihoods/x/demo/manifest.json").exists()
     assert {c.family for c in mapping.load(store, "demo")} == {
         "self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj", "self_attn.v_proj", "all",

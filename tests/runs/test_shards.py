@@ -57,6 +57,7 @@ def test_shards_give_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> None:
         "baselines": ["before", "after-again"],
         "evaluate": ["sums-000", "sums-001", "sums-002"],
         "rotations": True,
+        "variants": False,
         "gate": False,
     }
     for shard_id in 2 * list(reversed(fan_outs["decompose"])):

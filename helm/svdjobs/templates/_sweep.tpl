@@ -1023,13 +1023,12 @@ templates:
         - name: checkpoint
           value: variants
         - name: unit
-          value: '{{`{{item}}`}}'
+          value: all
       depends: decompose.Succeeded && plan.Succeeded && (evaluate-after.Succeeded || evaluate-after.Failed
         || evaluate-after.Errored || evaluate-after.Skipped || evaluate-after.Omitted)
       name: variants
       template: evaluate
       when: '{{`{{tasks.plan.outputs.parameters.variants}}`}} == true'
-      withParam: '{{`{{tasks.plan.outputs.parameters.evaluate}}`}}'
     - depends: (plan.Succeeded || plan.Failed || plan.Errored || plan.Skipped || plan.Omitted) && (alphas.Succeeded
         || alphas.Failed || alphas.Errored || alphas.Skipped || alphas.Omitted) && (baselines.Succeeded
         || baselines.Failed || baselines.Errored || baselines.Skipped || baselines.Omitted) && (rotations.Succeeded
