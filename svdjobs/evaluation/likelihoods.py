@@ -165,10 +165,16 @@ def read_together(
     """
     traces = [Trace(prompt_ids[c.idx], c.token_ids) for c in completions]
     reasons = [_reason_unread(engine, trace) for trace in traces]
-    readable = [t for t, reason in zip(traces, reasons, strict=True) if reason is None]
-    found = iter(engine.log_probabilities(readable, temperature) if readable else ())
-    for completion, reason in zip(completions, reasons, strict=True):
-        values = [] if reason else next(found)
+    readable = (t for t, reason in zip(traces, reasons, strict=True) if reason is None)
+    # Some completions of a problem are the same: each is read once.
+    distinct = list(dict.fromkeys(readable))
+    found = zip(distinct, engine.log_probabilities(distinct, temperature), strict=True)
+    read: dict[Trace, list[float]] = {}
+    for completion, trace, reason in zip(completions, traces, reasons, strict=True):
+        while reason is None and trace not in read:
+            one, log_probabilities = next(found)
+            read[one] = log_probabilities
+        values = [] if reason else read[trace]
         bad = next((t for t, value in enumerate(values) if not math.isfinite(value)), None)
         if bad is not None:
             raise EvaluationError(
