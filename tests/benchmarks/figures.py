@@ -177,12 +177,13 @@ def bench_figures(bench: dict[str, Any]) -> dict[str, str]:
         )
     if one := bench.get("reading"):
         found["reading-speed"] = (
-            f"{one['alphas']} alphas of the demo: reading takes {one['read_seconds']:.0f} s, "
-            f"sampling {one['sampled_seconds']:.0f} s. The intervals of\nreading are "
+            f"**Reading.** {one['alphas']} alphas of the demo: reading takes "
+            f"{one['read_seconds']:.0f} s, sampling {one['sampled_seconds']:.0f} s. The intervals "
+            f"of\nreading are "
             f"{one['narrower']:.1f} times narrower, so at equal width reading is "
             f"{one['at_equal_width']:.0f} times as fast. The map of 43\nvariants takes "
             f"{one['map_seconds']:.0f} s with the engine's start. One matrix of the running engine "
-            f"is exchanged {one['swaps_of_one']:.0f} times per\nsecond, all 21 "
+            f"is exchanged {one['swaps_of_one']:.0f} times per\nsecond, all 21 together "
             f"{one['swaps_of_all']:.1f} times."
         )
     if rates := bench.get("grading"):

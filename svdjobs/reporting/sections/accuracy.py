@@ -248,9 +248,28 @@ def _figure(content: Content) -> Figure:
                 color=drawing.COLOURS[0],
                 marker="o",
                 capsize=3,
+                linestyle="-" if len(points) > 1 else "none",
                 linewidth=1.5,
                 zorder=3,
                 label="blend at alpha",
+            )
+        read = {
+            alpha: found.accuracy.value
+            for alpha in content.config.alphas
+            if (found := content.readings.get(benchmark, {}).get(alpha_id(alpha)))
+            and found.accuracy
+        }
+        if len(read) > len(points) and "after" in by_id:
+            level = by_id["after"].avg_at_n.value
+            drawing.span(axes, list(read))
+            axes.plot(
+                list(read),
+                [100 * (level + difference) for difference in read.values()],
+                color=drawing.COLOURS[0],
+                marker=".",
+                linewidth=1,
+                zorder=3,
+                label="blend, read from after's answers",
             )
         some = next(iter(by_id.values()))
         axes.set(
