@@ -6,7 +6,7 @@ from importlib import import_module
 
 from svdjobs import pipeline
 from svdjobs.config import SweepConfig
-from svdjobs.evaluation import forecast
+from svdjobs.evaluation import preview
 from svdjobs.progress import say
 from svdjobs.records import Gate, Manifest, Plan
 from svdjobs.reporting.plan_text import describe, lacks
@@ -35,7 +35,7 @@ def _preview_and_check(config: SweepConfig, store: Store, made: Plan) -> None:
     if warning := gate.warning_before_sweep(config):
         say(warning)
     evaluate.check_engine_before_sweep(config, store)
-    for line in (*forecast.preview_evaluation(config, store), *lacks(config)):
+    for line in (*preview.preview_evaluation(config, store), *lacks(config)):
         say(line)
 
 

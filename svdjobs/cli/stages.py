@@ -46,7 +46,7 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
     With an `evaluate` section, load the benchmarks and tokenise every prompt.
     """
     config, store = given.opened()
-    from svdjobs.evaluation import forecast
+    from svdjobs.evaluation import preview
     from svdjobs.reporting.plan_text import describe, lacks
     from svdjobs.runs import shards
     from svdjobs.stages import gate as judging
@@ -57,11 +57,34 @@ def plan(given: Given, force: bool, units_dir: Path | None) -> None:
         tell(line)
     if warning := judging.warning_before_sweep(config):
         tell(warning)
-    for line in (*forecast.preview_evaluation(config, store), *lacks(config)):
+    for line in (*preview.preview_evaluation(config, store), *lacks(config)):
         tell(line)
     if units_dir is not None:
         stage.hash_checkpoints(config, store)
         shards.write_fan_outs(shards.fan_outs(config, made), units_dir)
+
+
+@click.command()
+@click.option(
+    "--problems",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Problems of each benchmark that `after` answers once.",
+)
+@click.option("--by-part", is_flag=True, help="Also blend each layer and module family alone.")
+@config_options
+def forecast(given: Given, force: bool, problems: int, by_part: bool) -> None:
+    """Say what a sweep can show, from a few completions, before it is paid for.
+
+    Uses the engine transformers, and keeps the plan and the factors for the sweep.
+    """
+    config, store = given.opened()
+    from svdjobs.standalone import forecast as standalone
+
+    for found in standalone.run(config, store, problems=problems, by_part=by_part):
+        for line in standalone.words(found, config):
+            tell(line)
 
 
 @click.command()
@@ -150,4 +173,4 @@ def drop_weights(given: Given, force: bool, alpha: str) -> None:
     stage.run(config, store, alpha=shards.alpha_named(config, alpha))
 
 
-COMMANDS = (sweep, plan, blend, rotations, report, gate, drop_weights)
+COMMANDS = (sweep, plan, forecast, blend, rotations, report, gate, drop_weights)

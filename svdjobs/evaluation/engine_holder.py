@@ -54,7 +54,7 @@ class EngineHolder:
         self._reuse = evaluate.reuse_engine
         self._only_checkpoint = only_checkpoint
         self._started_for_reuse = False
-        self._weights = RunWeights(checkpoints, store)
+        self.weights = RunWeights(checkpoints, store)
         self._held: Mapping[str, Hashable] = {}
 
     def engine_with(self, checkpoint_id: str) -> Engine:
@@ -73,7 +73,7 @@ class EngineHolder:
         if self._checkpoint_id != checkpoint_id:
             self._checkpoint_id = None  # a failed swap leaves weights of two checkpoints
             try:
-                self._put(self._engine, self._weights.of(checkpoint_id, with_weight_files=False))
+                self._put(self._engine, self.weights.of(checkpoint_id, with_weight_files=False))
             except EvaluationError as error:
                 say(f"{error} Starting an engine for each checkpoint instead.")
                 self._reuse = False  # not tried again
@@ -90,7 +90,7 @@ class EngineHolder:
         engine = self._engine
         if engine is None or not self._started_for_reuse:
             engine = self.engine_with("after")
-        weights, variant = self._weights.of_variant(label, spec)
+        weights, variant = self.weights.of_variant(label, spec)
         self._checkpoint_id = None
         self._put(engine, weights)
         return engine, variant
@@ -128,7 +128,7 @@ class EngineHolder:
         return not differ
 
     def _start(self, checkpoint_id: str) -> Engine:
-        weights = self._weights.of(checkpoint_id, with_weight_files=True)
+        weights = self.weights.of(checkpoint_id, with_weight_files=True)
         self._held = weights.origins
         tokenizer = self._tokenizer_of(checkpoint_id)
         # Check the files first: an engine's error for a truncated file does not name the file.
@@ -147,4 +147,4 @@ class EngineHolder:
         if self._engine is not None:
             self._engine.close()
             self._engine = self._checkpoint_id = None
-        self._weights.close()
+        self.weights.close()

@@ -32,6 +32,8 @@ evaluate:
   max_tokens: 32
   batch_size: 12
   shards: 2
+variants: {mlp: {before: matrix, include: [mlp]}}
+map: {nulls: 0, layers: [2], families: [down_proj]}
 rotations: {rl1: demo:rl1, null_draws: 1}
 """
 BLENDS = """\

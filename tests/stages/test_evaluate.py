@@ -12,7 +12,7 @@ import pytest
 from svdjobs.config import SweepConfig
 from svdjobs.errors import BenchmarkError, CheckpointError, IncompleteError
 from svdjobs.evaluation.benchmarks.load import load_benchmark
-from svdjobs.evaluation.forecast import preview_evaluation
+from svdjobs.evaluation.preview import preview_evaluation
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts, prompts_sha256
 from svdjobs.stages import evaluate, plan
 from svdjobs.storage.local import LocalStore

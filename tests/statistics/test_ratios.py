@@ -7,7 +7,14 @@ import pytest
 import statsmodels.api as sm
 
 from svdjobs.records import BlendRecord, CastRecord
-from svdjobs.statistics import cast_error_total, mean_interval, mean_per_token, realised_total
+from svdjobs.statistics import (
+    cast_error_total,
+    divergence_interval,
+    mean_interval,
+    mean_per_token,
+    ratio_interval,
+    realised_total,
+)
 from tests.statistics.draws import excludes_zero, no_interval
 
 
@@ -80,3 +87,41 @@ def test_cast_error_total_is_a_root_of_summed_squares() -> None:
     assert [r.casts["float32"].relative_error for r in records] == [0.5, pytest.approx(5**0.5 / 3)]
     assert cast_error_total(records)["bfloat16"] == pytest.approx(0.6)
     assert cast_error_total([blended()])["float16"] is None
+
+
+def drawn_tokens(log_q_over_p: np.ndarray, p: np.ndarray, seed: int) -> list[np.ndarray]:
+    """d = log q − log p of tokens drawn from p: 100 problems of 50 tokens."""
+    tokens = np.random.default_rng(seed).choice(len(p), size=(100, 50), p=p)
+    return list(log_q_over_p[tokens])
+
+
+def test_the_divergence_of_a_near_model_is_the_sharper_estimate() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(20))
+    q = p * np.exp(rng.normal(0, 0.05, 20))
+    q /= q.sum()
+    terms = drawn_tokens(np.log(q / p), p, 1)
+    sharper, ratios = [np.expm1(d).sum() - d.sum() for d in terms], [-d.sum() for d in terms]
+    found, from_ratio = divergence_interval(sharper, ratios, [50] * 100)
+    truth = float((p * np.log(p / q)).sum())
+    assert not from_ratio
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= truth <= found.high
+    assert found.high - found.low < 0.2 * truth
+
+
+def test_the_divergence_of_a_far_model_is_the_log_ratio() -> None:
+    """Most of q's probability is on a token that p hardly ever draws: e^d − 1 − d misses it, and
+    its interval excludes the truth."""
+    p = np.array([0.5, 0.3, 0.2 - 1e-6, 1e-6])
+    q = np.array([0.15, 0.1, 0.05, 0.7])
+    truth = float((p * np.log(p / q)).sum())
+    terms = drawn_tokens(np.log(q / p), p, 2)
+    sharper, ratios = [np.expm1(d).sum() - d.sum() for d in terms], [-d.sum() for d in terms]
+    wrong = ratio_interval(sharper, [50] * 100)
+    assert wrong.high is not None
+    assert wrong.high < 0.7 * truth
+    found, from_ratio = divergence_interval(sharper, ratios, [50] * 100)
+    assert from_ratio
+    assert found.value == pytest.approx(truth, rel=0.01)

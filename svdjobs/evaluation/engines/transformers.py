@@ -182,23 +182,38 @@ class TransformersEngine:
     ) -> Iterator[list[float]]:
         import torch
 
+        with _memory_errors(len(traces)), torch.inference_mode():
+            for states_TH, trace in zip(self.states(traces), traces, strict=True):
+                row: list[float] = []
+                for start in range(0, len(states_TH), MAX_LOGIT_ROWS):
+                    stop = start + MAX_LOGIT_ROWS
+                    logits_TV = self.head(states_TH[start:stop]).float() / temperature
+                    log_p_TV = logits_TV.log_softmax(dim=-1)
+                    targets = trace.completion_ids[start:stop]
+                    targets_T = torch.tensor(targets, device=log_p_TV.device)
+                    row += log_p_TV.gather(1, targets_T[:, None])[:, 0].tolist()
+                yield row
+
+    @property
+    def head(self) -> torch.nn.Module:
+        """The map from hidden states to logits, as the checkpoint in the engine has it."""
+        head: torch.nn.Module = self._model.get_output_embeddings()
+        return head
+
+    def states(self, traces: Sequence[Trace]) -> Iterator[torch.Tensor]:
+        """Yield, for each trace, the hidden states that predict its completion tokens, T×H. All
+        traces go through the model together."""
+        import torch
+
         sequences = [trace.prompt_ids + trace.completion_ids for trace in traces]
         ids_BT, mask_BT = self._padded(sequences, left=False)
-        head = self._model.get_output_embeddings()
-        with _memory_errors(len(traces)), torch.inference_mode():
+        with torch.inference_mode():
             hidden_BTH = self._model.base_model(
                 input_ids=ids_BT, attention_mask=mask_BT
             ).last_hidden_state
-            for hidden_TH, trace, ids in zip(hidden_BTH, traces, sequences, strict=True):
-                row: list[float] = []
-                for start in range(len(trace.prompt_ids), len(ids), MAX_LOGIT_ROWS):
-                    stop = min(start + MAX_LOGIT_ROWS, len(ids))
-                    # The logits at t - 1 predict token t.
-                    logits_TV = head(hidden_TH[start - 1 : stop - 1]).float() / temperature
-                    log_p_TV = logits_TV.log_softmax(dim=-1)
-                    targets_T = torch.tensor(ids[start:stop], device=log_p_TV.device)
-                    row += log_p_TV.gather(1, targets_T[:, None])[:, 0].tolist()
-                yield row
+        for hidden_TH, trace, ids in zip(hidden_BTH, traces, sequences, strict=True):
+            # The state at t - 1 predicts token t.
+            yield hidden_TH[len(trace.prompt_ids) - 1 : len(ids) - 1]
 
     def close(self) -> None:
         """Free the model's memory."""

@@ -15,8 +15,9 @@ from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import load_config
 from svdjobs.errors import BenchmarkError, CheckpointError, ConfigError
-from svdjobs.evaluation import forecast, likelihoods
+from svdjobs.evaluation import likelihoods
 from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.preview import preview_evaluation
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts, prompts_sha256
 from svdjobs.reporting.plan_text import lacks
 from svdjobs.stages import evaluate
@@ -29,7 +30,7 @@ SWEEPS = Path(__file__).parents[2] / "jobs" / "sweeps"
 
 def preview(config: SweepConfig) -> str:
     store = LocalStore(config.store_url)
-    return "\n".join([*forecast.preview_evaluation(config, store), *lacks(config)])
+    return "\n".join([*preview_evaluation(config, store), *lacks(config)])
 
 
 def evaluation(benchmark_file: Path, **more: Any) -> dict[str, Any]:

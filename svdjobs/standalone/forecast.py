@@ -1,0 +1,196 @@
+"""Forecasts what a sweep can show, from a few completions of `after`, before it is paid for.
+
+At alpha = 0 the divergence from after is computed exactly, over the vocabulary, on each of the few
+completions; at other alphas it is (1 − alpha)² times as much, to second order. It says how far the
+log weights of a reading will spread, and so how small an effect reading can show.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, NamedTuple
+
+from svdjobs.config import MapConfig, SweepConfig, VariantConfig
+from svdjobs.errors import ConfigError
+from svdjobs.evaluation import mapping
+from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
+from svdjobs.evaluation.engine_holder import EngineHolder
+from svdjobs.evaluation.engines.protocol import Trace, make_requests
+from svdjobs.evaluation.prompt_sets import make_prompt_set
+from svdjobs.progress import track
+from svdjobs.records import Interval
+from svdjobs.runs.checkpoints import RunCheckpoints
+from svdjobs.runs.logs import run_logs
+from svdjobs.stages import decompose, plan
+from svdjobs.statistics import mean_per_token
+from svdjobs.storage.store import Store
+
+if TYPE_CHECKING:
+    from svdjobs.evaluation.engines.transformers import TransformersEngine
+
+POWER = 2.8
+"""Standard errors of the smallest effect that a 5 % test finds in 4 of 5 tries: 1.96 + 0.84."""
+WITHIN = 1 / 8
+"""Assumed mean of p(1 − p) over problems, p the share of right completions: half of the largest
+possible variance of a completion lies between problems."""
+
+
+class Forecast(NamedTuple):
+    """The forecast of one benchmark."""
+
+    benchmark: str
+    completions: int
+    """Completions of after that were drawn for the forecast."""
+    kl: Interval
+    """KL(after ‖ alpha = 0) per token, in nats; clustered by problem."""
+    by_part: list[tuple[str, float]]
+    """The same if only one layer and module family is blended, the largest first."""
+    spread: float
+    """Expected root mean square of the log weights of a reading at alpha = 0."""
+    read: float
+    """Smallest change of accuracy that reading shows in 4 of 5 tries, for the config's numbers."""
+    sampled: float
+    """The same for sampling."""
+
+
+def run(
+    config: SweepConfig, store: Store, *, problems: int = 32, by_part: bool = False
+) -> list[Forecast]:
+    """Draw one completion for each of the first problems of every benchmark, and forecast.
+
+    The plan and the factors are those of the sweep, which finds them finished. `by_part` also
+    blends each layer and module family alone.
+
+    Raises:
+        ConfigError: there is no `evaluate` section, or the sweep is reversed.
+    """
+    if config.direction == "reverse":
+        raise ConfigError("a forecast needs direction forward: it blends `after`.")
+    evaluate = config.evaluation.model_copy(update={"engine": "transformers", "dtype": "float32"})
+    # Decomposition is skipped where nothing needs it; a forecast does.
+    needs_factors = config.model_copy(update={"map": MapConfig()})
+    plan.run(config, store)
+    decompose.run(needs_factors, store)
+    checkpoints = RunCheckpoints(needs_factors)
+    benchmarks = [
+        load_benchmark(
+            section.model_copy(update={"limit": min(section.limit or problems, problems)})
+        )
+        for section in config.benchmarks
+    ]
+    prompts = make_prompt_set(checkpoints, "after", benchmarks)
+    with ExitStack() as stack:
+        holder = EngineHolder(
+            checkpoints, evaluate, store, lambda _: prompts.tokenizer, prompts.longest,
+            stack.enter_context(run_logs(store)),
+        )  # fmt: skip
+        stack.enter_context(closing(holder))
+        made = []
+        for benchmark, section in zip(benchmarks, config.benchmarks, strict=True):
+            engine = holder.engine_with("after")
+            requests = make_requests(
+                benchmark.problems, prompts.prompts[benchmark.name], 1, evaluate.seed
+            )
+            label = f"forecast: after answers {len(requests)} problems of {benchmark.name}"
+            with track(label, len(requests)) as advance:
+                ids = {request.idx: request.prompt_ids for request in requests}
+                traces = []
+                for completion in engine.generate(requests):
+                    traces.append(Trace(ids[completion.idx], completion.token_ids))
+                    advance()
+            count = len(load_benchmark(section).problems)
+            made.append(_forecast(config, holder, benchmark, traces, count, by_part=by_part))
+    return made
+
+
+def _forecast(
+    config: SweepConfig,
+    holder: EngineHolder,
+    benchmark: Benchmark,
+    traces: Sequence[Trace],
+    problems: int,
+    *,
+    by_part: bool,
+) -> Forecast:
+    engine = _transformers(holder.engine_with("after"))
+    states = [s for trace in traces for s in engine.states([trace])]
+    head = copy.deepcopy(engine.head)
+
+    def divergences(label: str, spec: VariantConfig) -> list[list[float]]:
+        from svdjobs.kernels.divergence import kl_of_states
+
+        own = _transformers(holder.engine_with_variant(label, spec)[0])
+        found = (s for trace in traces for s in own.states([trace]))
+        return [
+            kl_of_states(after_TH, head, own_TH, own.head).tolist()
+            for after_TH, own_TH in zip(states, found, strict=True)
+        ]
+
+    import torch
+
+    with torch.inference_mode():
+        whole = divergences("forecast", VariantConfig(before="values"))
+        parts = dict(_parts(config, holder)) if by_part else {}
+        split = []
+        with track(f"forecast: {len(parts)} parts of {benchmark.name}", len(parts)) as advance:
+            for name, spec in parts.items():
+                split.append((name, mean_per_token(divergences(name, spec)).value))
+                advance()
+    kl = mean_per_token(whole)
+    # The variance of a log weight is twice the divergence of the whole completion.
+    spread = math.sqrt(2 * math.fsum(map(math.fsum, whole)) / len(whole))
+    evaluate = config.evaluation
+    read, drawn = evaluate.read_per_problem or 1, evaluate.n_samples
+    return Forecast(
+        benchmark.name,
+        len(traces),
+        kl,
+        sorted(split, key=lambda part: -part[1]),
+        spread,
+        POWER * spread * math.sqrt(WITHIN / (problems * read)),
+        POWER * math.sqrt(2 * WITHIN / (problems * drawn)),
+    )
+
+
+def _transformers(engine: object) -> TransformersEngine:
+    from svdjobs.evaluation.engines.transformers import TransformersEngine
+
+    assert isinstance(engine, TransformersEngine)
+    return engine
+
+
+def _parts(config: SweepConfig, holder: EngineHolder) -> Iterator[tuple[str, VariantConfig]]:
+    """Each layer and module family, given before's singular values alone."""
+    grid = MapConfig(rewind="values", nulls=0)
+    selected = holder.weights.sources.plan.selected
+    for part in mapping.parts(grid, selected, holder.weights.sources.bases.config)[:-1]:
+        yield part.name, next(iter(mapping.variants_of(grid, part)))[1]
+
+
+def words(found: Forecast, config: SweepConfig) -> list[str]:
+    """The forecast as lines for a terminal."""
+    kl, evaluate = found.kl, config.evaluation
+    interval = "" if kl.low is None or kl.high is None else f" [{kl.low:.2g}, {kl.high:.2g}]"
+    lines = [
+        f"{found.benchmark}: KL(after ‖ alpha = 0) is {kl.value:.2g}{interval} nats per token, on "
+        f"{found.completions} completions; at other alphas about (1 − alpha)² times as much",
+        f"{found.benchmark}: reading {evaluate.read_per_problem} completions of each problem will "
+        f"show a change of {_points(found.read)} points at alpha = 0 in 4 of 5 tries, sampling "
+        f"{evaluate.n_samples} one of {_points(found.sampled)} (assuming that half of a "
+        f"completion's variance lies between problems)",
+    ]
+    total = math.fsum(value for _, value in found.by_part)
+    if found.by_part:
+        shares = ", ".join(f"{name} {100 * v / total:.0f} %" for name, v in found.by_part[:8])
+        lines.append(
+            f"{found.benchmark}: of the divergence when each part is blended alone ({total:.2g} "
+            f"together): {shares}{' …' if len(found.by_part) > 8 else ''}"
+        )
+    return lines
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.2g}"
