@@ -12,6 +12,7 @@ from svdjobs.checkpoint.matrices import Sizes
 from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.config import PartConfig, VariantConfig
 from svdjobs.errors import ConfigError
+from svdjobs.progress import say
 from svdjobs.records import TensorPlan
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.weights.blended import Sources, StoredTensor, stored_tensors
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 _ALL = slice(None)
+PROJECTED = 1e-9
+"""‖QᵀQ − 1‖_F above which a basis was not orthonormal to rounding."""
 
 
 class Area(NamedTuple):
@@ -147,13 +150,18 @@ class Variant:
         ]
 
     def tensors(self, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """The stored tensors with these names."""
+        """The stored tensors with these names. Say so if mixed bases had to be projected."""
         touched = {stored.name: stored for stored in self.touched}
         for stored in stored_tensors(self.sources):
             if stored.name in names:
                 w = self.sources.bases.read(stored.name)
                 changed = stored.name in touched
                 yield stored.name, self._changed(stored, w) if changed else w
+        if largest := max(self.defects.values(), default=0.0):
+            say(
+                f"{self.label}: the mixed bases of {len(self.defects)} matrices are projected to "
+                f"orthonormal ones; ‖QᵀQ − 1‖ was up to {largest:.2g}"
+            )
 
     def _changed(self, stored: StoredTensor, w: torch.Tensor) -> torch.Tensor:
         import torch
@@ -201,7 +209,7 @@ class Variant:
             return before_MN
         if spec.before is not None:
             swapped = variants.swap_vectors(w_MN, before_MN, spec.before, directions)
-            if swapped.defect:
+            if swapped.defect > PROJECTED:
                 self.defects[name] = swapped.defect
             return swapped.w_MN
         if spec.random == "vectors":

@@ -160,11 +160,14 @@ def test_random_changes_are_as_large_as_those_of_before(weights: RunWeights, wha
     assert changes[1:] == pytest.approx([changes[0]] * 2, rel=0.01)
 
 
-def test_mixed_bases_are_projected_and_said(weights: RunWeights) -> None:
+def test_mixed_bases_are_projected_and_said(
+    weights: RunWeights, capfd: pytest.CaptureFixture[str]
+) -> None:
     spec = VariantConfig.model_validate({"before": "u", "directions": [0, 16]})
     found, variant = weights.of_variant("test", spec)
     computed = dict(found.tensors())
     assert variant.defects[DOWN] > 1e-6
+    assert "the mixed bases of 21 matrices are projected" in capfd.readouterr().err
     assert svd(computed[DOWN])[1] == pytest.approx(svd(AFTER[DOWN])[1], rel=1e-5)
 
 
