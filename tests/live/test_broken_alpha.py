@@ -47,7 +47,7 @@ def test_it_fails_alone_and_then_only_what_is_missing_is_made(
     assert "report | Not finished: checkpoints/alpha-0.0000" in logs
     assert "checkpoints/alpha-0.0000" in bytes(store.read("report/report.md")).decode()
     before = times(space, live_server)
-    assert "results/alpha-0.5000/demo/manifest.json" in before
+    assert "likelihoods/alpha-0.5000/demo/manifest.json" in before  # it reads and draws none
 
     store.delete(ALPHA)
     shown = space.svdjobs(*submit, "--name", "mended", "--watch", timeout=400)

@@ -60,13 +60,14 @@ def test_size_and_time_of_a_sweep_on_paper(
         "baselines": ["before"],
         "evaluate": [share.id for share in shards.evaluate_shards(config)],
         "rotations": True,
+        "variants": False,
         "gate": False,
     }
     memory: list[float] = []
     watched = controller(cluster.kubeconfig) if cluster.local else None
     with paper_node(space.api, {"plan": planned}):
         space.apply(document)
-        deadline = time.monotonic() + 90 + 4 * ALPHAS
+        deadline = time.monotonic() + 180 + 4 * ALPHAS
         path = space.api.path("workflows", "svdjobs-sweep-abcde")
         while not (found := ended(space.api.get(path))):
             assert time.monotonic() < deadline, space.api.get(path)["status"]["progress"]
