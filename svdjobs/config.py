@@ -454,7 +454,20 @@ class SweepConfig(Settings):
                     f"evaluate.sampled: no checkpoint {checkpoint_id!r} in this run; it has "
                     f"{', '.join(known)}; {AUTO} and {ALL} stand for several"
                 )
+        if self.evaluate and not {AUTO, ALL} & {*self.evaluate.sampled}:
+            idle = [i for i in known if i not in ("after", *self.evaluate.sampled)]
+            idle = [i for i in idle if self.evaluate.read == 0 or self._cannot_read(i)]
+            if idle:
+                raise ValueError(
+                    f"{idle[0]} would neither draw completions nor read after's: add it to "
+                    f"evaluate.sampled"
+                )
         return self
+
+    def _cannot_read(self, checkpoint_id: str) -> bool:
+        return checkpoint_id == REPEAT_ID or (
+            checkpoint_id == "before" and self.before_has_own_tokenizer
+        )
 
     def _evaluated(self) -> list[str]:
         again = [REPEAT_ID] if self.evaluate and self.evaluate.repeat_after else []

@@ -130,6 +130,8 @@ class RunWeights:
         def tensors(names: Collection[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
             return tensors_at(self._config, self.sources, alpha, names, self._prepared)
 
+        if with_weight_files:  # a pod that starts its engine from them need not open the factors
+            return Weights(alpha_id(alpha), str(folder), tensors)
         origins = origins_at(self._config, self.sources, alpha)
         return Weights(alpha_id(alpha), str(folder), tensors, origins, tensors)
 

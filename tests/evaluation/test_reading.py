@@ -13,7 +13,7 @@ import pytest
 
 from svdjobs import local
 from svdjobs.config import EvaluateConfig, SweepConfig
-from svdjobs.errors import EvaluationError
+from svdjobs.errors import ConfigError, EvaluationError
 from svdjobs.evaluation import likelihoods, reading
 from svdjobs.evaluation.engines.transformers import TransformersEngine
 from svdjobs.evaluation.prompts import load_tokenizer
@@ -268,3 +268,27 @@ def test_older_configs_are_read() -> None:
     document = {"benchmarks": ["demo"], "teacher_forced": 2}
     assert EvaluateConfig.model_validate(document).read_per_problem == 2
     assert EvaluateConfig.model_validate({"benchmarks": ["demo"]}).read_per_problem == 4
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "words"),
+    [
+        ({"sampled": ["alpha-9"]}, "evaluate.sampled: no checkpoint 'alpha-9' in this run; it has"),
+        ({"sampled": ["before"], "read": 0}, "alpha-0.0000 would neither draw completions nor"),
+        ({"sampled": [], "tokenizer_of_before": "own"}, "before would neither draw completions"),
+        ({"sampled": [], "repeat_after": True}, "after-again would neither draw completions"),
+    ],
+)
+def test_a_checkpoint_that_does_nothing_is_refused(
+    evaluation: dict[str, Any], words: str, make_config: MakeConfig
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run_of(make_config, **evaluation)
+
+
+def test_a_gate_needs_completions(make_config: MakeConfig) -> None:
+    base = run_of(make_config, sampled=["alpha-0.5000"])
+    assert base.evaluate is not None
+    document = base.evaluate.model_dump(mode="json")
+    with pytest.raises(ConfigError, match="the gate compares completions of before, which draws"):
+        make_config(evaluate=document, alphas=[0, 0.25, 0.5], gate={})
