@@ -58,7 +58,7 @@ def _sentences(content: Content) -> Iterator[str]:
                 f"know why, e.g. an engine that changes what it is asked to read."
             )
         elif both:
-            yield f"{benchmark}: reading and sampling agree for {_list(both)}, which were both."
+            yield f"{benchmark}: reading and sampling agree for {_list(both)}."
 
 
 def _list(items: list[str]) -> str:
