@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from svdjobs.cli.options import Given, config_options, index_options, tell, whole_or_unit
-from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
+from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, ConfigError
 
 
 @click.command()
@@ -39,25 +39,57 @@ def sweep(given: Given, force: bool) -> int:
     help="Also hash the checkpoints, and write the shard ids of each fan-out to this folder as "
     "JSON; a Workflow reads them.",
 )
+@click.option(
+    "--pilot",
+    "pilot_url",
+    metavar="URL",
+    help="The store of a smaller run of this sweep: estimate answer lengths, time and the smallest "
+    "change that the sweep shows from it.",
+)
+@click.option(
+    "--gpu",
+    metavar="NAME",
+    help="Estimate the time on this GPU, e.g. H100. Default: as in the pilot, or this machine.",
+)
+@click.option(
+    "--effect",
+    type=click.FloatRange(0, 100, min_open=True),
+    metavar="POINTS",
+    help="Say how many completions or problems a change of accuracy by so many points needs.",
+)
 @config_options
-def plan(given: Given, force: bool, units_dir: Path | None) -> None:
+def plan(
+    given: Given,
+    force: bool,
+    units_dir: Path | None,
+    pilot_url: str | None,
+    gpu: str | None,
+    effect: float | None,
+) -> None:
     """Print what a sweep will do and cost, from the checkpoints' headers.
 
     With an `evaluate` section, load the benchmarks and tokenise every prompt.
     """
     config, store = given.opened()
-    from svdjobs.evaluation import preview
+    from svdjobs.evaluation import amounts, preview, speeds
     from svdjobs.reporting.plan_text import describe, lacks
     from svdjobs.runs import shards
     from svdjobs.stages import gate as judging
     from svdjobs.stages import plan as stage
+    from svdjobs.storage.open import open_store
 
     made = stage.run(config, store, force=force)
     for line in describe(made, store.free_bytes()):
         tell(line)
     if warning := judging.warning_before_sweep(config):
         tell(warning)
-    for line in (*preview.preview_evaluation(config, store), *lacks(config)):
+    if gpu and gpu not in speeds.GPUS:
+        raise ConfigError(f"--gpu {gpu}: known are {', '.join(sorted(speeds.GPUS))}.")
+    asked = amounts.Questions(
+        open_store(pilot_url) if pilot_url else None, gpu, effect / 100 if effect else None
+    )
+    lines = preview.preview_evaluation(config, store, asked if any(asked) else None)
+    for line in (*lines, *lacks(config)):
         tell(line)
     if units_dir is not None:
         stage.hash_checkpoints(config, store)

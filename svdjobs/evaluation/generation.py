@@ -16,6 +16,8 @@ COMPLETIONS = "completions.jsonl"
 JOURNAL = "completions.journal"
 ENGINE = "engine.json"
 PROMPTS = "prompts.json"
+Timed = Callable[[Engine, int, float], None]
+"""Gets an engine, the number of tokens that it has worked on, and the seconds that this took."""
 # Completions that are sent to the grading workers at a time.
 GRADED_TOGETHER = 32
 
@@ -26,11 +28,13 @@ def generate_missing(
     engine: Callable[[], Engine],
     submit: SubmitForGrading,
     label: str,
+    timed: Timed,
 ) -> list[Completion]:
     """All completions of an output, sorted by problem and sample.
 
     Completions in the finished file or the journal are read, and the missing ones are generated.
-    `submit` gets each for grading. The engine is started only if completions are missing.
+    `submit` gets each for grading, and `timed` how long all took. The engine is started only if
+    completions are missing.
     """
     store, key = output.store, output.key(COMPLETIONS)
     if store.exists(key):
@@ -52,7 +56,7 @@ def generate_missing(
                 if running.settings not in settings:
                     output.put_json(ENGINE, [*settings, running.settings])
                 completions += _generate(
-                    running, requests, set(done), journal.append, submit, label
+                    running, requests, set(done), journal.append, submit, label, timed
                 )
         completions.sort(key=lambda c: (c.idx, c.sample_index))
         write_lines(store, key, [completion.model_dump_json() for completion in completions])
@@ -79,6 +83,7 @@ def _generate(
     append_to_journal: Callable[[str], None],
     submit: SubmitForGrading,
     label: str,
+    timed: Timed,
 ) -> list[Completion]:
     """Generate the missing completions, and write each to the journal when the engine ends it."""
     completions: list[Completion] = []
@@ -101,4 +106,5 @@ def _generate(
                 submit(completions[submitted:])
                 submitted = len(completions)
         submit(completions[submitted:])
+    timed(engine, tokens, time.monotonic() - started)
     return completions

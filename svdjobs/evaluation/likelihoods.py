@@ -8,6 +8,7 @@ other composition: the difference is the engine's own noise.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Literal
@@ -128,12 +129,16 @@ def _read(
             lines = (record_in(Likelihood, line, "a line of a journal") for line in journal.lines)
             rows = {(row.idx, row.sample_index): row for row in lines}
             advance(len(rows))
+            tokens, started, engine = 0, 0.0, None
             for start in range(0, len(completions), READ_TOGETHER):
                 # All of them also if some are in the journal: an engine's batches, and with them
                 # its rounding, are then those of an uninterrupted run.
                 together = completions[start : start + READ_TOGETHER]
                 if any((c.idx, c.sample_index) not in rows for c in together):
-                    engine = session.engine_with(checkpoint_id)
+                    if engine is None:
+                        engine = session.engine_with(checkpoint_id)
+                        started = time.monotonic()
+                    tokens += sum(len(c.token_ids) for c in together)
                     for row in read_together(
                         engine,
                         together,
@@ -145,6 +150,9 @@ def _read(
                             journal.append(row.model_dump_json(exclude_none=True))
                             rows[row.idx, row.sample_index] = row
                             advance()
+            if engine is not None:
+                timed = session.timed("read", checkpoint_id, benchmark.name)
+                timed(engine, tokens, time.monotonic() - started)
         text = [rows[key].model_dump_json(exclude_none=True) for key in sorted(rows)]
         write_lines(store, output.key(name), text)
     output.adopt(name)

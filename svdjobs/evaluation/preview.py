@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from svdjobs.checkpoint.on_disk import on_disk
@@ -10,7 +10,8 @@ from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import embedding_rows
 from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError
-from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
+from svdjobs.evaluation import amounts
+from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.engines.stop_tokens import stop_tokens
 from svdjobs.evaluation.prompt_sets import (
     PromptSet,
@@ -28,10 +29,14 @@ from svdjobs.storage.store import Store
 _MOST_ALPHAS_SHOWN = 12
 
 
-def preview_evaluation(config: SweepConfig, store: Store) -> list[str]:
-    """Lines for the user: the alphas, the number of prompts and tokens, tokenizer differences.
+def preview_evaluation(
+    config: SweepConfig, store: Store, asked: amounts.Questions | None = None
+) -> list[str]:
+    """Lines for the user: the alphas, the number of prompts and tokens, tokenizer differences, how
+    long the evaluation takes, and how small a difference it shows.
 
-    Loads the benchmarks and tokenises every prompt, unless all evaluations are finished.
+    Loads the benchmarks and tokenises every prompt, unless all evaluations are finished and nothing
+    is `asked`.
 
     Raises:
         BenchmarkError: a benchmark is missing, has no such field, or does not fit the context.
@@ -39,7 +44,7 @@ def preview_evaluation(config: SweepConfig, store: Store) -> list[str]:
         StorageError: the hub or a bucket refuses the request, or does not answer.
     """
     lines = [_alphas(config)]
-    if config.evaluate is not None and not _all_finished(config, store):
+    if config.evaluate is not None and (asked or not _all_finished(config, store)):
         checkpoints = RunCheckpoints(config)
         benchmarks = [load_benchmark(benchmark) for benchmark in config.benchmarks]
         of_after = make_prompt_set(checkpoints, "after", benchmarks)
@@ -48,7 +53,7 @@ def preview_evaluation(config: SweepConfig, store: Store) -> list[str]:
         apart = tokenizer_source(config, "before") != tokenizer_source(config, "after")
         of_before = make_prompt_set(checkpoints, "before", benchmarks) if apart else of_after
         check_prompts(checkpoints, "before", of_before.prompts)
-        lines += _amounts(config, benchmarks, of_after, of_before)
+        lines += amounts.words(checkpoints, store, benchmarks, of_after, of_before, asked)
     return lines
 
 
@@ -63,34 +68,6 @@ def _alphas(config: SweepConfig) -> str:
     if len(shown) > _MOST_ALPHAS_SHOWN:
         shown = [*shown[: _MOST_ALPHAS_SHOWN - 2], "…", shown[-1]]
     return f"{len(config.alphas)} alphas: {', '.join(shown)}" if shown else "no alphas"
-
-
-def _amounts(
-    config: SweepConfig,
-    benchmarks: Sequence[Benchmark],
-    of_after: PromptSet,
-    of_before: PromptSet,
-) -> Iterator[str]:
-    """The number of completions, prompt tokens and generated tokens of each benchmark."""
-    evaluate = config.evaluation
-    count = len(layout.sampled_ids(config))
-    read = 0 if evaluate.read == 0 else len(layout.read_ids(config))
-    for benchmark in benchmarks:
-        lengths = [len(prompt.ids) for prompt in of_after.prompts[benchmark.name]]
-        lengths_of_before = [len(prompt.ids) for prompt in of_before.prompts[benchmark.name]]
-        completions = len(lengths) * evaluate.n_samples * count
-        prompt_tokens = sum(lengths) * (count - 1) + sum(lengths_of_before)
-        yield (
-            f"{benchmark.name}: {len(lengths):,} problems × {evaluate.n_samples} completions × "
-            f"{count} checkpoints = {completions:,} completions; prompts of {min(lengths):,} to "
-            f"{max(lengths):,} tokens, {prompt_tokens * evaluate.n_samples:,} in all, and at most "
-            f"{completions * evaluate.max_tokens:,} generated tokens"
-        )
-        if read:
-            answers = len(lengths) * evaluate.read_per_problem
-            yield (
-                f"{benchmark.name}: {read} checkpoints read {answers:,} of after's completions each"
-            )
 
 
 def _tokenizers(checkpoints: RunCheckpoints, of_after: PromptSet) -> Iterator[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 from svdjobs.records import Grade, Interval, Likelihood, MapCell, MapReading, Outcome, Reading
 from svdjobs.statistics import (
@@ -26,7 +27,8 @@ contributes as much to the spread as the engine's rounding does."""
 ROUNDED = ("bfloat16", "float16")
 
 
-class OfAfter(NamedTuple):
+@dataclass(frozen=True)
+class OfAfter:
     """Everything that a checkpoint is read from on one benchmark."""
 
     grades: Sequence[Grade]
@@ -36,6 +38,43 @@ class OfAfter(NamedTuple):
     unreadable_golds: frozenset[int]
     dtype: str
 
+    @cached_property
+    def outcomes(self) -> dict[Key, Outcome]:
+        """The outcome of each completion of a problem with a readable gold."""
+        return {
+            (g.idx, g.sample_index): g.outcome
+            for g in self.grades
+            if g.idx not in self.unreadable_golds
+        }
+
+    @cached_property
+    def noise_logs(self) -> dict[Key, float]:
+        """Log weights of the second reading."""
+        return log_weights(self.again, self.likelihoods, self.outcomes)
+
+    @cached_property
+    def engine_error(self) -> float:
+        """Standard error that the engine's rounding alone gives a difference of accuracies."""
+        if not self.noise_logs:
+            return 0.0
+        noise = self.difference(self.noise_logs, Outcome.CORRECT)
+        return noise.like_these.standard_error or 0.0
+
+    def difference(self, logs: Mapping[Key, float], outcome: Outcome) -> Reweighted:
+        """The difference in the share of an outcome, from log weights."""
+        by_problem = _by_problem(logs).values()
+        outcomes = [[float(self.outcomes[key] is outcome) for key in own] for own in by_problem]
+        return reweighted_difference(_weights(logs), outcomes)
+
+
+def terms(after: OfAfter, found: Sequence[Likelihood]) -> list[list[float]] | None:
+    """What each completion adds to its problem's difference in accuracy; None if nothing can be
+    compared, or the weights are too uneven."""
+    logs = log_weights(found, after.likelihoods, after.outcomes)
+    if not logs or not weights_quality(_weights(logs)).usable:
+        return None
+    return after.difference(logs, Outcome.CORRECT).per_completion
+
 
 def read(
     after: OfAfter, found: Sequence[Likelihood], sampled: Mapping[int, float] | None = None
@@ -44,15 +83,11 @@ def read(
 
     `sampled` is the score of each problem by the checkpoint's own completions, minus after's.
     """
-    outcomes = _outcomes(after)
-    logs = log_weights(found, after.likelihoods, outcomes)
+    logs = log_weights(found, after.likelihoods, after.outcomes)
     if not logs:
         return None
-    by_problem = _by_problem(logs)
-    weights = [[logs[key] for key in keys] for keys in by_problem.values()]
-    quality = weights_quality(weights)
-    noise_logs = log_weights(after.again, after.likelihoods, outcomes)
-    noise = _rms(noise_logs.values()) if noise_logs else None
+    quality = weights_quality(_weights(logs))
+    noise = _rms(after.noise_logs.values()) if after.noise_logs else None
     spread = _rms(logs.values())
     reading = Reading(
         completions=len(logs),
@@ -69,16 +104,13 @@ def read(
     if noise and after.dtype in ROUNDED and 0 < spread * NOISE_OF_EFFECT <= noise:
         return reading.model_copy(update={"refused": "noise"})
 
-    def shares(outcome: Outcome) -> list[list[float]]:
-        return [[float(outcomes[key] is outcome) for key in keys] for keys in by_problem.values()]
-
-    correct = reweighted_difference(weights, shares(Outcome.CORRECT))
-    engine = _engine_error(noise_logs, outcomes) if spread else 0.0
+    correct = after.difference(logs, Outcome.CORRECT)
+    engine = after.engine_error if spread else 0.0
     minus_sampled, p = None, None
     if sampled is not None:
         apart = [
             value - sampled[problem]
-            for problem, value in zip(by_problem, correct.per_problem, strict=True)
+            for problem, value in zip(_by_problem(logs), correct.per_problem, strict=True)
             if problem in sampled
         ]
         minus_sampled = mean_interval(apart) if apart else None
@@ -87,8 +119,8 @@ def read(
         update={
             "accuracy": _wider(correct.like_these, engine),
             "accuracy_here": _wider(correct.these, engine),
-            "truncated": reweighted_difference(weights, shares(Outcome.TRUNCATED)).like_these,
-            "no_answer": reweighted_difference(weights, shares(Outcome.NO_ANSWER)).like_these,
+            "truncated": after.difference(logs, Outcome.TRUNCATED).like_these,
+            "no_answer": after.difference(logs, Outcome.NO_ANSWER).like_these,
             "minus_sampled": minus_sampled,
             "minus_sampled_p": p,
         }
@@ -104,10 +136,9 @@ def read_map(after: OfAfter, cells: Sequence[MapCell]) -> list[MapReading]:
     lengths: dict[int, int] = {}
     for row in rows:
         lengths[row.idx] = lengths.get(row.idx, 0) + len(row.log_probabilities)
-    outcomes = _outcomes(after)
     found: list[tuple[MapCell, Reweighted | None, list[Reweighted]]] = []
     for cell in cells:
-        read = _read_cell(dict(zip(keys, cell.log_ratios, strict=True)), outcomes)
+        read = _read_cell(after, dict(zip(keys, cell.log_ratios, strict=True)))
         if cell.null is None:
             found.append((cell, read, []))
         elif read is not None:
@@ -139,14 +170,12 @@ def read_map(after: OfAfter, cells: Sequence[MapCell]) -> list[MapReading]:
     return readings
 
 
-def _read_cell(logs: Mapping[Key, float], outcomes: Mapping[Key, Outcome]) -> Reweighted | None:
+def _read_cell(after: OfAfter, all_logs: Mapping[Key, float]) -> Reweighted | None:
     """The difference of accuracies; None if the weights are too uneven."""
-    by_problem = _by_problem(key for key in logs if key in outcomes)
-    weights = [[logs[key] for key in keys] for keys in by_problem.values()]
-    if not weights or not weights_quality(weights).usable:
+    logs = {key: log for key, log in all_logs.items() if key in after.outcomes}
+    if not logs or not weights_quality(_weights(logs)).usable:
         return None
-    correct = [[float(outcomes[k] is Outcome.CORRECT) for k in ks] for ks in by_problem.values()]
-    return reweighted_difference(weights, correct)
+    return after.difference(logs, Outcome.CORRECT)
 
 
 def _minus_nulls(read: Reweighted | None, nulls: Sequence[Reweighted]) -> list[float]:
@@ -158,15 +187,6 @@ def _minus_nulls(read: Reweighted | None, nulls: Sequence[Reweighted]) -> list[f
         value - math.fsum(null.per_problem[i] for null in nulls) / count
         for i, value in enumerate(read.per_problem)
     ]
-
-
-def _outcomes(after: OfAfter) -> dict[Key, Outcome]:
-    """The outcome of each completion of a problem with a readable gold."""
-    return {
-        (g.idx, g.sample_index): g.outcome
-        for g in after.grades
-        if g.idx not in after.unreadable_golds
-    }
 
 
 def log_weights(
@@ -191,14 +211,9 @@ def _by_problem(keys: Iterable[Key]) -> dict[int, list[Key]]:
     return by_problem
 
 
-def _engine_error(noise_logs: Mapping[Key, float], outcomes: Mapping[Key, Outcome]) -> float:
-    """Standard error that the engine's rounding alone gives a difference of accuracies."""
-    if not noise_logs:
-        return 0.0
-    by_problem = _by_problem(noise_logs)
-    weights = [[noise_logs[key] for key in keys] for keys in by_problem.values()]
-    correct = [[float(outcomes[k] is Outcome.CORRECT) for k in ks] for ks in by_problem.values()]
-    return reweighted_difference(weights, correct).like_these.standard_error or 0.0
+def _weights(logs: Mapping[Key, float]) -> list[list[float]]:
+    """The log weights, a list per problem."""
+    return [[logs[key] for key in keys] for keys in _by_problem(logs).values()]
 
 
 def _wider(interval: Interval, error: float) -> Interval:

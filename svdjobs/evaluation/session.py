@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.evaluation import engine_choice, multi_gpu
 from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
 from svdjobs.evaluation.engine_holder import EngineHolder
 from svdjobs.evaluation.engines.protocol import Engine
+from svdjobs.evaluation.generation import Timed
 from svdjobs.evaluation.grader import Grader
 from svdjobs.evaluation.prompt_sets import PromptSet, make_prompt_set, tokenizer_source
-from svdjobs.runs import layout
+from svdjobs.runs import layout, timings
 from svdjobs.runs.checkpoints import RunCheckpoints
-from svdjobs.runs.logs import run_logs
+from svdjobs.runs.logs import RunLogs, run_logs
 from svdjobs.runs.outputs import check_run, note_run
 from svdjobs.storage.store import Store
 
@@ -62,6 +65,29 @@ class Session:
         """The engine, with a checkpoint's weights in it and a context for the longest prompt."""
         return self.engine_holder.engine_with(checkpoint_id)
 
+    @cached_property
+    def logs(self) -> RunLogs:
+        """The log files of this process."""
+        return self.stack.enter_context(run_logs(self.store))
+
+    def timed(self, what: Literal["draw", "read"], checkpoint_id: str, benchmark: str) -> Timed:
+        """Notes how long the engine takes to draw or read with a checkpoint."""
+
+        def note(engine: Engine, tokens: int, seconds: float) -> None:
+            timings.note(
+                self.logs,
+                timings.Timing(
+                    what=what,
+                    engine=engine.description,
+                    checkpoint=checkpoint_id,
+                    benchmark=benchmark,
+                    tokens=tokens,
+                    seconds=seconds,
+                ),
+            )
+
+        return note
+
     @property
     def engine_holder(self) -> EngineHolder:
         """The holder of the engine, which it starts on first use."""
@@ -73,7 +99,7 @@ class Session:
                 self.store,
                 lambda checkpoint_id: self.prompt_set(checkpoint_id).tokenizer,
                 max(self.prompt_set(checkpoint_id).longest for checkpoint_id in ids),
-                self.stack.enter_context(run_logs(self.store)),
+                self.logs,
                 self.only_checkpoint,
             )
             self.stack.callback(self._engine_holder.close)

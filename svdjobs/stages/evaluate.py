@@ -248,7 +248,12 @@ def _generate_shard(
         label = f"evaluate {checkpoint_id} on {shard.id}"
         # The pod that joins the shards grades all completions, so none are graded here.
         generate_missing(
-            output, requests, lambda: session.engine_with(checkpoint_id), lambda _: None, label
+            output,
+            requests,
+            lambda: session.engine_with(checkpoint_id),
+            lambda _: None,
+            label,
+            session.timed("draw", checkpoint_id, benchmark.name),
         )
         # A shard without problems has started no engine.
         if not session.store.exists(output.key(ENGINE)):
@@ -288,6 +293,7 @@ def _generate_and_grade(
             lambda: session.engine_with(checkpoint_id),
             session.grader.submitter(benchmark),
             f"evaluate {checkpoint_id} on {benchmark.name}",
+            session.timed("draw", checkpoint_id, benchmark.name),
         )
         output.adopt(ENGINE)
         prompts = session.prompt_set(checkpoint_id).prompts[benchmark.name]

@@ -19,23 +19,18 @@ from svdjobs.evaluation import mapping
 from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
 from svdjobs.evaluation.engine_holder import EngineHolder
 from svdjobs.evaluation.engines.protocol import Trace, make_requests
+from svdjobs.evaluation.pilot import points
 from svdjobs.evaluation.prompt_sets import make_prompt_set
 from svdjobs.progress import track
 from svdjobs.records import Interval
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.logs import run_logs
 from svdjobs.stages import decompose, plan
-from svdjobs.statistics import mean_per_token
+from svdjobs.statistics import ASSUMED_WITHIN, Spread, mean_per_token, shown
 from svdjobs.storage.store import Store
 
 if TYPE_CHECKING:
     from svdjobs.evaluation.engines.transformers import TransformersEngine
-
-POWER = 2.8
-"""Standard errors of the smallest effect that a 5 % test finds in 4 of 5 tries: 1.96 + 0.84."""
-WITHIN = 1 / 8
-"""Assumed mean of p(1 − p) over problems, p the share of right completions: half of the largest
-possible variance of a completion lies between problems."""
 
 
 class Forecast(NamedTuple):
@@ -50,9 +45,9 @@ class Forecast(NamedTuple):
     """The same if only one layer and module family is blended, the largest first."""
     spread: float
     """Expected root mean square of the log weights of a reading at alpha = 0."""
-    read: float
+    read: float | None
     """Smallest change of accuracy that reading shows in 4 of 5 tries, for the config's numbers."""
-    sampled: float
+    sampled: float | None
     """The same for sampling."""
 
 
@@ -133,7 +128,7 @@ def _forecast(
 
     with torch.inference_mode():
         whole = divergences("forecast", VariantConfig(before="values"))
-        parts = dict(_parts(config, holder)) if by_part else {}
+        parts = dict(_parts(holder)) if by_part else {}
         split = []
         with track(f"forecast: {len(parts)} parts of {benchmark.name}", len(parts)) as advance:
             for name, spec in parts.items():
@@ -150,8 +145,8 @@ def _forecast(
         kl,
         sorted(split, key=lambda part: -part[1]),
         spread,
-        POWER * spread * math.sqrt(WITHIN / (problems * read)),
-        POWER * math.sqrt(2 * WITHIN / (problems * drawn)),
+        shown(Spread(0.0, spread**2 * ASSUMED_WITHIN), problems, read),
+        shown(Spread(0.0, 2 * ASSUMED_WITHIN), problems, drawn),
     )
 
 
@@ -162,7 +157,7 @@ def _transformers(engine: object) -> TransformersEngine:
     return engine
 
 
-def _parts(config: SweepConfig, holder: EngineHolder) -> Iterator[tuple[str, VariantConfig]]:
+def _parts(holder: EngineHolder) -> Iterator[tuple[str, VariantConfig]]:
     """Each layer and module family, given before's singular values alone."""
     grid = MapConfig(rewind="values", nulls=0)
     selected = holder.weights.sources.plan.selected
@@ -178,8 +173,8 @@ def words(found: Forecast, config: SweepConfig) -> list[str]:
         f"{found.benchmark}: KL(after ‖ alpha = 0) is {kl.value:.2g}{interval} nats per token, on "
         f"{found.completions} completions; at other alphas about (1 − alpha)² times as much",
         f"{found.benchmark}: reading {evaluate.read_per_problem} completions of each problem will "
-        f"show a change of {_points(found.read)} points at alpha = 0 in 4 of 5 tries, sampling "
-        f"{evaluate.n_samples} one of {_points(found.sampled)} (assuming that half of a "
+        f"show a change of {points(found.read)} points at alpha = 0 in 4 of 5 tries, sampling "
+        f"{evaluate.n_samples} one of {points(found.sampled)} (assuming that half of a "
         f"completion's variance lies between problems)",
     ]
     total = math.fsum(value for _, value in found.by_part)
@@ -190,7 +185,3 @@ def words(found: Forecast, config: SweepConfig) -> list[str]:
             f"together): {shares}{' …' if len(found.by_part) > 8 else ''}"
         )
     return lines
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.2g}"

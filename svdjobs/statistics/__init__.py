@@ -7,6 +7,7 @@
     p_values      sign flips, McNemar, Holm
     margins       tests of a loss beyond a margin
     comparisons   two checkpoints, a sweep over alpha, the smallest detectable effect
+    power         how small an effect a design shows, and what an effect needs
 
 A problem's score is the mean grade of its completions. Problems, not completions, are the
 independent samples: the completions of one problem share its difficulty. So every standard error is
@@ -21,6 +22,14 @@ from svdjobs.statistics.estimators import avg_at_n, maj_at_k, pass_at_k
 from svdjobs.statistics.intervals import mean_interval, paired_difference, share_interval
 from svdjobs.statistics.margins import below_p, few_changed, passing_margin, problems_needed
 from svdjobs.statistics.p_values import holm, mcnemar_p, sign_flip_p
+from svdjobs.statistics.power import (
+    ASSUMED_WITHIN,
+    Spread,
+    completions_to_show,
+    problems_to_show,
+    shown,
+    spread_of,
+)
 from svdjobs.statistics.ratios import (
     LARGEST_CAST_ERROR,
     cast_error_total,
@@ -39,13 +48,16 @@ from svdjobs.statistics.reweighting import (
 )
 
 __all__ = [
+    "ASSUMED_WITHIN",
     "LARGEST_CAST_ERROR",
     "Reweighted",
+    "Spread",
     "WeightsQuality",
     "avg_at_n",
     "below_p",
     "cast_error_total",
     "compare",
+    "completions_to_show",
     "divergence_interval",
     "few_changed",
     "holm",
@@ -57,14 +69,17 @@ __all__ = [
     "pass_at_k",
     "passing_margin",
     "problems_needed",
+    "problems_to_show",
     "ratio_interval",
     "realised_total",
     "reweighted_difference",
     "rounding_shift",
     "share_interval",
+    "shown",
     "sign_flip_p",
     "slope_over_alpha",
     "smallest_detectable",
     "spectrum_shift",
+    "spread_of",
     "weights_quality",
 ]

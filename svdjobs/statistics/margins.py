@@ -9,18 +9,17 @@ decide.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from svdjobs.statistics.comparisons import smallest_detectable
 from svdjobs.statistics.intervals import CONFIDENCE, check_finite, mean_interval
+from svdjobs.statistics.power import fewest
 
 KEPT_LEVEL = (1 - CONFIDENCE) / 2
 """Level of the test that shows non-inferiority; its bound is the lower end of the 95 % interval."""
 FEW_CHANGES = 10
 """With fewer changed problems than this, the mean is not taken as normal: the textbooks' rule for
 shares. With one gain in 30 problems, the t interval would exclude a loss of one point."""
-MOST_PROBLEMS = 1 << 24
-"""More problems than any benchmark has."""
 
 
 def below_p(problem_differences: Sequence[float], bound: float) -> float:
@@ -113,7 +112,7 @@ def problems_needed(problem_differences: Sequence[float], margin: float) -> int 
         detectable = smallest_detectable(spread, problems)
         return detectable is not None and detectable <= margin
 
-    needed = _fewest(enough) if margin > 0 else None
+    needed = fewest(enough) if margin > 0 else None
     if needed is not None and few_changed(problem_differences):
         return max(needed, _needed_if_equal(0, margin) or 0)
     return needed
@@ -125,20 +124,6 @@ def _needed_if_equal(difference: float, margin: float) -> int | None:
         return None
     share = (1 - margin) / (1 + difference)
     return 1 if share <= KEPT_LEVEL else math.ceil(math.log(KEPT_LEVEL) / math.log(share))
-
-
-def _fewest(enough: Callable[[int], bool]) -> int | None:
-    """Return the smallest number from 2 on that is enough; None if `MOST_PROBLEMS` are not."""
-    high = 2
-    while not enough(high):
-        if high >= MOST_PROBLEMS:
-            return None
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
 
 
 def _check(problem_differences: Sequence[float], bound: float) -> None:

@@ -90,6 +90,8 @@ class Reweighted(NamedTuple):
     these: Interval
     """For these very problems: only the completions are a sample. Without an interval if a problem
     has one completion only."""
+    per_completion: list[list[float]]
+    """What each completion adds to its problem's difference."""
 
 
 def reweighted_difference(
@@ -116,7 +118,12 @@ def reweighted_difference(
     beta = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
     per_problem = [float(x) for x in weighted - beta * plain]
     terms = [g * (v - b) for g, v, b in zip(gains, values, beta, strict=True)]
-    return Reweighted(per_problem, _of_problems_like_these(per_problem), _of_these_problems(terms))
+    return Reweighted(
+        per_problem,
+        _of_problems_like_these(per_problem),
+        _of_these_problems(terms),
+        [own.tolist() for own in terms],
+    )
 
 
 def weights_quality(log_weights: Sequence[Sequence[float]]) -> WeightsQuality:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_what_is_not_read_or_cannot_be_graded_is_left_out() -> None:
     for row in others[:3]:
         object.__setattr__(row, "unread", "context")
         object.__setattr__(row, "log_probabilities", [])
-    found = reading.read(planted.after._replace(unreadable_golds=frozenset({5})), others[:-2])
+    found = reading.read(replace(planted.after, unreadable_golds=frozenset({5})), others[:-2])
     assert found is not None
     assert found.unread == 5
     assert found.completions == PROBLEMS * SAMPLES - 5 - SAMPLES

@@ -46,6 +46,7 @@ def test_it_agrees_with_what_reading_finds(tmp_path: Path) -> None:
     config = sweep(tmp_path)
     store = LocalStore(config.store_url)
     (found,) = forecast.run(config, store, problems=120, by_part=True)
+    assert found.read and found.sampled
     assert not (Path(store.url) / "results").exists()
     local.sweep(config)
     content = report.gather(
