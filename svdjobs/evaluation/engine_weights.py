@@ -62,6 +62,7 @@ class RunWeights:
         self._config = checkpoints.config
         self._store = store
         self._disk = ExitStack()
+        self._after: Weights | None = None
 
     @cached_property
     def sources(self) -> Sources:
@@ -115,8 +116,10 @@ class RunWeights:
         """The tensors of a variant, for an engine that holds another checkpoint with after's
         config; and the variant, which knows the sizes of its changes once they are read."""
         variant = Variant(spec, label, self._checkpoints, self.sources)
-        after = self.of("after", with_weight_files=False)
-        origins = {**after.origins, **{t.name: (label, None) for t in variant.touched}}
+        if self._after is None:  # a map has hundreds of variants
+            self._after = self.of("after", with_weight_files=False)
+        after = self._after
+        origins = {**after.origins, **dict.fromkeys(variant.touched, (label, None))}
         names = list(after.origins)
         weights = Weights(
             label, after.folder, partial(variant.tensors, names), origins, variant.tensors
@@ -137,6 +140,7 @@ class RunWeights:
 
     def close(self) -> None:
         """Remove folders that were made on this disk."""
+        self._after = None
         self._disk.close()
 
 

@@ -6,6 +6,7 @@ A part is a layer and a module family. Beside each cell stand random changes of 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -73,15 +74,11 @@ def parts(
 def variants_of(map_config: MapConfig, part: Part) -> Iterator[tuple[int | None, VariantConfig]]:
     """The variants of a part: rewound, and with each random change."""
     which = PartConfig(
-        include=tuple(f"^{_escaped(name)}$" for name in part.matrices), heads=map_config.heads
+        include=tuple(f"^{re.escape(name)}$" for name in part.matrices), heads=map_config.heads
     ).model_dump()
     yield None, VariantConfig(**which, before=map_config.rewind)
     for number in range(map_config.nulls if part.family != ALL else 0):
         yield number, VariantConfig(**which, random=map_config.rewind, seed=number)
-
-
-def _escaped(name: str) -> str:
-    return name.replace(".", r"\.")
 
 
 def make(session: Session, benchmark: Benchmark, *, force: bool = False) -> None:

@@ -145,8 +145,8 @@ def run_shard(
 
     The id `variants` stands for all variants and the map, which are not divided into shards. A
     checkpoint that only reads is read by the pod of the first shard. Returns None for both, and
-    while other shards are missing. The pod that finishes
-    the last shard joins and grades all of them; the output is the same as that of `run`.
+    while other shards are missing. The pod that finishes the last shard joins and grades all of
+    them; the output is the same as that of `run`.
     """
     if checkpoint_id == VARIANTS:
         run(config, store, checkpoint_ids=[VARIANTS])

@@ -139,24 +139,20 @@ class Variant:
     def __post_init__(self) -> None:
         selected = self.sources.plan.selected
         self._areas = areas(self.spec, selected, self.sources.bases.config, self.label)
-
-    @property
-    def touched(self) -> list[StoredTensor]:
-        """The stored tensors that differ from after's."""
-        return [
-            stored
-            for stored in stored_tensors(self.sources)
+        self._stored = stored_tensors(self.sources)
+        self.touched = {
+            stored.name
+            for stored in self._stored
             if any(tensor.name in self._areas for tensor in stored.holds)
-        ]
+        }
+        """Names of the stored tensors that differ from after's."""
 
     def tensors(self, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """The stored tensors with these names. Say so if mixed bases had to be projected."""
-        touched = {stored.name: stored for stored in self.touched}
-        for stored in stored_tensors(self.sources):
+        for stored in self._stored:
             if stored.name in names:
                 w = self.sources.bases.read(stored.name)
-                changed = stored.name in touched
-                yield stored.name, self._changed(stored, w) if changed else w
+                yield stored.name, self._changed(stored, w) if stored.name in self.touched else w
         if largest := max(self.defects.values(), default=0.0):
             say(
                 f"{self.label}: the mixed bases of {len(self.defects)} matrices are projected to "
