@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from svdjobs.benchmarks import complete
 from svdjobs.errors import ConfigError
 from svdjobs.settings import Settings, read_as
+from svdjobs.variant_config import MapConfig, VariantConfig, one_per_seed
 
 StorageDtype = Literal["float32", "bfloat16", "float16"]
 
@@ -228,83 +229,6 @@ class RotationsConfig(Settings):
     """Seed of the random updates."""
 
 
-class PartConfig(Settings):
-    """A part of the blended matrices. Each key leaves fewer of them; without keys it is all."""
-
-    include: tuple[str, ...] = ()
-    """Regular expressions; the matrices that any of them matches."""
-    exclude: tuple[str, ...] = ()
-    """Regular expressions; a matrix that any of them matches is left out."""
-    layers: tuple[int, ...] = ()
-    """Numbers of layers, from 0."""
-    families: tuple[str, ...] = ()
-    """Module families, e.g. self_attn.q_proj or q_proj."""
-    heads: tuple[int, ...] = ()
-    """Attention heads, from 0: the rows of q, k and v, and the columns of o, that belong to them.
-    Key-value heads that several heads share belong to each of these."""
-
-
-class VariantConfig(PartConfig):
-    """Weights that are no blend of all matrices: `after`, changed by one rule in a part of its
-    matrices. Rules: alpha, before, keep_update, drop_update, extrapolate, random; give one."""
-
-    alpha: float | None = None
-    """Blend the part at this alpha."""
-    before: Literal["values", "u", "v", "vectors", "matrix"] | None = None
-    """Take this from `before`: the singular values, the left or right singular vectors, both, or
-    the matrix itself."""
-    keep_update: int | None = Field(default=None, ge=0)
-    """Keep this many leading singular directions of the update W_after − W_before."""
-    drop_update: int | None = Field(default=None, ge=0)
-    """Drop this many leading singular directions of the update."""
-    extrapolate: float | None = None
-    """W_after + this times the update; -1 is `before`."""
-    random: Literal["values", "vectors", "matrix"] | None = None
-    """A random change of the same norm as that of `before: …`: Gaussian noise in the singular
-    values, a rotation of both bases, or Gaussian noise in the matrix."""
-    seed: int = 0
-    """Seed of a random change."""
-    directions: tuple[int | None, ...] = ()
-    """Only singular directions in [from, to), as in a slice: [0, 64] the leading, [-64, null] the
-    trailing ones. For the rules alpha, before and random, except matrix."""
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> VariantConfig:
-        rules = self.rules()
-        if len(rules) != 1:
-            raise ValueError(
-                f"give exactly one of {', '.join(_RULES)}; found {', '.join(rules) or 'none'}"
-            )
-        if self.directions:
-            if len(self.directions) != 2:
-                raise ValueError("directions are [from, to), e.g. [0, 64] or [-64, null]")
-            if rules[0] not in ("alpha", "before", "random") or "matrix" in (
-                self.before,
-                self.random,
-            ):
-                raise ValueError(
-                    "directions need the rule alpha, or before or random of values, u, v or vectors"
-                )
-        return self
-
-    def rules(self) -> list[str]:
-        """The rules that are given."""
-        return [rule for rule in _RULES if getattr(self, rule) is not None]
-
-
-_RULES = ("alpha", "before", "keep_update", "drop_update", "extrapolate", "random")
-
-
-class MapConfig(PartConfig):
-    """A map of where the change sits: one variant for each layer and module family, in which this
-    part alone is rewound to `before`."""
-
-    rewind: Literal["matrix", "values", "vectors"] = "matrix"
-    """What is taken from `before`."""
-    nulls: int = Field(default=1, ge=0)
-    """Random changes of the same size to compare each cell with."""
-
-
 class ReportConfig(Settings):
     """Options of the report."""
 
@@ -424,9 +348,9 @@ class SweepConfig(Settings):
     checkpoints: dict[str, str] = Field(default={})
     """Further checkpoints to evaluate, e.g. the steps of an RL run, by names such as step-50. Each
     is given in one of the forms of `before`."""
-    variants: dict[str, VariantConfig] = Field(default={})
+    variants: Annotated[dict[str, VariantConfig], BeforeValidator(one_per_seed)] = Field(default={})
     """Weights that are computed from `before` and `after` to be evaluated, by names. They are never
-    written."""
+    written. A list as `seed` stands for several variants, NAME-0, NAME-1 and so on."""
     map: MapConfig | None = None
     """null: no map."""
     rotations: RotationsConfig | None = None

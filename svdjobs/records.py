@@ -386,6 +386,17 @@ class MapReading(Record):
     """KL(after ‖ this) in nats per token."""
 
 
+class VariantChange(Record):
+    """How far a variant is from after."""
+
+    matrices: int
+    """Matrices that it changes."""
+    change: float
+    """‖W′ − W‖/‖W‖ over them."""
+    defect: float | None
+    """Largest ‖QᵀQ − 1‖_F of a mixed basis before it was projected; None if none was."""
+
+
 class MapCell(Record):
     """What after's completions are to a variant of the map, in which one part is rewound.
 
@@ -395,7 +406,8 @@ class MapCell(Record):
     layer: int | None
     """None: all parts of the map together."""
     family: str
-    """Module family; `all` for all parts together."""
+    """The column: a module family, `head 3`, or what is taken from before; `all` for all parts
+    together."""
     null: int | None = None
     """Number of a random change of the same size; None: the part is rewound to before."""
     change: float

@@ -21,6 +21,7 @@ FLOORS = [
     {"errors", "escape", "records", "fingerprint", "benchmarks"},
     {
         "settings",
+        "variant_config",
         "config",
         "config_file",
         "yaml_core",

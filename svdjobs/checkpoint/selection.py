@@ -134,6 +134,11 @@ def layer_and_family(name: str) -> tuple[int | None, str]:
     return None, name.removesuffix(".weight")
 
 
+def part_name(layer: int | None, column: str) -> str:
+    """`layer 2 mlp.down_proj`: the name of a part of the map; the column alone without a layer."""
+    return column if layer is None else f"layer {layer} {column}"
+
+
 def coverage(tensors: list[TensorPlan]) -> dict[str, int]:
     """Return the number of parameters by skip reason, with `blended` for the blended tensors."""
     counts: Counter[str] = Counter()

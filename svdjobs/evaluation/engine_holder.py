@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import EvaluateConfig, VariantConfig
+from svdjobs.config import EvaluateConfig
 from svdjobs.errors import EvaluationError
 from svdjobs.evaluation.engine_choice import NAMES_AND_DTYPES
 from svdjobs.evaluation.engine_weights import RunWeights, has_files_to_start_from
@@ -26,6 +26,7 @@ from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.logs import RunLogs
 from svdjobs.storage.store import Store
+from svdjobs.variant_config import VariantConfig
 from svdjobs.weights.variants import Variant
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from svdjobs.checkpoint.documents import COMPANIONS
 from svdjobs.checkpoint.on_disk import on_disk
 from svdjobs.checkpoint.reader import Checkpoint
-from svdjobs.config import REPEAT_ID, VariantConfig, alpha_id
+from svdjobs.config import REPEAT_ID, alpha_id
 from svdjobs.errors import EvaluationError, IncompleteError
 from svdjobs.evaluation.engines.protocol import Weights
 from svdjobs.provenance import memory_limit_bytes
@@ -21,6 +21,7 @@ from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import find_manifest, require
 from svdjobs.storage.as_files import local_folder
 from svdjobs.storage.store import Store
+from svdjobs.variant_config import VariantConfig
 from svdjobs.weights.blended import (
     PreparedTensors,
     Sources,
@@ -63,6 +64,7 @@ class RunWeights:
         self._store = store
         self._disk = ExitStack()
         self._after: Weights | None = None
+        self._variants: dict[str, Variant] = {}
 
     @cached_property
     def sources(self) -> Sources:
@@ -103,7 +105,7 @@ class RunWeights:
                     f"the variant {checkpoint_id} has no weight files to start an engine from. The "
                     f"running engine must take new weights: set evaluate.reuse_engine to true."
                 )
-            return self.of_variant(f"variants.{checkpoint_id}", spec)[0]
+            return self._weights_of(self.variant(checkpoint_id, spec))
         for alpha in config.alphas:
             if alpha_id(alpha) == checkpoint_id:
                 return self._of_alpha(alpha, with_weight_files=with_weight_files)
@@ -112,19 +114,27 @@ class RunWeights:
             f"{', '.join(layout.evaluated_ids(config))}."
         )
 
+    def variant(self, checkpoint_id: str, spec: VariantConfig) -> Variant:
+        """A variant of the config, which remembers the sizes of its changes."""
+        if checkpoint_id not in self._variants:
+            label = f"variants.{checkpoint_id}"
+            self._variants[checkpoint_id] = Variant(spec, label, self._checkpoints, self.sources)
+        return self._variants[checkpoint_id]
+
     def of_variant(self, label: str, spec: VariantConfig) -> tuple[Weights, Variant]:
-        """The tensors of a variant, for an engine that holds another checkpoint with after's
-        config; and the variant, which knows the sizes of its changes once they are read."""
+        """The tensors of weights that are no checkpoint of the run, for an engine that holds
+        another checkpoint with after's config; and the variant, which knows the sizes of its
+        changes once they are read."""
         variant = Variant(spec, label, self._checkpoints, self.sources)
+        return self._weights_of(variant), variant
+
+    def _weights_of(self, variant: Variant) -> Weights:
         if self._after is None:  # a map has hundreds of variants
             self._after = self.of("after", with_weight_files=False)
         after = self._after
-        origins = {**after.origins, **dict.fromkeys(variant.touched, (label, None))}
-        names = list(after.origins)
-        weights = Weights(
-            label, after.folder, partial(variant.tensors, names), origins, variant.tensors
-        )
-        return weights, variant
+        origins = {**after.origins, **dict.fromkeys(variant.touched, (variant.label, None))}
+        tensors = partial(variant.tensors, list(after.origins))
+        return Weights(variant.label, after.folder, tensors, origins, variant.tensors)
 
     def _of_alpha(self, alpha: float, *, with_weight_files: bool) -> Weights:
         on_this_disk = _alpha_on_disk(self._store, alpha, with_weight_files)

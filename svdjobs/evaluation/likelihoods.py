@@ -19,7 +19,7 @@ from svdjobs.evaluation.engines.protocol import Engine, Trace
 from svdjobs.evaluation.generation import COMPLETIONS, completions_in, completions_sha256
 from svdjobs.evaluation.session import Session
 from svdjobs.progress import track
-from svdjobs.records import Completion, Likelihood, Manifest
+from svdjobs.records import Completion, Likelihood, Manifest, VariantChange
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import (
     Output,
@@ -37,6 +37,8 @@ VERSION = "2"
 ROWS = "likelihoods.jsonl"
 AGAIN = "again.jsonl"
 """The second reading of `after`; older runs have none."""
+CHANGE = "change.json"
+"""How far a variant is from after; older runs have none."""
 READ_TOGETHER = 256
 """Completions that an engine gets at a time. If the process is killed, at most these are lost."""
 
@@ -77,6 +79,9 @@ def make(
     if checkpoint_id == "after":
         shuffled = Random(0).sample(chosen, len(chosen))
         _read(session, checkpoint_id, benchmark, shuffled, output, AGAIN, f"{label} again")
+    if spec := session.config.variants.get(checkpoint_id):
+        change = session.engine_holder.weights.variant(checkpoint_id, spec).change()
+        output.write_json(CHANGE, change.model_dump(mode="json"))
     output.commit()
 
 
@@ -230,3 +235,13 @@ def load(store: Store, checkpoint_id: str, benchmark: str, name: str = ROWS) -> 
         return []
     lines = read_finished(store, prefix, name, manifest).splitlines()
     return [record_in(Likelihood, line, f"a row of {prefix}") for line in lines]
+
+
+def load_change(store: Store, variant: str, benchmark: str) -> VariantChange | None:
+    """How far a variant is from after; None in older runs, or if it has not read."""
+    manifest = current(store, variant, benchmark)
+    if manifest is None or not manifest.file(CHANGE):
+        return None
+    prefix = layout.likelihoods_prefix(variant, benchmark)
+    document = read_finished(store, prefix, CHANGE, manifest)
+    return record_in(VariantChange, document, f"{prefix}/{CHANGE}")

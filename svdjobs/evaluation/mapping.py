@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from svdjobs.checkpoint.selection import layer_and_family
-from svdjobs.config import MapConfig, PartConfig, VariantConfig
+from svdjobs.checkpoint.matrices import Sizes
+from svdjobs.checkpoint.selection import layer_and_family, part_name
 from svdjobs.evaluation import likelihoods
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.generation import COMPLETIONS, completions_in
@@ -31,54 +31,74 @@ from svdjobs.runs.outputs import (
 )
 from svdjobs.storage.objects import record_in, write_lines
 from svdjobs.storage.store import Store
+from svdjobs.variant_config import MapConfig, PartConfig, VariantConfig
 from svdjobs.weights.variants import areas
 
 VERSION = "1"
 CELLS = "cells.jsonl"
 JOURNAL = "cells.journal"
 ALL = "all"
+REWINDS: tuple[Literal["values", "vectors", "matrix"], ...] = ("values", "vectors", "matrix")
 
 
 class Part(NamedTuple):
-    """A part of the map: a layer and a module family, or all."""
+    """A part of the map, in a row and a column of it, or all parts together."""
 
     layer: int | None
-    family: str
+    """The row; None for matrices without a number of a layer, and for all parts together."""
+    column: str
+    """A module family, `head 3`, or what is taken from before."""
     matrices: tuple[str, ...]
+    heads: tuple[int, ...]
+    rewind: Literal["matrix", "values", "vectors"]
 
     @property
     def name(self) -> str:
         """`layer 2 mlp.down_proj`."""
-        return self.family if self.layer is None else f"layer {self.layer} {self.family}"
+        return part_name(self.layer, self.column)
 
 
 def parts(
     map_config: MapConfig, selected: Sequence[TensorPlan], config: Mapping[str, Any]
 ) -> list[Part]:
-    """The parts of a map, by layer and family; then all of them together.
+    """The parts of a map, by layer and column; then all of them together.
 
     Raises:
         ConfigError: a key of the section matches no matrix.
     """
-    cells: dict[tuple[int, str], list[str]] = {}
-    for name in areas(map_config, selected, config, "map"):
+    heads = map_config.heads
+    if map_config.by == "head":
+        heads = heads or tuple(range(Sizes.of(config).heads))
+    whole = map_config.model_copy(update={"heads": heads})
+    matrices: dict[int | None, dict[str, list[str]]] = {}
+    for name in areas(whole, selected, config, "map"):
         layer, family = layer_and_family(name)
-        cells.setdefault((-1 if layer is None else layer, family), []).append(name)
-    found = [
-        Part(None if layer < 0 else layer, family, tuple(names))
-        for (layer, family), names in sorted(cells.items())
-    ]
-    return [*found, Part(None, ALL, tuple(name for part in found for name in part.matrices))]
+        matrices.setdefault(layer, {}).setdefault(family, []).append(name)
+    found = []
+    for layer in sorted(matrices, key=lambda number: -1 if number is None else number):
+        families = matrices[layer]
+        names = tuple(name for family in sorted(families) for name in families[family])
+        if map_config.by == "head":
+            found += [Part(layer, f"head {h}", names, (h,), map_config.rewind) for h in heads]
+        elif map_config.by == "rewind":
+            found += [Part(layer, rewind, names, heads, rewind) for rewind in REWINDS]
+        else:
+            found += [
+                Part(layer, family, tuple(families[family]), heads, map_config.rewind)
+                for family in sorted(families)
+            ]
+    names = tuple(dict.fromkeys(name for part in found for name in part.matrices))
+    return [*found, Part(None, ALL, names, heads, map_config.rewind)]
 
 
 def variants_of(map_config: MapConfig, part: Part) -> Iterator[tuple[int | None, VariantConfig]]:
     """The variants of a part: rewound, and with each random change."""
     which = PartConfig(
-        include=tuple(f"^{re.escape(name)}$" for name in part.matrices), heads=map_config.heads
+        include=tuple(f"^{re.escape(name)}$" for name in part.matrices), heads=part.heads
     ).model_dump()
-    yield None, VariantConfig(**which, before=map_config.rewind)
-    for number in range(map_config.nulls if part.family != ALL else 0):
-        yield number, VariantConfig(**which, random=map_config.rewind, seed=number)
+    yield None, VariantConfig(**which, before=part.rewind)
+    for number in range(map_config.nulls if part.column != ALL else 0):
+        yield number, VariantConfig(**which, random=part.rewind, seed=number)
 
 
 def make(session: Session, benchmark: Benchmark, *, force: bool = False) -> None:
@@ -96,7 +116,7 @@ def make(session: Session, benchmark: Benchmark, *, force: bool = False) -> None
         stage="map",
         version=VERSION,
         config={
-            **config.map.model_dump(mode="json"),
+            **config.map.settings(),
             "engine": session.evaluate.engine,
             "dtype": session.evaluate.dtype,
         },
@@ -144,16 +164,16 @@ def _read_cells(
         cells = {(cell.layer, cell.family, cell.null): cell for cell in lines}
         advance(len(cells))
         for part, number, spec in wanted:
-            if (part.layer, part.family, number) in cells:
+            if (part.layer, part.column, number) in cells:
                 continue
             label = f"map: {part.name}" + ("" if number is None else f", null {number}")
             engine, variant = session.engine_holder.engine_with_variant(label, spec)
             found = likelihoods.read_together(engine, completions, prompts, temperature, label)
             cell = _cell(part, number, variant.relative_change, of_after, found)
             journal.append(cell.model_dump_json())
-            cells[part.layer, part.family, number] = cell
+            cells[part.layer, part.column, number] = cell
             advance(1, part.name)
-    in_order = [cells[part.layer, part.family, number] for part, number, _ in wanted]
+    in_order = [cells[part.layer, part.column, number] for part, number, _ in wanted]
     output.add(write_lines(store, output.key(CELLS), [cell.model_dump_json() for cell in in_order]))
     store.delete(output.key(JOURNAL))
 
@@ -174,7 +194,7 @@ def _cell(
         divergences[key] = math.fsum(math.expm1(d) - d for d in apart)
     return MapCell(
         layer=part.layer,
-        family=part.family,
+        family=part.column,
         null=number,
         change=change,
         log_ratios=[ratios[key] for key in sorted(of_after)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from svdjobs.config import REPEAT_ID, EvaluateConfig, MapConfig, VariantConfig
+from svdjobs.config import REPEAT_ID, EvaluateConfig
 from svdjobs.errors import IncompleteError
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.engines.protocol import engine_kind
@@ -15,6 +15,7 @@ from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import OutputKey, require
 from svdjobs.storage.store import Store
+from svdjobs.variant_config import MapConfig, VariantConfig
 
 STAGE = "evaluate"
 VERSION = "4"
@@ -92,7 +93,7 @@ def variant_fingerprint(
             **inputs,
             "companions": checkpoints.companions(config.after),
             "selection": config.selection.model_dump(mode="json"),
-            "spec": spec.model_dump(mode="json"),
+            "spec": spec.settings(),
             "version": VARIANTS_VERSION,
         }
     )

@@ -18,6 +18,7 @@ from svdjobs.records import (
     Reading,
     Record,
     Summary,
+    VariantChange,
 )
 from svdjobs.statistics import rounding_shift
 
@@ -72,6 +73,8 @@ class Content:
     """Benchmark → checkpoint id → its likelihoods of after's completions."""
     readings: dict[str, dict[str, Reading]] = field(default_factory=dict)
     """Benchmark → checkpoint id → its accuracy, read from after's completions."""
+    changes: dict[str, VariantChange] = field(default_factory=dict)
+    """Variant → how far it is from after, if it has read."""
     maps: dict[str, list[MapReading]] = field(default_factory=dict)
     """Benchmark → the parts of the map; the last one is all parts together."""
     agreements: dict[str, dict[str, Agreement]] = field(default_factory=dict)

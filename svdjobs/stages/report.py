@@ -21,6 +21,7 @@ from svdjobs.records import (
     Reading,
     Record,
     Summary,
+    VariantChange,
 )
 from svdjobs.reporting import junit, page, text
 from svdjobs.reporting.data import Content
@@ -168,6 +169,7 @@ def gather(
         summaries=summaries,
         likelihoods=rows,
         readings=_readings(config, store, summaries, rows),
+        changes=_changes(config, store),
         maps=_maps(config, store, summaries, rows),
         agreements=_agreements(config, store, manifests),
         blends={
@@ -237,6 +239,15 @@ def _readings(
             if checkpoint_id != "after" and (made := reading.read(after, found, sampled)):
                 by_benchmark.setdefault(benchmark, {})[checkpoint_id] = made
     return by_benchmark
+
+
+def _changes(config: SweepConfig, store: Store) -> dict[str, VariantChange]:
+    changes: dict[str, VariantChange] = {}
+    for benchmark in config.benchmarks:
+        for name in config.variants:
+            if found := likelihoods.load_change(store, name, benchmark.name):
+                changes.setdefault(name, found)
+    return changes
 
 
 def _maps(

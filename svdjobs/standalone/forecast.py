@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, NamedTuple
 
-from svdjobs.config import MapConfig, SweepConfig, VariantConfig
+from svdjobs.config import SweepConfig
 from svdjobs.errors import ConfigError
 from svdjobs.evaluation import mapping
 from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
@@ -23,11 +23,13 @@ from svdjobs.evaluation.pilot import points
 from svdjobs.evaluation.prompt_sets import make_prompt_set
 from svdjobs.progress import track
 from svdjobs.records import Interval
+from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.logs import run_logs
 from svdjobs.stages import decompose, plan
 from svdjobs.statistics import ASSUMED_WITHIN, Spread, mean_per_token, shown
 from svdjobs.storage.store import Store
+from svdjobs.variant_config import MapConfig, VariantConfig
 
 if TYPE_CHECKING:
     from svdjobs.evaluation.engines.transformers import TransformersEngine
@@ -41,6 +43,9 @@ class Forecast(NamedTuple):
     """Completions of after that were drawn for the forecast."""
     kl: Interval
     """KL(after ‖ alpha = 0) per token, in nats; clustered by problem."""
+    others: list[tuple[str, Interval]]
+    """The same of `before` and further checkpoints. Where these are far from after, the report's
+    estimate from drawn tokens is too small."""
     by_part: list[tuple[str, float]]
     """The same if only one layer and module family is blended, the largest first."""
     spread: float
@@ -114,26 +119,34 @@ def _forecast(
     states = [s for trace in traces for s in engine.states([trace])]
     head = copy.deepcopy(engine.head)
 
-    def divergences(label: str, spec: VariantConfig) -> list[list[float]]:
+    def divergences(own: TransformersEngine) -> list[list[float]]:
         from svdjobs.kernels.divergence import kl_of_states
 
-        own = _transformers(holder.engine_with_variant(label, spec)[0])
         found = (s for trace in traces for s in own.states([trace]))
         return [
             kl_of_states(after_TH, head, own_TH, own.head).tolist()
             for after_TH, own_TH in zip(states, found, strict=True)
         ]
 
+    def variant(label: str, spec: VariantConfig) -> TransformersEngine:
+        return _transformers(holder.engine_with_variant(label, spec)[0])
+
     import torch
 
     with torch.inference_mode():
-        whole = divergences("forecast", VariantConfig(before="values"))
+        whole = divergences(variant("forecast", VariantConfig(before="values")))
         parts = dict(_parts(holder)) if by_part else {}
         split = []
         with track(f"forecast: {len(parts)} parts of {benchmark.name}", len(parts)) as advance:
             for name, spec in parts.items():
-                split.append((name, mean_per_token(divergences(name, spec)).value))
+                split.append((name, mean_per_token(divergences(variant(name, spec))).value))
                 advance()
+        # Last, since a checkpoint with another config gets an engine of its own.
+        others = [
+            (name, mean_per_token(divergences(_transformers(holder.engine_with(name)))))
+            for name in layout.read_ids(config)
+            if name in ("before", *config.checkpoints)
+        ]
     kl = mean_per_token(whole)
     # The variance of a log weight is twice the divergence of the whole completion.
     spread = math.sqrt(2 * math.fsum(map(math.fsum, whole)) / len(whole))
@@ -143,6 +156,7 @@ def _forecast(
         benchmark.name,
         len(traces),
         kl,
+        others,
         sorted(split, key=lambda part: -part[1]),
         spread,
         shown(Spread(0.0, spread**2 * ASSUMED_WITHIN), problems, read),
@@ -165,17 +179,26 @@ def _parts(holder: EngineHolder) -> Iterator[tuple[str, VariantConfig]]:
         yield part.name, next(iter(mapping.variants_of(grid, part)))[1]
 
 
+def plain(kl: Interval) -> str:
+    """`2.4e-05 [1.7e-05, 3.1e-05]`."""
+    interval = "" if kl.low is None or kl.high is None else f" [{kl.low:.2g}, {kl.high:.2g}]"
+    return f"{kl.value:.2g}{interval}"
+
+
 def words(found: Forecast, config: SweepConfig) -> list[str]:
     """The forecast as lines for a terminal."""
-    kl, evaluate = found.kl, config.evaluation
-    interval = "" if kl.low is None or kl.high is None else f" [{kl.low:.2g}, {kl.high:.2g}]"
+    evaluate = config.evaluation
     lines = [
-        f"{found.benchmark}: KL(after ‖ alpha = 0) is {kl.value:.2g}{interval} nats per token, on "
+        f"{found.benchmark}: KL(after ‖ alpha = 0) is {plain(found.kl)} nats per token, on "
         f"{found.completions} completions; at other alphas about (1 − alpha)² times as much",
         f"{found.benchmark}: reading {evaluate.read_per_problem} completions of each problem will "
         f"show a change of {points(found.read)} points at alpha = 0 in 4 of 5 tries, sampling "
         f"{evaluate.n_samples} one of {points(found.sampled)} (assuming that half of a "
         f"completion's variance lies between problems)",
+    ]
+    lines += [
+        f"{found.benchmark}: KL(after ‖ {name}) is {plain(kl)} nats per token, exactly"
+        for name, kl in found.others
     ]
     total = math.fsum(value for _, value in found.by_part)
     if found.by_part:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svdjobs.checkpoint.matrices import Sizes
 from svdjobs.checkpoint.selection import layer_and_family
-from svdjobs.config import PartConfig, VariantConfig
 from svdjobs.errors import ConfigError
 from svdjobs.progress import say
-from svdjobs.records import TensorPlan
+from svdjobs.records import TensorPlan, VariantChange
 from svdjobs.runs.checkpoints import RunCheckpoints
+from svdjobs.variant_config import PartConfig, VariantConfig
 from svdjobs.weights.blended import Sources, StoredTensor, stored_tensors
 
 if TYPE_CHECKING:
@@ -35,6 +35,16 @@ class Area(NamedTuple):
     def whole(self) -> bool:
         """Whether it is the whole matrix."""
         return self == Area()
+
+    def mask(self, w_MN: torch.Tensor) -> torch.Tensor:
+        """True at the elements of a matrix that are in the area."""
+        import torch
+
+        inside = torch.zeros(w_MN.shape, dtype=torch.bool)
+        for rows in self.rows:
+            for columns in self.columns:
+                inside[rows, columns] = True
+        return inside
 
 
 def areas(
@@ -169,11 +179,7 @@ class Variant:
             piece = self.sources.matrices.pieces.get(tensor.name)
             own_MN = piece.of(flat) if piece else flat.view(tensor.shape)
             own_MN = own_MN.clone()
-            new_MN = own_MN.clone()
-            made_MN = self._matrix(tensor, own_MN).to(torch.float32)
-            for rows in area.rows:
-                for columns in area.columns:
-                    new_MN[rows, columns] = made_MN[rows, columns]
+            new_MN = self._in_area(tensor, own_MN, area)
             difference = new_MN.to(torch.float64) - own_MN.to(torch.float64)
             self.changes[tensor.name] = float(difference.norm())
             self.norms[tensor.name] = float(own_MN.to(torch.float64).norm())
@@ -183,11 +189,29 @@ class Variant:
                 flat.view(tensor.shape).copy_(new_MN)
         return flat.reshape(stored.shape)
 
-    def _matrix(self, tensor: TensorPlan, w_MN: torch.Tensor) -> torch.Tensor:
+    def _in_area(self, tensor: TensorPlan, own_MN: torch.Tensor, area: Area) -> torch.Tensor:
+        """The matrix by the rule in an area, and as it is elsewhere. A random change has the norm
+        there that taking the same thing from before would have there."""
+        import torch
+
+        made_MN = self._matrix(self.spec, tensor, own_MN).to(torch.float32)
+        if area.whole:
+            return made_MN
+        inside = area.mask(own_MN)
+        if self.spec.random is not None:
+            rule = self.spec.model_copy(update={"random": None, "before": self.spec.random})
+            wanted_MN = self._matrix(rule, tensor, own_MN).to(torch.float64) - own_MN
+            change_MN = made_MN.to(torch.float64) - own_MN
+            size = float(change_MN[inside].norm())
+            scale = float(wanted_MN[inside].norm()) / size if size else 0.0
+            made_MN = (own_MN + scale * change_MN).to(torch.float32)
+        return torch.where(inside, made_MN, own_MN)
+
+    def _matrix(self, spec: VariantConfig, tensor: TensorPlan, w_MN: torch.Tensor) -> torch.Tensor:
         """The matrix by the rule, everywhere."""
         from svdjobs.kernels import blend, variants
 
-        spec, name = self.spec, tensor.name
+        name = tensor.name
         directions = slice(*spec.directions) if spec.directions else _ALL
         if spec.alpha is not None:
             return self._blended(name, w_MN, spec.alpha, directions)
@@ -205,7 +229,7 @@ class Variant:
             return before_MN
         if spec.before is not None:
             swapped = variants.swap_vectors(w_MN, before_MN, spec.before, directions)
-            if swapped.defect > PROJECTED:
+            if swapped.defect > PROJECTED and spec is self.spec:
                 self.defects[name] = swapped.defect
             return swapped.w_MN
         if spec.random == "vectors":
@@ -243,3 +267,15 @@ class Variant:
         """‖W′ − W‖/‖W‖ over the matrices that have been computed."""
         total = math.hypot(*self.norms.values())
         return math.hypot(*self.changes.values()) / total if total else 0.0
+
+    def change(self) -> VariantChange:
+        """How far the variant is from after; computes the matrices that have not been yet."""
+        missing = {
+            stored.name
+            for stored in self._stored
+            if any(t.name in self._areas and t.name not in self.changes for t in stored.holds)
+        }
+        for _ in self.tensors(missing):
+            pass
+        defect = max(self.defects.values(), default=None)
+        return VariantChange(matrices=len(self._areas), change=self.relative_change, defect=defect)

@@ -18,11 +18,12 @@ from typing import Any
 
 import click
 
-from svdjobs.config import SweepConfig, VariantConfig
+from svdjobs.config import SweepConfig
 from svdjobs.config_file import load_config
 from svdjobs.evaluation.session import open_session
 from svdjobs.stages import blend, decompose, plan, report
 from svdjobs.storage.local import LocalStore
+from svdjobs.variant_config import VariantConfig
 from tests.benchmarks.evaluation import DEMO, noted, timed
 
 ALPHAS = "alphas={from: 0, to: 1, step: 0.025}"

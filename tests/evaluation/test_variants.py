@@ -15,14 +15,16 @@ from safetensors.torch import load_file, save_file
 
 import svdjobs
 from svdjobs import local
-from svdjobs.config import SweepConfig, VariantConfig
+from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
 from svdjobs.errors import CheckpointError, ConfigError
-from svdjobs.evaluation import mapping
+from svdjobs.evaluation import likelihoods, mapping
 from svdjobs.evaluation.engine_weights import RunWeights
+from svdjobs.reporting.sections import sentences, tables
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.stages import blend, decompose, evaluate, plan, report
 from svdjobs.storage.local import LocalStore
+from svdjobs.variant_config import VariantConfig
 
 MakeConfig = Callable[..., SweepConfig]
 DEMO = Path(svdjobs.__file__).parent / "demo" / "checkpoints"
@@ -160,6 +162,43 @@ def test_random_changes_are_as_large_as_those_of_before(weights: RunWeights, wha
     assert changes[1:] == pytest.approx([changes[0]] * 2, rel=0.01)
 
 
+@pytest.mark.parametrize("what", ["values", "vectors", "matrix"])
+def test_random_changes_of_a_head_are_as_large_as_those_of_before(
+    weights: RunWeights, what: str
+) -> None:
+    changes = {}
+    for rule in ("before", "random"):
+        spec = VariantConfig.model_validate({rule: what, "layers": [1], "heads": [2]})
+        found, variant = weights.of_variant("test", spec)
+        list(found.tensors())
+        changes[rule] = variant.changes
+    assert changes["random"] == pytest.approx(changes["before"], rel=1e-3)
+
+
+def test_how_far_a_variant_is_from_after(weights: RunWeights) -> None:
+    spec = VariantConfig.model_validate({"before": "matrix", "include": [DOWN]})
+    _, variant = weights.of_variant("test", spec)
+    found = variant.change()  # nothing has been computed yet
+    apart = float((BEFORE[DOWN].double() - AFTER[DOWN].double()).norm())
+    assert found.matrices == 1
+    assert found.change == pytest.approx(apart / float(AFTER[DOWN].double().norm()))
+    assert found.defect is None
+    mixed = VariantConfig.model_validate({"before": "u", "include": [DOWN], "directions": [0, 8]})
+    change = weights.of_variant("test", mixed)[1].change()
+    assert change.defect
+    assert change.defect > 1e-3
+
+
+def test_a_list_of_seeds_is_a_variant_of_each(tmp_path: Path) -> None:
+    config = sweep(tmp_path, variants={"noise": {"random": "matrix", "seed": [3, 5]}})
+    assert {name: spec.seed for name, spec in config.variants.items()} == {
+        "noise-0": 3,
+        "noise-1": 5,
+    }
+    again = parse_config(config.model_dump(mode="json"), where="test")
+    assert again.variants == config.variants
+
+
 def test_mixed_bases_are_projected_and_said(
     weights: RunWeights, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,6 +241,8 @@ def test_a_part_without_a_matrix_is_refused_by_plan(
         ({"checkpoints": {"a b": "demo:rl1"}}, "'a b' is no name"),
         ({"map": {}, "evaluate": None}, "variants and map need an `evaluate` section"),
         ({"map": {}, "direction": "reverse"}, "need direction forward"),
+        ({"map": {"by": "rewind", "rewind": "values"}}, "with `by` rewind, give no `rewind`"),
+        ({"map": {"by": "head", "families": ["q_proj"]}}, "with `by` head, give no `families`"),
     ],
 )
 def test_wrong_sections_are_refused(keys: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -289,6 +330,54 @@ def test_a_planted_gain_is_found_where_it_is_and_nothing_in_noise(tmp_path: Path
             assert found_parts(parts)[0].family == "mlp.down_proj"
         else:
             assert not found
+
+
+def test_maps_by_head_and_by_what_is_rewound(tmp_path: Path) -> None:
+    """Their cells are those of variants that name the same part."""
+    variants = {
+        "head": {"before": "matrix", "layers": [1], "heads": [2]},
+        "values": {"before": "values", "layers": [1]},
+        "null": {"random": "values", "layers": [1], "seed": 0},
+    }
+    few = {"layers": [1], "nulls": 1}
+    keys: dict[str, Any] = {"map": {**few, "by": "head"}, "variants": variants}
+    config = sweep(tmp_path, **keys)
+    local.sweep(config)
+    store = LocalStore(config.store_url)
+    by_head = mapping.load(store, "demo")
+    names = [(c.layer, c.family, c.null) for c in by_head]
+    assert names == [
+        *((1, f"head {head}", null) for head in range(4) for null in (None, 0)),
+        (None, "all", None),
+    ]
+    rewinds = sweep(tmp_path, **{**keys, "map": {**few, "by": "rewind"}})
+    local.sweep(rewinds)
+    by_rewind = mapping.load(store, "demo")
+    assert [(c.family, c.null) for c in by_rewind] == [
+        *((what, null) for what in ("values", "vectors", "matrix") for null in (None, 0)),
+        ("all", None),
+    ]
+    # The whole is layer 1 rewound, which is a cell of its own.
+    assert by_rewind[-1].log_ratios == by_rewind[4].log_ratios
+    after = likelihoods.load(store, "after", "demo")
+    for name, cell in (("head", by_head[4]), ("values", by_rewind[0]), ("null", by_rewind[1])):
+        own = likelihoods.load(store, name, "demo")
+        ratios = [
+            sum(row.log_probabilities) - sum(of_after.log_probabilities)
+            for row, of_after in zip(own, after, strict=True)
+        ]
+        assert cell.log_ratios == pytest.approx(ratios, abs=1e-4), name
+    content = report.gather(
+        rewinds, store, plan.run(rewinds, store), report._manifests(rewinds, store)
+    )
+    assert content.changes["values"].matrices == 7
+    (said,) = (line for line in sentences(content) if "add up to" in line)
+    whole = content.maps["demo"][-1].accuracy
+    assert whole
+    assert f"add up to {100 * whole.value:+.2f} points; all parts rewound" in said
+    table = next(table for table in tables(content) if table.name == "variants")
+    assert table.rows[0][:3] == ["head", "layers: 1, heads: 2, before: matrix", "4"]
+    assert table.rows[1][:2] == ["values", "layers: 1, before: values"]
 
 
 def test_a_map_that_was_cut_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,13 @@ def test_it_agrees_with_what_reading_finds(tmp_path: Path) -> None:
     assert (found.kl.standard_error or 0) < 0.8 * (whole.standard_error or 0)
     spread = content.readings["demo"]["alpha-0.0000"].spread
     assert found.spread == pytest.approx(spread, rel=0.4)
+    ((name, of_before),) = found.others
+    assert name == "before"
+    estimated = kl["before"].value
+    assert of_before.standard_error
+    assert estimated.standard_error
+    error = (of_before.standard_error**2 + estimated.standard_error**2) ** 0.5
+    assert abs(of_before.value - estimated.value) < 2 * error
     assert len(found.by_part) == 21
     assert sum(value for _, value in found.by_part) == pytest.approx(found.kl.value, rel=0.5)
     assert found.by_part == sorted(found.by_part, key=lambda part: -part[1])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from svdjobs.checkpoint.selection import part_name
 from svdjobs.escape import label as named
 from svdjobs.records import Interval, MapReading
 from svdjobs.reporting import drawing
@@ -33,24 +34,22 @@ def found_parts(parts: Sequence[MapReading]) -> list[MapReading]:
     return sorted(cells, key=lambda part: -abs(part.accuracy.value if part.accuracy else 0.0))
 
 
-def _name(part: MapReading) -> str:
-    return part.family if part.layer is None else f"layer {part.layer} {part.family}"
-
-
 def _sum(parts: Sequence[MapReading]) -> float:
-    return math.fsum(part.accuracy.value for part in parts[:-1] if part.accuracy)
+    return math.fsum(part.accuracy.value for part in parts if part.accuracy)
 
 
 def _sentences(content: Content) -> Iterator[str]:
     config = content.config.map
     if config is None:
         return
-    done = REWOUND[config.rewind]
     for benchmark, parts in content.maps.items():
+        done = "changed" if config.by == "rewind" else REWOUND[config.rewind]
         whole, cells = parts[-1], parts[:-1]
         found = found_parts(parts)
         largest = ", ".join(
-            f"{_name(part)} {words(part.accuracy)}" for part in found[:MOST_NAMED] if part.accuracy
+            f"{part_name(part.layer, part.family)} {words(part.accuracy)}"
+            for part in found[:MOST_NAMED]
+            if part.accuracy
         )
         if found:
             yield (
@@ -64,15 +63,25 @@ def _sentences(content: Content) -> Iterator[str]:
                 f"more than {_compared(content)}."
             )
         together = words(whole.accuracy) if whole.accuracy else "too far from after to be read"
+        # Each layer has a cell for each rewind: those of one rewind add up to a whole.
+        once = [p for p in cells if config.by != "rewind" or p.family == config.rewind]
         yield (
-            f"{benchmark}: the parts' changes add up to {100 * _sum(parts):+.2f} points; all parts "
-            f"{done} together: {together}."
+            f"{benchmark}: the parts' changes add up to {100 * _sum(once):+.2f} points; all parts "
+            f"{REWOUND[config.rewind]} together: {together}."
         )
 
 
 def _compared(content: Content) -> str:
     config = content.config.map
     return "a random change of the same size" if config and config.nulls else "0"
+
+
+def _done(content: Content) -> str:
+    """What is done to a part."""
+    config = content.config.map
+    if config is None or config.by != "rewind":
+        return REWOUND[config.rewind] if config else ""
+    return "given before's singular values, its singular vectors, or all (`matrix`)"
 
 
 def map_table(content: Content, benchmark: str) -> Table:
@@ -93,17 +102,15 @@ def map_table(content: Content, benchmark: str) -> Table:
                 f"{part.change:.2g}",
             ]
         )
-    config = content.config.map
-    done = REWOUND[config.rewind] if config else ""
     return Table(
         f"map-{benchmark}",
         f"What each part carries, on {benchmark}",
-        f"Each part alone is {done}, and after's answers are read. `accuracy`: percentage points "
-        f"minus after, with a 95 % interval for problems like these; `random`: the same for random "
-        f"changes of the part that are as large; `p`: that the part differs from these, by Holm's "
-        f"method over all parts; `NLL`: of after's answers, minus after's, and `KL` from after, in "
-        f"nats per token; `change`: ‖W′ − W‖/‖W‖. Parts interact, so they need not add up to the "
-        f"whole in the last row.",
+        f"Each part alone is {_done(content)}, and after's answers are read. `accuracy`: "
+        f"percentage points minus after, with a 95 % interval for problems like these; `random`: "
+        f"the same for random changes of the part that are as large; `p`: that the part differs "
+        f"from these, by Holm's method over all parts; `NLL`: of after's answers, minus after's, "
+        f"and `KL` from after, in nats per token; `change`: ‖W′ − W‖/‖W‖. Parts interact, so they "
+        f"need not add up to the whole in the last row.",
         ["layer", "part", "accuracy", "random", "p", "NLL", "KL", "change"],
         rows,
         benchmark,
@@ -118,7 +125,7 @@ def _figure(content: Content) -> Figure:
     """A panel for each benchmark: layers × module families, coloured by the change of accuracy."""
     panels = list(content.maps.items())
     rows = max(len({p.layer for p in parts[:-1]}) for _, parts in panels)
-    columns = max(len({p.family for p in parts[:-1]}) for _, parts in panels)
+    columns = max(len(_columns(parts)) for _, parts in panels)
     width, height = max(6.5, 1.1 * columns + 2.5), max(3.0, 0.42 * rows + 2.2)
     figure, grid = drawing.new(len(panels), width=width * len(panels), height=height)
     for axes, (benchmark, parts) in zip(grid[0], panels, strict=True):
@@ -127,10 +134,15 @@ def _figure(content: Content) -> Figure:
     return figure
 
 
+def _columns(parts: Sequence[MapReading]) -> list[str]:
+    """The columns, in the order of the cells."""
+    return list(dict.fromkeys(part.family for part in parts[:-1]))
+
+
 def _panel(axes: Axes, parts: Sequence[MapReading]) -> None:
     cells = parts[:-1]
     layers = sorted({-1 if p.layer is None else p.layer for p in cells})
-    families = sorted({p.family for p in cells})
+    families = _columns(parts)
     found = {(p.layer, p.family) for p in found_parts(parts)}
     values = [[math.nan for _ in families] for _ in layers]
     for part in cells:
@@ -176,7 +188,7 @@ def _pictures(content: Content) -> Iterator[Picture]:
         yield Picture(
             "map.png",
             "Where the change sits",
-            f"Each cell is one part, {REWOUND[content.config.map.rewind]} alone: the number is the "
+            f"Each cell is one part, {_done(content)} alone: the number is the "
             f"change of accuracy in points, read from after's answers. Red: the part carries some "
             f"of after's accuracy. Grey: not more than {_compared(content)}.",
             lambda: _figure(content),
@@ -186,7 +198,7 @@ def _pictures(content: Content) -> Iterator[Picture]:
 def _numbers(content: Content) -> Iterator[Row]:
     for benchmark, parts in content.maps.items():
         for part in parts:
-            name = f"map: {_name(part)}"
+            name = f"map: {part_name(part.layer, part.family)}"
             if part.accuracy:
                 yield benchmark, name, "read_minus_after", part.accuracy
             if part.minus_nulls:
