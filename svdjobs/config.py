@@ -113,11 +113,11 @@ class EvaluateConfig(Settings):
     """auto: vLLM if it is installed and can run the checkpoint, else transformers."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute dtype of the engine. auto: the dtype of `after`, or float32 if rounding to that dtype
-    is not small beside the blends. On a cluster auto is float32, since no pod sees all blends."""
+    is not small beside the blends. On a cluster, and with variants or a map, auto is float32."""
     allow_lossy_dtype: bool = False
-    """Accept a 16-bit `dtype` even if its rounding noise hides the differences between blends;
-    otherwise it is refused. On a cluster each pod checks its own alpha only, when the baselines
-    have already been evaluated."""
+    """Accept a 16-bit `dtype` even if its rounding noise hides the differences between blends, or
+    with variants or a map; otherwise it is refused. On a cluster each pod checks its own alpha
+    only, when the baselines have already been evaluated."""
     shards: int = Field(default=1, ge=1)
     """Pods that evaluate one checkpoint on one benchmark on a cluster; each takes a shard of the
     problems."""
@@ -401,7 +401,7 @@ class SweepConfig(Settings):
     @model_validator(mode="after")
     def _names_are_free(self) -> SweepConfig:
         alphas = [alpha_id(alpha) for alpha in self.alphas]
-        taken = {"before", "after", REPEAT_ID, VARIANTS, *alphas}
+        taken = {"before", "after", REPEAT_ID, VARIANTS, AUTO, ALL, *alphas}
         for section in ("checkpoints", "variants"):
             for name in getattr(self, section):
                 if not _NAME.fullmatch(name) or name.startswith((MAP_PREFIX, "alpha-")):
@@ -418,6 +418,16 @@ class SweepConfig(Settings):
             raise ValueError(
                 "variants and map need evaluate.reuse_engine true: an engine cannot be started "
                 "from weights that are not written"
+            )
+        if (
+            (self.variants or self.map)
+            and self.evaluate
+            and self.evaluate.dtype in ("bfloat16", "float16")
+            and not self.evaluate.allow_lossy_dtype
+        ):
+            raise ValueError(
+                f"evaluate.dtype {self.evaluate.dtype} rounds variants and the map, often by more "
+                f"than they differ from `after`: use float32, or set evaluate.allow_lossy_dtype"
             )
         if (self.variants or self.map) and self.direction == "reverse":
             raise ValueError("variants and map need direction forward: they change `after`")

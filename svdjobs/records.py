@@ -364,6 +364,13 @@ class Likelihood(Record):
     token that the checkpoint does not embed. There are no log-probabilities then."""
 
 
+Refused = Literal["too far", "lacking", "noise", "one grade"]
+"""Why a checkpoint is not read. too far: the weights of the completions are too uneven. lacking:
+their mean is not 1, so the checkpoint would draw completions that after never drew. noise: it
+differs from after by less than the engine's own rounding. one grade: all of after's completions
+are right, or all wrong, so their weights say nothing about accuracy."""
+
+
 class MapReading(Record):
     """What one part of the map carries: how the checkpoint differs from after if the part is
     rewound to before."""
@@ -373,13 +380,13 @@ class MapReading(Record):
     change: float
     """‖W′ − W‖/‖W‖ over the matrices of the part."""
     accuracy: Interval | None
-    """Accuracy minus after's, for problems like these; None if it is too far from after."""
+    """Accuracy minus after's, for problems like these; None if it is refused."""
+    refused: Refused | None = None
     nulls: list[Interval]
     """The same for each random change of the same size that can be read."""
-    minus_nulls: Interval | None
-    """Accuracy minus the mean of the nulls', paired by problem; minus after's without nulls."""
     p: float | None
-    """Two-sided p that `minus_nulls` is 0, adjusted by Holm's method over the map."""
+    """p that the part does no more than a random change of its size, by Holm's method over the map;
+    without random changes in the config, that it does nothing."""
     nll: Interval
     """NLL of after's completions minus that under after, in nats per token."""
     kl: Interval
@@ -438,9 +445,7 @@ class Reading(Record):
     """Completions that both after and the checkpoint have read."""
     unread: int
     """Completions of after that the checkpoint cannot read, or has not read."""
-    refused: Literal["too far", "noise"] | None = None
-    """too far: the weights of the completions are too uneven. noise: the checkpoint differs from
-    after by less than the engine's own rounding."""
+    refused: Refused | None = None
     accuracy: Interval | None = None
     """For problems like these: the problems count as a sample."""
     accuracy_here: Interval | None = None

@@ -91,7 +91,7 @@ class MapConfig(PartConfig):
     """The columns; the rows are layers. family: a column for each module family. head: for each
     attention head (its rows of q, k and v, and its columns of o). rewind: for what is taken from
     `before`: the singular values, the singular vectors, or all."""
-    nulls: int = Field(default=1, ge=0)
+    nulls: int = Field(default=3, ge=0)
     """Random changes of the same size to compare each cell with."""
 
     @model_validator(mode="after")

@@ -84,6 +84,10 @@ def _choose_dtype(checkpoints: RunCheckpoints, store: Store, only_checkpoint: st
     wanted = own if configured == "auto" else configured
     if wanted not in ("bfloat16", "float16"):
         return "float32"
+    if configured == "auto" and (config.variants or config.map):
+        # A random change, or before's values alone, is no matrix of 16-bit numbers.
+        say(f"evaluate.dtype auto: float32, since {wanted} would round the variants and the map")
+        return "float32"
     if only_checkpoint and configured == "auto":  # the pods of all blends must choose the same
         return "float32"
     error = _cast_error(checkpoints, store, wanted, only_checkpoint)

@@ -7,16 +7,17 @@ same config as after, reuse_engine: true              one engine, started with a
 other config, e.g. RoPE, or other tokenizer           an engine for this checkpoint only
 reuse_engine: false                                   an engine for this checkpoint only
 
-If the engine refuses a swap, this checkpoint and all later ones get engines of their own.
+If the engine refuses a swap, this checkpoint gets an engine of its own, and so do all alphas if it
+is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 from svdjobs.checkpoint.sources import open_checkpoint
-from svdjobs.config import EvaluateConfig
+from svdjobs.config import EvaluateConfig, alpha_id
 from svdjobs.errors import EvaluationError
 from svdjobs.evaluation.engine_choice import NAMES_AND_DTYPES
 from svdjobs.evaluation.engine_weights import RunWeights, has_files_to_start_from
@@ -28,6 +29,8 @@ from svdjobs.runs.logs import RunLogs
 from svdjobs.storage.store import Store
 from svdjobs.variant_config import VariantConfig
 from svdjobs.weights.variants import Variant
+
+_ALPHAS = "alphas"
 
 
 class EngineHolder:
@@ -52,7 +55,7 @@ class EngineHolder:
         self._logs = logs
         self._engine: Engine | None = None
         self._checkpoint_id: str | None = None
-        self._reuse = evaluate.reuse_engine
+        self._refused: set[str] = set()
         self._only_checkpoint = only_checkpoint
         self._started_for_reuse = False
         self.weights = RunWeights(checkpoints, store)
@@ -62,7 +65,11 @@ class EngineHolder:
         """The engine, with a checkpoint's weights in it."""
         if self._engine is not None and self._checkpoint_id == checkpoint_id:
             return self._engine
-        reuse = self._reuse and self._fits_engine_of_after(checkpoint_id)
+        reuse = (
+            self._evaluate.reuse_engine
+            and self._kind(checkpoint_id) not in self._refused
+            and self._fits_engine_of_after(checkpoint_id)
+        )
         if self._engine is not None and not (reuse and self._started_for_reuse):
             self.close()
         if self._engine is None:
@@ -76,14 +83,28 @@ class EngineHolder:
             try:
                 self._put(self._engine, self.weights.of(checkpoint_id, with_weight_files=False))
             except EvaluationError as error:
-                say(f"{error} Starting an engine for each checkpoint instead.")
-                self._reuse = False  # not tried again
+                if checkpoint_id in self._config.variants:
+                    raise EvaluationError(
+                        f"{error} Variants and the map have no weight files, so they need an "
+                        f"engine that takes new weights."
+                    ) from None
+                alphas = self._kind(checkpoint_id) == _ALPHAS
+                say(f"{error} {'Each alpha' if alphas else checkpoint_id} gets its own engine.")
+                self._refused.add(self._kind(checkpoint_id))  # not tried again
                 return self.engine_with(checkpoint_id)
             self._checkpoint_id = checkpoint_id
         return self._engine
 
-    def engine_with_variant(self, label: str, spec: VariantConfig) -> tuple[Engine, Variant]:
-        """The engine, with weights in it that are no checkpoint of the run; and these weights.
+    def _kind(self, checkpoint_id: str) -> str:
+        """What the engine's refusal of a checkpoint speaks for: all alphas, or itself."""
+        alphas = (alpha_id(alpha) for alpha in self._config.alphas)
+        return _ALPHAS if checkpoint_id in alphas else checkpoint_id
+
+    def engine_with_variant(
+        self, label: str, spec: VariantConfig, only: Collection[str] | None = None
+    ) -> tuple[Engine, Variant]:
+        """The engine, with weights in it that are no checkpoint of the run; and these weights,
+        which change no other matrices than `only`.
 
         Raises:
             EvaluationError: the engine does not take new weights.
@@ -91,10 +112,23 @@ class EngineHolder:
         engine = self._engine
         if engine is None or not self._started_for_reuse:
             engine = self.engine_with("after")
-        weights, variant = self.weights.of_variant(label, spec)
+        weights, variant = self.weights.of_variant(label, spec, only)
         self._checkpoint_id = None
         self._put(engine, weights)
         return engine, variant
+
+    def check_takes_variants(self) -> None:
+        """Change one matrix of the engine with after, and change it back.
+
+        Raises:
+            EvaluationError: it does not take new weights, so variants and the map cannot be read.
+        """
+        name = self.weights.sources.plan.selected[0].name
+        self.engine_with("after")
+        one, label = VariantConfig(before="matrix"), "a change of one matrix"
+        engine, _ = self.engine_with_variant(label, one, {name})
+        self._put(engine, self.weights.of("after", with_weight_files=False))
+        self._checkpoint_id = "after"
 
     def _put(self, engine: Engine, weights: Weights) -> None:
         """Send the engine the tensors that it does not hold yet."""

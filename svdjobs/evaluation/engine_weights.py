@@ -92,10 +92,9 @@ class RunWeights:
         if source := {**sources, **config.checkpoints}.get(checkpoint_id):
             checkpoint = self._checkpoints.open(source)
             folder = self._disk.enter_context(on_disk(checkpoint, weights=with_weight_files))
-            role = "after" if source == config.after else checkpoint_id
             names = [name for name in checkpoint.entries if _is_stored(checkpoint, name)]
             read = partial(_read, checkpoint)
-            origins: dict[str, Hashable] = dict.fromkeys(names, (role, None))
+            origins: dict[str, Hashable] = dict.fromkeys(names, ("checkpoint", source, None))
             return Weights(
                 checkpoint.label, str(folder), partial(read, names), origins=origins, some=read
             )
@@ -121,18 +120,20 @@ class RunWeights:
             self._variants[checkpoint_id] = Variant(spec, label, self._checkpoints, self.sources)
         return self._variants[checkpoint_id]
 
-    def of_variant(self, label: str, spec: VariantConfig) -> tuple[Weights, Variant]:
+    def of_variant(
+        self, label: str, spec: VariantConfig, only: Collection[str] | None = None
+    ) -> tuple[Weights, Variant]:
         """The tensors of weights that are no checkpoint of the run, for an engine that holds
         another checkpoint with after's config; and the variant, which knows the sizes of its
-        changes once they are read."""
-        variant = Variant(spec, label, self._checkpoints, self.sources)
+        changes once they are read. With `only`, it changes no other matrices."""
+        variant = Variant(spec, label, self._checkpoints, self.sources, only)
         return self._weights_of(variant), variant
 
     def _weights_of(self, variant: Variant) -> Weights:
         if self._after is None:  # a map has hundreds of variants
             self._after = self.of("after", with_weight_files=False)
         after = self._after
-        origins = {**after.origins, **dict.fromkeys(variant.touched, (variant.label, None))}
+        origins = {**after.origins, **dict.fromkeys(variant.touched, variant)}
         tensors = partial(variant.tensors, list(after.origins))
         return Weights(variant.label, after.folder, tensors, origins, variant.tensors)
 

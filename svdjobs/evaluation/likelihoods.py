@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Literal
 
-from svdjobs.errors import EvaluationError
+from svdjobs.config import SweepConfig
+from svdjobs.errors import EvaluationError, IncompleteError
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.engines.protocol import Engine, Trace
 from svdjobs.evaluation.generation import COMPLETIONS, completions_in, completions_sha256
+from svdjobs.evaluation.output_keys import has_other_weights, write_source
 from svdjobs.evaluation.session import Session
 from svdjobs.progress import track
 from svdjobs.records import Completion, Likelihood, Manifest, VariantChange
@@ -55,14 +57,19 @@ def make(
 
     They are those of after's first `evaluate.read` completions of each problem. `evaluation` is the
     key of the checkpoint's own completions. Nothing is written for a checkpoint that reads nothing,
-    or if `after` has no completions yet.
+    or that has completions of its own if `after` has none yet.
 
     Raises:
+        IncompleteError: `after` has no completions yet, and the checkpoint has none of its own.
         EvaluationError: a log-probability is not a number.
     """
     store = session.store
     after_manifest = find_manifest(store, layout.results_prefix("after", benchmark.name))
-    if checkpoint_id not in layout.read_ids(session.config) or after_manifest is None:
+    if checkpoint_id not in layout.read_ids(session.config):
+        return
+    if after_manifest is None:
+        if checkpoint_id not in layout.sampled_ids(session.config):
+            raise IncompleteError(nothing_to_read(checkpoint_id, benchmark.name))
         return
     prefix = layout.likelihoods_prefix(checkpoint_id, benchmark.name)
     output = begin(store, prefix, _key(session, evaluation, after_manifest), force=force)
@@ -82,7 +89,16 @@ def make(
     if spec := session.config.variants.get(checkpoint_id):
         change = session.engine_holder.weights.variant(checkpoint_id, spec).change()
         output.write_json(CHANGE, change.model_dump(mode="json"))
+    write_source(output, session.config, checkpoint_id)
     output.commit()
+
+
+def nothing_to_read(reader: str, benchmark: str) -> str:
+    """The error that `after` has no completions yet."""
+    return (
+        f"{reader} reads after's completions on {benchmark}, and there are none yet. Evaluate "
+        f"`after` first."
+    )
 
 
 def is_finished(
@@ -212,34 +228,63 @@ def _reason_unread(engine: Engine, trace: Trace) -> Literal["context", "vocabula
     return "vocabulary" if max(trace.completion_ids) >= engine.vocabulary else None
 
 
-def current(store: Store, checkpoint_id: str, benchmark: str) -> Manifest | None:
+def current(
+    store: Store, checkpoint_id: str, benchmark: str, config: SweepConfig | None = None
+) -> Manifest | None:
     """Manifest of a checkpoint's likelihoods; None if they are missing or out of date.
 
-    They are out of date if after's completions have changed.
+    They are out of date if after's completions have changed, if after's own likelihoods were made
+    with other settings, and, with a config, if they are of other weights or settings than its.
     """
     of_after = readable_manifest(store, layout.results_prefix("after", benchmark))
-    manifest = readable_manifest(store, layout.likelihoods_prefix(checkpoint_id, benchmark))
+    prefix = layout.likelihoods_prefix(checkpoint_id, benchmark)
+    manifest = readable_manifest(store, prefix)
     if manifest is None or of_after is None:
         return None
-    return manifest if manifest.inputs["traces"] == completions_sha256(of_after) else None
+    if manifest.inputs["traces"] != completions_sha256(of_after):
+        return None
+    reference = readable_manifest(store, layout.likelihoods_prefix("after", benchmark))
+    if reference and _settings_differ(manifest.config, reference.config):
+        return None
+    if config is not None:
+        wanted = {"temperature": config.evaluation.read_temperature}
+        if _settings_differ(manifest.config, wanted):
+            return None
+        if has_other_weights(config, store, checkpoint_id, prefix, manifest):
+            return None
+    return manifest
 
 
-def load(store: Store, checkpoint_id: str, benchmark: str, name: str = ROWS) -> list[Likelihood]:
-    """The likelihoods of a checkpoint; empty if they are missing or out of date.
+def _settings_differ(made_with: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
+    """Whether a setting that both name has two values; older runs name fewer."""
+    return any(made_with[key] != wanted[key] for key in made_with.keys() & wanted.keys())
+
+
+def load(
+    store: Store,
+    checkpoint_id: str,
+    benchmark: str,
+    name: str = ROWS,
+    *,
+    config: SweepConfig | None = None,
+) -> list[Likelihood]:
+    """The likelihoods of a checkpoint; empty if they are missing or out of date (`current`).
 
     With `name` AGAIN, those of the second reading of `after`; empty also in older runs.
     """
     prefix = layout.likelihoods_prefix(checkpoint_id, benchmark)
-    manifest = current(store, checkpoint_id, benchmark)
+    manifest = current(store, checkpoint_id, benchmark, config)
     if manifest is None or not manifest.file(name):
         return []
     lines = read_finished(store, prefix, name, manifest).splitlines()
     return [record_in(Likelihood, line, f"a row of {prefix}") for line in lines]
 
 
-def load_change(store: Store, variant: str, benchmark: str) -> VariantChange | None:
+def load_change(
+    config: SweepConfig, store: Store, variant: str, benchmark: str
+) -> VariantChange | None:
     """How far a variant is from after; None in older runs, or if it has not read."""
-    manifest = current(store, variant, benchmark)
+    manifest = current(store, variant, benchmark, config)
     if manifest is None or not manifest.file(CHANGE):
         return None
     prefix = layout.likelihoods_prefix(variant, benchmark)

@@ -6,16 +6,17 @@ A part is a layer and a module family. Beside each cell stand random changes of 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from svdjobs.checkpoint.matrices import Sizes
 from svdjobs.checkpoint.selection import layer_and_family, part_name
+from svdjobs.config import SweepConfig
+from svdjobs.errors import IncompleteError
 from svdjobs.evaluation import likelihoods
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.generation import COMPLETIONS, completions_in
-from svdjobs.evaluation.output_keys import variant_fingerprint
+from svdjobs.evaluation.output_keys import variant_fingerprint, variant_print
 from svdjobs.evaluation.session import Session
 from svdjobs.progress import track
 from svdjobs.records import Completion, Likelihood, Manifest, MapCell, TensorPlan
@@ -31,7 +32,7 @@ from svdjobs.runs.outputs import (
 )
 from svdjobs.storage.objects import record_in, write_lines
 from svdjobs.storage.store import Store
-from svdjobs.variant_config import MapConfig, PartConfig, VariantConfig
+from svdjobs.variant_config import MapConfig, VariantConfig
 from svdjobs.weights.variants import areas
 
 VERSION = "1"
@@ -92,13 +93,11 @@ def parts(
 
 
 def variants_of(map_config: MapConfig, part: Part) -> Iterator[tuple[int | None, VariantConfig]]:
-    """The variants of a part: rewound, and with each random change."""
-    which = PartConfig(
-        include=tuple(f"^{re.escape(name)}$" for name in part.matrices), heads=part.heads
-    ).model_dump()
-    yield None, VariantConfig(**which, before=part.rewind)
+    """The variants of a part: rewound, and with each random change. They are of its matrices only,
+    which their configs do not name: a regular expression for each of a thousand would be slow."""
+    yield None, VariantConfig(heads=part.heads, before=part.rewind)
     for number in range(map_config.nulls if part.column != ALL else 0):
-        yield number, VariantConfig(**which, random=part.rewind, seed=number)
+        yield number, VariantConfig(heads=part.heads, random=part.rewind, seed=number)
 
 
 def make(session: Session, benchmark: Benchmark, *, force: bool = False) -> None:
@@ -110,8 +109,10 @@ def make(session: Session, benchmark: Benchmark, *, force: bool = False) -> None
     config, store = session.config, session.store
     of_after = likelihoods.current(store, "after", benchmark.name)
     completions_manifest = find_manifest(store, layout.results_prefix("after", benchmark.name))
-    if config.map is None or of_after is None or completions_manifest is None:
+    if config.map is None:
         return
+    if of_after is None or completions_manifest is None:
+        raise IncompleteError(likelihoods.nothing_to_read("the map", benchmark.name))
     key = OutputKey(
         stage="map",
         version=VERSION,
@@ -167,9 +168,9 @@ def _read_cells(
             if (part.layer, part.column, number) in cells:
                 continue
             label = f"map: {part.name}" + ("" if number is None else f", null {number}")
-            engine, variant = session.engine_holder.engine_with_variant(label, spec)
+            engine, variant = session.engine_holder.engine_with_variant(label, spec, part.matrices)
             found = likelihoods.read_together(engine, completions, prompts, temperature, label)
-            cell = _cell(part, number, variant.relative_change, of_after, found)
+            cell = _cell(part, number, variant.change().change, of_after, found)
             journal.append(cell.model_dump_json())
             cells[part.layer, part.column, number] = cell
             advance(1, part.name)
@@ -202,18 +203,22 @@ def _cell(
     )
 
 
-def current(store: Store, benchmark: str) -> Manifest | None:
-    """Manifest of the map; None if it is missing, or after's likelihoods have changed."""
+def current(config: SweepConfig, store: Store, benchmark: str) -> Manifest | None:
+    """Manifest of the map; None if it is missing, after's likelihoods have changed, or the config
+    has another map."""
     of_after = likelihoods.current(store, "after", benchmark)
     manifest = readable_manifest(store, layout.map_prefix(benchmark))
-    if manifest is None or of_after is None:
+    if config.map is None or manifest is None or of_after is None:
+        return None
+    weights = variant_print(config, store, config.map)
+    if weights is not None and manifest.inputs["weights"] != weights:
         return None
     return manifest if manifest.inputs["likelihoods"] == content_print(of_after) else None
 
 
-def load(store: Store, benchmark: str) -> list[MapCell]:
+def load(config: SweepConfig, store: Store, benchmark: str) -> list[MapCell]:
     """The cells of the map; empty if it is missing or out of date."""
-    if (manifest := current(store, benchmark)) is None:
+    if (manifest := current(config, store, benchmark)) is None:
         return []
     prefix = layout.map_prefix(benchmark)
     lines = read_finished(store, prefix, CELLS, manifest).splitlines()

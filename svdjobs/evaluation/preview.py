@@ -74,7 +74,8 @@ def _tokenizers(checkpoints: RunCheckpoints, of_after: PromptSet) -> Iterator[st
     """Differences between the tokenizers of before and after, and between these and the embeddings.
 
     Raises:
-        CheckpointError: `before` would read other tokens than the prompts have.
+        CheckpointError: `before` would read other tokens than the prompts have, or a checkpoint has
+            no stop token, so no completion would end.
     """
     config = checkpoints.config
     source = tokenizer_source(config, "after")
@@ -87,8 +88,28 @@ def _tokenizers(checkpoints: RunCheckpoints, of_after: PromptSet) -> Iterator[st
         whose = "its own" if chosen == "own" else f"that of {source}"
         yield f"{words}. before is evaluated with {whose} (evaluate.tokenizer_of_before)"
     tokenizer_of_before = own_tokenizer if chosen == "own" else of_after.tokenizer
-    yield from _embedded("before", checkpoints.headers(config.before), tokenizer_of_before)
-    yield from _embedded("after", checkpoints.headers(config.after), of_after.tokenizer)
+    of_each = {"before": tokenizer_of_before, "after": of_after.tokenizer}
+    of_each |= dict.fromkeys(config.checkpoints, of_after.tokenizer)
+    sources = {"before": config.before, "after": config.after, **config.checkpoints}
+    stops = {}
+    for checkpoint_id, tokenizer in of_each.items():
+        checkpoint = checkpoints.headers(sources[checkpoint_id])
+        with on_disk(checkpoint, weights=False) as folder:
+            stops[checkpoint_id] = stop_tokens(str(folder), tokenizer)
+        if checkpoint_id in ("before", "after"):
+            yield from _embedded(checkpoint_id, checkpoint, tokenizer, stops[checkpoint_id])
+    for checkpoint_id in layout.read_ids(config):
+        own = stops.get(checkpoint_id)
+        if own is not None and own != stops["after"]:
+            yield (
+                f"{checkpoint_id} stops at token {_listed(own)}, after at {_listed(stops['after'])}"
+                f" (eos_token_id of their configs): sampled, {checkpoint_id} stops at its own; "
+                f"read, it is scored with after's"
+            )
+
+
+def _listed(tokens: list[int]) -> str:
+    return ", ".join(map(str, tokens))
 
 
 def _own_tokenizer(checkpoints: RunCheckpoints) -> Any:
@@ -116,18 +137,14 @@ def _refuse_other_tokens(own_tokenizer: Any, of_after: PromptSet, words: str) ->
         )
 
 
-def _embedded(checkpoint_id: str, checkpoint: Checkpoint, tokenizer: Any) -> Iterator[str]:
-    """Differences between a checkpoint and the tokenizer of its prompts.
-
-    Raises:
-        CheckpointError: there is no stop token, so no completion would end.
-    """
-    with on_disk(checkpoint, weights=False) as folder:
-        stop = stop_tokens(str(folder), tokenizer)
+def _embedded(
+    checkpoint_id: str, checkpoint: Checkpoint, tokenizer: Any, stop: list[int]
+) -> Iterator[str]:
+    """Differences between a checkpoint and the tokenizer of its prompts."""
     vocabulary = set(tokenizer.get_vocab().values())
     if missing := [idx for idx in stop if idx not in vocabulary]:
         yield (
-            f"{checkpoint_id} ends at token {', '.join(map(str, missing))} (eos_token_id of its "
+            f"{checkpoint_id} ends at token {_listed(missing)} (eos_token_id of its "
             f"configs), which the tokenizer does not have"
         )
     if (rows := embedding_rows(checkpoint)) is not None:

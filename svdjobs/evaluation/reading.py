@@ -6,10 +6,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
-from svdjobs.records import Grade, Interval, Likelihood, MapCell, MapReading, Outcome, Reading
+from svdjobs.records import (
+    Grade,
+    Interval,
+    Likelihood,
+    MapCell,
+    MapReading,
+    Outcome,
+    Reading,
+    Refused,
+)
 from svdjobs.statistics import (
     Reweighted,
+    WeightsQuality,
+    beyond_p,
     divergence_interval,
     holm,
     mean_interval,
@@ -68,12 +80,11 @@ class OfAfter:
 
 
 def terms(after: OfAfter, found: Sequence[Likelihood]) -> list[list[float]] | None:
-    """What each completion adds to its problem's difference in accuracy; None if nothing can be
-    compared, or the weights are too uneven."""
+    """What each completion adds to its problem's difference in accuracy; None if it cannot be
+    read."""
     logs = log_weights(found, after.likelihoods, after.outcomes)
-    if not logs or not weights_quality(_weights(logs)).usable:
-        return None
-    return after.difference(logs, Outcome.CORRECT).per_completion
+    correct = _judge(after, logs).correct if logs else None
+    return correct.per_completion if correct else None
 
 
 def read(
@@ -86,26 +97,20 @@ def read(
     logs = log_weights(found, after.likelihoods, after.outcomes)
     if not logs:
         return None
-    quality = weights_quality(_weights(logs))
-    noise = _rms(after.noise_logs.values()) if after.noise_logs else None
-    spread = _rms(logs.values())
+    judged = _judge(after, logs)
     reading = Reading(
         completions=len(logs),
         unread=len(after.likelihoods) - sum(not row.unread for row in found),
-        effective_share=quality.effective_share,
-        largest_share=quality.largest_share,
-        pareto_k=quality.pareto_k,
-        mean_weight=quality.mean,
-        spread=spread,
-        noise=noise,
+        effective_share=judged.quality.effective_share,
+        largest_share=judged.quality.largest_share,
+        pareto_k=judged.quality.pareto_k,
+        mean_weight=judged.quality.mean,
+        spread=_rms(logs.values()),
+        noise=_rms(after.noise_logs.values()) if after.noise_logs else None,
+        refused=judged.refused,
     )
-    if not quality.usable:
-        return reading.model_copy(update={"refused": "too far"})
-    if noise and after.dtype in ROUNDED and 0 < spread * NOISE_OF_EFFECT <= noise:
-        return reading.model_copy(update={"refused": "noise"})
-
-    correct = after.difference(logs, Outcome.CORRECT)
-    engine = after.engine_error if spread else 0.0
+    if (correct := judged.correct) is None:
+        return reading
     minus_sampled, p = None, None
     if sampled is not None:
         apart = [
@@ -117,8 +122,8 @@ def read(
         p = sign_flip_p(apart) if minus_sampled and minus_sampled.standard_error else None
     return reading.model_copy(
         update={
-            "accuracy": _wider(correct.like_these, engine),
-            "accuracy_here": _wider(correct.these, engine),
+            "accuracy": _wider(correct.like_these, judged.engine_error),
+            "accuracy_here": _wider(correct.these, judged.engine_error),
             "truncated": after.difference(logs, Outcome.TRUNCATED).like_these,
             "no_answer": after.difference(logs, Outcome.NO_ANSWER).like_these,
             "minus_sampled": minus_sampled,
@@ -136,57 +141,108 @@ def read_map(after: OfAfter, cells: Sequence[MapCell]) -> list[MapReading]:
     lengths: dict[int, int] = {}
     for row in rows:
         lengths[row.idx] = lengths.get(row.idx, 0) + len(row.log_probabilities)
-    found: list[tuple[MapCell, Reweighted | None, list[Reweighted]]] = []
+    found: list[_Cell] = []
     for cell in cells:
-        read = _read_cell(after, dict(zip(keys, cell.log_ratios, strict=True)))
+        logs = dict(zip(keys, cell.log_ratios, strict=True))
+        logs = {key: log for key, log in logs.items() if key in after.outcomes}
+        judged = _judge(after, logs) if logs else None
         if cell.null is None:
-            found.append((cell, read, []))
-        elif read is not None:
-            found[-1][2].append(read)
-    apart = [_minus_nulls(read, nulls) for _, read, nulls in found]
-    adjusted = holm({i: sign_flip_p(values) for i, values in enumerate(apart) if values})
+            found.append(_Cell(cell, judged, []))
+        else:
+            found[-1].nulls.append((cell, judged))
+    adjusted = holm(_beyond_random(found))
     readings = []
-    for i, (cell, read, nulls) in enumerate(found):
+    for i, (cell, judged, nulls) in enumerate(found):
         ratios, divergences = dict.fromkeys(lengths, 0.0), dict.fromkeys(lengths, 0.0)
         for key, ratio, divergence in zip(keys, cell.log_ratios, cell.divergences, strict=True):
             ratios[key[0]] -= ratio
             divergences[key[0]] += divergence
         tokens = list(lengths.values())
+        sharper, plain = list(divergences.values()), list(ratios.values())
         readings.append(
             MapReading(
                 layer=cell.layer,
                 family=cell.family,
                 change=cell.change,
-                accuracy=read.like_these if read else None,
-                nulls=[null.like_these for null in nulls],
-                minus_nulls=mean_interval(apart[i]) if apart[i] else None,
+                refused=judged.refused if judged else None,
+                accuracy=judged.accuracy if judged else None,
+                nulls=[null.accuracy for _, null in nulls if null and null.accuracy],
                 p=adjusted.get(i),
-                nll=ratio_interval(list(ratios.values()), tokens),
-                kl=divergence_interval(list(divergences.values()), list(ratios.values()), tokens)[
-                    0
-                ],
+                nll=ratio_interval(plain, tokens),
+                kl=divergence_interval(sharper, plain, tokens)[0],
             )
         )
     return readings
 
 
-def _read_cell(after: OfAfter, all_logs: Mapping[Key, float]) -> Reweighted | None:
-    """The difference of accuracies; None if the weights are too uneven."""
-    logs = {key: log for key, log in all_logs.items() if key in after.outcomes}
-    if not logs or not weights_quality(_weights(logs)).usable:
-        return None
-    return after.difference(logs, Outcome.CORRECT)
+class _Judged(NamedTuple):
+    """Log weights, and what can be read from them."""
+
+    quality: WeightsQuality
+    refused: Refused | None
+    correct: Reweighted | None
+    """The difference in accuracy; None if refused."""
+    engine_error: float
+
+    @property
+    def accuracy(self) -> Interval | None:
+        """The difference in accuracy for problems like these, the engine's noise included."""
+        return _wider(self.correct.like_these, self.engine_error) if self.correct else None
 
 
-def _minus_nulls(read: Reweighted | None, nulls: Sequence[Reweighted]) -> list[float]:
-    """The difference of each problem minus the mean of the nulls'; empty if it was not read."""
-    if read is None:
-        return []
-    count = max(1, len(nulls))
-    return [
-        value - math.fsum(null.per_problem[i] for null in nulls) / count
-        for i, value in enumerate(read.per_problem)
-    ]
+class _Cell(NamedTuple):
+    """A cell of the map and its random changes."""
+
+    cell: MapCell
+    judged: _Judged | None
+    nulls: list[tuple[MapCell, _Judged | None]]
+
+
+def _judge(after: OfAfter, logs: Mapping[Key, float]) -> _Judged:
+    """Whether the weights may be used, and the difference in accuracy if so."""
+    quality, spread = weights_quality(_weights(logs)), _rms(logs.values())
+    if not spread:  # to the bit after
+        return _Judged(quality, None, after.difference(logs, Outcome.CORRECT), 0.0)
+    noise = _rms(after.noise_logs.values()) if after.noise_logs else 0.0
+    refused: Refused | None = None
+    if not quality.usable:
+        refused = "too far"
+    elif quality.lacking:
+        refused = "lacking"
+    elif after.dtype in ROUNDED and spread * NOISE_OF_EFFECT <= noise:
+        refused = "noise"
+    elif len({after.outcomes[key] is Outcome.CORRECT for key in logs}) == 1:
+        refused = "one grade"
+    if refused:
+        return _Judged(quality, refused, None, 0.0)
+    correct = after.difference(logs, Outcome.CORRECT)
+    return _Judged(quality, None, correct, after.engine_error)
+
+
+def _beyond_random(found: Sequence[_Cell]) -> dict[int, float]:
+    """For each part that was read: the p that it does no more than a random change of its size.
+
+    To first order a random change does as much as it is large, so those of all layers count in a
+    column, scaled. Without random changes in the config, p is that of no effect. All parts together
+    have no random changes, and are not tested.
+    """
+    without = not any(cell.nulls for cell in found)
+    p_values = {}
+    for i, (cell, judged, _) in enumerate(found[:-1]):
+        accuracy = judged.accuracy if judged else None
+        if judged is None or judged.correct is None or accuracy is None:
+            continue
+        randoms = [
+            null.accuracy.value * cell.change / change.change
+            for other in found
+            if other.cell.family == cell.family
+            for change, null in other.nulls
+            if null and null.accuracy and change.change
+        ]
+        if accuracy.standard_error and (randoms or without):
+            problems = len(judged.correct.per_problem)
+            p_values[i] = beyond_p(accuracy.value, accuracy.standard_error, problems, randoms)
+    return p_values
 
 
 def log_weights(
@@ -198,9 +254,13 @@ def log_weights(
     logs = {}
     for row in found:
         key = row.idx, row.sample_index
-        if key in wanted and key in known and not row.unread:
-            pairs = zip(row.log_probabilities, known[key].log_probabilities, strict=True)
-            logs[key] = math.fsum(own - other for own, other in pairs)
+        other = known.get(key)
+        if key not in wanted or other is None or row.unread:
+            continue
+        # An engine whose context a completion fills may lack the last token.
+        if len(row.log_probabilities) == len(other.log_probabilities):
+            pairs = zip(row.log_probabilities, other.log_probabilities, strict=True)
+            logs[key] = math.fsum(a - b for a, b in pairs)
     return logs
 
 

@@ -9,9 +9,8 @@ from svdjobs.config import REPEAT_ID, SweepConfig
 from svdjobs.errors import ConfigError
 from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.grades import Evaluation, find
-from svdjobs.evaluation.output_keys import settings_of
+from svdjobs.evaluation.output_keys import has_other_weights, settings_of
 from svdjobs.runs import layout
-from svdjobs.runs.outputs import readable_manifest
 from svdjobs.storage.store import Store
 
 
@@ -50,9 +49,8 @@ def current_results(config: SweepConfig, store: Store) -> dict[str, Evaluation |
                 except ConfigError:  # an engine that this version does not have
                     settings = {}
                 made_with = (completions.config, completions.inputs["benchmark"])
-                blend = readable_manifest(store, f"{layout.CHECKPOINTS}/{checkpoint_id}")
-                reblended = blend and completions.inputs["checkpoint"] != blend.fingerprint
-                if made_with != (settings, sha256) or reblended:
+                other = has_other_weights(config, store, checkpoint_id, prefix, completions)
+                if made_with != (settings, sha256) or other:
                     evaluation = None
             results[prefix] = evaluation
     return results

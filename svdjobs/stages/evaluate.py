@@ -30,7 +30,7 @@ from svdjobs.evaluation.generation import (
     completions_in,
     generate_missing,
 )
-from svdjobs.evaluation.output_keys import evaluation_keys, seed_of
+from svdjobs.evaluation.output_keys import evaluation_keys, seed_of, write_source
 from svdjobs.evaluation.prompt_sets import check_prompts
 from svdjobs.evaluation.prompts import prompts_sha256
 from svdjobs.evaluation.results import evaluation_order
@@ -84,9 +84,13 @@ def run(
                 for pair in keys:
                     clear(store, layout.likelihoods_prefix(*pair))
                     clear(store, layout.second_grades_prefix(*pair))
+                for benchmark in benchmarks if VARIANTS in ids else ():
+                    clear(store, layout.map_prefix(benchmark.name))
                 force = False
             multi_gpu.run(config, store, unfinished, groups)
             outputs = {pair: begin(store, prefixes[pair], keys[pair]) for pair in prefixes}
+        elif unfinished and VARIANTS in ids and (config.variants or config.map):
+            session.engine_holder.check_takes_variants()  # before hours of sampling, not after them
         for checkpoint_id in wanted:
             for benchmark in benchmarks:
                 pair = checkpoint_id, benchmark.name
@@ -298,6 +302,7 @@ def _generate_and_grade(
         output.adopt(ENGINE)
         prompts = session.prompt_set(checkpoint_id).prompts[benchmark.name]
         output.write_json(PROMPTS, {"prompts_sha256": prompts_sha256(prompts)})
+        write_source(output, session.config, checkpoint_id)
         completions_manifest = output.commit()
         graded = completions, session.grader.pool.collect()
     grades.make(

@@ -19,7 +19,8 @@ from svdjobs.runs import cost, layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import Output, OutputKey, begin, check_run, note_run
 from svdjobs.storage.store import Store
-from svdjobs.weights.variants import areas
+from svdjobs.variant_config import VariantConfig
+from svdjobs.weights.variants import areas, check_directions
 
 STAGE = "plan"
 VERSION = "5"
@@ -71,7 +72,9 @@ def _check_what_is_evaluated(
     maps = {"map": config.map} if config.map else {}
     for where, part in {**parts, **maps}.items():
         try:
-            areas(part, plan.selected, after.config, where)
+            found = areas(part, plan.selected, after.config, where)
+            if isinstance(part, VariantConfig):
+                check_directions(part, plan.selected, found, where)
         except ConfigError as error:
             reasons.append(str(error))
     if reasons:

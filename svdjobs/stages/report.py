@@ -57,6 +57,8 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
                 **config.report.model_dump(mode="json"),
                 "name": config.name,
                 "alphas": list(config.alphas),
+                "checkpoints": list(config.checkpoints),
+                "variants": list(config.variants),
                 "versions": versions(),
             },
             inputs={
@@ -121,11 +123,11 @@ def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
             if (done := evaluations[prefix]) or checkpoint_id in sampled:
                 manifests[prefix] = done.grades if done else None
             elif checkpoint_id in layout.read_ids(config):
-                manifest = likelihoods.current(store, checkpoint_id, benchmark.name)
+                manifest = likelihoods.current(store, checkpoint_id, benchmark.name, config)
                 manifests[layout.likelihoods_prefix(checkpoint_id, benchmark.name)] = manifest
         if config.map:
             prefix = layout.map_prefix(benchmark.name)
-            manifests[prefix] = mapping.current(store, benchmark.name)
+            manifests[prefix] = mapping.current(config, store, benchmark.name)
     return manifests
 
 
@@ -144,14 +146,14 @@ def _answers(
             results = layout.results_prefix(checkpoint_id, benchmark.name)
             if answered := manifests.get(results):
                 prints[results] = content_print(answered)
-            manifest = likelihoods.current(store, checkpoint_id, benchmark.name)
+            manifest = likelihoods.current(store, checkpoint_id, benchmark.name, config)
             if manifest and checkpoint_id in layout.read_ids(config):
                 prefix = layout.likelihoods_prefix(checkpoint_id, benchmark.name)
                 prints[prefix] = content_print(manifest)
             if manifest := second_grades.current(store, checkpoint_id, benchmark.name):
                 prefix = layout.second_grades_prefix(checkpoint_id, benchmark.name)
                 prints[prefix] = content_print(manifest)
-        if manifest := mapping.current(store, benchmark.name) if config.map else None:
+        if manifest := mapping.current(config, store, benchmark.name) if config.map else None:
             prints[layout.map_prefix(benchmark.name)] = content_print(manifest)
     return prints
 
@@ -208,7 +210,7 @@ def _likelihoods(config: SweepConfig, store: Store) -> dict[str, dict[str, list[
     by_benchmark: dict[str, dict[str, list[Likelihood]]] = {}
     for benchmark in config.benchmarks:
         for checkpoint_id in layout.read_ids(config):
-            if rows := likelihoods.load(store, checkpoint_id, benchmark.name):
+            if rows := likelihoods.load(store, checkpoint_id, benchmark.name, config=config):
                 by_benchmark.setdefault(benchmark.name, {})[checkpoint_id] = rows
     return by_benchmark
 
@@ -245,7 +247,7 @@ def _changes(config: SweepConfig, store: Store) -> dict[str, VariantChange]:
     changes: dict[str, VariantChange] = {}
     for benchmark in config.benchmarks:
         for name in config.variants:
-            if found := likelihoods.load_change(store, name, benchmark.name):
+            if found := likelihoods.load_change(config, store, name, benchmark.name):
                 changes.setdefault(name, found)
     return changes
 
@@ -260,7 +262,7 @@ def _maps(
     maps = {}
     for benchmark, by_id in rows.items() if config.map else ():
         after = _of_after(config, store, summaries, benchmark, by_id)
-        if after and (cells := mapping.load(store, benchmark)):
+        if after and (cells := mapping.load(config, store, benchmark)):
             maps[benchmark] = reading.read_map(after, cells)
     return maps
 

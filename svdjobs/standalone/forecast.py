@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,6 +33,7 @@ from svdjobs.variant_config import MapConfig, VariantConfig
 
 if TYPE_CHECKING:
     from svdjobs.evaluation.engines.transformers import TransformersEngine
+    from svdjobs.kernels.divergence import Apart
 
 
 class Forecast(NamedTuple):
@@ -50,6 +51,9 @@ class Forecast(NamedTuple):
     """The same if only one layer and module family is blended, the largest first."""
     spread: float
     """Expected root mean square of the log weights of a reading at alpha = 0."""
+    differ: float
+    """Share of the completions that alpha = 0 draws otherwise than after with the same seeds, if
+    these couple the draws in the best way."""
     read: float | None
     """Smallest change of accuracy that reading shows in 4 of 5 tries, for the config's numbers."""
     sampled: float | None
@@ -119,48 +123,59 @@ def _forecast(
     states = [s for trace in traces for s in engine.states([trace])]
     head = copy.deepcopy(engine.head)
 
-    def divergences(own: TransformersEngine) -> list[list[float]]:
-        from svdjobs.kernels.divergence import kl_of_states
+    evaluate = config.evaluation
+    temperature = evaluate.temperature or 1.0
+
+    def apart(own: TransformersEngine) -> list[Apart]:
+        from svdjobs.kernels.divergence import apart_of_states
 
         found = (s for trace in traces for s in own.states([trace]))
         return [
-            kl_of_states(after_TH, head, own_TH, own.head).tolist()
+            apart_of_states(after_TH, head, own_TH, own.head, temperature)
             for after_TH, own_TH in zip(states, found, strict=True)
         ]
 
-    def variant(label: str, spec: VariantConfig) -> TransformersEngine:
-        return _transformers(holder.engine_with_variant(label, spec)[0])
+    def kl_of(own: TransformersEngine) -> Interval:
+        return mean_per_token([found.kl_T.tolist() for found in apart(own)])
+
+    def blended(only: Collection[str] | None = None) -> TransformersEngine:
+        """The engine with before's singular values in some matrices; None: in all."""
+        spec = VariantConfig(before="values")
+        return _transformers(holder.engine_with_variant("forecast", spec, only)[0])
 
     import torch
 
     with torch.inference_mode():
-        whole = divergences(variant("forecast", VariantConfig(before="values")))
-        parts = dict(_parts(holder)) if by_part else {}
+        whole = apart(blended())
+        parts = _parts(holder) if by_part else []
         split = []
         with track(f"forecast: {len(parts)} parts of {benchmark.name}", len(parts)) as advance:
-            for name, spec in parts.items():
-                split.append((name, mean_per_token(divergences(variant(name, spec))).value))
+            for part in parts:
+                split.append((part.name, kl_of(blended(part.matrices)).value))
                 advance()
         # Last, since a checkpoint with another config gets an engine of its own.
         others = [
-            (name, mean_per_token(divergences(_transformers(holder.engine_with(name)))))
+            (name, kl_of(_transformers(holder.engine_with(name))))
             for name in layout.read_ids(config)
             if name in ("before", *config.checkpoints)
         ]
-    kl = mean_per_token(whole)
     # The variance of a log weight is twice the divergence of the whole completion.
-    spread = math.sqrt(2 * math.fsum(map(math.fsum, whole)) / len(whole))
-    evaluate = config.evaluation
-    read, drawn = evaluate.read_per_problem or 1, evaluate.n_samples
+    spread = math.sqrt(2 * math.fsum(float(own.kl_T.sum()) for own in whole) / len(whole))
+    # With the same seeds two completions differ only if the draw of some token does.
+    differ = math.fsum(1 - float((1 - own.variation_T).prod()) for own in whole) / len(whole)
+    reading = Spread(0.0, spread**2 * 2 * ASSUMED_WITHIN)
+    sampling = Spread(0.0, 2 * ASSUMED_WITHIN * differ)
+    read = evaluate.read_per_problem if evaluate.readable else 0
     return Forecast(
         benchmark.name,
         len(traces),
-        kl,
+        mean_per_token([own.kl_T.tolist() for own in whole]),
         others,
         sorted(split, key=lambda part: -part[1]),
         spread,
-        shown(Spread(0.0, spread**2 * ASSUMED_WITHIN), problems, read),
-        shown(Spread(0.0, 2 * ASSUMED_WITHIN), problems, drawn),
+        differ,
+        shown(reading, problems, read) if read else None,
+        shown(sampling, problems, evaluate.n_samples) if evaluate.temperature else None,
     )
 
 
@@ -168,15 +183,19 @@ def _transformers(engine: object) -> TransformersEngine:
     from svdjobs.evaluation.engines.transformers import TransformersEngine
 
     assert isinstance(engine, TransformersEngine)
+    if not engine.head_gives_logits:
+        raise ConfigError(
+            "this architecture changes its logits after its head (a scale or a soft cap), which a "
+            "forecast does not follow. `svdjobs plan --pilot` needs no forecast."
+        )
     return engine
 
 
-def _parts(holder: EngineHolder) -> Iterator[tuple[str, VariantConfig]]:
-    """Each layer and module family, given before's singular values alone."""
-    grid = MapConfig(rewind="values", nulls=0)
+def _parts(holder: EngineHolder) -> list[mapping.Part]:
+    """Each layer and module family."""
     selected = holder.weights.sources.plan.selected
-    for part in mapping.parts(grid, selected, holder.weights.sources.bases.config)[:-1]:
-        yield part.name, next(iter(mapping.variants_of(grid, part)))[1]
+    grid = MapConfig(rewind="values", nulls=0)
+    return mapping.parts(grid, selected, holder.weights.sources.bases.config)[:-1]
 
 
 def plain(kl: Interval) -> str:
@@ -191,17 +210,25 @@ def words(found: Forecast, config: SweepConfig) -> list[str]:
     lines = [
         f"{found.benchmark}: KL(after ‖ alpha = 0) is {plain(found.kl)} nats per token, on "
         f"{found.completions} completions; at other alphas about (1 − alpha)² times as much",
-        f"{found.benchmark}: reading {evaluate.read_per_problem} completions of each problem will "
-        f"show a change of {points(found.read)} points at alpha = 0 in 4 of 5 tries, sampling "
-        f"{evaluate.n_samples} one of {points(found.sampled)} (assuming that half of a "
-        f"completion's variance lies between problems)",
     ]
+    ways = []
+    if found.read is not None:
+        ways.append(f"reading {evaluate.read_per_problem} shows {points(found.read)} points")
+    if found.sampled is not None:
+        ways.append(f"sampling {evaluate.n_samples} shows {points(found.sampled)}")
+    if ways:
+        lines.append(
+            f"{found.benchmark}: the smallest change of accuracy at alpha = 0 that completions of "
+            f"each problem show in 4 of 5 tries: {', '.join(ways)} (about "
+            f"{100 * found.differ:.2g} % of the sampled ones differ; assuming that half of a "
+            f"completion's variance lies between problems)"
+        )
     lines += [
         f"{found.benchmark}: KL(after ‖ {name}) is {plain(kl)} nats per token, exactly"
         for name, kl in found.others
     ]
     total = math.fsum(value for _, value in found.by_part)
-    if found.by_part:
+    if total:
         shares = ", ".join(f"{name} {100 * v / total:.0f} %" for name, v in found.by_part[:8])
         lines.append(
             f"{found.benchmark}: of the divergence when each part is blended alone ({total:.2g} "

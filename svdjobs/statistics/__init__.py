@@ -21,7 +21,7 @@ from svdjobs.statistics.comparisons import compare, slope_over_alpha, smallest_d
 from svdjobs.statistics.estimators import avg_at_n, maj_at_k, pass_at_k
 from svdjobs.statistics.intervals import mean_interval, paired_difference, share_interval
 from svdjobs.statistics.margins import below_p, few_changed, passing_margin, problems_needed
-from svdjobs.statistics.p_values import holm, mcnemar_p, sign_flip_p
+from svdjobs.statistics.p_values import beyond_p, holm, mcnemar_p, sign_flip_p
 from svdjobs.statistics.power import (
     ASSUMED_WITHIN,
     Spread,
@@ -55,6 +55,7 @@ __all__ = [
     "WeightsQuality",
     "avg_at_n",
     "below_p",
+    "beyond_p",
     "cast_error_total",
     "compare",
     "completions_to_show",

@@ -54,6 +54,29 @@ def sign_flip_p(problem_differences: Sequence[float], seed: int = 0, draws: int 
     return (extreme + 1) / (draws + 1)
 
 
+def beyond_p(value: float, standard_error: float, problems: int, randoms: Sequence[float]) -> float:
+    """Return the p of "this effect is one of a random change", two-sided.
+
+    Under it the effect varies by the spread of random changes' true effects and by its own error.
+    The mean square of measured random effects is about the former, slightly too large since it
+    has their errors in it. So value/√(se² + mean square) is compared with Student's t; the degrees
+    of freedom of the sum are those of Satterthwaite 1946 (doi:10.2307/3002019), P − 1 for the error
+    and the number of random changes for their spread. Without random changes it is the t test that
+    there is no effect.
+
+    Raises:
+        ValueError: the standard error is not above 0, or there are fewer than two problems.
+    """
+    from scipy.special import stdtr
+
+    if standard_error <= 0 or problems < 2:
+        raise ValueError(f"standard error {standard_error} of {problems} problems: nothing to test")
+    own = standard_error**2
+    random = math.fsum(r**2 for r in randoms) / len(randoms) if randoms else 0.0
+    shares = own**2 / (problems - 1) + (random**2 / len(randoms) if randoms else 0.0)
+    return 2 * float(stdtr((own + random) ** 2 / shares, -abs(value) / math.sqrt(own + random)))
+
+
 def mcnemar_p(correct: Sequence[bool], reference: Sequence[bool]) -> float:
     """Return the exact p of McNemar's test, for one completion per problem.
 

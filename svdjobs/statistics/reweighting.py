@@ -41,6 +41,9 @@ LARGEST_ERROR_OF_MEAN = 0.1
 """Standard error of the mean weight, of which the true value is 1, above which nothing is
 estimated. Beyond the limits of this module the intervals cover less than they say: measured by
 tests/statistics/test_reweighting.py."""
+FARTHEST_MEAN = 4.0
+"""Standard errors that the mean weight may be from 1. Beyond, after's completions lack some that
+the other checkpoint would draw, and nothing in them says how these would be graded."""
 _FEWEST_IN_TAIL = 5
 _LARGEST_LOG = 300.0
 
@@ -74,6 +77,13 @@ class WeightsQuality(NamedTuple):
         )
 
     @property
+    def lacking(self) -> bool:
+        """Whether after's completions lack what the other checkpoint would draw: the mean weight is
+        not 1."""
+        error = self.mean.standard_error
+        return error is not None and abs(self.mean.value - 1) > FARTHEST_MEAN * error
+
+    @property
     def error_of_mean(self) -> float:
         """Standard error of the mean weight that follows from the effective sample size."""
         if self.effective_share == 0:
@@ -101,7 +111,8 @@ def reweighted_difference(
 
     The beta of a problem is the one that minimises the variance over all other problems. It does
     not depend on the problem's own completions, so the estimate stays unbiased (cross-fitting:
-    Chernozhukov et al. 2018, doi:10.1111/ectj.12097).
+    Chernozhukov et al. 2018, doi:10.1111/ectj.12097). Outcomes are in [0, 1], and so is beta: with
+    two or three problems it would be a ratio of two small numbers.
 
     Raises:
         ValueError: there are no problems, a problem has no completions, shapes differ, or a value
@@ -115,7 +126,7 @@ def reweighted_difference(
     # Sums over all other problems, around 0: the expectation of `plain` is 0.
     above = (weighted * plain).sum() - weighted * plain
     below = (plain * plain).sum() - plain * plain
-    beta = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    beta = np.divide(above, below, out=np.full_like(above, 0.5), where=below > 0).clip(0, 1)
     per_problem = [float(x) for x in weighted - beta * plain]
     terms = [g * (v - b) for g, v, b in zip(gains, values, beta, strict=True)]
     return Reweighted(

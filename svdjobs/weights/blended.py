@@ -167,11 +167,12 @@ def origins_at(config: SweepConfig, sources: Sources, alpha: float) -> dict[str,
     """Where each tensor of the checkpoint at alpha comes from: its bases as they are stored, its
     bases in the storage dtype, or the blend."""
     found: dict[str, Hashable] = {}
+    source = layout.source(config, config.bases_of)
     for tensor in stored_tensors(sources):
         written = stored_dtype(config, tensor)
         kept = written if written not in (tensor.dtype, "F32") else None
         blended = tensor.chosen and alpha != 1
-        found[tensor.name] = ("alpha", alpha) if blended else (config.bases_of, kept)
+        found[tensor.name] = ("alpha", alpha) if blended else ("checkpoint", source, kept)
     return found
 
 

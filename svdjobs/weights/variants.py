@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 _ALL = slice(None)
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+_ATTENTION = re.compile(r"(^|[._ ])(attn|attention|self_attn|self_attention)(\.|$)|[qkvo]_proj$")
 PROJECTED = 1e-9
 """‖QᵀQ − 1‖_F above which a basis was not orthonormal to rounding."""
 
@@ -56,45 +58,67 @@ def areas(
     the section in errors.
 
     Raises:
-        ConfigError: a key of the part matches nothing, or the part is empty.
+        ConfigError: a key of the part matches nothing, the part is empty, or its heads are not
+            rows and columns of its matrices.
     """
-    families = {t.name: layer_and_family(t.name)[1] for t in selected}
-    layers = {t.name: layer_and_family(t.name)[0] for t in selected}
-    names = [t.name for t in selected]
-    for key, found in (
-        ("layers", [n for n in part.layers if n not in layers.values()]),
-        ("families", [f for f in part.families if not any(_of(x, f) for x in families.values())]),
+    places = {t.name: layer_and_family(t.name) for t in selected}
+    layers = {layer for layer, _ in places.values()}
+    families = {family for _, family in places.values()}
+    include, exclude = (
+        [_pattern(pattern, where) for pattern in patterns]
+        for patterns in (part.include, part.exclude)
+    )
+    for key, found, known in (
         (
-            "include",
-            [p for p in part.include if not any(_pattern(p, where).search(n) for n in names)],
+            "layers",
+            [n for n in part.layers if n not in layers],
+            f"; its layers are {_span(layers)}",
         ),
         (
-            "exclude",
-            [p for p in part.exclude if not any(_pattern(p, where).search(n) for n in names)],
+            "families",
+            [f for f in part.families if not any(_of(family, f) for family in families)],
+            f"; its families are {', '.join(sorted(families))}",
         ),
+        ("include", [p.pattern for p in include if not any(map(p.search, places))], ""),
+        ("exclude", [p.pattern for p in exclude if not any(map(p.search, places))], ""),
     ):
         if found:
-            known = {
-                "layers": f"; its layers are {_span(layers.values())}",
-                "families": f"; its families are {', '.join(sorted(set(families.values())))}",
-            }
             raise ConfigError(
-                f"{where}.{key}: {found[0]!r} matches none of the {len(names)} blended "
-                f"matrices{known.get(key, '')}."
+                f"{where}.{key}: {found[0]!r} matches none of the {len(places)} blended "
+                f"matrices{known}."
             )
     chosen = [
-        name
-        for name in names
-        if (not part.layers or layers[name] in part.layers)
-        and (not part.families or any(_of(families[name], f) for f in part.families))
-        and (not part.include or any(_pattern(p, where).search(name) for p in part.include))
-        and not any(_pattern(p, where).search(name) for p in part.exclude)
+        tensor
+        for tensor in selected
+        if (not part.layers or places[tensor.name][0] in part.layers)
+        and (not part.families or any(_of(places[tensor.name][1], f) for f in part.families))
+        and (not include or any(p.search(tensor.name) for p in include))
+        and not any(p.search(tensor.name) for p in exclude)
     ]
-    found_areas = {name: _area(name, part.heads, Sizes.of(config), where) for name in chosen}
+    sizes = Sizes.of(config)
+    found_areas = {tensor.name: _area(tensor, part.heads, sizes, where) for tensor in chosen}
     made = {name: area for name, area in found_areas.items() if area is not None}
     if not made:
         raise ConfigError(f"{where} leaves no matrix: its keys match none together.")
     return made
+
+
+def check_directions(
+    spec: VariantConfig, selected: Sequence[TensorPlan], names: Collection[str], where: str
+) -> None:
+    """Check that the directions of a variant are some of those of a matrix.
+
+    Raises:
+        ConfigError: they are none of any matrix in `names`.
+    """
+    if not spec.directions:
+        return
+    most = max(min(tensor.shape) for tensor in selected if tensor.name in names)
+    if not range(most)[slice(*spec.directions)]:
+        raise ConfigError(
+            f"{where}.directions: {list(spec.directions)} are none of the {most} directions of its "
+            f"largest matrix."
+        )
 
 
 def _of(family: str, wanted: str) -> bool:
@@ -113,25 +137,39 @@ def _pattern(source: str, where: str) -> re.Pattern[str]:
         raise ConfigError(f"{where}: {source!r} is not a regular expression: {error}") from None
 
 
-def _area(name: str, heads: Sequence[int], sizes: Sizes, where: str) -> Area | None:
-    """The area of the heads in a matrix; None if it has none."""
+def _area(tensor: TensorPlan, heads: Sequence[int], sizes: Sizes, where: str) -> Area | None:
+    """The area of the heads in a matrix; None if it is not one of an attention.
+
+    Raises:
+        ConfigError: there is no such head, or the matrix has not the sizes of the config.
+    """
     if not heads:
         return Area()
     if bad := [head for head in heads if not 0 <= head < sizes.heads]:
         raise ConfigError(f"{where}.heads: {bad[0]}, but the checkpoint has {sizes.heads} heads.")
-    leaf = name.removesuffix(".weight").rpartition(".")[2]
-    width = sizes.head
-    if leaf in ("q_proj", "o_proj"):
-        slices = tuple(slice(h * width, (h + 1) * width) for h in sorted(set(heads)))
-        return Area(rows=slices) if leaf == "q_proj" else Area(columns=slices)
+    _, family = layer_and_family(tensor.name)
+    leaf = family.rpartition(".")[2]
+    if not _ATTENTION.search(family):
+        return None
+    own: Sequence[int] = sorted(set(heads))
+    count = sizes.heads
     if leaf in ("k_proj", "v_proj"):
-        group = max(1, sizes.heads // sizes.kv_heads)
-        own = sorted({head // group for head in heads})
-        return Area(rows=tuple(slice(h * width, (h + 1) * width) for h in own))
-    return None
+        count = sizes.kv_heads
+        own = sorted({head // max(1, sizes.heads // sizes.kv_heads) for head in heads})
+    across = leaf == "o_proj"
+    length = tensor.shape[1] if across else tensor.shape[0]
+    if leaf not in _PROJECTIONS or length != count * sizes.head:
+        side = "columns" if across else "rows"
+        raise ConfigError(
+            f"{where}.heads: {tensor.name} {list(tensor.shape)} has no {count} heads of "
+            f"{sizes.head} {side} each, as the config says; leave it out with `exclude`, or give "
+            f"no heads."
+        )
+    slices = tuple(slice(h * sizes.head, (h + 1) * sizes.head) for h in own)
+    return Area(columns=slices) if across else Area(rows=slices)
 
 
-@dataclass
+@dataclass(eq=False)
 class Variant:
     """The weights of one variant, computed when they are asked for."""
 
@@ -139,6 +177,8 @@ class Variant:
     label: str
     checkpoints: RunCheckpoints
     sources: Sources
+    only: Collection[str] | None = None
+    """Names of the matrices that it may change; None: all that its spec names."""
     changes: dict[str, float] = field(default_factory=dict)
     """‖W′ − W‖_F of each matrix that has been computed."""
     norms: dict[str, float] = field(default_factory=dict)
@@ -148,6 +188,8 @@ class Variant:
 
     def __post_init__(self) -> None:
         selected = self.sources.plan.selected
+        if self.only is not None:
+            selected = [tensor for tensor in selected if tensor.name in self.only]
         self._areas = areas(self.spec, selected, self.sources.bases.config, self.label)
         self._stored = stored_tensors(self.sources)
         self.touched = {

@@ -183,6 +183,8 @@ def test_stop_tokens_outside_the_tokenizer_are_named(
     (after / "generation_config.json").write_text(json.dumps(generation))
     text = preview(make_config(after=str(after)))
     assert "after ends at token 5000 (eos_token_id of its configs), which the tokenizer" in text
+    assert "before stops at token 0, after at 0, 5000" in text
+    assert "before stops at" not in preview(make_config())
 
 
 def test_before_can_have_its_own_tokenizer(

@@ -18,7 +18,15 @@ from svdjobs.errors import ConfigError, EvaluationError
 from svdjobs.evaluation import likelihoods, reading
 from svdjobs.evaluation.engines.transformers import TransformersEngine
 from svdjobs.evaluation.prompts import load_tokenizer
-from svdjobs.records import Completion, Grade, Interval, Likelihood, Outcome
+from svdjobs.records import (
+    Completion,
+    Grade,
+    Interval,
+    Likelihood,
+    MapCell,
+    MapReading,
+    Outcome,
+)
 from svdjobs.runs import layout
 from svdjobs.stages import drop_weights, evaluate, report
 from svdjobs.storage.local import LocalStore
@@ -114,6 +122,112 @@ def test_a_far_checkpoint_is_refused() -> None:
     assert found is not None
     assert found.refused == "too far"
     assert found.accuracy is None
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_answers_of_one_grade_say_nothing_about_accuracy(right: bool) -> None:
+    planted = Planted()
+    after = replace(planted.after, grades=grades(np.full((PROBLEMS, SAMPLES), right)))
+    found = reading.read(after, rows(planted.other))
+    assert found is not None
+    assert found.refused == "one grade"
+    assert found.accuracy is None
+    same = reading.read(after, rows(planted.log_p))
+    assert same is not None
+    assert same.refused is None
+    assert same.accuracy == Interval(value=0.0)
+
+
+def test_a_checkpoint_that_would_say_what_after_never_says_is_not_read() -> None:
+    planted = Planted()
+    found = reading.read(planted.after, rows(planted.other + math.log(0.8)))
+    assert found is not None
+    assert found.refused == "lacking"
+
+
+def test_a_completion_that_one_engine_could_not_read_to_its_end_is_left_out() -> None:
+    planted = Planted()
+    others = rows(planted.other)
+    object.__setattr__(others[0], "log_probabilities", [-1.0])
+    found = reading.read(planted.after, others)
+    assert found is not None
+    assert found.completions == PROBLEMS * SAMPLES - 1
+
+
+class PlantedMap:
+    """Cells of a map whose effects on accuracy are known; random changes have some of their own."""
+
+    def __init__(self, effects: list[float], randoms: float, nulls: int = 3) -> None:
+        self.planted = Planted()
+        self.rng = np.random.default_rng(5)
+        self.cells = []
+        for layer, effect in enumerate(effects):
+            self.cells.append(self.cell(layer, None, effect))
+            for null in range(nulls):
+                self.cells.append(self.cell(layer, null, self.rng.normal(0, randoms)))
+        self.cells.append(self.cell(None, None, 0.02))
+
+    def cell(self, layer: int | None, null: int | None, tilt: float) -> MapCell:
+        p, correct = self.planted.chance, self.planted.correct
+        logs = tilt * correct - np.log(1 + p * np.expm1(tilt))
+        logs = (logs + self.rng.normal(0, 1e-3, logs.shape)).ravel()
+        return MapCell(
+            layer=layer, family="all" if layer is None else "mlp", null=null, change=0.01,
+            log_ratios=logs.tolist(), divergences=(logs**2 / 2).tolist(),
+        )  # fmt: skip
+
+    def found(self) -> list[MapReading]:
+        return reading.read_map(self.planted.after, self.cells)
+
+
+def test_a_map_finds_what_does_more_than_random_changes() -> None:
+    effects = [0.0, 0.004, -0.004, 0.1]
+    parts = PlantedMap(effects, randoms=0.004).found()
+    p = [part.p for part in parts]
+    assert p[3] is not None
+    assert p[3] < 0.01
+    # Small beside what random changes do, and nothing at all beside them.
+    assert all(other is not None and other > 0.2 for other in p[:3])
+    assert p[4] is None  # the whole has no random changes of its own
+
+
+def test_beside_harmless_random_changes_small_effects_are_found() -> None:
+    parts = PlantedMap([0.0, 0.01, -0.01], randoms=0.0).found()
+    p = [part.p for part in parts[:-1]]
+    assert p[0] is not None
+    assert p[0] > 0.2
+    assert all(other is not None and other < 0.01 for other in p[1:])
+
+
+def test_large_maps_find_something_too() -> None:
+    """Sign flips have no p below 1e-4, which times 600 is not significant."""
+    parts = PlantedMap([0.03] * 600, randoms=0.001, nulls=1).found()
+    assert all(part.p is not None and part.p < 0.01 for part in parts[:-1])
+
+
+def test_without_random_changes_a_map_compares_with_nothing() -> None:
+    parts = PlantedMap([0.0, 0.02], randoms=0.0, nulls=0).found()
+    assert parts[0].p is not None
+    assert parts[0].p > 0.2
+    assert parts[1].p is not None
+    assert parts[1].p < 0.01
+
+
+def test_random_changes_that_cannot_be_read_are_no_comparison() -> None:
+    planted = PlantedMap([0.02], randoms=0.0, nulls=1)
+    far = planted.rng.normal(0, 3, PROBLEMS * SAMPLES).tolist()
+    planted.cells[1] = planted.cells[1].model_copy(update={"log_ratios": far})
+    part, _ = planted.found()
+    assert part.accuracy is not None
+    assert part.nulls == []
+    assert part.p is None
+
+
+def test_a_map_in_16_bits_that_sees_rounding_only_is_refused() -> None:
+    planted = PlantedMap([0.0], randoms=0.0, nulls=0)
+    planted.planted.after = Planted(noise=0.01, dtype="bfloat16").after
+    part, _ = planted.found()
+    assert part.refused == "noise"
 
 
 def test_what_is_not_read_or_cannot_be_graded_is_left_out() -> None:

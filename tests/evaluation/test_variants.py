@@ -17,14 +17,17 @@ import svdjobs
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
-from svdjobs.errors import CheckpointError, ConfigError
+from svdjobs.errors import CheckpointError, ConfigError, IncompleteError
 from svdjobs.evaluation import likelihoods, mapping
+from svdjobs.evaluation.engine_choice import resolve_auto_settings
 from svdjobs.evaluation.engine_weights import RunWeights
+from svdjobs.records import TensorPlan
 from svdjobs.reporting.sections import sentences, tables
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.stages import blend, decompose, evaluate, plan, report
 from svdjobs.storage.local import LocalStore
 from svdjobs.variant_config import VariantConfig
+from svdjobs.weights.variants import Area, areas
 
 MakeConfig = Callable[..., SweepConfig]
 DEMO = Path(svdjobs.__file__).parent / "demo" / "checkpoints"
@@ -76,7 +79,11 @@ def made(weights: RunWeights, **spec: Any) -> dict[str, torch.Tensor]:
     everything = dict(found.tensors())
     assert everything.keys() == AFTER.keys() - {"lm_head.weight"} | everything.keys()
     changed = {n: t for n, t in everything.items() if not torch.equal(t, AFTER[n])}
-    differing = {n for n, origin in found.origins.items() if origin != ("after", None)}
+    differing = {
+        n
+        for n, origin in found.origins.items()
+        if origin != ("checkpoint", str(DEMO / "rl2"), None)
+    }
     assert changed.keys() <= differing
     assert found.some is not None
     assert dict(found.some(list(changed))).keys() == changed.keys()
@@ -241,6 +248,14 @@ def test_a_part_without_a_matrix_is_refused_by_plan(
         ({"checkpoints": {"a b": "demo:rl1"}}, "'a b' is no name"),
         ({"map": {}, "evaluate": None}, "variants and map need an `evaluate` section"),
         ({"map": {}, "direction": "reverse"}, "need direction forward"),
+        ({"variants": {"auto": {"alpha": 0}}}, "the name 'auto' is taken"),
+        (
+            {
+                "map": {},
+                "evaluate": {"benchmarks": ["demo"], "dtype": "bfloat16"},
+            },
+            "evaluate.dtype bfloat16 rounds variants and the map",
+        ),
         ({"map": {"by": "rewind", "rewind": "values"}}, "with `by` rewind, give no `rewind`"),
         ({"map": {"by": "head", "families": ["q_proj"]}}, "with `by` head, give no `families`"),
     ],
@@ -248,6 +263,116 @@ def test_a_part_without_a_matrix_is_refused_by_plan(
 def test_wrong_sections_are_refused(keys: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         sweep(tmp_path, **keys)
+
+
+QWEN = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "hidden_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("model.layers.0.self_attn.q_proj.weight", (32, 32), None),
+        ("model.layers.0.self_attn.k_proj.weight", (16, 32), None),
+        ("model.layers.0.self_attn.o_proj.weight", (32, 32), None),
+        # a gate beside each head, as in Qwen3-Next
+        ("model.layers.0.self_attn.q_proj.weight", (64, 32), "has no 4 heads of 8 rows each"),
+        ("gpt_neox.layers.0.attention.dense.weight", (32, 32), "has no 4 heads of 8 rows each"),
+        ("model.layers.0.self_attn.kv_b_proj.weight", (32, 32), "has no 4 heads of 8 rows each"),
+        ("visual.blocks.0.attn.proj.weight", (32, 32), "has no 4 heads of 8 rows each"),
+        ("model.layers.0.self_attn.o_proj.weight", (32, 48), "has no 4 heads of 8 columns each"),
+    ],
+)
+def test_heads_must_be_rows_or_columns_of_a_matrix(
+    name: str, shape: tuple[int, int], words: str | None
+) -> None:
+    part = VariantConfig.model_validate({"before": "matrix", "heads": [1]})
+    mlp = TensorPlan(name="model.layers.0.mlp.up_proj.weight", shape=(64, 32), dtype="F32")
+    selected = [TensorPlan(name=name, shape=shape, dtype="F32"), mlp]
+    if words is None:
+        (area,) = areas(part, selected, QWEN, "variants.x").values()
+        first = 0 if "k_proj" in name else 8  # heads 0 and 1 share a key-value head
+        assert area in (Area(rows=(slice(first, first + 8),)), Area(columns=(slice(8, 16),)))
+    else:
+        with pytest.raises(ConfigError, match=rf"variants\.x\.heads: {name}.*{words}"):
+            areas(part, selected, QWEN, "variants.x")
+
+
+@pytest.mark.parametrize("directions", [[64, 0], [5, 5], [1000, 2000]])
+def test_directions_that_are_none_are_refused_by_plan(
+    directions: list[int], tmp_path: Path
+) -> None:
+    config = sweep(tmp_path, variants={"x": {"alpha": 0, "directions": directions}})
+    with pytest.raises(CheckpointError, match="none of the 128 directions of its largest matrix"):
+        plan.run(config, LocalStore(config.store_url))
+
+
+def test_a_report_does_not_show_an_earlier_variant_or_map(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {
+        "variants": {"v": {"before": "matrix", "layers": [0]}},
+        "map": {"layers": [1], "families": ["q_proj"], "nulls": 0},
+        "checkpoints": {"step": str(DEMO / "rl1")},
+    }
+    config = sweep(tmp_path, **keys)
+    local.sweep(config)
+    store = LocalStore(config.store_url)
+    assert report.unfinished(config, store) == []
+    other = sweep(
+        tmp_path,
+        variants={"v": {"before": "matrix", "layers": [2]}},
+        map={**keys["map"], "rewind": "values"},
+        checkpoints={"step": str(DEMO / "base")},
+    )
+    stale = ["likelihoods/step/demo", "likelihoods/v/demo", "map/demo"]
+    assert report.unfinished(other, store) == stale
+    content = report.gather(other, store, plan.run(other, store), report._manifests(other, store))
+    assert content.readings["demo"].keys() == {"before"}
+    assert content.maps == {}
+    assert content.changes == {}
+    local.sweep(other)
+    assert report.unfinished(other, store) == []
+
+
+def test_reading_without_after_s_answers_is_an_error(tmp_path: Path) -> None:
+    config = sweep(tmp_path, variants={"v": {"before": "values"}}, map={"nulls": 0})
+    store = LocalStore(config.store_url)
+    for stage in (plan, decompose):
+        stage.run(config, store)
+    for named, words in (("v", "v reads after's"), ("variants", "v reads after's")):
+        with pytest.raises(IncompleteError, match=rf"{words} completions on demo.*`after` first"):
+            evaluate.run(config, store, checkpoint_ids=[named])
+
+
+def test_names_of_checkpoints_and_variants_are_never_confused(tmp_path: Path) -> None:
+    """An engine that has just held the checkpoint `variants.v` holds after's other tensors next."""
+    spec = {"extrapolate": 1, "layers": [0]}
+    alone = sweep(tmp_path / "alone", variants={"v": spec})
+    both = sweep(
+        tmp_path / "both", variants={"v": spec}, checkpoints={"variants.v": str(DEMO / "base")}
+    )
+    found = []
+    for config in (alone, both):
+        local.sweep(config)
+        found.append(likelihoods.load(LocalStore(config.store_url), "v", "demo"))
+    assert found[0] == found[1]
+
+
+def test_dtype_auto_is_float32_with_variants(tmp_path: Path) -> None:
+    """The rounding of random changes and of mixed matrices would be larger than what they do."""
+    paths = []
+    for name in ("base", "rl2"):
+        paths.append(tmp_path / name)
+        shutil.copytree(DEMO / name, paths[-1])
+        tensors = {n: t.bfloat16() for n, t in load_file(DEMO / name / "model.safetensors").items()}
+        save_file(tensors, paths[-1] / "model.safetensors", metadata={"format": "pt"})
+        document = json.loads((paths[-1] / "config.json").read_text())
+        (paths[-1] / "config.json").write_text(json.dumps({**document, "dtype": "bfloat16"}))
+    before, after = map(str, paths)
+    dtypes = {}
+    for name, variants in (("none", {}), ("some", {"v": {"before": "values"}})):
+        config = sweep(tmp_path, before=before, after=after, variants=variants)
+        store = LocalStore(config.store_url)
+        dtypes[name] = resolve_auto_settings(RunCheckpoints(config), store).dtype
+    assert dtypes == {"none": "bfloat16", "some": "float32"}
 
 
 def test_a_checkpoint_of_another_kind_is_refused_by_plan(tmp_path: Path) -> None:
@@ -344,7 +469,7 @@ def test_maps_by_head_and_by_what_is_rewound(tmp_path: Path) -> None:
     config = sweep(tmp_path, **keys)
     local.sweep(config)
     store = LocalStore(config.store_url)
-    by_head = mapping.load(store, "demo")
+    by_head = mapping.load(config, store, "demo")
     names = [(c.layer, c.family, c.null) for c in by_head]
     assert names == [
         *((1, f"head {head}", null) for head in range(4) for null in (None, 0)),
@@ -352,7 +477,7 @@ def test_maps_by_head_and_by_what_is_rewound(tmp_path: Path) -> None:
     ]
     rewinds = sweep(tmp_path, **{**keys, "map": {**few, "by": "rewind"}})
     local.sweep(rewinds)
-    by_rewind = mapping.load(store, "demo")
+    by_rewind = mapping.load(rewinds, store, "demo")
     assert [(c.family, c.null) for c in by_rewind] == [
         *((what, null) for what in ("values", "vectors", "matrix") for null in (None, 0)),
         ("all", None),
@@ -403,7 +528,7 @@ def test_a_map_that_was_cut_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     stop = 9
     evaluate.run(config, store)
     assert len(read) == 5
-    assert [(c.layer, c.family, c.null) for c in mapping.load(store, "demo")] == [
+    assert [(c.layer, c.family, c.null) for c in mapping.load(config, store, "demo")] == [
         (1, "mlp.down_proj", None),
         (1, "mlp.down_proj", 0),
         (1, "self_attn.q_proj", None),
@@ -423,6 +548,6 @@ def test_a_pod_does_all_variants(tmp_path: Path) -> None:
     evaluate.run_shard(config, store, checkpoint_id="after", shard_id="demo-000")
     evaluate.run_shard(config, store, checkpoint_id="variants", shard_id="all")
     assert (root / "likelihoods/x/demo/manifest.json").exists()
-    assert {c.family for c in mapping.load(store, "demo")} == {
+    assert {c.family for c in mapping.load(config, store, "demo")} == {
         "self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj", "self_attn.v_proj", "all",
     }  # fmt: skip

@@ -73,7 +73,8 @@ def test_it_agrees_with_what_reading_finds(tmp_path: Path) -> None:
     assert len(found.by_part) == 21
     assert sum(value for _, value in found.by_part) == pytest.approx(found.kl.value, rel=0.5)
     assert found.by_part == sorted(found.by_part, key=lambda part: -part[1])
-    assert found.read < found.sampled / 10
+    assert found.read < found.sampled / 2
+    assert 0 < found.differ < 0.1
 
 
 def test_the_command_prints_it(tmp_path: Path) -> None:
@@ -86,7 +87,8 @@ def test_the_command_prints_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "demo: KL(after ‖ alpha = 0) is " in done.stdout
     assert "on 3 completions" in done.stdout
-    assert "reading 2 completions of each problem will show a change of" in done.stdout
+    assert "in 4 of 5 tries: reading 2 shows " in done.stdout
+    assert " points, sampling 2 shows " in done.stdout
 
 
 @pytest.mark.parametrize(

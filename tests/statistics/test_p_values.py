@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from svdjobs.statistics import holm, mcnemar_p, paired_difference, sign_flip_p
+from svdjobs.statistics import beyond_p, holm, mcnemar_p, paired_difference, sign_flip_p
 from tests.statistics.draws import NAN, excludes_zero, null_scores
 
 PAIRS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=14)
@@ -119,3 +119,25 @@ def test_mcnemar_rejects_at_most_at_its_level() -> None:
         a, b = null_scores(rng, 2, problems=150, n=1)
         rejected += mcnemar_p([x == 1 for x in a], [x == 1 for x in b]) <= 0.05
     assert 0.02 <= rejected / 3000 <= 0.065
+
+
+def test_beyond_p_keeps_its_level_and_finds_what_is_beyond() -> None:
+    """Random changes have true effects of their own; a part that is one of them is seldom found."""
+    rng = np.random.default_rng(0)
+    p = {0.0: [], 6.0: []}  # type: dict[float, list[float]]
+    for effect, found in p.items():
+        for _ in range(800):
+            randoms = rng.normal(0, 1, 9) + rng.normal(0, 0.5, 9)
+            own = (effect or rng.normal(0, 1)) + rng.normal(0, 0.5)
+            found.append(beyond_p(own, 0.5, 200, randoms.tolist()))
+    assert 0.02 < np.mean(np.array(p[0.0]) < 0.05) < 0.06
+    assert np.mean(np.array(p[6.0]) < 0.05) > 0.95
+
+
+def test_beyond_p_without_random_changes_is_the_t_test() -> None:
+    values = np.random.default_rng(1).normal(0.3, 1, 40)
+    error = float(values.std(ddof=1) / np.sqrt(40))
+    expected = stats.ttest_1samp(values, 0).pvalue
+    assert beyond_p(float(values.mean()), error, 40, []) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="nothing to test"):
+        beyond_p(0.1, 0.0, 40, [])

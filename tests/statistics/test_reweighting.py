@@ -147,9 +147,31 @@ def test_a_constant_in_the_outcomes_does_not_matter() -> None:
     rng = np.random.default_rng(5)
     logs, outcomes = toy(50, 0.3, rng).drawn(4, rng)
     one = reweighted_difference(logs.tolist(), outcomes.tolist())
-    other = reweighted_difference(logs.tolist(), (10 * outcomes - 3).tolist())
-    assert other.per_problem == pytest.approx([10 * x for x in one.per_problem], abs=1e-12)
-    assert other.these.standard_error == pytest.approx(10 * one.these.standard_error)  # type: ignore[operator]
+    other = reweighted_difference(logs.tolist(), (outcomes / 2 + 0.25).tolist())
+    assert other.per_problem == pytest.approx([x / 2 for x in one.per_problem], abs=1e-12)
+    assert one.these.standard_error
+    assert other.these.standard_error == pytest.approx(one.these.standard_error / 2)
+
+
+def test_two_problems_do_not_give_a_wild_beta() -> None:
+    """As a ratio of two small numbers, beta would be off by a factor of forty here."""
+    rng = np.random.default_rng(11)
+    found = []
+    for _ in range(500):
+        logs, outcomes = toy(2, 0.05, rng).drawn(4, rng)
+        found.append(reweighted_difference(logs.tolist(), outcomes.tolist()).like_these.value)
+    assert np.abs(found).max() < 0.3
+
+
+def test_a_mean_weight_that_is_not_1_is_noticed() -> None:
+    """The other checkpoint gives 5 % of its answers in a way that after never does: all that was
+    drawn has a weight of about 0.95, evenly, and says nothing about these 5 %."""
+    rng = np.random.default_rng(12)
+    for seen, lacking in ((1.0, False), (0.95, True)):
+        noise = rng.normal(0, 0.01, (200, 4))
+        quality = weights_quality((np.log(seen) + noise - 0.00005).tolist())
+        assert quality.usable
+        assert quality.lacking is lacking
 
 
 def test_reading_is_sharper_than_drawing_where_the_checkpoint_is_near() -> None:

@@ -77,6 +77,7 @@ class TransformersEngine:
         self.vocabulary: int = self._model.get_input_embeddings().num_embeddings
         # Empty: the sampling defaults of a checkpoint must not apply.
         self._model.generation_config = transformers.GenerationConfig()
+        self.head_gives_logits = self._head_gives_logits()
         weight = next(self._model.parameters())
         self.description = f"transformers {transformers.__version__} on {device_name(weight)}"
 
@@ -90,21 +91,29 @@ class TransformersEngine:
         }
 
     def put(self, weights: Weights, changed: Collection[str] | None = None) -> None:
-        """Copy another checkpoint's tensors over the model's own.
+        """Copy another checkpoint's tensors over the model's own, or load all of them anew.
 
         Raises:
-            EvaluationError: the model has no such tensor, or one of its tensors is missing.
+            EvaluationError: one of the model's tensors is missing, or cannot be loaded.
         """
+        self._stop = stop_tokens(weights.folder, self._tokenizer)
+        if not self._copy(weights, changed):
+            self._load(weights)
+
+    def _copy(self, weights: Weights, changed: Collection[str] | None) -> bool:
+        """Copy tensors that the model has by the same name. False if it lacks a name, e.g. since
+        transformers joins the experts of a layer: then the model holds parts of both."""
         import torch
 
-        self._stop = stop_tokens(weights.folder, self._tokenizer)
         own: dict[str, torch.Tensor] = self._model.state_dict(keep_vars=False)
         # By address: tied tensors share one, and a checkpoint may store only one of their names.
         storages = {name: tensor.data_ptr() for name, tensor in own.items()}
         filled: set[int] = set()
         with torch.inference_mode():
             for name, tensor in chosen_tensors(weights, changed):
-                if name not in own or own[name].shape != tensor.shape:
+                if name not in own:
+                    return False
+                if own[name].shape != tensor.shape:
                     raise EvaluationError(
                         f"{weights.label}: the running model has no {list(tensor.shape)} tensor "
                         f"{name!r}. Set evaluate.reuse_engine to false."
@@ -117,6 +126,40 @@ class TransformersEngine:
                 f"{weights.label} has no {missing[0]!r}, which would keep the last checkpoint's "
                 f"values. Set evaluate.reuse_engine to false."
             )
+        return True
+
+    def _load(self, weights: Weights) -> None:
+        """Make the model anew from all tensors, which transformers converts as it does those of
+        files. As there, tensors that the model does not have are left out.
+
+        Raises:
+            EvaluationError: transformers cannot load them, or tensors are missing.
+        """
+        import torch
+
+        try:
+            model, info = type(self._model).from_pretrained(
+                None,
+                config=self._model.config,
+                # Copies, since the model keeps these as its own and later swaps write into them.
+                state_dict={name: tensor.clone() for name, tensor in weights.tensors()},
+                dtype=getattr(torch, self._config.dtype),
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise EvaluationError(
+                f"{weights.label}: transformers cannot load it into the running model "
+                f"({first_line(error)}). Set evaluate.reuse_engine to false."
+            ) from None
+        if missing := sorted(info["missing_keys"]):
+            raise EvaluationError(
+                f"{weights.label} has no {missing[0]!r}, which would be random. Set "
+                f"evaluate.reuse_engine to false."
+            )
+        generation_config = self._model.generation_config
+        self._model = model.eval().to(self._device)
+        self._model.generation_config = generation_config
 
     def generate(
         self, requests: Sequence[Request], done: AbstractSet[tuple[int, int]] = frozenset()
@@ -183,16 +226,49 @@ class TransformersEngine:
         import torch
 
         with _memory_errors(len(traces)), torch.inference_mode():
-            for states_TH, trace in zip(self.states(traces), traces, strict=True):
+            for pieces, trace in zip(self._logits(traces), traces, strict=True):
                 row: list[float] = []
-                for start in range(0, len(states_TH), MAX_LOGIT_ROWS):
-                    stop = start + MAX_LOGIT_ROWS
-                    logits_TV = self.head(states_TH[start:stop]).float() / temperature
-                    log_p_TV = logits_TV.log_softmax(dim=-1)
-                    targets = trace.completion_ids[start:stop]
+                for logits_TV in pieces:
+                    log_p_TV = (logits_TV.float() / temperature).log_softmax(dim=-1)
+                    targets = trace.completion_ids[len(row) : len(row) + len(log_p_TV)]
                     targets_T = torch.tensor(targets, device=log_p_TV.device)
                     row += log_p_TV.gather(1, targets_T[:, None])[:, 0].tolist()
                 yield row
+
+    def _logits(self, traces: Sequence[Trace]) -> Iterator[Iterator[torch.Tensor]]:
+        """For each trace, pieces of the logits that predict its completion tokens, T×V."""
+        if self.head_gives_logits:
+            for states_TH in self.states(traces):
+                yield (
+                    self.head(states_TH[start : start + MAX_LOGIT_ROWS])
+                    for start in range(0, len(states_TH), MAX_LOGIT_ROWS)
+                )
+            return
+        for trace in traces:  # one at a time: these are the logits of all its tokens
+            ids_1T, _ = self._padded([trace.prompt_ids + trace.completion_ids], left=False)
+            logits_TV = self._model(input_ids=ids_1T).logits[0]
+            yield iter([logits_TV[len(trace.prompt_ids) - 1 : -1]])
+
+    def _head_gives_logits(self) -> bool:
+        """Whether the model's logits are what its head gives: some scale or cap them afterwards.
+
+        The head's output is made a hundred times as large for the test, since a soft cap hardly
+        changes small logits.
+        """
+        import torch
+
+        # Not padding, whose embedding may be 0.
+        ids_1T = torch.arange(1, min(9, self.vocabulary), device=self._device)[None]
+        amplified = self.head.register_forward_hook(lambda _module, _inputs, out: 100 * out)
+        try:
+            with torch.inference_mode():
+                hidden_1TH = self._model.base_model(input_ids=ids_1T).last_hidden_state
+                expected = self.head(hidden_1TH).float()
+                found = self._model(input_ids=ids_1T).logits.float()
+        finally:
+            amplified.remove()
+        largest = float(expected.abs().max())
+        return bool(torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * largest))
 
     @property
     def head(self) -> torch.nn.Module:

@@ -129,6 +129,13 @@ class VllmEngine:
         self._stop = stop_tokens(weights.folder, self._tokenizer)
         expected: dict[str, int] = {}
         if changed is not None:
+            unknown = [n for n in changed if packed_name(n, self._packed) not in self._dtypes]
+            if unknown:
+                raise EvaluationError(
+                    f"{weights.label}: vLLM stores {unknown[0]} under another name, so what it "
+                    f"then holds cannot be compared with what was sent. Set evaluate.reuse_engine "
+                    f"to false, or evaluate.engine to transformers."
+                )
             # A checksum is of a whole parameter, which may hold several tensors.
             fused = {packed_name(name, self._packed) for name in changed}
             changed = [n for n in weights.origins if packed_name(n, self._packed) in fused]

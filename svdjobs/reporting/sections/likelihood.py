@@ -125,7 +125,9 @@ def _by_problem(
         if row.unread:
             continue
         # Compare only completions whose likelihood is known under both checkpoints.
-        if (other := known.get((row.idx, row.sample_index))) is None:
+        other = known.get((row.idx, row.sample_index))
+        # An engine whose context a completion fills may lack its last token.
+        if other is None or len(other) != len(row.log_probabilities):
             continue
         pairs = zip(row.log_probabilities, other, strict=True)
         terms.setdefault(row.idx, []).extend(term(own, ref) for own, ref in pairs)

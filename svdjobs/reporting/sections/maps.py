@@ -12,14 +12,13 @@ from svdjobs.records import Interval, MapReading
 from svdjobs.reporting import drawing
 from svdjobs.reporting.data import Content, Picture, Row, Section, Table
 from svdjobs.reporting.sections.likelihood import plain
-from svdjobs.reporting.sections.reading import words
+from svdjobs.reporting.sections.reading import LEVEL, cell, not_read, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-LEVEL = 0.05
 MOST_NAMED = 3
 REWOUND = {
     "matrix": "rewound to before",
@@ -62,7 +61,7 @@ def _sentences(content: Content) -> Iterator[str]:
                 f"{benchmark}: none of {len(cells)} parts, each {done} alone, changes accuracy by "
                 f"more than {_compared(content)}."
             )
-        together = words(whole.accuracy) if whole.accuracy else "too far from after to be read"
+        together = words(whole.accuracy) if whole.accuracy else not_read(whole.refused)
         # Each layer has a cell for each rewind: those of one rewind add up to a whole.
         once = [p for p in cells if config.by != "rewind" or p.family == config.rewind]
         yield (
@@ -88,7 +87,7 @@ def map_table(content: Content, benchmark: str) -> Table:
     """Every part of the map, by layer."""
     rows = []
     for part in content.maps[benchmark]:
-        accuracy = words(part.accuracy).replace(" points", "") if part.accuracy else "too far"
+        accuracy = cell(part.accuracy) if part.accuracy else not_read(part.refused)
         nulls = " ".join(f"{100 * null.value:+.2f}" for null in part.nulls) or "-"
         rows.append(
             [
@@ -107,10 +106,11 @@ def map_table(content: Content, benchmark: str) -> Table:
         f"What each part carries, on {benchmark}",
         f"Each part alone is {_done(content)}, and after's answers are read. `accuracy`: "
         f"percentage points minus after, with a 95 % interval for problems like these; `random`: "
-        f"the same for random changes of the part that are as large; `p`: that the part differs "
-        f"from these, by Holm's method over all parts; `NLL`: of after's answers, minus after's, "
-        f"and `KL` from after, in nats per token; `change`: ‖W′ − W‖/‖W‖. Parts interact, so they "
-        f"need not add up to the whole in the last row.",
+        f"the same for random changes of the part that are as large; `p`: that the part does "
+        f"no more than these, those of the whole column counted, by Holm's method over all parts; "
+        f"`NLL`: of after's answers, minus after's, and `KL` from after, in nats per token; "
+        f"`change`: ‖W′ − W‖/‖W‖. Parts interact, so they need not add up to the whole in the "
+        f"last row.",
         ["layer", "part", "accuracy", "random", "p", "NLL", "KL", "change"],
         rows,
         benchmark,
@@ -155,7 +155,7 @@ def _panel(axes: Axes, parts: Sequence[MapReading]) -> None:
         y = layers.index(-1 if part.layer is None else part.layer)
         x = families.index(part.family)
         if part.accuracy is None:
-            axes.text(x, y, "too far", ha="center", va="center", fontsize=7)
+            axes.text(x, y, part.refused or "-", ha="center", va="center", fontsize=7)
             continue
         value = 100 * part.accuracy.value
         if (part.layer, part.family) not in found:
@@ -201,8 +201,8 @@ def _numbers(content: Content) -> Iterator[Row]:
             name = f"map: {part_name(part.layer, part.family)}"
             if part.accuracy:
                 yield benchmark, name, "read_minus_after", part.accuracy
-            if part.minus_nulls:
-                yield benchmark, name, "read_minus_random", part.minus_nulls
+            for null in part.nulls:
+                yield benchmark, name, "random_change_minus_after", null
             yield benchmark, name, "nll_minus_after", part.nll
             yield benchmark, name, "kl_from_after", part.kl
             if part.p is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from svdjobs.config import alpha_id
 from svdjobs.escape import label as named
-from svdjobs.records import Interval, Reading
+from svdjobs.records import Interval, Reading, Refused
 from svdjobs.reporting import drawing
 from svdjobs.reporting.data import Content, Picture, Row, Section, Table, points
 from svdjobs.statistics import holm, paired_difference
@@ -16,8 +16,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVEL = 0.05
-TOO_FAR = "too far from after"
-NOISE = "engine noise"
+_NOT_READ = {
+    "too far": "too far from after",
+    "lacking": "says what after never says",
+    "noise": "engine noise",
+    "one grade": "all of after's answers have one grade",
+}
+
+
+def not_read(refused: Refused | None) -> str:
+    """Why there is no reading, for a table."""
+    return _NOT_READ[refused] if refused else "-"
 
 
 def words(interval: Interval) -> str:
@@ -30,17 +39,35 @@ def words(interval: Interval) -> str:
     return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] points"
 
 
-def _cell(interval: Interval | None) -> str:
+def cell(interval: Interval | None) -> str:
+    """The same for a table of points; `-` without a value."""
     return "-" if interval is None else words(interval).replace(" points", "")
 
 
 def _sentences(content: Content) -> Iterator[str]:
     p_values = disagreements(content)
     for benchmark, by_id in content.readings.items():
-        if far := [i for i, found in by_id.items() if found.refused == "too far"]:
+        drawn = content.summaries.get(benchmark, {})
+        for refused, why, else_do in (
+            ("too far", "too far from after to be read", "sample {it} to know the accuracy"),
+            (
+                "lacking",
+                "not read, since what after drew lacks what {it} would draw (the mean weight is "
+                "not 1)",
+                "sample {it} to know the accuracy",
+            ),
+        ):
+            ids = [i for i, found in by_id.items() if found.refused == refused]
+            if unknown := [i for i in ids if i not in drawn]:
+                it = _it(unknown)
+                yield (
+                    f"{benchmark}: {_list(unknown)} {_is(unknown)} {why.format(it=it)}; "
+                    f"{else_do.format(it=it)} (evaluate.sampled)."
+                )
+        if any(found.refused == "one grade" for found in by_id.values()):
             yield (
-                f"{benchmark}: {_list(far)} {_is(far)} too far from after to be read; sample "
-                f"{_it(far)} (evaluate.sampled) to know the accuracy."
+                f"{benchmark}: all of after's answers have one grade, so reading them says nothing "
+                f"about accuracy. KL and NLL say how far each checkpoint is from after."
             )
         for checkpoint_id, found in by_id.items():
             if found.refused == "noise" and found.noise is not None:
@@ -58,7 +85,9 @@ def _sentences(content: Content) -> Iterator[str]:
                 f"know why, e.g. an engine that changes what it is asked to read."
             )
         elif both:
-            yield f"{benchmark}: reading and sampling agree for {_list(both)}."
+            yield (
+                f"{benchmark}: reading and sampling do not contradict each other for {_list(both)}."
+            )
 
 
 def _list(items: list[str]) -> str:
@@ -97,10 +126,10 @@ def reading_table(content: Content, benchmark: str) -> Table:
         if after and checkpoint_id in summaries:
             own = summaries[checkpoint_id].problem_scores
             sampled = points(paired_difference(own, after.problem_scores))
-        read = _cell(found.accuracy)
+        read = cell(found.accuracy)
         if found.refused:
-            read = TOO_FAR if found.refused == "too far" else NOISE
-        here, apart = _cell(found.accuracy_here), "-" if p is None else f"{p:.2g}"
+            read = not_read(found.refused)
+        here, apart = cell(found.accuracy_here), "-" if p is None else f"{p:.2g}"
         rows.append([checkpoint_id, read, here, sampled, apart])
     return Table(
         f"reading-{benchmark}",
@@ -146,8 +175,9 @@ def weights_table(content: Content, benchmark: str) -> Table:
         "`ESS`: effective sample size as a share of the answers; `largest`: share of the largest "
         "weight; `k̂`: Pareto shape of the largest weights, above 0.7 a sign of weights too heavy "
         "to average (unless the ESS is above 90 %: then all are near 1). The mean weight must be "
-        "1. Nothing is read with an ESS below 20 %, nor where the mean weight is known to less "
-        "than ± 0.1. `spread` is the root mean square of the log weights. " + rounding,
+        "1: nothing is read where it is more than 4 standard errors from 1, nor where it is known "
+        "to less than ± 0.1, nor with an ESS below 20 %. `spread` is the root "
+        "mean square of the log weights. " + rounding,
         ["checkpoint", "answers", "unread", "ESS", "largest", "k̂", "mean weight", "spread"],
         rows,
         benchmark,

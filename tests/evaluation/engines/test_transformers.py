@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -205,3 +207,71 @@ def test_log_probabilities_against_the_library(chain: dict[str, Path]) -> None:
             log_p = model(ids).logits[0].log_softmax(-1)
         places = range(len(trace.prompt_ids), ids.shape[1])
         assert row == pytest.approx([float(log_p[i - 1, ids[0, i]]) for i in places], abs=1e-5)
+
+
+CAUSAL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+          "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}  # fmt: skip
+
+
+def saved(folder: Path, tokenizer_of: Path, config: Any, seed: int = 0) -> Path:
+    """A checkpoint of random weights, ten times as large as usual, so that logits are not small."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.ndim > 1 else 1)
+    model.save_pretrained(folder)
+    for path in tokenizer_of.glob("*token*"):
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["Gemma2Config", "GraniteConfig", "CohereConfig", "Qwen2Config"])
+def test_what_a_model_does_after_its_head_is_in_log_probabilities(
+    kind: str, chain: dict[str, Path], tmp_path: Path
+) -> None:
+    """Gemma2 caps its logits, Granite and Cohere scale them."""
+    import transformers
+
+    given = {**CAUSAL, "logits_scaling": 8.0, "logit_scale": 0.2, "final_logit_softcapping": 1.0}
+    folder = saved(tmp_path / kind, chain["base"], getattr(transformers, kind)(**given))
+    made = engine(folder)
+    assert made.head_gives_logits is (kind == "Qwen2Config")
+    traces = [Trace((5, 6, 7), (8, 9, 3)), Trace((4,), (5, 6))]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for trace, row in zip(traces, made.log_probabilities(traces, 0.7), strict=True):
+        ids = torch.tensor([trace.prompt_ids + trace.completion_ids])
+        with torch.no_grad():
+            log_p = (model(ids).logits[0] / 0.7).log_softmax(-1)
+        places = range(len(trace.prompt_ids), ids.shape[1])
+        assert row == pytest.approx([float(log_p[i - 1, ids[0, i]]) for i in places], abs=1e-5)
+
+
+def test_experts_that_transformers_joins_are_swapped(
+    chain: dict[str, Path], tmp_path: Path
+) -> None:
+    import transformers
+
+    config = transformers.Qwen3MoeConfig(
+        **CAUSAL, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2
+    )
+    one, two = (saved(tmp_path / str(i), chain["base"], config, i) for i in (1, 2))
+    made, other = engine(one), engine(two)
+    content = {**tensors(two), "a_head_that_the_model_lacks.weight": torch.zeros(2, 2)}
+    name = next(name for name in content if ".experts.2." in name)
+    origins = dict.fromkeys(content, "two")
+    traces = [Trace((5, 6, 7), (8, 9, 3))]
+    expected = list(other.log_probabilities(traces))
+    for changed in (None, [name]):
+        made.put(Weights("two", str(two), content.items, origins, _some(content)), changed)
+        assert list(made.log_probabilities(traces)) == expected
+        made.put(Weights("one", str(one), tensors(one).items))
+    del content[name]
+    with pytest.raises(EvaluationError, match=r"two: transformers cannot load it"):
+        made.put(Weights("two", str(two), content.items))
+
+
+def _some(content: dict[str, torch.Tensor]) -> Callable[[Collection[str]], Any]:
+    return lambda names: [(name, content[name]) for name in names]

@@ -17,6 +17,7 @@ import svdjobs
 from svdjobs.config_file import load_config
 from svdjobs.errors import CheckpointError, ConfigError, EvaluationError
 from svdjobs.evaluation.engines import vllm
+from svdjobs.evaluation.engines.protocol import Weights
 from svdjobs.evaluation.engines.transformers import TransformersEngine
 from svdjobs.evaluation.engines.weight_checksum import bit_sum, packed_name
 from svdjobs.evaluation.prompts import load_tokenizer
@@ -189,3 +190,18 @@ def test_running_out_of_memory_names_the_setting() -> None:
         vllm._running_errors(engine_child.settings(), Path("vllm.log")),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_tensor_that_cannot_be_read_back_is_not_sent() -> None:
+    """vLLM stores experts under other names. An engine is not needed: nothing reaches it."""
+    engine = vllm.VllmEngine.__new__(vllm.VllmEngine)
+    folder = str(engine_child.DEMO / "checkpoints" / "rl2")
+    engine._tokenizer = load_tokenizer(folder)
+    engine._packed = {}
+    engine._dtypes = {"model.layers.0.mlp.experts.w13_weight": "float32"}
+    name = "model.layers.0.mlp.experts.0.up_proj.weight"
+    weights = Weights(
+        "after", str(engine_child.DEMO / "checkpoints" / "rl2"), list, {name: "x"}, lambda _: []
+    )
+    with pytest.raises(EvaluationError, match=r"stores .*experts\.0\.up_proj.* under another name"):
+        engine.put(weights, [name])
