@@ -46,8 +46,8 @@ gate: {}
 
 
 def contents(store: Store) -> dict[str, bytes]:
-    """Every object of a run, except those with places and times: plan, config, file versions."""
-    beside = ("plan/", "config.json", "identities.json")
+    """Every object of a run but those with places and times: plan, logs, config, file versions."""
+    beside = ("plan/", "logs/", "config.json", "identities.json")
     return {k: bytes(store.read(k)) for k in store.keys("") if not k.startswith(beside)}
 
 

@@ -95,11 +95,11 @@ def config_over(root: Path, store: str) -> SweepConfig:
 
 
 def digests(store: Store) -> dict[str, str]:
-    """The sha256 of every file of a run, without those that name the store."""
+    """The sha256 of every file of a run, without its logs and the files that name the store."""
     return {
         key: hashlib.sha256(store.read(key)).hexdigest()
         for key in store.keys("")
-        if key not in _VOLATILE
+        if key not in _VOLATILE and not key.startswith("logs/")
     }
 
 

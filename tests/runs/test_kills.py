@@ -29,11 +29,11 @@ def run_child(config: SweepConfig, *kills: str) -> dict[str, object]:
 
 
 def digests(config: SweepConfig) -> dict[str, str]:
-    """sha256 of every file of a run."""
+    """sha256 of every file of a run but its logs."""
     root = Path(config.store_url)
     by_path = {}
     for path in sorted(root.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.parent.name != "logs":
             by_path[str(path.relative_to(root))] = hashlib.sha256(path.read_bytes()).hexdigest()
     for volatile in ("config.json", "identities.json"):  # they name the store
         assert by_path.pop(volatile)

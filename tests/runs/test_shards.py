@@ -25,7 +25,7 @@ def contents(config: SweepConfig) -> dict[str, bytes]:
     """Every file of a run, except those that name its store or config."""
     root = Path(config.store_url)
     files = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-    excluded = ("plan/", "config.json", "identities.json")
+    excluded = ("plan/", "logs/", "config.json", "identities.json")
     return {key: data for key, data in files.items() if not key.startswith(excluded)}
 
 
