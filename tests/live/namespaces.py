@@ -26,7 +26,7 @@ RBAC = (
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 ENDED = ("Succeeded", "Failed", "Error")
 # Objects of a run that contain places and times.
-BESIDE = ("plan/", "shares/", "config.json", "identities.json")
+BESIDE = ("plan/", "logs/", "shares/", "config.json", "identities.json")
 Document = dict[str, Any]
 # The API of each kind, by kubectl's name; all other kinds are Argo's.
 APIS = {
