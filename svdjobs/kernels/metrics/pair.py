@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cached_property, lru_cache
 
-import numpy as np
 import torch
 
 from svdjobs.kernels.rotation import Bases, Overlaps, overlaps, random_update, thin_top
@@ -25,6 +24,7 @@ class Pair:
         self.after = after
         self.shape: tuple[int, int] = (before.w_MN.shape[0], before.w_MN.shape[1])
         self.k = min(self.shape)
+        self._sines: dict[tuple[str, int], torch.Tensor] = {}
 
     @cached_property
     def rank(self) -> int:
@@ -71,6 +71,15 @@ class Pair:
         if name == ("v" if self.before.tall else "u"):
             return self.before.square_KK[:, :t], self.after.square_KK[:, :t]
         return self._thin[0][:, :t], self._thin[1][:, :t]
+
+    def sines(self, name: str, t: int) -> torch.Tensor:
+        """Sines of the principal angles of the first t vectors of a side, descending; exact also
+        where they are small (Knyazev & Argentati 2002, doi:10.1137/S1064827500377332)."""
+        if (name, t) not in self._sines:
+            before_LT, after_LT = self.leading(name, t)
+            apart_LT = after_LT - before_LT @ (before_LT.T @ after_LT)
+            self._sines[name, t] = torch.linalg.svdvals(apart_LT).clamp(max=1)
+        return self._sines[name, t]
 
     @cached_property
     def _thin(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,7 +139,11 @@ def random_pair(pair: Pair, seed: int) -> Pair:
     return Pair(pair.before._replace(w_MN=before_MN), bases_of(before_MN + noise_MN))
 
 
-def permuted(w_MN: torch.Tensor, seed: int = 0) -> torch.Tensor:
+def permuted(w_MN: torch.Tensor) -> torch.Tensor:
     """The matrix with its entries in random order: what is left of it without structure."""
-    order = np.random.default_rng(seed).permutation(w_MN.numel())
-    return w_MN.reshape(-1)[torch.from_numpy(order)].reshape(w_MN.shape)
+    return w_MN.reshape(-1)[_order(w_MN.numel())].reshape(w_MN.shape)
+
+
+@lru_cache(maxsize=1)
+def _order(count: int) -> torch.Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))

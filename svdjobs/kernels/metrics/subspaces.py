@@ -20,19 +20,11 @@ TIE = 1e-6
 GAP = "the subspace ends where before's spectrum has a gap, so near-equal values are not cut"
 
 
-def _each(pair: Pair) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Name, and the leading subspaces of before and after, of each side and k."""
+def _each(pair: Pair) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name, and sines of the principal angles, of the leading subspaces of each side and k."""
     for side in SIDES:
         for k, cut in pair.cuts.items():
-            before_LT, after_LT = pair.leading(side, cut)
-            yield f"{side}.{k}", before_LT, after_LT
-
-
-def _sines(before_LT: torch.Tensor, after_LT: torch.Tensor) -> torch.Tensor:
-    """Sines of the principal angles, descending; exact also where they are small."""
-    apart_LT = after_LT - before_LT @ (before_LT.T @ after_LT)
-    sines_T: torch.Tensor = torch.linalg.svdvals(apart_LT).clamp(max=1)
-    return sines_T
+            yield f"{side}.{k}", pair.sines(side, cut)
 
 
 @metric(
@@ -47,8 +39,7 @@ def _sines(before_LT: torch.Tensor, after_LT: torch.Tensor) -> torch.Tensor:
 def sine(pair: Pair) -> Values:
     """How far the leading left and right subspaces turned."""
     found: dict[str, float | None] = {}
-    for name, before_LT, after_LT in _each(pair):
-        sines_T = _sines(before_LT, after_LT)
+    for name, sines_T in _each(pair):
         found[f"{name}.rms"] = float(sines_T.square().mean().sqrt())
         found[f"{name}.max"] = float(sines_T[0])
     return found
@@ -63,10 +54,7 @@ def sine(pair: Pair) -> Values:
 )
 def affinity(pair: Pair) -> Values:
     """How much of the leading subspaces is shared."""
-    return {
-        name: 1 - float(_sines(before_LT, after_LT).square().mean())
-        for name, before_LT, after_LT in _each(pair)
-    }
+    return {name: 1 - float(sines_T.square().mean()) for name, sines_T in _each(pair)}
 
 
 @metric(
@@ -78,9 +66,7 @@ def affinity(pair: Pair) -> Values:
 )
 def chordal(pair: Pair) -> Values:
     """Chordal distance of the leading subspaces."""
-    return {
-        name: float(_sines(before_LT, after_LT).norm()) for name, before_LT, after_LT in _each(pair)
-    }
+    return {name: float(sines_T.norm()) for name, sines_T in _each(pair)}
 
 
 @metric(
@@ -94,10 +80,12 @@ def chordal(pair: Pair) -> Values:
 def procrustes(pair: Pair) -> Values:
     """Rotation split into that within the leading subspace and that out of it."""
     found: dict[str, float | None] = {}
-    for name, before_LT, after_LT in _each(pair):
-        x_TT, _, yh_TT = torch.linalg.svd(before_LT.T @ after_LT)
-        found[f"{name}.within"] = _beyond_clusters(x_TT @ yh_TT, pair.clusters)
-        found[f"{name}.out"] = float(_sines(before_LT, after_LT).square().mean().sqrt())
+    for side in SIDES:
+        for k, cut in pair.cuts.items():
+            before_LT, after_LT = pair.leading(side, cut)
+            x_TT, _, yh_TT = torch.linalg.svd(before_LT.T @ after_LT)
+            found[f"{side}.{k}.within"] = _beyond_clusters(x_TT @ yh_TT, pair.clusters)
+            found[f"{side}.{k}.out"] = float(pair.sines(side, cut).square().mean().sqrt())
     return found
 
 
