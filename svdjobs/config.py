@@ -229,6 +229,17 @@ class RotationsConfig(Settings):
     """Seed of the random updates."""
 
 
+class MetricsConfig(Settings):
+    """How the change of every matrix from `before` to `after` is measured (docs/metrics.md)."""
+
+    null_draws: int = Field(default=1, ge=0)
+    """Random updates, of the same norm as the real one, with which each matrix is compared."""
+    heads: bool = True
+    """Also measure each attention head."""
+    seed: int = 0
+    """Seed of the random updates."""
+
+
 class ReportConfig(Settings):
     """Options of the report."""
 
@@ -355,6 +366,8 @@ class SweepConfig(Settings):
     """null: no map."""
     rotations: RotationsConfig | None = None
     """null: the rotation is not measured."""
+    metrics: MetricsConfig | None = None
+    """null: the change of the matrices is not measured."""
     report: ReportConfig = ReportConfig()
     gate: GateConfig | None = None
     """null: no verdict on regressions."""

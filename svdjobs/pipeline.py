@@ -6,6 +6,7 @@ its work in one process, so `STAGES` in their order are the sweep. On a cluster,
 pods:
 
     plan ─┬─ decompose × shards ─┬─ rotations ─────────────────────────────────┐
+          │                      ├─ metrics ───────────────────────────────────┤
           │                      ├─ alphas × (blend, evaluate × shards, drop)  ┤
           │                      └─ variants: all of them, and the map ────────┤
           └─ evaluate-after × shards ┴─ baselines × (evaluate × shards) ───────┴─ report ─ gate
@@ -21,11 +22,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from svdjobs.config import VARIANTS, SweepConfig
-from svdjobs.records import Record, RotationRow
+from svdjobs.records import MetricsRow, Record, RotationRow
 
-Section = Literal["rotations", "evaluate", "gate"]
+Section = Literal["rotations", "metrics", "evaluate", "gate"]
 """A section of the config that a stage needs; without it the stage does not run."""
-Wanted = Literal["rotations", "gate", "variants"]
+Wanted = Literal["rotations", "metrics", "gate", "variants"]
 """What a config may want or not, as plan reports it: a key of `runs.shards.fan_outs`."""
 
 
@@ -78,6 +79,7 @@ STAGES = (
     Stage("decompose", Resources(cpu="8", memory="32Gi"), {"unit": "--unit"}),
     Stage("blend", Resources(cpu="4", memory="24Gi"), {"alpha": "--alpha"}),
     Stage("rotations", Resources(cpu="8", memory="32Gi"), section="rotations", rows=RotationRow),
+    Stage("metrics", Resources(cpu="8", memory="32Gi"), section="metrics", rows=MetricsRow),
     Stage(
         "evaluate",
         Resources(cpu="8", memory="64Gi", scratch="100Gi", deadline_seconds=43_200),
@@ -158,6 +160,8 @@ SWEEP: tuple[Task | Chain, ...] = (
     Task(
         "rotations", "rotations", {"plan": "succeeded", "decompose": "succeeded"}, when="rotations"
     ),
+    # It uses the factors that there are, and needs none.
+    Task("metrics", "metrics", {"plan": "succeeded", "decompose": "ended"}, when="metrics"),
     Chain(
         "alphas", "alpha", "alphas",
         (
@@ -183,7 +187,7 @@ SWEEP: tuple[Task | Chain, ...] = (
         "report", "report",
         {
             "plan": "ended", "alphas": "ended", "baselines": "ended", "rotations": "ended",
-            "variants": "ended",
+            "metrics": "ended", "variants": "ended",
         },
     ),
     Task("gate", "gate", {"report": "succeeded"}, when="gate"),

@@ -602,6 +602,37 @@ class Summary(Record):
 Side = Literal["u", "vh"]
 
 
+class TrajectoryRecord(Record):
+    """The way of a matrix through the checkpoints of a list (`kernels.metrics.trajectories`)."""
+
+    from_first: list[float]
+    from_previous: list[float]
+    cosines: list[list[float | None]]
+    straightness: float | None
+    affinity_first: list[float | None]
+    affinity_previous: list[float | None]
+
+
+class MetricsRow(Record):
+    """The metrics of a matrix, or of one attention head of it, from before to after."""
+
+    name: str
+    layer: int | None
+    family: str
+    """The tensor name without its layer index, e.g. `self_attn.q_proj`."""
+    shape: tuple[int, int]
+    head: int | None = None
+    """None: the whole matrix."""
+    weight_norm: float
+    """‖W_before‖_F."""
+    values: dict[str, float]
+    """Metric of the catalogue (docs/metrics.md), or `metric.suffix` → its value."""
+    null: dict[str, float]
+    """The same, as the mean over random updates of the same norm."""
+    trajectory: TrajectoryRecord | None = None
+    """With further checkpoints between before and after."""
+
+
 class SideMetrics(Record):
     """Rotation of the singular vectors of one side, u or vh, along base → rl1 → rl2."""
 

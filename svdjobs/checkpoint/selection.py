@@ -167,7 +167,7 @@ def _is_core(name: str) -> bool:
     return bool(ATTENTION_OR_MLP.search(name) or any(pattern.search(name) for pattern, _ in HYBRID))
 
 
-def coverage_line(tensors: list[TensorPlan]) -> str:
+def coverage_line(tensors: list[TensorPlan], verb: str = "blended") -> str:
     """Return `blended 28 of 41 tensors, 87.3 % of 1.54 B parameters; skipped: tied 12.6 %, …`."""
     counts = coverage(tensors)
     total = sum(counts.values()) or 1
@@ -176,7 +176,7 @@ def coverage_line(tensors: list[TensorPlan]) -> str:
     parts = [f"{reason} {100 * counts[reason] / total:.2f} %" for reason in reversed(skipped)]
     share = 100 * counts.get("blended", 0) / total
     return (
-        f"blended {taken} of {len(tensors)} tensors, {share:.1f} % of {_count(total)} parameters; "
+        f"{verb} {taken} of {len(tensors)} tensors, {share:.1f} % of {_count(total)} parameters; "
         f"skipped: {', '.join(parts) or 'none'}"
     )
 

@@ -149,6 +149,16 @@ def rotations(given: Given, force: bool) -> None:
 
 
 @click.command()
+@config_options
+def metrics(given: Given, force: bool) -> None:
+    """Measure how every matrix changed, beside random updates of the same norm."""
+    config, store = given.opened()
+    from svdjobs.stages import metrics as stage
+
+    stage.run(config, store, force=force)
+
+
+@click.command()
 @click.option(
     "--copy-to", type=click.Path(path_type=Path), help="Also copy the report to this folder."
 )
@@ -205,4 +215,4 @@ def drop_weights(given: Given, force: bool, alpha: str) -> None:
     stage.run(config, store, alpha=shards.alpha_named(config, alpha))
 
 
-COMMANDS = (sweep, plan, forecast, blend, rotations, report, gate, drop_weights)
+COMMANDS = (sweep, plan, forecast, blend, rotations, metrics, report, gate, drop_weights)

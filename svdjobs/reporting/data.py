@@ -41,6 +41,8 @@ class Table:
     rows: list[list[str]]
     benchmark: str = ""
     """The benchmark that the table is about, if it is about one."""
+    shown: bool = True
+    """Whether it is on the page; else it is a CSV file only."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def html_report(content: Content, figures: Sequence[Drawn]) -> str:
         answered_by=engines_line(content),
         headlines=sentences(content),
         figures=[(one.picture.title, one.picture.caption, one.svg) for one in figures],
-        tables=tables(content),
+        tables=[table for table in tables(content) if table.shown],
     )
 
 
@@ -55,7 +55,7 @@ def markdown_report(content: Content, figures: Sequence[Drawn]) -> str:
     if content.missing:
         missing = escape.markdown(", ".join(content.missing))
         lines += ["", f"**Not finished, so not in this report:** {missing}"]
-    for table in tables(content):
+    for table in (table for table in tables(content) if table.shown):
         title, caption = escape.markdown(table.title), escape.markdown(table.caption)
         lines += ["", f"## {title}", "", *markdown_rows(table), "", caption]
     for picture, _, _ in figures:

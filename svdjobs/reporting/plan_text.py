@@ -18,21 +18,32 @@ def describe(made: Plan, free: int | None = None) -> list[str]:
 
     `free` is the number of bytes that the store has left, or None if that is unknown.
     """
-    shapes: dict[tuple[int, ...], int] = {}
-    for tensor in made.selected:
-        shapes[tensor.shape] = shapes.get(tensor.shape, 0) + 1
-    largest = sorted(shapes.items(), key=lambda item: -item[0][0] * item[0][1])
-    matrices = ", ".join(f"{count} of {m}×{n}" for (m, n), count in largest[:8])
     cost, here = made.estimate, on_this_machine(made.estimate)
-    lines = [
-        f"{made.architecture}: {coverage_line(made.tensors)}",
-        f"matrices: {matrices}{' …' if len(largest) > 8 else ''}",
+    what, shapes, *facts = describe_pair(made, "blended")
+    costs = [
         f"about {duration(here.decompose_seconds)} to decompose and "
         f"{duration(here.blend_seconds)} to blend on this machine "
         f"({here.gflops:.0f} float64 Gflop/s); evaluation comes on top",
         f"reads {size(cost.bytes_read)}, writes {size(cost.bytes_written)}, "
         f"needs {size(cost.peak_memory_bytes)} of memory per process"
         + (f", {size(free)} disk free" if free is not None else ""),
+    ]
+    return [what, shapes, *map(escape.message, costs), *facts]
+
+
+def describe_pair(made: Plan, verb: str) -> list[str]:
+    """Lines about the two checkpoints: which of their tensors are taken, and what to know of them.
+
+    `verb` says what is done to these tensors.
+    """
+    shapes: dict[tuple[int, ...], int] = {}
+    for tensor in made.selected:
+        shapes[tensor.shape] = shapes.get(tensor.shape, 0) + 1
+    largest = sorted(shapes.items(), key=lambda item: -item[0][0] * item[0][1])
+    matrices = ", ".join(f"{count} of {m}×{n}" for (m, n), count in largest[:8])
+    lines = [
+        f"{made.architecture}: {coverage_line(made.tensors, verb)}",
+        f"matrices: {matrices}{' …' if len(largest) > 8 else ''}",
     ]
     if made.rounding:
         lines.append(

@@ -36,6 +36,15 @@ def blend_flops(shape: tuple[int, ...]) -> float:
     return 2.0 * k**3 + 2.0 * m * n * k
 
 
+def metrics_flops(shape: tuple[int, ...], draws: int) -> float:
+    """Operations for the metrics of one matrix: two decompositions, and about ten products with the
+    matrix for it and for each random update, with which one more decomposition comes."""
+    m, n = shape
+    products = 20.0 * m * n * min(m, n)
+    decomposed = decompose_flops((m, n), vectors=True)
+    return 2 * decomposed + products + draws * (decomposed + products)
+
+
 def peak_tensor_bytes(tensors: Sequence[TensorPlan]) -> int:
     """Peak memory of one process for one tensor: W, D and five K×K float64 matrices."""
     return max(

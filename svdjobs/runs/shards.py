@@ -97,7 +97,7 @@ def evaluations(config: SweepConfig, checkpoint_id: str | None = None) -> list[t
 def fan_outs(config: SweepConfig, plan: Plan | None) -> dict[str, Any]:
     """The lists of ids that a workflow fans out over, by name.
 
-    For `rotations`, `variants` and `gate`: whether the config wants them.
+    For `rotations`, `metrics`, `variants` and `gate`: whether the config wants them.
     """
     baselines = layout.baseline_ids(config) if config.evaluate else []
     if config.evaluate:
@@ -108,6 +108,7 @@ def fan_outs(config: SweepConfig, plan: Plan | None) -> dict[str, Any]:
         "baselines": [checkpoint_id for checkpoint_id in baselines if checkpoint_id != "after"],
         "evaluate": [shard.id for shard in evaluate_shards(config)],
         "rotations": config.rotations is not None,
+        "metrics": config.metrics is not None,
         "variants": bool(config.variants or config.map),
         "gate": config.gate is not None,
     }

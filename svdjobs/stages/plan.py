@@ -282,7 +282,8 @@ def _refuse(
         )
     elif reason := _low_coverage(config, tensors):
         reasons.append(reason)
-    if not reasons:
+    blended = config.alphas or config.variants or config.map or config.evaluate
+    if blended and not reasons:
         reasons += what_speaks_against(opened["before"], after, chosen)
     for checkpoint_id in layout.rotation_chain(config):
         missing = [t.name for t in chosen if _shape(opened[checkpoint_id], t.name) != t.shape]

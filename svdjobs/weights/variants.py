@@ -16,12 +16,12 @@ from svdjobs.records import TensorPlan, VariantChange
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.variant_config import PartConfig, VariantConfig
 from svdjobs.weights.blended import Sources, StoredTensor, stored_tensors
+from svdjobs.weights.heads import heads_of
 
 if TYPE_CHECKING:
     import torch
 
 _ALL = slice(None)
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _ATTENTION = re.compile(r"(^|[._ ])(attn|attention|self_attn|self_attention)(\.|$)|[qkvo]_proj$")
 PROJECTED = 1e-9
 """‖QᵀQ − 1‖_F above which a basis was not orthonormal to rounding."""
@@ -147,26 +147,17 @@ def _area(tensor: TensorPlan, heads: Sequence[int], sizes: Sizes, where: str) ->
         return Area()
     if bad := [head for head in heads if not 0 <= head < sizes.heads]:
         raise ConfigError(f"{where}.heads: {bad[0]}, but the checkpoint has {sizes.heads} heads.")
-    _, family = layer_and_family(tensor.name)
-    leaf = family.rpartition(".")[2]
-    if not _ATTENTION.search(family):
+    if not _ATTENTION.search(layer_and_family(tensor.name)[1]):
         return None
-    own: Sequence[int] = sorted(set(heads))
-    count = sizes.heads
-    if leaf in ("k_proj", "v_proj"):
-        count = sizes.kv_heads
-        own = sorted({head // max(1, sizes.heads // sizes.kv_heads) for head in heads})
-    across = leaf == "o_proj"
-    length = tensor.shape[1] if across else tensor.shape[0]
-    if leaf not in _PROJECTIONS or length != count * sizes.head:
-        side = "columns" if across else "rows"
+    if (own := heads_of(tensor.name, tensor.shape, sizes)) is None:
         raise ConfigError(
-            f"{where}.heads: {tensor.name} {list(tensor.shape)} has no {count} heads of "
-            f"{sizes.head} {side} each, as the config says; leave it out with `exclude`, or give "
-            f"no heads."
+            f"{where}.heads: {tensor.name} {list(tensor.shape)} has not the heads that the config "
+            f"gives ({sizes.heads} of {sizes.head}, {sizes.kv_heads} for keys and values); leave "
+            f"it out with `exclude`, or give no heads."
         )
-    slices = tuple(slice(h * sizes.head, (h + 1) * sizes.head) for h in own)
-    return Area(columns=slices) if across else Area(rows=slices)
+    shared = sizes.heads // own.total
+    places = tuple(own.place(head) for head in sorted({head // shared for head in heads}))
+    return Area(columns=places) if own.columns else Area(rows=places)
 
 
 @dataclass(eq=False)

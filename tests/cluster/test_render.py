@@ -283,7 +283,7 @@ def test_two_hundred_alphas_on_sixteen_units_fit() -> None:
         parse_config(big(200, 4), where="big"), files[Path("workflows/sweep.yaml")]
     )
     # An alpha has its DAG, blend (2: Retry and pod), a group, 16 shards (2 each), a skipped task.
-    alphas, rest = 200 * (1 + 2 + 1 + 32 + 1), (1 + 1 + 32) + 33 + (1 + 2 * 64) + 1 + 1 + 6 + 3
+    alphas, rest = 200 * (1 + 2 + 1 + 32 + 1), (1 + 1 + 32) + 33 + (1 + 2 * 64) + 1 + 1 + 6 + 4
     once = [t for t in pipeline.SWEEP if isinstance(t, pipeline.Task) and not (t.each or t.when)]
     assert size.nodes == alphas + rest + 2 * (len(once) - 1)
     assert size.pods == 200 * (1 + 16) + 4 * 16 + 2 * 16 + 2 + len(once)

@@ -265,6 +265,7 @@ def test_wrong_sections_are_refused(keys: dict[str, Any], words: str, tmp_path: 
         sweep(tmp_path, **keys)
 
 
+OTHER_HEADS = "has not the heads that the config"
 QWEN = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "hidden_size": 32}
 
 
@@ -275,11 +276,15 @@ QWEN = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "hidd
         ("model.layers.0.self_attn.k_proj.weight", (16, 32), None),
         ("model.layers.0.self_attn.o_proj.weight", (32, 32), None),
         # a gate beside each head, as in Qwen3-Next
-        ("model.layers.0.self_attn.q_proj.weight", (64, 32), "has no 4 heads of 8 rows each"),
-        ("gpt_neox.layers.0.attention.dense.weight", (32, 32), "has no 4 heads of 8 rows each"),
-        ("model.layers.0.self_attn.kv_b_proj.weight", (32, 32), "has no 4 heads of 8 rows each"),
-        ("visual.blocks.0.attn.proj.weight", (32, 32), "has no 4 heads of 8 rows each"),
-        ("model.layers.0.self_attn.o_proj.weight", (32, 48), "has no 4 heads of 8 columns each"),
+        ("model.layers.0.self_attn.q_proj.weight", (64, 32), OTHER_HEADS),
+        ("gpt_neox.layers.0.attention.dense.weight", (32, 32), OTHER_HEADS),
+        (
+            "model.layers.0.self_attn.kv_b_proj.weight",
+            (32, 32),
+            OTHER_HEADS,
+        ),
+        ("visual.blocks.0.attn.proj.weight", (32, 32), OTHER_HEADS),
+        ("model.layers.0.self_attn.o_proj.weight", (32, 48), OTHER_HEADS),
     ],
 )
 def test_heads_must_be_rows_or_columns_of_a_matrix(

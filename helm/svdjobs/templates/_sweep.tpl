@@ -153,6 +153,10 @@ templates:
       valueFrom:
         default: '[]'
         path: /scratch/units/rotations.json
+    - name: metrics
+      valueFrom:
+        default: '[]'
+        path: /scratch/units/metrics.json
     - name: variants
       valueFrom:
         default: '[]'
@@ -380,6 +384,70 @@ templates:
   volumes:
   - emptyDir:
       sizeLimit: {{ $.Values.rotations.scratch | toString | toJson }}
+    name: scratch
+- name: metrics
+  {{- with $.Values.metrics.deadlineSeconds }}
+  activeDeadlineSeconds: {{ . | int64 }}
+  {{- end }}
+  container:
+    args:
+    - metrics
+    - --config
+    - env:SVDJOBS_CONFIG
+    - --store
+    - '{{`{{workflow.parameters.store}}`}}'
+    command:
+    - svdjobs
+    env:
+    - name: SVDJOBS_CONFIG
+      value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.envFrom" $ }}
+    envFrom: {{- . | trim | nindent 6 }}
+    {{- end }}
+    image: '{{`{{workflow.parameters.image}}`}}'
+    imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
+    resources:
+      limits:
+        cpu: {{ $.Values.metrics.cpuLimit | default $.Values.metrics.cpu | toString | toJson }}
+        memory: {{ $.Values.metrics.memoryLimit | default $.Values.metrics.memory | toString | toJson }}
+        ephemeral-storage: {{ $.Values.metrics.scratch | toString | toJson }}
+      requests:
+        cpu: {{ $.Values.metrics.cpu | toString | toJson }}
+        memory: {{ $.Values.metrics.memory | toString | toJson }}
+        ephemeral-storage: {{ $.Values.metrics.scratch | toString | toJson }}
+    securityContext:
+      allowPrivilegeEscalation: false
+      capabilities:
+        drop:
+        - ALL
+      readOnlyRootFilesystem: true
+    volumeMounts:
+    - mountPath: /scratch
+      name: scratch
+    workingDir: /scratch
+  metadata:
+    labels:
+      svdjobs.io/stage: metrics
+  {{- with $.Values.nodeSelector }}
+  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  podSpecPatch: |
+    terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
+  retryStrategy:
+    backoff:
+      duration: 10s
+      factor: '2'
+    expression: (asInt(lastRetry.exitCode) in [-1, 75, 143] || lastRetry.message matches '(?i)low on resource|node
+      shutdown|preempt|pod deleted') && !(lastRetry.message matches '(?i)deadline|OOMKilled|exceeds the|is
+      forbidden')
+    limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
+    retryPolicy: Always
+  {{- with $.Values.tolerations }}
+  tolerations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  volumes:
+  - emptyDir:
+      sizeLimit: {{ $.Values.metrics.scratch | toString | toJson }}
     name: scratch
 - name: evaluate
   {{- with $.Values.evaluate.deadlineSeconds }}
@@ -996,6 +1064,11 @@ templates:
       name: rotations
       template: rotations
       when: '{{`{{tasks.plan.outputs.parameters.rotations}}`}} == true'
+    - depends: plan.Succeeded && (decompose.Succeeded || decompose.Failed || decompose.Errored || decompose.Skipped
+        || decompose.Omitted)
+      name: metrics
+      template: metrics
+      when: '{{`{{tasks.plan.outputs.parameters.metrics}}`}} == true'
     - arguments:
         parameters:
         - name: alpha
@@ -1032,7 +1105,8 @@ templates:
     - depends: (plan.Succeeded || plan.Failed || plan.Errored || plan.Skipped || plan.Omitted) && (alphas.Succeeded
         || alphas.Failed || alphas.Errored || alphas.Skipped || alphas.Omitted) && (baselines.Succeeded
         || baselines.Failed || baselines.Errored || baselines.Skipped || baselines.Omitted) && (rotations.Succeeded
-        || rotations.Failed || rotations.Errored || rotations.Skipped || rotations.Omitted) && (variants.Succeeded
+        || rotations.Failed || rotations.Errored || rotations.Skipped || rotations.Omitted) && (metrics.Succeeded
+        || metrics.Failed || metrics.Errored || metrics.Skipped || metrics.Omitted) && (variants.Succeeded
         || variants.Failed || variants.Errored || variants.Skipped || variants.Omitted)
       name: report
       template: report

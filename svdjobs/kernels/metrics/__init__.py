@@ -1,6 +1,7 @@
 """The catalogue of weight metrics: what two matrices, before and after, differ by.
 
-    registry      what a metric says of itself, and `measure`, which computes all of them
+    catalogue     all of them, and `measure`, which computes them
+    registry      what a metric says of itself
     pair          two matrices with what several metrics need, computed once
     spectra       their singular values
     updates       W_after − W_before

@@ -1,8 +1,8 @@
-"""What a metric says of itself, and the function that computes all of them."""
+"""What a metric says of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,20 +62,3 @@ def metric(
         return compute
 
     return register
-
-
-def measure(pair: Pair) -> dict[str, float]:
-    """All metrics of a pair that are defined for it, by `name` or `name.suffix`."""
-    return dict(_measured(pair))
-
-
-def _measured(pair: Pair) -> Iterator[tuple[str, float]]:
-    # Importing them registers them.
-    from svdjobs.kernels.metrics import spectra, subspaces, updates  # noqa: F401
-
-    for name, found in METRICS.items():
-        value = found.compute(pair)
-        values = value if isinstance(value, Mapping) else {"": value}
-        for suffix, number in values.items():
-            if number is not None:
-                yield f"{name}.{suffix}" if suffix else name, float(number)

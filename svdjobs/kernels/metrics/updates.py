@@ -11,6 +11,9 @@ from svdjobs.kernels.metrics.registry import Values, metric
 from svdjobs.kernels.rotation import touchable_share
 from svdjobs.kernels.spectrum import stable_rank
 
+SMALLEST_SPIKE = 1e-3
+"""Smallest direction that counts, of the update's largest one. Below are roundings of an update of
+low rank, which are not noise of one variance."""
 TRACY_WIDOM_99 = 2.0234
 """99 % quantile of the Tracy–Widom law of order 1 (Bejan 2005, table 2)."""
 _SAMPLED = 1 << 16
@@ -58,7 +61,8 @@ def update_top_energy(pair: Pair) -> Values:
 
 @metric(
     formula="number of s_i(ΔW)² above σ²·(μ + q·σ_TW): μ = (√(m−½) + √(n−½))², σ_TW = √μ·"
-    "(1/√(m−½) + 1/√(n−½))^⅓, q the 99 % quantile of the Tracy–Widom law, σ from the median",
+    "(1/√(m−½) + 1/√(n−½))^⅓, q the 99 % quantile of the Tracy–Widom law, σ from the median; and "
+    "above s₁(ΔW)/1000",
     unit="directions",
     null="0 in 99 of 100 random updates",
     clusters=NO_VECTORS,
@@ -71,7 +75,9 @@ def spikes(pair: Pair) -> float | None:
     """Number of directions of the update that stand out of the bulk that noise would have."""
     if not pair.update_norm or pair.k < 16:
         return None
-    return float((pair.update_values > noise_edge(pair.update_values, pair.shape)).sum())
+    floor = SMALLEST_SPIKE * float(pair.update_values[0])
+    edge = max(floor, noise_edge(pair.update_values, pair.shape))
+    return float((pair.update_values > edge).sum())
 
 
 def noise_edge(s_K: torch.Tensor, shape: tuple[int, int]) -> float:

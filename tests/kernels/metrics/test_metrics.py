@@ -11,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from svdjobs.kernels.metrics.catalogue import measure
 from svdjobs.kernels.metrics.pair import Pair, bases_of, permuted, random_pair
-from svdjobs.kernels.metrics.registry import METRICS, measure
+from svdjobs.kernels.metrics.registry import METRICS
 from svdjobs.kernels.metrics.updates import noise_edge
+from tests import metrics_page
 
 M, N, K = 320, 192, 192
 
@@ -227,6 +229,10 @@ def test_degenerate_matrices_have_what_is_defined(make: Callable[[], torch.Tenso
     for after in (before.clone(), before + 0.01, torch.zeros_like(before)):
         metrics = found(after, before)
         assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_the_page_of_the_docs_is_that_of_the_catalogue() -> None:
+    assert metrics_page.PAGE.read_text() == metrics_page.page(), "run `make render`"
 
 
 def test_every_metric_says_what_it_is() -> None:
