@@ -52,7 +52,7 @@ def diff(
             "report": found.report_url,
             "matrices": [row.model_dump(mode="json") for row in found.rows],
         }
-        click.echo(json.dumps(document, indent=1))
+        tell(json.dumps(document, indent=1))
         return
     tell(f"{plain_table(found.table)}\n")
     for line in found.verdict:

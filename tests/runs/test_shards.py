@@ -57,6 +57,7 @@ def test_shards_give_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> None:
         "baselines": ["before", "after-again"],
         "evaluate": ["sums-000", "sums-001", "sums-002"],
         "rotations": True,
+        "metrics": False,
         "variants": False,
         "gate": False,
     }
