@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import svdjobs
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError
 from svdjobs.stages import plan
+from svdjobs.standalone import diff
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import tensors
 
@@ -219,3 +221,19 @@ def test_adapters_that_were_not_merged(chain: dict[str, Path], tmp_path: Path) -
         CheckpointError, match=r"8 tensors are parts of unmerged adapters.*merge_and_unload"
     ):
         open_checkpoint(str(folder))
+
+
+def test_a_comparison_with_its_base_finds_its_rank(tmp_path: Path) -> None:
+    base = Path(svdjobs.__file__).parent / "demo" / "checkpoints" / "base"
+    adapter = tmp_path / "adapter"
+    trained(base, adapter)
+    config = diff.config_of(
+        [str(base), str(adapter)],
+        store_url=str(tmp_path / "run"),
+        overrides=["metrics.heads=false"],
+    )
+    found = diff.run(config)
+    assert found.verdict[0].startswith("Changed: 6 of 21 matrices")
+    for row in found.rows:
+        adapted = row.family in ("self_attn.q_proj", "mlp.down_proj")
+        assert row.values.get("spikes", 0) == (4 if adapted else 0), row.name

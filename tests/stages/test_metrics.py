@@ -59,11 +59,13 @@ def test_noise_is_called_noise_and_training_is_not(tmp_path: Path) -> None:
     random = compared(tmp_path / "noise", base, changed(tmp_path / "n", noise(0.017)))
     trained = compared(tmp_path / "rl", base, str(DEMO / "rl2"))
     said = {"noise": "\n".join(random.verdict), "rl": "\n".join(trained.verdict)}
-    for topic in ("Singular values", "Directions"):
-        (line,) = (line for line in random.verdict if line.startswith(topic))
-        assert "like noise of this size" in line
-        (line,) = (line for line in trained.verdict if line.startswith(topic))
-        assert "like noise" not in line
+    for topic, count in (("Singular values", 1), ("Directions", 2)):
+        own = [line for line in random.verdict if line.startswith(topic)]
+        assert len(own) == count
+        assert all("like noise of this size" in line for line in own)
+        own = [line for line in trained.verdict if line.startswith(topic)]
+        assert len(own) == count
+        assert not any("like noise" in line for line in own)
     assert "0 directions of the median matrix's update stand out" in said["noise"]
     assert "21 of 21 matrices have some" in said["rl"]
     assert "Changed: 21 of 21 matrices, together by 1.7 %" in said["noise"]

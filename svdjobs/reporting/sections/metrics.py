@@ -122,11 +122,12 @@ def _values(moved: Sequence[MetricsRow]) -> Iterator[str]:
 
 
 def _directions(moved: Sequence[MetricsRow]) -> Iterator[str]:
-    yield from _beside(
-        moved, Shown("", ("sine.u.16.rms", "sine.v.16.rms")),
-        "Directions: the leading 16 singular directions of the median matrix turned by {own} "
-        "(sine of the angle), under a random update by {null}",
-    )  # fmt: skip
+    for k, sine in (("16", " (sine of the angle)"), ("64", "")):
+        yield from _beside(
+            moved, Shown("", (f"sine.u.{k}.rms", f"sine.v.{k}.rms")),
+            f"Directions: the leading {k} singular directions of the median matrix turned by "
+            f"{{own}}{sine}, under a random update by {{null}}",
+        )  # fmt: skip
     new = [row for row in moved if (of(row, TABLE[6]) or 0) > (of(row, TABLE[6], null=True) or 0)]
     yield (
         f"Intruders: {len(new)} of {len(moved)} matrices have leading directions that are none of "
@@ -288,7 +289,11 @@ def _figure(content: Content) -> Figure:
         )
         axes.set_title(title, fontsize=9)
         axes.grid(visible=False)
-        axes.figure.colorbar(image, ax=axes, shrink=0.9)
+        bar = axes.figure.colorbar(image, ax=axes, shrink=0.9)
+        if ratio:
+            bar.set_ticks([image.norm.vmin, 1, image.norm.vmax])
+            bar.ax.set_yticklabels([f"{x:.2g}×" for x in bar.get_ticks()])
+            bar.ax.minorticks_off()
     grid[0][0].set_ylabel("layer")
     return figure
 
