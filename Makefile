@@ -77,14 +77,15 @@ format: $(STAMP) ## format the code, and fix what ruff can fix
 typecheck: $(STAMP) ## check types (mypy, strict)
 	$(BIN)/mypy
 
-render: $(STAMP) ## write workflows/, jobs/kubernetes/, docs/metrics.md and the generated parts of images/ and the chart again
+render: $(STAMP) ## write workflows/, jobs/kubernetes/, docs/metrics.md, docs/config.md and the generated parts of images/ and the chart again
 	$(BIN)/svdjobs workflow render jobs/sweeps/demo.yaml --settings workflows/settings.yaml
 	$(BIN)/python -m tests.from_pipeline
 	$(BIN)/python -m tests.metrics_page
+	$(BIN)/python -m tests.config_page
 	$(BIN)/python -m tests.helm.golden
 
 verify: render lint typecheck test ## write the generated files again and run all checks; fail if a generated file changed
-	git diff --exit-code -- workflows jobs helm images docs/metrics.md tests/helm/golden
+	git diff --exit-code -- workflows jobs helm images docs/metrics.md docs/config.md tests/helm/golden
 
 bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also runs/bench.json
 	$(BIN)/python -m tests.benchmarks.sweep

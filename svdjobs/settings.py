@@ -70,7 +70,8 @@ class Key(NamedTuple):
     """A key of a config, or a section of keys."""
 
     name: str
-    """Full name: `evaluate.n_samples`, or `evaluate.benchmarks.*.limit` for the items of a list."""
+    """Full name: `evaluate.n_samples`, or `evaluate.benchmarks.*.limit` for the items of a list, or
+    those of a mapping."""
     meaning: str
     """The docstring of the section, if the key is one, and the docstring under the field."""
     default: str
@@ -86,8 +87,9 @@ def keys(
     """
     for name, field in section.model_fields.items():
         expected = _without_none(field.annotation)
-        items = get_origin(expected) is tuple
-        inner = get_args(expected)[0] if items else expected
+        place = {tuple: 0, dict: 1}.get(get_origin(expected) or expected)
+        items = place is not None
+        inner = expected if place is None else get_args(expected)[place]
         below = inner if isinstance(inner, type) and issubclass(inner, Settings) else None
         own = inspect.cleandoc(below.__doc__ or "") if below else ""
         meaning = " ".join(f"{own} {field.description or ''}".split())

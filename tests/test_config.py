@@ -18,6 +18,7 @@ from svdjobs.config_file import (
 from svdjobs.errors import ConfigError
 from svdjobs.fingerprint import canonical_json, derived_seed, fingerprint
 from svdjobs.settings import Settings, keys
+from tests import config_page
 
 MINIMAL = {"name": "x", "before": "a", "after": "b"}
 SWEEPS = Path(__file__).parents[1] / "jobs" / "sweeps"
@@ -244,6 +245,13 @@ def test_complaints_are_in_our_words(section: type[Settings]) -> None:
 @pytest.mark.parametrize("section", [SweepConfig, ClusterSettings])
 def test_every_key_has_a_meaning(section: type[Settings]) -> None:
     assert [key.name for key in keys(section) if not key.meaning] == []
+
+
+def test_the_page_of_the_docs_has_every_key() -> None:
+    assert config_page.PAGE.read_text() == config_page.page(), "run `make render`"
+    names = {key.name for key in keys(SweepConfig)}
+    assert {"variants.*.before", "evaluate.benchmarks.*.limit", "map.by", "metrics.heads"} <= names
+    assert all(f"`{name}`" in config_page.page() for name in names)
 
 
 def test_keys_come_with_the_defaults_that_hold() -> None:

@@ -41,6 +41,7 @@ FLOORS = [
     {"cluster", "standalone", "local", "demo"},
     {"ci"},
     {"cli"},
+    {"__main__"},
 ]
 
 
