@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from svdjobs.checkpoint.heads import missing_head, other_head
 from svdjobs.checkpoint.matrices import matrices
@@ -66,6 +67,9 @@ def _check_what_is_evaluated(
     for name, source in config.checkpoints.items():
         try:
             reasons += _mismatches(name, checkpoints.headers(source), after)
+            if config.metrics:
+                view = matrices(checkpoints.headers(source)).view
+                reasons += _without(name, view, plan.selected)
         except CheckpointError as error:
             reasons.append(f"{name}: {error}")
     parts = {f"variants.{name}": spec for name, spec in config.variants.items()}
@@ -286,12 +290,7 @@ def _refuse(
     if blended and not reasons:
         reasons += what_speaks_against(opened["before"], after, chosen)
     for checkpoint_id in layout.rotation_chain(config):
-        missing = [t.name for t in chosen if _shape(opened[checkpoint_id], t.name) != t.shape]
-        if missing:
-            reasons.append(
-                f"{len(missing)} of the {len(chosen)} matrices are missing in {checkpoint_id}, or "
-                f"have another shape there, e.g. {missing[0]}"
-            )
+        reasons += _without(checkpoint_id, opened[checkpoint_id], chosen)
     free = store.free_bytes()
     # bytes_written includes outputs that an earlier run has already written.
     stored = sum(store.sizes("").values())
@@ -334,6 +333,17 @@ def _mismatches(checkpoint_id: str, other: Checkpoint, after: Checkpoint) -> lis
             f"after has {after.config.get('vocab_size')}; their completions cannot be compared"
         )
     return reasons
+
+
+def _without(checkpoint_id: str, checkpoint: Checkpoint, chosen: Sequence[TensorPlan]) -> list[str]:
+    """The reason that a checkpoint lacks matrices; empty if it has all of them."""
+    missing = [t.name for t in chosen if _shape(checkpoint, t.name) != t.shape]
+    if not missing:
+        return []
+    return [
+        f"{len(missing)} of the {len(chosen)} matrices are missing in {checkpoint_id}, or have "
+        f"another shape there, e.g. {missing[0]}"
+    ]
 
 
 def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...] | None:

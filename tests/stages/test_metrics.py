@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import svdjobs
-from svdjobs.errors import ConfigError, TensorError
+from svdjobs.errors import CheckpointError, ConfigError, TensorError
 from svdjobs.records import MetricsRow
 from svdjobs.runs import layout
 from svdjobs.stages import decompose, metrics, plan, report
@@ -132,6 +133,17 @@ def test_a_chain_has_its_way(tmp_path: Path) -> None:
     assert row.trajectory.from_first[-1] == pytest.approx(row.values["update_norm"])
     two = compared(tmp_path / "two", str(DEMO / "base"), str(DEMO / "rl2"))
     assert not any("The way" in line for line in two.verdict)
+
+
+def test_a_step_without_a_matrix_is_refused_by_plan(tmp_path: Path) -> None:
+    step = tmp_path / "step"
+    shutil.copytree(DEMO / "rl1", step)
+    content = load_file(step / "model.safetensors")
+    content[DOWN] = content[DOWN][:, :-1].contiguous()
+    save_file(content, step / "model.safetensors", metadata={"format": "pt"})
+    words = f"1 of the 21 matrices are missing in step, or have another shape there, e.g. {DOWN}"
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        compared(tmp_path, str(DEMO / "base"), str(step), str(DEMO / "rl2"))
 
 
 def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
