@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -204,3 +205,14 @@ def test_a_gate_without_answers_or_section(config_file: Path) -> None:
     message = failed(svdjobs("gate", config_file, "--set", "gate={}"), 2)
     assert "results/after/sums" in message
     assert "results/before/sums" in message
+
+
+def test_how_to_cite_it() -> None:
+    """CITATION.cff and the command say the same; both have the version of the package."""
+    said = svdjobs("cite").stdout
+    citation = yaml.safe_load((Path(__file__).parents[2] / "CITATION.cff").read_text())
+    assert said.startswith("@software{svdjobs,")
+    for key in ("title", "version"):
+        assert f"{key:<7} = {{{citation[key]}}}" in said
+    assert f"{{{{{citation['authors'][0]['name']}}}}}" in said
+    assert re.search(r"note    = \{commit [0-9a-f]{40}(\+dirty)?\}\n\}$", said.strip())
