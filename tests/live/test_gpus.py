@@ -24,6 +24,7 @@ PLANNED = {
     "baselines": ["before"],
     "evaluate": ["demo-000", "demo-001"],
     "rotations": True,
+    "metrics": False,
     "gate": False,
 }
 EVALUATIONS = 6

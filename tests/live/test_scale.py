@@ -60,6 +60,7 @@ def test_size_and_time_of_a_sweep_on_paper(
         "baselines": ["before"],
         "evaluate": [share.id for share in shards.evaluate_shards(config)],
         "rotations": True,
+        "metrics": False,
         "variants": False,
         "gate": False,
     }
