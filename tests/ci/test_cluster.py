@@ -20,6 +20,9 @@ from svdjobs.cluster.watching.status import run_of
 from tests.cluster.api_server import Answer, ApiServer, Body, answering, status, workflow
 
 NAME = "demo-abcde"
+# A signal may end a request between two lines of the HTTP library, which then leaves its socket to
+# the interpreter.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(autouse=True)
