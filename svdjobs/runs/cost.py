@@ -37,10 +37,11 @@ def blend_flops(shape: tuple[int, ...]) -> float:
 
 
 def metrics_flops(shape: tuple[int, ...], draws: int) -> float:
-    """Operations for the metrics of one matrix: two decompositions, and about ten products with the
-    matrix for it and for each random update, with which one more decomposition comes."""
+    """Operations for the metrics of one matrix: two decompositions, and about the time of seventeen
+    products with the matrix for it and for each random update, with which one more decomposition
+    comes. Measured on matrices of a model of 1.5 billion parameters, heads included."""
     m, n = shape
-    products = 20.0 * m * n * min(m, n)
+    products = 34.0 * m * n * min(m, n)
     decomposed = decompose_flops((m, n), vectors=True)
     return 2 * decomposed + products + draws * (decomposed + products)
 

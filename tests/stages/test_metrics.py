@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import svdjobs
 from svdjobs.errors import CheckpointError, ConfigError, TensorError
 from svdjobs.records import MetricsRow
+from svdjobs.reporting.sections.metrics import verdict
 from svdjobs.runs import layout
 from svdjobs.stages import decompose, metrics, plan, report
 from svdjobs.standalone import diff
@@ -67,6 +68,7 @@ def test_noise_is_called_noise_and_training_is_not(tmp_path: Path) -> None:
         own = [line for line in trained.verdict if line.startswith(topic)]
         assert len(own) == count
         assert not any("like noise" in line for line in own)
+    assert "Where: densest in layer 2 (" in said["rl"]
     assert "0 directions of the median matrix's update stand out" in said["noise"]
     assert "21 of 21 matrices have some" in said["rl"]
     assert "Changed: 21 of 21 matrices, together by 1.7 %" in said["noise"]
@@ -96,6 +98,19 @@ def test_a_planted_change_is_found_where_it_is(tmp_path: Path) -> None:
     untouched = rows["model.layers.0.mlp.up_proj.weight"]
     assert untouched.values["update_norm"] == 0
     assert untouched.null == {}
+
+
+def test_an_update_without_a_place_is_everywhere() -> None:
+    rows = [
+        MetricsRow(
+            name=f"layers.{i}.{family}", layer=i, family=family, shape=(40, 30), weight_norm=1.0,
+            values={"update_norm": 0.01 + 0.0003 * i}, null={},
+        )
+        for i in range(2)
+        for family in ("q_proj", "up_proj")
+    ]  # fmt: skip
+    (where,) = (line for line in verdict(rows) if line.startswith("Where"))
+    assert where.startswith("Where: everywhere; no layer or module has more than 1")
 
 
 def test_heads_have_rows_of_their_own(tmp_path: Path) -> None:

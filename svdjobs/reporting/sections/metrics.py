@@ -19,6 +19,9 @@ MOST_NAMED = 3
 LIKE_NOISE = (0.8, 1.25)
 """A ratio of a metric to its null between these is said to be like noise."""
 
+DENSER = 1.2
+"""A layer or module with more than so many times its share of the update is named."""
+
 
 class Shown(NamedTuple):
     """A metric in the table by family."""
@@ -109,7 +112,13 @@ def _where(moved: Sequence[MetricsRow]) -> Iterator[str]:
         f"{named(part)} ({100 * share:.0f} % of the update, {100 * of_all:.0f} % of the entries)"
         for part, (share, of_all) in dense
     )
-    if len(shares) > 1:
+    most, of_all = dense[0][1]
+    if most < DENSER * of_all:
+        yield (
+            f"Where: everywhere; no layer or module has more than {most / of_all:.2g} times its "
+            f"share of the entries."
+        )
+    elif len(shares) > 1:
         yield f"Where: densest in {words}."
 
 

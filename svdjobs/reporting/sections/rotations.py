@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.escape import label as named
-from svdjobs.records import RotationMetrics, RotationRow, Side
+from svdjobs.records import MetricsRow, RotationMetrics, RotationRow, Side
 from svdjobs.reporting import drawing
 from svdjobs.reporting.data import Content, Picture, Section, Table
 
@@ -259,7 +259,8 @@ def _spectrum_figure(content: Content) -> Figure:
 
 
 def _sentences(content: Content) -> list[str]:
-    if not _rows(content):
+    # With a `metrics` section, that says how far values moved and bases turned.
+    if not _rows(content) or content.rows_of(MetricsRow):
         return []
     return [_rotation_headline(_rows(content)), *_turn_headline(_rows(content))]
 
