@@ -99,8 +99,9 @@ def words(
         ConfigError: the pilot has not evaluated a benchmark.
     """
     config, asked = checkpoints.config, asked or Questions()
+    read = _readings(checkpoints, store) if config.evaluation.read != 0 else 0
     amounts = [
-        _amount(config, store, benchmark, of_after, of_before, asked) for benchmark in benchmarks
+        _amount(config, read, benchmark, of_after, of_before, asked) for benchmark in benchmarks
     ]
     for amount in amounts:
         yield from amount.words(config)
@@ -111,7 +112,7 @@ def words(
 
 def _amount(
     config: SweepConfig,
-    store: Store,
+    read: int,
     benchmark: Benchmark,
     of_after: PromptSet,
     of_before: PromptSet,
@@ -128,18 +129,18 @@ def _amount(
         lengths,
         (sum(lengths) * (count - 1) + sum(lengths_of_before)) * evaluate.n_samples,
         count,
-        _readings(config, store) if evaluate.read != 0 else 0,
+        read,
         pilot.tokens if pilot else evaluate.max_tokens,
         pilot,
     )
 
 
-def _readings(config: SweepConfig, store: Store) -> int:
+def _readings(checkpoints: RunCheckpoints, store: Store) -> int:
     """How often after's completions are read."""
-    cells = 0
+    config, cells = checkpoints.config, 0
     if config.map:
         selected = layout.load_plan(store, config, stage="plan").selected
-        after = RunCheckpoints(config).headers(config.after)
+        after = checkpoints.headers(config.after)
         parts = mapping.parts(config.map, selected, after.config)
         cells = sum(len(list(mapping.variants_of(config.map, part))) for part in parts)
     return len(layout.read_ids(config)) + 1 + cells  # after reads twice
