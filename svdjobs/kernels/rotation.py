@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from svdjobs.kernels.spectrum import long_side_chunks, rank
+from svdjobs.kernels.spectrum import decompose, long_side_chunks, rank
 
 
 class Bases(NamedTuple):
@@ -31,6 +31,17 @@ class Bases(NamedTuple):
     def tall(self) -> bool:
         """Whether M >= N: then the square side is vh and the thin side u."""
         return self.w_MN.shape[0] >= self.w_MN.shape[1]
+
+
+def bases_of(w_MN: torch.Tensor) -> Bases:
+    """A matrix with its decomposition.
+
+    Raises:
+        NumericalError: it cannot be decomposed, e.g. since it is not finite.
+    """
+    found = decompose(w_MN)
+    assert found.basis_KK is not None
+    return Bases(w_MN, found.s_K, found.basis_KK)
 
 
 class Overlaps(NamedTuple):
@@ -91,8 +102,15 @@ def principal_angles(qa_NT: torch.Tensor, qb_NT: torch.Tensor) -> torch.Tensor:
     inner_TT = qa_NT.T @ qb_NT
     cosines_T = torch.linalg.svdvals(inner_TT).clamp(max=1)
     # svdvals descend. Falling cosines are rising angles; falling sines must be flipped.
-    sines_T = torch.linalg.svdvals(qb_NT - qa_NT @ inner_TT).clamp(max=1).flip(0)
+    sines_T = principal_sines(qa_NT, qb_NT).flip(0)
     return torch.where(sines_T.square() < 0.5, sines_T.arcsin(), cosines_T.arccos())
+
+
+def principal_sines(qa_NT: torch.Tensor, qb_NT: torch.Tensor) -> torch.Tensor:
+    """Return the sines of the principal angles between two orthonormal bases, descending; exact
+    also where they are small (Knyazev & Argentati 2002)."""
+    sines_T: torch.Tensor = torch.linalg.svdvals(qb_NT - qa_NT @ (qa_NT.T @ qb_NT))
+    return sines_T.clamp(max=1)
 
 
 def nss(s_before_K: torch.Tensor, s_after_K: torch.Tensor) -> float | None:

@@ -1,15 +1,54 @@
-"""The rows of a finished output: one record per line of its .jsonl files."""
+"""The rows of an output about matrices: one record per line of its .jsonl files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from svdjobs.parallel import in_order, threads
+from svdjobs.progress import track
 from svdjobs.records import Record
-from svdjobs.runs.outputs import read_finished, require
-from svdjobs.storage.objects import record_in
+from svdjobs.runs.outputs import Output, read_finished, require
+from svdjobs.storage.objects import record_in, write_lines
 from svdjobs.storage.store import Store
 
 Row = TypeVar("Row", bound=Record)
+
+
+def write_rows(
+    output: Output,
+    parts: Sequence[Sequence[str]],
+    rows: Callable[[str], Sequence[Record]],
+    flops: Mapping[str, float],
+    *,
+    workers: int,
+) -> None:
+    """Measure the matrices of every missing part, and write the rows of each part to a file.
+
+    `rows` measures one matrix, in one of `workers` threads; `flops` is the work for each. A killed
+    run resumes with the next part.
+    """
+    store = output.store
+    files = {f"rows-{number:05d}.jsonl": names for number, names in enumerate(parts)}
+    missing = {n: names for n, names in files.items() if not store.exists(output.key(n))}
+    todo = [name for names in missing.values() for name in names]
+
+    def lines_of(name: str) -> list[str]:
+        return [row.model_dump_json() for row in rows(name)]
+
+    with (
+        track(output.prefix, sum(flops[name] for name in todo)) as advance,
+        threads(workers) as pool,
+    ):
+        found = in_order(pool, lines_of, todo, ahead=2 * workers)
+        for file, names in missing.items():
+            lines: list[str] = []
+            for name in names:
+                lines += next(found)
+                advance(flops[name], name)
+            write_lines(store, output.key(file), lines)
+    for file in files:
+        output.adopt(file)
 
 
 def load_rows(store: Store, prefix: str, kind: type[Row], *, stage: str) -> list[Row]:

@@ -14,13 +14,12 @@ from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.config import MetricsConfig, SweepConfig
 from svdjobs.errors import IncompleteError
 from svdjobs.fingerprint import derived_seed
-from svdjobs.parallel import in_order, threads, worker_count
-from svdjobs.progress import track
+from svdjobs.parallel import worker_count
 from svdjobs.records import Manifest, MetricsRow, TensorPlan, TrajectoryRecord
 from svdjobs.runs import cost, layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import OutputKey, begin, find_manifest
-from svdjobs.storage.objects import write_lines
+from svdjobs.runs.rows import write_rows
 from svdjobs.storage.store import Store
 from svdjobs.weights.factors import Factors
 from svdjobs.weights.heads import heads_of
@@ -67,28 +66,12 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     sizes, tensors = Sizes.of(checkpoints.after.config), {t.name: t for t in plan.selected}
     measured = config.metrics
 
-    def rows(tensor: TensorPlan) -> list[str]:
-        matrices = [source.bases(tensor.name) for source in sources]
-        return [r.model_dump_json() for r in measure(tensor, matrices, sizes, measured)]
+    def rows(name: str) -> list[MetricsRow]:
+        return measure(tensors[name], [source.bases(name) for source in sources], sizes, measured)
 
-    parts = {f"rows-{number:05d}.jsonl": names for number, names in enumerate(plan.parts)}
-    missing = {n: names for n, names in parts.items() if not store.exists(output.key(n))}
     workers = worker_count((TENSORS + len(chain)) * cost.peak_tensor_bytes(plan.selected))
-    todo = [tensors[name] for names in missing.values() for name in names]
-    work = {t.name: cost.metrics_flops(t.shape, measured.null_draws) for t in todo}
-    with (
-        track("metrics", sum(work.values())) as advance,
-        threads(workers) as pool,
-    ):
-        found = in_order(pool, rows, todo, ahead=workers)
-        for file, names in missing.items():
-            lines: list[str] = []
-            for name in names:
-                lines += next(found)
-                advance(work[name], name)
-            write_lines(store, output.key(file), lines)
-    for file in parts:
-        output.adopt(file)
+    flops = {t.name: cost.metrics_flops(t.shape, measured.null_draws) for t in plan.selected}
+    write_rows(output, plan.parts, rows, flops, workers=workers)
     return output.commit()
 
 
@@ -101,13 +84,10 @@ class _Source:
 
     def bases(self, name: str) -> Bases:
         """A matrix with its decomposition: the one in the factors, or the same, computed."""
-        from svdjobs.kernels.metrics.pair import bases_of
-        from svdjobs.kernels.rotation import Bases
+        from svdjobs.kernels.rotation import bases_of
 
         w_MN = self._checkpoint.read(name)
-        if self._factors is None:
-            return bases_of(w_MN)
-        return Bases(w_MN, self._factors.s(name), self._factors.basis(name))
+        return self._factors.bases(name, w_MN) if self._factors else bases_of(w_MN)
 
 
 def _factors(
@@ -126,8 +106,9 @@ def measure(
     tensor: TensorPlan, matrices: Sequence[Bases], sizes: Sizes, config: MetricsConfig
 ) -> list[MetricsRow]:
     """Rows of a matrix and, if it has some, of its heads. `matrices` are those of the chain."""
-    from svdjobs.kernels.metrics.pair import Pair, bases_of
+    from svdjobs.kernels.metrics.pair import Pair
     from svdjobs.kernels.metrics.trajectories import trajectory
+    from svdjobs.kernels.rotation import bases_of
 
     layer, family = layer_and_family(tensor.name)
     way = trajectory(matrices) if len(matrices) > 2 else None

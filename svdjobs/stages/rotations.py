@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.config import RotationsConfig, SweepConfig
 from svdjobs.errors import IncompleteError
 from svdjobs.fingerprint import derived_seed
-from svdjobs.parallel import in_order, threads, worker_count
-from svdjobs.progress import track
+from svdjobs.parallel import worker_count
 from svdjobs.records import (
     Manifest,
     Record,
@@ -23,7 +21,7 @@ from svdjobs.records import (
 from svdjobs.runs import cost, layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import OutputKey, begin
-from svdjobs.storage.objects import write_lines
+from svdjobs.runs.rows import write_rows
 from svdjobs.storage.store import Store
 from svdjobs.weights.factors import Factors
 
@@ -74,27 +72,12 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     shapes = {tensor.name: tensor.shape for tensor in plan.selected}
     flops = {name: _flops(shape, rotations.null_draws) for name, shape in shapes.items()}
 
-    def row(tensor: str) -> str:
-        triple = [_bases(c, f, tensor) for c, f in zip(views, factors, strict=True)]
-        return measure(tensor, triple, rotations).model_dump_json()
+    def rows(tensor: str) -> list[RotationRow]:
+        triple = [f.bases(tensor, c.read(tensor)) for c, f in zip(views, factors, strict=True)]
+        return [measure(tensor, triple, rotations)]
 
-    parts = {f"rows-{number:05d}.jsonl": names for number, names in enumerate(plan.parts)}
-    missing = {n: names for n, names in parts.items() if not store.exists(output.key(n))}
     workers = worker_count(TRIPLES * cost.peak_tensor_bytes(plan.selected))
-    todo = [tensor for names in missing.values() for tensor in names]
-    with (
-        track("rotations", sum(flops[tensor] for tensor in todo)) as advance,
-        threads(workers) as pool,
-    ):
-        rows = in_order(pool, row, todo, ahead=2 * workers)
-        for name, names in missing.items():
-            lines = []
-            for tensor in names:
-                lines.append(next(rows))
-                advance(flops[tensor], tensor)
-            write_lines(store, output.key(name), lines)
-    for name in parts:
-        output.adopt(name)
+    write_rows(output, plan.parts, rows, flops, workers=workers)
     return output.commit()
 
 
@@ -104,12 +87,6 @@ def _flops(shape: tuple[int, ...], draws: int) -> float:
     m, n = shape
     triple = 6.0 * m * n * min(m, n)
     return triple + draws * (triple + 2 * cost.decompose_flops(shape, vectors=True))
-
-
-def _bases(checkpoint: Checkpoint, factors: Factors, name: str) -> Bases:
-    from svdjobs.kernels.rotation import Bases
-
-    return Bases(checkpoint.read(name), factors.s(name), factors.basis(name))
 
 
 def measure(name: str, triple: list[Bases], config: RotationsConfig) -> RotationRow:
@@ -157,19 +134,14 @@ def _random_triple(
     E2 = c·E1 + G, where G is independent of E1. Successive RL phases often move weights in the same
     direction; then the random updates do so too.
     """
-    from svdjobs.kernels.rotation import Bases, random_update
-    from svdjobs.kernels.spectrum import decompose
+    from svdjobs.kernels.rotation import bases_of, random_update
 
     c = (total**2 - first**2 - second**2) / (2 * first**2) if first > 0 else 0.0
     rest = max(0.0, second**2 - (c * first) ** 2) ** 0.5
     rl1_MN = random_update(base.w_MN, first, seed)
     on_MN = rl1_MN + c * (rl1_MN - base.w_MN)
-    triple = [base]
-    for w_MN in (rl1_MN, random_update(on_MN, rest, (seed + 1) % 2**63)):
-        factors = decompose(w_MN)
-        assert factors.basis_KK is not None
-        triple.append(Bases(w_MN, factors.s_K, factors.basis_KK))
-    return triple
+    moved = (rl1_MN, random_update(on_MN, rest, (seed + 1) % 2**63))
+    return [base, *map(bases_of, moved)]
 
 
 def _mean(draws: Sequence[Record]) -> dict[str, Any]:

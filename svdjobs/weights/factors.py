@@ -23,6 +23,7 @@ from svdjobs.storage.store import Store
 if TYPE_CHECKING:
     import torch
 
+    from svdjobs.kernels.rotation import Bases
 
 S, BASIS = "s", "basis"
 
@@ -92,6 +93,16 @@ class Factors:
             StorageError: the sha256 differs from the recorded one.
         """
         return self._checked(f"{name}.{BASIS}")
+
+    def bases(self, name: str, w_MN: torch.Tensor) -> Bases:
+        """The matrix `w_MN` of this name with its decomposition.
+
+        Raises:
+            StorageError: the sha256 differs from the recorded one.
+        """
+        from svdjobs.kernels.rotation import Bases
+
+        return Bases(w_MN, self.s(name), self.basis(name))
 
     def _checked(self, name: str) -> torch.Tensor:
         with _errors_as_damage():

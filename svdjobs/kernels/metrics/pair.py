@@ -7,8 +7,16 @@ from functools import cached_property, lru_cache
 
 import torch
 
-from svdjobs.kernels.rotation import Bases, Overlaps, overlaps, random_update, thin_top
-from svdjobs.kernels.spectrum import decompose, gram, rank, singular_values
+from svdjobs.kernels.rotation import (
+    Bases,
+    Overlaps,
+    bases_of,
+    overlaps,
+    principal_sines,
+    random_update,
+    thin_top,
+)
+from svdjobs.kernels.spectrum import gram, rank, singular_values
 
 KS = (16, 64, 256)
 """Leading directions that subspaces are compared at."""
@@ -73,12 +81,9 @@ class Pair:
         return self._thin[0][:, :t], self._thin[1][:, :t]
 
     def sines(self, name: str, t: int) -> torch.Tensor:
-        """Sines of the principal angles of the first t vectors of a side, descending; exact also
-        where they are small (Knyazev & Argentati 2002, doi:10.1137/S1064827500377332)."""
+        """Sines of the principal angles of the first t vectors of a side, descending."""
         if (name, t) not in self._sines:
-            before_LT, after_LT = self.leading(name, t)
-            apart_LT = after_LT - before_LT @ (before_LT.T @ after_LT)
-            self._sines[name, t] = torch.linalg.svdvals(apart_LT).clamp(max=1)
+            self._sines[name, t] = principal_sines(*self.leading(name, t))
         return self._sines[name, t]
 
     @cached_property
@@ -119,17 +124,6 @@ def gap_near(s_R: torch.Tensor, k: int) -> int:
         return min(k, len(s_R))
     gaps = s_R[low - 1 : high] - s_R[low : high + 1]
     return low + int(gaps.argmax())
-
-
-def bases_of(w_MN: torch.Tensor) -> Bases:
-    """A matrix with its decomposition.
-
-    Raises:
-        NumericalError: it cannot be decomposed, e.g. since it is not finite.
-    """
-    found = decompose(w_MN)
-    assert found.basis_KK is not None
-    return Bases(w_MN, found.s_K, found.basis_KK)
 
 
 def random_pair(pair: Pair, seed: int) -> Pair:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svdjobs.kernels.metrics.catalogue import measure
-from svdjobs.kernels.metrics.pair import Pair, bases_of, permuted, random_pair
+from svdjobs.kernels.metrics.pair import Pair, permuted, random_pair
 from svdjobs.kernels.metrics.registry import METRICS
 from svdjobs.kernels.metrics.updates import noise_edge
+from svdjobs.kernels.rotation import bases_of
 from tests import metrics_page
 
 M, N, K = 320, 192, 192

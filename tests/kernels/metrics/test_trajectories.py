@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from svdjobs.kernels.metrics.pair import bases_of
 from svdjobs.kernels.metrics.trajectories import trajectory
+from svdjobs.kernels.rotation import bases_of
 
 
 def matrices(*moves: torch.Tensor) -> list[torch.Tensor]:
