@@ -165,14 +165,15 @@ def gather(
     missing = _missing(manifests)
     summaries = _summaries(config, store, manifests)
     rows = _likelihoods(config, store)
+    of_after = _of_after(config, store, summaries, rows)
     return Content(
         config=config,
         plan=plan,
         summaries=summaries,
         likelihoods=rows,
-        readings=_readings(config, store, summaries, rows),
+        readings=_readings(summaries, rows, of_after),
         changes=_changes(config, store),
-        maps=_maps(config, store, summaries, rows),
+        maps=_maps(config, store, of_after),
         agreements=_agreements(config, store, manifests),
         blends={
             alpha: shard_records(store, alpha)
@@ -216,17 +217,14 @@ def _likelihoods(config: SweepConfig, store: Store) -> dict[str, dict[str, list[
 
 
 def _readings(
-    config: SweepConfig,
-    store: Store,
     summaries: dict[str, dict[str, Summary]],
     rows: dict[str, dict[str, list[Likelihood]]],
+    of_after: dict[str, reading.OfAfter],
 ) -> dict[str, dict[str, Reading]]:
     """What every checkpoint but after would score; empty if completions cannot be read."""
     by_benchmark: dict[str, dict[str, Reading]] = {}
-    for benchmark, by_id in rows.items():
-        if (after := _of_after(config, store, summaries, benchmark, by_id)) is None:
-            continue
-        scores = summaries[benchmark]
+    for benchmark, after in of_after.items():
+        scores, by_id = summaries[benchmark], rows[benchmark]
         problems = sorted({grade.idx for grade in after.grades} - after.unreadable_golds)
         for checkpoint_id, found in by_id.items():
             sampled = None
@@ -236,7 +234,7 @@ def _readings(
                     scores["after"].problem_scores,
                     strict=True,
                 )
-                apart = (own - of_after for own, of_after in pairs)
+                apart = (own - reference for own, reference in pairs)
                 sampled = dict(zip(problems, apart, strict=True))
             if checkpoint_id != "after" and (made := reading.read(after, found, sampled)):
                 by_benchmark.setdefault(benchmark, {})[checkpoint_id] = made
@@ -253,16 +251,12 @@ def _changes(config: SweepConfig, store: Store) -> dict[str, VariantChange]:
 
 
 def _maps(
-    config: SweepConfig,
-    store: Store,
-    summaries: dict[str, dict[str, Summary]],
-    rows: dict[str, dict[str, list[Likelihood]]],
+    config: SweepConfig, store: Store, of_after: dict[str, reading.OfAfter]
 ) -> dict[str, list[MapReading]]:
     """The map of each benchmark, if the config has one."""
     maps = {}
-    for benchmark, by_id in rows.items() if config.map else ():
-        after = _of_after(config, store, summaries, benchmark, by_id)
-        if after and (cells := mapping.load(config, store, benchmark)):
+    for benchmark, after in of_after.items() if config.map else ():
+        if cells := mapping.load(config, store, benchmark):
             maps[benchmark] = reading.read_map(after, cells)
     return maps
 
@@ -271,21 +265,23 @@ def _of_after(
     config: SweepConfig,
     store: Store,
     summaries: dict[str, dict[str, Summary]],
-    benchmark: str,
-    by_id: dict[str, list[Likelihood]],
-) -> reading.OfAfter | None:
-    """What checkpoints are read from on a benchmark; None if its completions cannot be read."""
-    evaluation = grades.find(store, "after", benchmark)
-    summary = summaries.get(benchmark, {}).get("after")
-    if not config.evaluation.readable or evaluation is None or summary is None:
-        return None
-    return reading.OfAfter(
-        evaluation.graded(store),
-        by_id.get("after", []),
-        likelihoods.load(store, "after", benchmark, likelihoods.AGAIN),
-        frozenset(summary.gold_errors),
-        summary.dtype,
-    )
+    rows: dict[str, dict[str, list[Likelihood]]],
+) -> dict[str, reading.OfAfter]:
+    """What checkpoints are read from, by benchmark; empty if completions cannot be read."""
+    found: dict[str, reading.OfAfter] = {}
+    for benchmark, by_id in rows.items() if rows and config.evaluation.readable else ():
+        evaluation = grades.find(store, "after", benchmark)
+        summary = summaries.get(benchmark, {}).get("after")
+        if evaluation is None or summary is None:
+            continue
+        found[benchmark] = reading.OfAfter(
+            evaluation.graded(store),
+            by_id.get("after", []),
+            likelihoods.load(store, "after", benchmark, likelihoods.AGAIN),
+            frozenset(summary.gold_errors),
+            summary.dtype,
+        )
+    return found
 
 
 def _agreements(
@@ -347,6 +343,7 @@ def closing_words(config: SweepConfig, store: Store) -> str:
     manifests = _manifests(config, store)
     missing = _missing(manifests)
     summaries, rows = _summaries(config, store, manifests), _likelihoods(config, store)
+    of_after = _of_after(config, store, summaries, rows)
     blends: dict[float, list[BlendRecord]] = {}
     content = Content(
         config,
@@ -357,8 +354,8 @@ def closing_words(config: SweepConfig, store: Store) -> str:
         {},
         missing,
         likelihoods=rows,
-        readings=_readings(config, store, summaries, rows),
-        maps=_maps(config, store, summaries, rows),
+        readings=_readings(summaries, rows, of_after),
+        maps=_maps(config, store, of_after),
     )
     adjusted = adjusted_p(content)
     parts = [
