@@ -13,7 +13,6 @@ a medium would act on is shown by its number, as Python writes it: `\n`, `\x1b`,
     html       a value of an HTML template that escapes `<` and `&` itself
     csv_cell   a cell that a spreadsheet opens
     xml        a value of JUnit XML
-    label      a name in a figure
 """
 
 from __future__ import annotations
@@ -49,8 +48,6 @@ _FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
 _NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:e[-+]?\d+)?|inf|nan)"
 # A number, with or without an interval (`-0.31`, `+1.20 [-0.31, +2.71]`), or a dash for none.
 _FIGURES = re.compile(rf"-|{_NUMBER}(?: \[{_NUMBER}, {_NUMBER}\])?", re.IGNORECASE)
-LABEL_LENGTH = 40
-"""Longest name in a figure; a longer name would leave no room for the axes."""
 
 
 def without_secrets(text: str) -> str:
@@ -124,12 +121,3 @@ def csv_cell(text: str) -> str:
 def xml(text: str) -> str:
     """Escape the characters that XML forbids; the XML writer escapes tags itself."""
     return line(text)
-
-
-def label(text: str) -> str:
-    """Escape a name for a figure: matplotlib reads `$` as mathematics, and leaves a name that
-    begins with `_` out of the legend."""
-    shown = line(text)
-    if len(shown) > LABEL_LENGTH:
-        shown = f"{shown[: LABEL_LENGTH // 2]}…{shown[1 - LABEL_LENGTH // 2 :]}"
-    return f"{' ' if shown.startswith('_') else ''}{shown}".replace("$", r"\$")

@@ -469,6 +469,10 @@ class Reading(Record):
     """Root mean square of the log weights."""
     noise: float | None
     """The same between two readings of after; None in older runs, which read it once."""
+    per_problem: dict[int, float] = {}
+    """Each problem's difference in accuracy."""
+    engine_error: float = 0.0
+    """Standard error that the engine's rounding alone gives the difference."""
 
 
 class Comparison(Record):

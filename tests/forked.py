@@ -1,6 +1,6 @@
 """Run commands of svdjobs as real processes that start at once.
 
-Each test process starts a server. The server imports torch, transformers and matplotlib once, which
+Each test process starts a server. The server imports torch and transformers once, which
 takes seconds, and forks for every command. A command has its own process group, working directory,
 environment and exit status. A library that reads the environment at import sees the server's
 variables: a test that needs another HF_HOME must start a process with subprocess.
@@ -33,7 +33,6 @@ IMPORTED = (
     "svdjobs.cli.main", "torch", "transformers.models.qwen2.modeling_qwen2",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
     "transformers.models.qwen2.tokenization_qwen2", "safetensors.torch", "scipy.stats",
-    "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
     "boto3", "jinja2",
 )  # fmt: skip
 # More imports for commands with vLLM. They have another server, because vLLM reads its settings

@@ -31,7 +31,6 @@ ENVIRONMENT = {
     "TRITON_CACHE_DIR": "/scratch/.cache/triton",
     "TORCHINDUCTOR_CACHE_DIR": "/scratch/.cache/torchinductor",
     "NUMBA_CACHE_DIR": "/scratch/.cache/numba",
-    "MPLCONFIGDIR": "/scratch/.cache/matplotlib",
 }
 
 

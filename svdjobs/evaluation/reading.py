@@ -128,6 +128,8 @@ def read(
             "no_answer": after.difference(logs, Outcome.NO_ANSWER).like_these,
             "minus_sampled": minus_sampled,
             "minus_sampled_p": p,
+            "per_problem": dict(zip(_by_problem(logs), correct.per_problem, strict=True)),
+            "engine_error": judged.engine_error,
         }
     )
 

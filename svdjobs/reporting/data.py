@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from enum import StrEnum
+from typing import Any, NamedTuple, TypeVar
 
 from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.config import SweepConfig
@@ -20,10 +21,8 @@ from svdjobs.records import (
     Summary,
     VariantChange,
 )
+from svdjobs.reporting.charts import Spec
 from svdjobs.statistics import rounding_shift
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 R = TypeVar("R", bound=Record)
 Row = tuple[str, str, str, Interval]
@@ -47,12 +46,36 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure; `name` is the name of its file, and `draw` makes it."""
+    """A figure; `name` is the name of its files, without an ending."""
 
     name: str
     title: str
     caption: str
-    draw: Callable[[], Figure]
+    spec: Spec
+    details: dict[str, Any] | None = None
+    """What the page shows when a reader clicks on a cell of a heat map, by `layer column`."""
+
+
+class Question(StrEnum):
+    """A question that a report answers, in the order of the page."""
+
+    GAIN = "What did RL change?"
+    VALUES = "What do the singular values carry?"
+    BEST = "Which alpha is best?"
+    WHERE = "Where does the gain sit?"
+    CHANGED = "How much did the weights change, and where?"
+    TURNED = "How far did singular values and bases move, and is that more than noise?"
+    ROUNDING = "What does rounding keep?"
+    TRUST = "Can the numbers be trusted?"
+    LEFT_OUT = "What was left out?"
+    NOT_MEASURED = "What could not be measured?"
+
+
+class Answer(NamedTuple):
+    """A sentence or two that answer a question, with numbers and their errors."""
+
+    question: Question
+    text: str
 
 
 @dataclass(frozen=True)
@@ -79,6 +102,8 @@ class Content:
     """Variant → how far it is from after, if it has read."""
     maps: dict[str, list[MapReading]] = field(default_factory=dict)
     """Benchmark → the parts of the map; the last one is all parts together."""
+    outcomes: dict[str, dict[str, dict[int, str]]] = field(default_factory=dict)
+    """Benchmark → checkpoint id → problem → its outcomes (`answers.signs`)."""
     agreements: dict[str, dict[str, Agreement]] = field(default_factory=dict)
     """Benchmark → checkpoint id → agreement with the second grader."""
 
@@ -90,6 +115,12 @@ class Content:
     def title(self) -> str:
         """Heading of the report."""
         return self.config.report.title or f"Singular-value sweep: {self.config.name}"
+
+    @property
+    def alpha_axis(self) -> str:
+        """The label of the alpha axis, which says what its ends are."""
+        words = f"0: {self.config.values_of}'s singular values, 1: {self.config.bases_of}'s"
+        return f"alpha ({words})"
 
     def rounding_alone(self) -> float | None:
         """Expected change of the singular values of all blended matrices by 16-bit storage alone.
@@ -132,14 +163,16 @@ def _nothing(_: Content) -> list[Any]:
 
 @dataclass(frozen=True)
 class Section:
-    """A topic of the report: functions that give its sentences, tables, figures and numbers.
+    """A topic of the report: functions that give its answers, tables, figures and numbers.
 
     Each is empty if the content has nothing about the topic.
     """
 
     place: int
     """Position in the report: the lowest comes first."""
-    sentences: Callable[[Content], Iterable[str]] = _nothing
+    title: str
+    """Heading of its figures and tables."""
+    answers: Callable[[Content], Iterable[Answer]] = _nothing
     tables: Callable[[Content], Iterable[Table]] = _nothing
     pictures: Callable[[Content], Iterable[Picture]] = _nothing
     numbers: Callable[[Content], Iterable[Row]] = _nothing

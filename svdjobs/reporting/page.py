@@ -1,37 +1,33 @@
-"""Write the content of a report as one self-contained HTML page and as Markdown, with figures."""
+"""Write the content of a report as one HTML page that needs no network, and as Markdown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from importlib import resources
+from typing import TYPE_CHECKING
 
 from svdjobs import escape
-from svdjobs.reporting import drawing
-from svdjobs.reporting.data import Content, Picture
-from svdjobs.reporting.sections import pictures, sentences, tables
+from svdjobs.reporting.data import Content
+from svdjobs.reporting.problems import Part, packed
+from svdjobs.reporting.sections import answers, topics
 from svdjobs.reporting.text import markdown_rows
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
-class Drawn(NamedTuple):
-    """A figure as PNG and as SVG."""
-
-    picture: Picture
-    png: bytes
-    svg: str
-
-
-def drawn(content: Content) -> list[Drawn]:
-    """Draw every figure for which the content has data."""
-    found = []
-    for picture in pictures(content):
-        figure = picture.draw()
-        found.append(Drawn(picture, drawing.png(figure), drawing.svg(figure)))
-    return found
+LONG_TABLE = 16
+"""A table with more rows is folded on the page."""
+ASSETS = ("page.css", "page.js", "vega.min.js", "katex.min.js")
 
 
-def html_report(content: Content, figures: Sequence[Drawn]) -> str:
-    """The report as one HTML page that needs no network: it contains styles and figures."""
+def html_report(content: Content, parts: Sequence[Part]) -> str:
+    """The report as one HTML page: it contains styles, scripts, figures and data.
+
+    `parts` are those of its problems that lie in the page.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("svdjobs.reporting"),
@@ -39,33 +35,55 @@ def html_report(content: Content, figures: Sequence[Drawn]) -> str:
         finalize=escape.html,
         undefined=StrictUndefined,
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    environment.filters |= {"slug": slug, "ticks": ticks}
+    folder = resources.files("svdjobs.reporting") / "assets"
+    shown = topics(content)
+    details = [
+        Part(f"details-{picture.name}", packed(picture.details))
+        for topic in shown
+        for picture in topic.pictures
+        if picture.details
+    ]
     return environment.get_template("report.html.j2").render(
         content=content,
         answered_by=engines_line(content),
-        headlines=sentences(content),
-        figures=[(one.picture.title, one.picture.caption, one.svg) for one in figures],
-        tables=[table for table in tables(content) if table.shown],
+        answers=answers(content),
+        topics=shown,
+        benchmarks=[part.name.removeprefix("index-") for part in parts if part.is_index],
+        parts=[*parts, *details],
+        long_table=LONG_TABLE,
+        assets={name: Markup((folder / name).read_text(encoding="utf-8")) for name in ASSETS},
     )
 
 
-def markdown_report(content: Content, figures: Sequence[Drawn]) -> str:
+def slug(title: str) -> str:
+    """A title as an anchor: `Read from after's answers` → `read-from-after-s-answers`."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def ticks(text: str) -> Markup:
+    """Text for HTML, with what is between backticks as code."""
+    from markupsafe import Markup
+    from markupsafe import escape as escape_html
+
+    shown = str(escape_html(escape.line(text)))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", shown))
+
+
+def markdown_report(content: Content) -> str:
     """The report as Markdown, for a terminal or a pull request; figures are links."""
-    lines = [f"# {escape.markdown(content.title)}", ""]
-    lines += [f"- {escape.markdown(line)}" for line in sentences(content)]
-    if content.missing:
-        missing = escape.markdown(", ".join(content.missing))
-        lines += ["", f"**Not finished, so not in this report:** {missing}"]
-    for table in (table for table in tables(content) if table.shown):
-        title, caption = escape.markdown(table.title), escape.markdown(table.caption)
-        lines += ["", f"## {title}", "", *markdown_rows(table), "", caption]
-    for picture, _, _ in figures:
-        caption = escape.markdown(picture.caption)
-        lines += [
-            "",
-            f"![{picture.title}](figures/{picture.name})",
-            "",
-            f"*{picture.title}.* {caption}",
-        ]
+    lines = [f"# {escape.markdown(content.title)}"]
+    for question, texts in answers(content).items():
+        lines += ["", f"**{question}**", "", *(f"- {escape.markdown(text)}" for text in texts)]
+    for topic in topics(content):
+        lines += ["", f"## {topic.title}"]
+        for picture in topic.pictures:
+            title, caption = escape.markdown(picture.title), escape.markdown(picture.caption)
+            lines += ["", f"![{title}](figures/{picture.name}.png)", "", f"*{title}.* {caption}"]
+        for table in topic.tables:
+            title, caption = escape.markdown(table.title), escape.markdown(table.caption)
+            lines += ["", f"### {title}", "", *markdown_rows(table), "", caption]
     versions = ", ".join(f"{name} {value}" for name, value in content.provenance.items())
     reversed_ = "" if content.config.direction == "forward" else ", direction reverse"
     before, after = escape.code(content.config.before), escape.code(content.config.after)

@@ -6,8 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from svdjobs import escape, pipeline
+from svdjobs.answers import signs
 from svdjobs.config import BenchmarkConfig, SweepConfig
-from svdjobs.evaluation import grades, likelihoods, mapping, reading, second_grades
+from svdjobs.evaluation import (
+    grades,
+    likelihoods,
+    mapping,
+    reading,
+    second_grades,
+    side_by_side,
+)
 from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.evaluation.results import current_results
 from svdjobs.provenance import versions
@@ -23,10 +31,10 @@ from svdjobs.records import (
     Summary,
     VariantChange,
 )
-from svdjobs.reporting import junit, page, text
+from svdjobs.reporting import charts, junit, page, problems, text
 from svdjobs.reporting.data import Content
 from svdjobs.reporting.numbers import numbers_csv
-from svdjobs.reporting.sections import sentences, tables
+from svdjobs.reporting.sections import answers, tables, topics
 from svdjobs.reporting.sections.accuracy import accuracy_table, adjusted_p
 from svdjobs.runs import layout, outputs
 from svdjobs.runs.outputs import OutputKey, begin, content_print, readable_manifest
@@ -37,7 +45,7 @@ from svdjobs.weights.blend_records import shard_records
 from svdjobs.weights.factors import Factors
 
 STAGE = "report"
-VERSION = "5"
+VERSION = "6"
 PREFIX = "report"
 SPECTRA_IN_FIGURE = 7
 
@@ -71,9 +79,10 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     if output.finished:
         return output.finished
     content = gather(config, store, plan, manifests)
-    pictures = page.drawn(content)
-    for figure in pictures:
-        output.write(f"figures/{figure.picture.name}", figure.png)
+    for topic in topics(content):
+        for picture in topic.pictures:
+            for ending, data in charts.files(picture.spec).items():
+                output.write(f"figures/{picture.name}.{ending}", data)
     for table in tables(content):
         output.write(f"tables/{table.name}.csv", text.csv_table(table))
     disagreements = [
@@ -88,9 +97,25 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     output.write("tables/numbers.csv", numbers_csv(content))
     output.write_json("verdict.json", junit.verdict(config.name, manifests, missing))
     output.write("junit.xml", junit.junit(config.name, manifests, missing))
-    output.write("report.md", page.markdown_report(content, pictures).encode())
-    output.write("report.html", page.html_report(content, pictures).encode())
+    output.write("report.md", page.markdown_report(content).encode())
+    inside = problems.split(
+        _problem_parts(config, store, manifests, content),
+        lambda part: output.write(f"problems/{part.name}.js", problems.script(part)),
+    )
+    output.write("report.html", page.html_report(content, inside).encode())
     return output.commit()
+
+
+def _problem_parts(
+    config: SweepConfig, store: Store, manifests: dict[str, Manifest | None], content: Content
+) -> Iterator[problems.Part]:
+    """The answers of all checkpoints side by side, for the page."""
+    evaluations = _evaluations(config, store, manifests)
+    for section in config.benchmarks:
+        if own := evaluations.get(section.name):
+            likelihoods_ = content.likelihoods.get(section.name, {})
+            found = side_by_side.by_problem(store, load_benchmark(section), own, likelihoods_)
+            yield from problems.parts(section.name, found)
 
 
 def copy(store: Store, folder: Path) -> None:
@@ -172,6 +197,10 @@ def gather(
         summaries=summaries,
         likelihoods=rows,
         readings=_readings(summaries, rows, of_after),
+        outcomes={
+            benchmark: {i: signs(one.graded(store)) for i, one in by_id.items()}
+            for benchmark, by_id in _evaluations(config, store, manifests).items()
+        },
         changes=_changes(config, store),
         maps=_maps(config, store, of_after),
         agreements=_agreements(config, store, manifests),
@@ -197,14 +226,24 @@ def _drawn(
                 yield benchmark, checkpoint_id
 
 
+def _evaluations(
+    config: SweepConfig, store: Store, manifests: dict[str, Manifest | None]
+) -> dict[str, dict[str, grades.Evaluation]]:
+    """The finished evaluations, by benchmark and checkpoint id."""
+    found: dict[str, dict[str, grades.Evaluation]] = {}
+    for benchmark, checkpoint_id in _drawn(config, manifests):
+        if evaluation := grades.find(store, checkpoint_id, benchmark.name):
+            found.setdefault(benchmark.name, {})[checkpoint_id] = evaluation
+    return found
+
+
 def _summaries(
     config: SweepConfig, store: Store, manifests: dict[str, Manifest | None]
 ) -> dict[str, dict[str, Summary]]:
-    summaries: dict[str, dict[str, Summary]] = {}
-    for benchmark, checkpoint_id in _drawn(config, manifests):
-        if evaluation := grades.find(store, checkpoint_id, benchmark.name):
-            summaries.setdefault(benchmark.name, {})[checkpoint_id] = evaluation.summary(store)
-    return summaries
+    return {
+        benchmark: {checkpoint_id: one.summary(store) for checkpoint_id, one in by_id.items()}
+        for benchmark, by_id in _evaluations(config, store, manifests).items()
+    }
 
 
 def _likelihoods(config: SweepConfig, store: Store) -> dict[str, dict[str, list[Likelihood]]]:
@@ -362,8 +401,9 @@ def closing_words(config: SweepConfig, store: Store) -> str:
         text.plain_table(accuracy_table(content, benchmark, adjusted))
         for benchmark in content.summaries
     ]
-    parts.append("\n".join(escape.line(line) for line in sentences(content)))
-    if missing:
-        parts.append("Not finished: " + escape.line(", ".join(missing)))
+    parts += [
+        "\n".join([question, *(f"  {escape.line(text)}" for text in texts)])
+        for question, texts in answers(content).items()
+    ]
     parts.append(f"Report: {store.url}/{PREFIX}/report.html")
     return "\n\n".join(part for part in parts if part)

@@ -22,7 +22,8 @@ from svdjobs.evaluation import likelihoods, mapping
 from svdjobs.evaluation.engine_choice import resolve_auto_settings
 from svdjobs.evaluation.engine_weights import RunWeights
 from svdjobs.records import TensorPlan
-from svdjobs.reporting.sections import sentences, tables
+from svdjobs.reporting.data import Question
+from svdjobs.reporting.sections import answers, tables
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.stages import blend, decompose, evaluate, plan, report
 from svdjobs.storage.local import LocalStore
@@ -501,7 +502,7 @@ def test_maps_by_head_and_by_what_is_rewound(tmp_path: Path) -> None:
         rewinds, store, plan.run(rewinds, store), report._manifests(rewinds, store)
     )
     assert content.changes["values"].matrices == 7
-    (said,) = (line for line in sentences(content) if "add up to" in line)
+    (said,) = (line for line in answers(content)[Question.WHERE] if "add up to" in line)
     whole = content.maps["demo"][-1].accuracy
     assert whole
     assert f"add up to {100 * whole.value:+.2f} points; all parts rewound" in said

@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import random
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,23 +14,22 @@ from typing import Any
 import pytest
 
 from svdjobs import local
-from svdjobs.config import EvaluateConfig, SweepConfig
+from svdjobs.answers import Answered, Parting, ProblemAnswers
+from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
-from svdjobs.records import Interval, Likelihood, Outcome, Summary
-from svdjobs.reporting import text
-from svdjobs.reporting.data import Content, interval_text, points
-from svdjobs.reporting.sections import sentences
-from svdjobs.reporting.sections.accuracy import (
-    accuracy_table,
-    outcomes_table,
-)
-from svdjobs.reporting.sections.likelihood import divergences, likelihood_table
+from svdjobs.records import Completion, Grade, Outcome, Problem
+from svdjobs.reporting import problems
+from svdjobs.reporting.data import Content
+from svdjobs.reporting.page import html_report
 from svdjobs.stages import report
-from svdjobs.statistics import mean_interval
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import make_checkpoint
 from tests.reporting.references import outside_references
 
+FIGURES = (
+    "accuracy-sums", "divergence-sums", "reading-sums", "rotation_mse_curves", "spectral_shift",
+    "spectrum",
+)  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -64,10 +62,10 @@ def test_all_files_are_there(run: Path) -> None:
     names = {str(p.relative_to(run / "report")) for p in (run / "report").rglob("*") if p.is_file()}
     assert names == {
         "manifest.json", "report.html", "report.md", "verdict.json", "junit.xml",
-        "figures/accuracy.png",
-        "figures/divergence.png", "figures/reading.png", "tables/reading-sums.csv",
-        "tables/weights-sums.csv",
-        "figures/rotation_mse_curves.png", "figures/spectrum.png", "tables/accuracy-sums.csv",
+        *(f"figures/{name}.{ending}" for name in FIGURES for ending in
+          ("png", "svg", "pdf", "vl.json")),
+        "tables/reading-sums.csv", "tables/weights-sums.csv", "tables/flips-sums.csv",
+        "tables/accuracy-sums.csv",
         "tables/estimates-sums.csv", "tables/likelihood-sums.csv", "tables/outcomes-sums.csv",
         "tables/graders-sums.csv",
         "tables/coverage.csv", "tables/numbers.csv", "tables/realised.csv", "tables/rotations.csv",
@@ -78,8 +76,9 @@ def test_all_files_are_there(run: Path) -> None:
 
 def test_page_needs_nothing_from_elsewhere(run: Path) -> None:
     page = (run / "report" / "report.html").read_text()
-    assert outside_references(page) == []
-    assert page.count("<svg") == 5
+    own = re.sub(r"(?s)<script>.*?</script>", "", page)
+    assert outside_references(own) == []
+    assert page.count("<figure") == len(FIGURES)
     assert "A &lt;b&gt;&amp; title" in page
 
 
@@ -136,7 +135,7 @@ def test_numbers_are_floats_and_those_of_the_tables(run: Path) -> None:
 def test_a_report_says_what_answered_and_what_figures_show(run: Path) -> None:
     page = (run / "report" / "report.md").read_text()
     assert re.search(r"answers by transformers [^;]* in float32", page)
-    for name in ("accuracy", "rotation_mse_curves", "spectrum"):
+    for name in FIGURES:
         assert re.search(rf"!\[[^]]*\]\(figures/{name}\.png\)\n\n\*[^*]+\*", page)
     assert "auto" not in page
 
@@ -149,124 +148,16 @@ def test_alpha_one_answers_exactly_as_after(run: Path) -> None:
 
 
 def test_figures_are_the_same_bytes_every_time(run: Path) -> None:
-    before = {p.name: p.read_bytes() for p in (run / "report").rglob("*") if p.is_file()}
+    """But PDFs: their writer puts resources in random order."""
+
+    def written() -> dict[str, bytes]:
+        files = [p for p in (run / "report").rglob("*") if p.is_file() and p.suffix != ".pdf"]
+        return {p.name: p.read_bytes() for p in files if p.name != "manifest.json"}
+
+    before = written()
     config = SweepConfig.model_validate_json((run / "config.json").read_text())
     report.run(config, LocalStore(run), force=True)
-    after = {p.name: p.read_bytes() for p in (run / "report").rglob("*") if p.is_file()}
-    assert after == before
-
-
-def summary(checkpoint: str, scores: list[float], **outcomes: int) -> Summary:
-    return Summary(
-        checkpoint=checkpoint,
-        benchmark="b",
-        benchmark_sha256="",
-        prompts_sha256="",
-        engine="",
-        dtype="float32",
-        n=2,
-        problems=len(scores),
-        avg_at_n=mean_interval(scores),
-        outcomes={o: outcomes.get(o.value, 0) for o in Outcome},
-        truncated=3,
-        completion_tokens_mean=1,
-        problem_scores=scores,
-    )
-
-
-def content(**by_id: list[float]) -> Content:
-    config = parse_config({"name": "x", "before": "a", "after": "b"}, where="")
-    plan: Any = SimpleNamespace(tensors=[], rounding={}, architecture="Q")
-    ids = {"zero": "alpha-0.0000"}
-    summaries = {ids.get(i, i): summary(i, s, timeout=2, no_answer=5) for i, s in by_id.items()}
-    return Content(config, plan, {"b": summaries}, {}, {}, {}, [])
-
-
-def test_headlines_say_how_sure_they_are() -> None:
-    before, after = [0.0, 0.5, 0.0, 0.5] * 10, [0.5, 1.0, 1.0, 0.5] * 10
-    flat = sentences(content(before=before, after=after, zero=after))
-    assert "after scores 75.0 %, before 25.0 %; RL changed accuracy by +50.00 [" in flat[0]
-    assert "Every problem scored the same" in flat[1]
-    assert "It would have found one of 3.9 points in 4 of 5 tries." in flat[1]
-    noisy = [0.5, 1.0, 0.5, 1.0] * 10
-    assert "interval contains 0" in sentences(content(before=before, after=after, zero=noisy))[1]
-    assert "interval excludes 0" in sentences(content(before=before, after=after, zero=before))[1]
-
-
-def likelihood(idx: int, log_probabilities: list[float]) -> Likelihood:
-    return Likelihood(idx=idx, sample_index=0, log_probabilities=log_probabilities)
-
-
-def test_an_effect_that_the_likelihood_shows_is_not_denied() -> None:
-    rng = random.Random(0)
-    same = [0.5, 1.0, 0.5, 1.0]
-    shown = content(before=same, after=same, zero=same)
-    tokens = [[rng.gauss(-1, 0.5) for _ in range(50)] for _ in range(4)]
-
-    def read(shift: float) -> list[Likelihood]:
-        return [
-            Likelihood(
-                idx=i, sample_index=0, log_probabilities=[t + rng.gauss(0, shift) for t in own]
-            )
-            for i, own in enumerate(tokens)
-        ]
-
-    sampled = shown.config.model_copy(
-        update={
-            "evaluate": EvaluateConfig.model_validate(
-                {"benchmarks": [{"name": "b", "data": "b.jsonl"}]}
-            )
-        }
-    )
-    for shift, seen in ((1e-2, True), (1e-6, False)):
-        found = {"b": {"after": read(0), "alpha-0.0000": read(shift)}}
-        line = sentences(replace(shown, config=sampled, likelihoods=found))[1]
-        assert ("does show one: KL" in line) == seen
-
-
-def test_an_answer_that_was_not_read_is_said_and_averaged_over_by_nobody() -> None:
-    """The KL is over the one completion whose likelihood is known under both checkpoints."""
-    same = [0.5, 1.0]
-    shown = content(before=same, after=same)
-    sampled = shown.config.model_copy(
-        update={
-            "evaluate": EvaluateConfig.model_validate(
-                {"benchmarks": [{"name": "b", "data": "b.jsonl"}]}
-            )
-        }
-    )
-    first, second = ([-1.0, -2.0], [-1.5, -2.5]), ([-3.0, -1.0], [-3.0, -1.0])
-
-    def rows(*tokens: list[float]) -> list[Likelihood]:
-        return [
-            Likelihood(idx=i, sample_index=0, log_probabilities=t) for i, t in enumerate(tokens)
-        ]
-
-    by_id = {"after": rows(first[0]), "before": rows(first[1], second[1])}
-    found = replace(shown, config=sampled, likelihoods={"b": by_id})
-    kl = divergences(found, "b")["before"].value.value
-    assert kl == pytest.approx(math.expm1(-0.5) + 0.5)
-    assert "missing: after 1." in likelihood_table(found, "b").caption
-
-
-def test_unscored_and_truncated_are_shown() -> None:
-    shown = content(before=[0.0, 1.0], after=[1.0, 1.0])
-    assert outcomes_table(shown, "b").rows[0] == ["before", "7", "0", "0", "0", "0", "5", "2"]
-    assert accuracy_table(shown, "b").rows[1][2] == "-"  # no spread, no interval
-
-
-def test_numbers_as_text() -> None:
-    known = Interval(value=0.01, low=-0.02, high=0.04)
-    assert points(known) == "+1.00 [-2.00, +4.00]"
-    assert points(Interval(value=0)) == "0 (same scores)"
-    assert interval_text(known) == "[-2.0, 4.0]"
-    assert interval_text(Interval(value=0.5)) == "-"
-
-
-def test_plain_table_is_aligned() -> None:
-    table = accuracy_table(content(before=[0.0, 1.0], after=[1.0, 1.0]), "b")
-    lines = text.plain_table(table).splitlines()
-    assert len({len(line) for line in lines[2:]}) == 1
+    assert written() == before
 
 
 def test_no_evaluation_no_rotations(tmp_path: Path, chain: dict[str, Path]) -> None:
@@ -279,19 +170,19 @@ def test_no_evaluation_no_rotations(tmp_path: Path, chain: dict[str, Path]) -> N
     }
     local.sweep(parse_config(document, where="test"))
     page = (tmp_path / "run" / "report" / "report.html").read_text()
-    assert "No evaluation was asked for" in page
+    assert "no evaluation was asked for" in page
     assert "What rounding leaves of the blend" in page
 
 
 @pytest.fixture(scope="module")
-def page(run: Path) -> Iterator[Any]:
-    """The report, opened in a browser without a network."""
+def browser() -> Iterator[Any]:
+    """A browser without a network of its own."""
     if CHROMIUM is None:
         pytest.skip("NO BROWSER: no chromium here to look at the report with: say `make programs`")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
+        found = playwright.chromium.launch(
             executable_path=CHROMIUM,
             args=[
                 "--no-sandbox",
@@ -301,38 +192,275 @@ def page(run: Path) -> Iterator[Any]:
                 "--disable-component-update",
             ],
         )
-        opened: Any = browser.new_page(viewport={"width": 1100, "height": 900})
-        opened.problems = []
-        opened.on("console", lambda message: opened.problems.append(message.text))
-        opened.on("pageerror", lambda error: opened.problems.append(str(error)))
-        opened.on(
-            "request",
-            lambda request: (
-                opened.problems.append(request.url)
-                if not request.url.startswith(("file:", "data:"))
-                else None
-            ),
-        )
-        opened.goto((run / "report" / "report.html").as_uri())
-        yield opened
-        browser.close()
+        yield found
+        found.close()
+
+
+def opened(browser: Any, path: Path, **options: Any) -> Any:
+    """A page in a context of its own; `problems` has its messages, errors and requests."""
+    page = browser.new_context(**options).new_page()
+    page.problems = []
+    page.on("console", lambda message: page.problems.append(message.text))
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on(
+        "request",
+        lambda request: (
+            page.problems.append(request.url)
+            if not request.url.startswith(("file:", "data:", "blob:"))
+            else None
+        ),
+    )
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-ready]")
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, run: Path) -> Any:
+    """The report in a window of usual size."""
+    size = {"width": 1100, "height": 900}
+    return opened(browser, run / "report" / "report.html", viewport=size)
 
 
 def test_browser_shows_it_without_complaint(page: Any) -> None:
     assert page.problems == []
     assert page.inner_text("h1") == "A <b>& title"
-    for box in (figure.bounding_box() for figure in page.query_selector_all("figure svg")):
+    charts = page.query_selector_all("figure .chart svg")
+    assert len(charts) == len(FIGURES)
+    for box in (chart.bounding_box() for chart in charts):
         assert box["width"] > 500
-        assert box["height"] > 200
+        assert box["height"] > 150
     headings = [heading.inner_text() for heading in page.query_selector_all("h2")]
-    assert headings[0] == "Accuracy against alpha"
-    assert "What rounding leaves of the blend" in headings
+    assert headings[:2] == ["Problems", "Accuracy"]
+    assert "Rounding and coverage" in headings
+    links = [link.get_attribute("href") for link in page.query_selector_all("nav a")]
+    assert all(page.query_selector(link) for link in links)
 
 
-@pytest.mark.parametrize("width", [1100, 390])
-def test_page_never_scrolls_sideways(page: Any, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 900})
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+@pytest.mark.parametrize("width", [1100, 800, 390])
+def test_page_never_scrolls_sideways(browser: Any, run: Path, width: int) -> None:
+    size = {"width": width, "height": 900}
+    narrow = opened(browser, run / "report" / "report.html", viewport=size)
+    assert narrow.evaluate("document.documentElement.scrollWidth") <= width
+    assert narrow.problems == []
+    narrow.context.close()
+
+
+def test_a_problem_is_found_and_its_answers_stand_side_by_side(page: Any, run: Path) -> None:
+    """With the mouse: filter, open, compare, close."""
+    page.select_option("[name=first]", "before")
+    page.select_option("[name=second]", "after")
+    page.select_option("[name=filter]", "flipped between the two")
+    shown = page.inner_text("#problems output")
+    assert shown == f"{flipped_problems(run)} of 5 problems"
+    page.select_option("[name=filter]", "all problems")
+    page.click("#problems tbody button:text-is('3')")
+    page.wait_for_selector("#problem .beside .text")
+    assert page.inner_text("#problem h3") == "sums, problem 3"
+    texts = [text.inner_text() for text in page.query_selector_all("#problem .beside .text")]
+    sample = int(page.get_attribute("#problem .samples [aria-pressed=true]", "data-sample"))
+    page.click("#problem .close")
+    own = [drawn(run, checkpoint)[3, sample]["text"] for checkpoint in ("before", "after")]
+    assert [text.split() for text in texts] == [text.split() for text in own]
+    assert page.problems == []
+
+
+def drawn(run: Path, checkpoint: str) -> dict[tuple[int, int], Any]:
+    path = run / "results" / checkpoint / "sums" / "completions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {(row["idx"], row["sample_index"]): row for row in rows}
+
+
+def flipped_problems(run: Path) -> int:
+    """Problems with a sample that one of before and after has right, from their grades."""
+    right = []
+    for checkpoint in ("before", "after"):
+        path = run / "grades" / checkpoint / "sums" / "grades.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        right.append({(r["idx"], r["sample_index"]): r["outcome"] == "correct" for r in rows})
+    return len({key[0] for key in right[0] if right[0][key] != right[1][key]})
+
+
+def test_keys_alone_open_a_problem_turn_to_the_next_and_sort_a_table(page: Any) -> None:
+    page.focus("#problems tbody tr:nth-child(2) button")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#problem[open]")
+    assert page.inner_text("#problem h3") == "sums, problem 1"
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('#problem h3').textContent.endsWith('2')")
+    page.keyboard.press("Escape")
+    assert page.query_selector("#problem[open]") is None
+    table = page.locator("table.sortable").first
+    table.locator("thead button").nth(1).focus()
+    page.keyboard.press("Enter")
+    values = [cell.inner_text() for cell in table.locator("tbody tr td:nth-child(2)").all()]
+    numbers = [float(value.removesuffix(" %")) for value in values]
+    assert numbers == sorted(numbers)
+    assert table.locator("th[aria-sort=ascending]").count() == 1
+    page.keyboard.press("Enter")
+    values = [cell.inner_text() for cell in table.locator("tbody tr td:nth-child(2)").all()]
+    assert [float(value.removesuffix(" %")) for value in values] == sorted(numbers, reverse=True)
+
+
+def test_what_can_be_scrolled_can_be_reached_and_has_a_name(page: Any) -> None:
+    for box in page.query_selector_all(".scroll, .grid, .chart"):
+        assert box.get_attribute("tabindex") == "0"
+        assert box.get_attribute("aria-label")
+    for table in page.query_selector_all("table"):
+        assert table.query_selector("caption")
+    for cell in page.query_selector_all("thead th"):
+        assert cell.get_attribute("scope") == "col"
+
+
+def test_figures_are_saved_from_the_page(page: Any) -> None:
+    figure = page.locator("figure[data-name=accuracy-sums]")
+    for name, start in (("SVG", b"<svg"), ("PNG", b"\x89PNG"), ("Data", b"series,kind,x,y")):
+        with page.expect_download() as download:
+            figure.locator("button", has_text=name).click()
+        assert Path(download.value.path()).read_bytes().startswith(start)
+
+
+def test_the_dark_page_is_dark_and_its_button_makes_it_light(browser: Any, run: Path) -> None:
+    dark = opened(browser, run / "report" / "report.html", color_scheme="dark")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    ink = "getComputedStyle(document.querySelector('.chart svg text')).fill"
+    assert dark.evaluate(paper) == "rgb(20, 24, 28)"
+    assert dark.evaluate(ink) == "rgb(228, 232, 236)"
+    dark.click("#theme")
+    assert dark.evaluate(paper) == "rgb(255, 255, 255)"
+    assert dark.evaluate(ink) == "rgb(28, 32, 36)"
+    dark.emulate_media(media="print", color_scheme="dark")
+    assert dark.evaluate(paper) == "rgb(255, 255, 255)"
+    dark.context.close()
+
+
+def test_printed_on_a4_nothing_is_cut(page: Any) -> None:
+    """At the width of A4 without its margins, nothing is wider than the paper."""
+    page.set_viewport_size({"width": 688, "height": 1000})
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    wide = page.evaluate(
+        """[...document.querySelectorAll('main table, main svg, main p, main h2')]
+        .filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
+        .map((e) => e.closest('[id]').id + ' ' + e.tagName + ' ' + e.innerText)"""
+    )
+    assert wide == []
+    assert page.query_selector("details:not([open])") is None
+    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+    page.emulate_media(media="screen")
+    page.set_viewport_size({"width": 1100, "height": 900})
+
+
+def test_the_token_where_two_answers_part_is_shown_with_its_chances(
+    browser: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(html_report(nothing(), list(problems.parts("b", [planted()]))))
+    shown = opened(browser, path)
+    shown.select_option("[name=filter]", "second is worse")
+    shown.click("#problems tbody button")
+    shown.wait_for_selector("#problem .beside .text")
+    assert shown.inner_text("#problem .samples [aria-pressed=true]") == "● 2: correct → wrong"
+    assert shown.inner_text("#problem .parting") == (
+        "The two part at token 2. after's token there has probability 0.9 under after and 0.6 "
+        "under alpha-0.0000."
+    )
+    parted = [span.inner_text() for span in shown.query_selector_all(".beside .parted")]
+    assert parted == ["4", "5"]
+    shown.click("#problem .samples button >> nth=0")
+    assert shown.inner_text("#problem .parting") == "The same answer, token by token."
+    shown.context.close()
+
+
+def planted() -> ProblemAnswers:
+    """Two samples: in the second one the checkpoint leaves after at its second token."""
+
+    def one(sample: int, text: str, correct: bool, parting: Parting | None = None) -> Answered:
+        completion = Completion(
+            idx=0, sample_index=sample, seed=1, text=text, finish_reason="stop", completion_tokens=2
+        )
+        outcome = Outcome.CORRECT if correct else Outcome.WRONG
+        grade = Grade(idx=0, sample_index=sample, outcome=outcome, answer=text[-1])
+        return Answered(completion, grade, parting)
+
+    left = Parting(1, math.log(0.9), math.log(0.6))
+    return ProblemAnswers(
+        Problem(idx=0, problem="2+2", gold="4"),
+        {
+            "after": [one(0, "= 4", True), one(1, "= 4", True)],
+            "alpha-0.0000": [one(0, "= 4", True), one(1, "= 5", False, left)],
+        },
+    )
+
+
+def nothing() -> Content:
+    """The content of a report without results."""
+    config = parse_config({"name": "x", "before": "a", "after": "b"}, where="")
+    plan: Any = SimpleNamespace(tensors=[], rounding={}, architecture="Q")
+    return Content(config, plan, {}, {}, {}, {}, [])
+
+
+def test_what_a_model_says_is_text(browser: Any, tmp_path: Path) -> None:
+    """Markup, script and mathematics that loads or links, in a problem, an answer and a name."""
+    hostile = (
+        "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1> "
+        r"$\href{javascript:window.hacked=1}{x}$ $\includegraphics{http://x/y}$ \(\frac{1}{2}\) "
+        r"$\def\a{\a\a}\a$ $" + "x" * 5000 + "$"
+    )
+    problem = Problem(idx=0, problem=hostile, gold=hostile)
+    completion = Completion(
+        idx=0, sample_index=0, seed=1, text=hostile, finish_reason="stop", completion_tokens=1
+    )
+    grade = Grade(idx=0, sample_index=0, outcome=Outcome.WRONG, answer=hostile)
+    answered = [Answered(completion, grade, None)]
+    one = ProblemAnswers(problem, {"after": answered, "alpha-0.0000": answered})
+    content = replace(nothing(), missing=[hostile])
+    path = tmp_path / "report.html"
+    path.write_text(html_report(content, list(problems.parts("b", [one]))))
+    shown = opened(browser, path)
+    shown.click("#problems tbody button")
+    shown.wait_for_selector("#problem .beside .text")
+    assert shown.evaluate("window.hacked") is None
+    assert shown.query_selector("#problem img, #problem a[href]") is None
+    assert "<img src=x" in shown.inner_text("#problem .question")
+    assert shown.query_selector("#problem .question math mfrac")
+    assert shown.problems == []
+    shown.context.close()
+
+
+def test_parts_beside_the_page_are_loaded_when_a_problem_is_opened(
+    browser: Any, tmp_path: Path
+) -> None:
+    found = (simple_answers(idx) for idx in range(3))
+    (tmp_path / "problems").mkdir()
+
+    def beside(part: problems.Part) -> None:
+        (tmp_path / "problems" / f"{part.name}.js").write_bytes(problems.script(part))
+
+    inside = problems.split(problems.parts("my bench", found), beside, limit=10)
+    assert [part.name for part in inside] == ["index-my bench"]
+    path = tmp_path / "report.html"
+    path.write_text(html_report(nothing(), inside))
+    shown = opened(browser, path)
+    shown.click("#problems tbody tr:nth-child(3) button")
+    shown.wait_for_selector("#problem .beside .text")
+    assert shown.inner_text("#problem .question") == "problem 2"
+    assert shown.problems == []
+    shown.context.close()
+    (tmp_path / "problems" / "my bench-0.js").unlink()
+    alone = opened(browser, path)
+    alone.click("#problems tbody button")
+    alone.wait_for_function("document.querySelector('.question').textContent.includes('Copy the')")
+    alone.context.close()
+
+
+def simple_answers(idx: int) -> ProblemAnswers:
+    problem = Problem(idx=idx, problem=f"problem {idx}", gold="1")
+    completion = Completion(
+        idx=idx, sample_index=0, seed=1, text="one", finish_reason="stop", completion_tokens=1
+    )
+    grade = Grade(idx=idx, sample_index=0, outcome=Outcome.CORRECT, answer="1")
+    return ProblemAnswers(problem, {"after": [Answered(completion, grade, None)]})
 
 
 def test_sharded_checkpoints_are_reported_whole(tmp_path: Path) -> None:

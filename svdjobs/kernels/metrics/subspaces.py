@@ -74,7 +74,8 @@ def chordal(pair: Pair) -> Values:
     "turns within clusters only (within), and the rms sine (out)",
     null="computed: noise mixes directions within the subspace, too",
     clusters="rotations within a cluster (values nearer than 2·‖ΔW‖₂) and signs do not count",
-    pitfalls="If the whole subspace is one cluster, `within` is 0 by construction.",
+    pitfalls="Without `within` if the whole subspace is one cluster. A real update has a "
+    "larger ‖ΔW‖₂ than a random one of its norm, so its clusters are larger.",
     source="orthogonal Procrustes problem: Schönemann 1966, doi:10.1007/BF02289451",
 )
 def procrustes(pair: Pair) -> Values:
@@ -83,9 +84,12 @@ def procrustes(pair: Pair) -> Values:
     for side in SIDES:
         for k, cut in pair.cuts.items():
             before_LT, after_LT = pair.leading(side, cut)
+            found[f"{side}.{k}.out"] = float(pair.sines(side, cut).square().mean().sqrt())
+            if pair.clusters[0].stop >= cut:  # any rotation within may be one of equal values
+                found[f"{side}.{k}.within"] = None
+                continue
             x_TT, _, yh_TT = torch.linalg.svd(before_LT.T @ after_LT)
             found[f"{side}.{k}.within"] = _beyond_clusters(x_TT @ yh_TT, pair.clusters)
-            found[f"{side}.{k}.out"] = float(pair.sines(side, cut).square().mean().sqrt())
     return found
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import NamedTuple
 
-from svdjobs.reporting.data import Content, Picture, Row, Section, Table
+from svdjobs.reporting.data import Content, Picture, Question, Row, Section, Table
 
 
 @cache
@@ -20,26 +21,39 @@ def sections() -> list[Section]:
     return sorted(found, key=lambda section: section.place)
 
 
-def sentences(content: Content) -> list[str]:
-    """The sentences of all sections."""
-    return [line for section in sections() for line in section.sentences(content)]
+def answers(content: Content) -> dict[Question, list[str]]:
+    """What the sections answer to each question, in the order of the page."""
+    found = [answer for section in sections() for answer in section.answers(content)]
+    by_question = {q: [one.text for one in found if one.question is q] for q in Question}
+    return {question: texts for question, texts in by_question.items() if texts}
 
 
 def tables(content: Content) -> list[Table]:
-    """The tables of all sections: those about one benchmark together, then the others."""
-    benchmarks = list(content.summaries)
-    found = [table for section in sections() for table in section.tables(content)]
-    return sorted(
-        found,
-        key=lambda t: benchmarks.index(t.benchmark) if t.benchmark else len(benchmarks),
-    )
-
-
-def pictures(content: Content) -> list[Picture]:
-    """The figures of all sections for which the content has data."""
-    return [picture for section in sections() for picture in section.pictures(content)]
+    """The tables of all sections."""
+    return [table for section in sections() for table in section.tables(content)]
 
 
 def numbers(content: Content) -> list[Row]:
     """The numbers of all sections."""
     return [row for section in sections() for row in section.numbers(content)]
+
+
+class Topic(NamedTuple):
+    """What a section has to show."""
+
+    title: str
+    pictures: list[Picture]
+    tables: list[Table]
+
+
+def topics(content: Content) -> list[Topic]:
+    """The sections that have figures or tables, in reading order."""
+    found = [
+        Topic(
+            section.title,
+            list(section.pictures(content)),
+            [table for table in section.tables(content) if table.shown],
+        )
+        for section in sections()
+    ]
+    return [topic for topic in found if topic.pictures or topic.tables]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from svdjobs.config import REPEAT_ID, alpha_id
-from svdjobs.escape import label as named
-from svdjobs.records import Comparison, Interval, Outcome, Slope, Summary
-from svdjobs.reporting import drawing
+from svdjobs.records import Comparison, Interval, Outcome, Reading, Slope, Summary
+from svdjobs.reporting import charts
 from svdjobs.reporting.data import (
+    Answer,
     Content,
     Picture,
+    Question,
     Row,
     Section,
     Table,
@@ -22,82 +22,132 @@ from svdjobs.reporting.data import (
 from svdjobs.reporting.sections import likelihood, reading
 from svdjobs.statistics import compare, holm, paired_difference, slope_over_alpha
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
 # Log-probabilities in float32 are off by about 1e-5, and the KL of an error is half of its square:
 # about 5e-11. A KL of up to this limit may be rounding.
 _ROUNDING_KL = 1e-9
 
 
-def _sentences(content: Content) -> list[str]:
-    """Sentences about the accuracies of each benchmark."""
-    lines = []
+def _answers(content: Content) -> Iterator[Answer]:
+    adjusted = adjusted_p(content)
     for benchmark, by_id in content.summaries.items():
         before, after = by_id.get("before"), by_id.get("after")
         if before and after:
             gain = paired_difference(after.problem_scores, before.problem_scores)
-            lines.append(
+            yield Answer(
+                Question.GAIN,
                 f"{benchmark}: after scores {percent(after.avg_at_n.value)}, before "
-                f"{percent(before.avg_at_n.value)}; RL changed accuracy by "
-                f"{points(gain)} points."
+                f"{percent(before.avg_at_n.value)}; RL changed accuracy by {points(gain)} points.",
             )
-        bases, values = content.config.bases_of, content.config.values_of
-        zero, unblended = by_id.get(alpha_id(0.0)), by_id.get(bases)
-        if unblended and zero:
-            change = compare(zero.problem_scores, unblended.problem_scores, unblended.n)
-            lines.append(
-                f"{benchmark}: with {values}'s singular values in {bases}'s bases (alpha = 0), "
-                f"accuracy differs from {bases} by {points(change.difference)} points. "
-                f"{_verdict(change, _read_effect(content, benchmark))}"
-            )
-        if slope := sweep_slope(content, benchmark):
-            lines.append(
+        yield from _values_answer(content, benchmark, adjusted.get((benchmark, alpha_id(0.0))))
+        if (slope := sweep_slope(content, benchmark)) and len(slope.alphas) > 2:
+            yield Answer(
+                Question.VALUES,
                 f"{benchmark}: over the whole sweep, accuracy changes by {points(slope.slope)} "
-                f"points from alpha = 0 to 1 (p = {slope.p:.2g})."
+                f"points from alpha = 0 to 1 (p = {slope.p:.2g}).",
             )
         if after and (again := by_id.get(REPEAT_ID)):
             noise = paired_difference(again.problem_scores, after.problem_scores)
-            lines.append(
+            yield Answer(
+                Question.TRUST,
                 f"{benchmark}: after asked again with other seeds differs from itself by "
-                f"{points(noise)} points: what chance alone does."
+                f"{points(noise)} points: what chance alone does.",
             )
-    return lines
+        lost = [f"{i} {unscored(one)}" for i, one in by_id.items() if unscored(one)]
+        if lost:
+            yield Answer(
+                Question.NOT_MEASURED,
+                f"{benchmark}: completions that could not be graded, and count as not correct: "
+                f"{', '.join(lost)}.",
+            )
+    if not content.config.evaluate:
+        yield Answer(Question.NOT_MEASURED, "Accuracy: no evaluation was asked for.")
+    if content.missing:
+        yield Answer(Question.NOT_MEASURED, f"Not finished: {', '.join(content.missing)}.")
 
 
-def _verdict(change: Comparison, elsewhere: str) -> str:
-    """A sentence about a difference of accuracies.
-
-    `elsewhere` is the sentence of `_read_effect`, or empty.
-    """
-    interval = change.difference
-    if interval.low is None or interval.high is None:
-        if interval.value != 0:
-            return ""
-        found = "Every problem scored the same."
-    elif interval.low <= 0 <= interval.high:
-        found = "The interval contains 0: accuracy shows no effect of the singular values."
-    else:
-        return f"The interval excludes 0: the singular values matter here.{elsewhere}"
-    if change.detectable:
-        one = f"one of {100 * change.detectable:.1f} points"
-        found += f" It would have found {one} in 4 of 5 tries."
-    return f"{found}{elsewhere}"
-
-
-def _read_effect(content: Content, benchmark: str) -> str:
-    """A sentence on what alpha = 0 costs as read from after's completions, or, where that cannot be
-    read, on whether their likelihood differs; else an empty text."""
-    if content.config.bases_of != "after":
-        return ""
-    found = content.readings.get(benchmark, {}).get(alpha_id(0.0))
+def _values_answer(content: Content, benchmark: str, p: float | None) -> Iterator[Answer]:
+    """What alpha = 0 costs: as read, which is the sharper, and as sampled."""
+    by_id = content.summaries[benchmark]
+    bases, values = content.config.bases_of, content.config.values_of
+    what = f"{benchmark}: {values}'s singular values in {bases}'s bases (alpha = 0)"
+    zero, unblended = by_id.get(alpha_id(0.0)), by_id.get(bases)
+    found = content.readings.get(benchmark, {}).get(alpha_id(0.0)) if bases == "after" else None
     if found and found.accuracy:
-        read = reading.words(found.accuracy)
-        return f" Read from after's own answers, which is far sharper: {read}."
+        text = (
+            f"{what} change accuracy by {reading.words(found.accuracy)}, read from after's own "
+            f"answers{_of_the_gain(content, benchmark, found.accuracy)}. {_read_verdict(found)}"
+        )
+        if unblended and zero:
+            text += f" {_sampled_verdict(compare_with(zero, unblended), p, 'Sampled: ')}"
+        yield Answer(Question.VALUES, text)
+    elif unblended and zero:
+        change = compare_with(zero, unblended)
+        yield Answer(
+            Question.VALUES,
+            f"{what} change accuracy by {_sampled_verdict(change, p, '')}"
+            f"{_divergence_words(content, benchmark)}",
+        )
+
+
+def compare_with(summary: Summary, reference: Summary) -> Comparison:
+    """The paired comparison of two checkpoints on the same problems."""
+    return compare(summary.problem_scores, reference.problem_scores, reference.n)
+
+
+def _of_the_gain(content: Content, benchmark: str, cost: Interval) -> str:
+    """`, 1.3 % of what RL changed`, if what RL changed is known to be more than nothing."""
+    by_id = content.summaries[benchmark]
+    before, after = by_id.get("before"), by_id.get("after")
+    if not (before and after):
+        return ""
+    gain = paired_difference(after.problem_scores, before.problem_scores)
+    if gain.low is None or gain.high is None or gain.low <= 0 <= gain.high:
+        return ""
+    return f": {100 * abs(cost.value / gain.value):.2g} % of what RL changed"
+
+
+def _read_verdict(found: Reading) -> str:
+    interval = found.accuracy
+    if interval is None or interval.low is None or interval.high is None:
+        return "Nothing changed at all."
+    if interval.low <= 0 <= interval.high:
+        return "The interval contains 0: no difference is seen."
+    return "The interval excludes 0: the difference is real."
+
+
+def _sampled_verdict(change: Comparison, p: float | None, lead: str) -> str:
+    """A sampled difference, and whether it is real.
+
+    The p-value decides: that of a sign-flip test holds with few changed problems, where the t
+    interval is too narrow.
+    """
+    interval, level = change.difference, reading.LEVEL
+    if interval.low is None or interval.high is None or p is None:
+        same = "every problem scored the same" if interval.value == 0 else "no interval"
+        words = f"{lead}{points(interval)} points: {same}."
+        real = False
+    else:
+        real = p < level
+        excludes = not interval.low <= 0 <= interval.high
+        words = f"{lead}{points(interval)} points, p = {p:.2g}: "
+        words += "a real difference." if real else "sampling cannot tell it from none."
+        if excludes != real:
+            words += (
+                f" (The interval {'excludes' if excludes else 'contains'} 0, but only "
+                f"{change.changed} of {change.problems} problems changed: trust p.)"
+            )
+    if change.detectable and not real:
+        one = f"one of {100 * change.detectable:.1f} points"
+        words += f" It would have found {one} in 4 of 5 tries."
+    return words
+
+
+def _divergence_words(content: Content, benchmark: str) -> str:
+    """Where alpha = 0 cannot be read: a sentence if its likelihood differs, else an empty text."""
     kl = likelihood.divergences(content, benchmark).get(alpha_id(0.0))
-    if kl is None or kl.value.low is None or kl.value.low <= _ROUNDING_KL:
+    if content.config.bases_of != "after" or kl is None:
+        return ""
+    if kl.value.low is None or kl.value.low <= _ROUNDING_KL:
         return ""
     return (
         f" The likelihood of after's answers, which is far finer, does show one: KL "
@@ -229,66 +279,26 @@ def estimates_table(content: Content, benchmark: str) -> Table:
     )
 
 
-def _figure(content: Content) -> Figure:
-    """Accuracy against alpha: a panel per benchmark, with before and after as lines."""
-    count = len(content.summaries)
-    figure, grid = drawing.new(count, width=max(6.5, 5.2 * count), height=4.2)
-    for axes, (benchmark, by_id) in zip(grid[0], content.summaries.items(), strict=True):
-        alphas = [alpha for alpha in content.config.alphas if alpha_id(alpha) in by_id]
-        points = [by_id[alpha_id(alpha)].avg_at_n for alpha in alphas]
-        span = drawing.span(axes, alphas)
-        for name, colour in (("before", drawing.COLOURS[1]), ("after", drawing.COLOURS[2])):
-            if name in by_id:
-                _baseline(axes, by_id[name].avg_at_n, name, colour, span)
-        if points:
-            axes.errorbar(
-                alphas,
-                [100 * p.value for p in points],
-                yerr=drawing.distances(points, 100),
-                color=drawing.COLOURS[0],
-                marker="o",
-                capsize=3,
-                linestyle="-" if len(points) > 1 else "none",
-                linewidth=1.5,
-                zorder=3,
-                label="blend at alpha",
-            )
-        read = {
-            alpha: found.accuracy.value
-            for alpha in content.config.alphas
-            if (found := content.readings.get(benchmark, {}).get(alpha_id(alpha)))
-            and found.accuracy
-        }
-        if len(read) > len(points) and "after" in by_id:
-            level = by_id["after"].avg_at_n.value
-            drawing.span(axes, list(read))
-            axes.plot(
-                list(read),
-                [100 * (level + difference) for difference in read.values()],
-                color=drawing.COLOURS[0],
-                marker=".",
-                linewidth=1,
-                zorder=3,
-                label="blend, read from after's answers",
-            )
-        some = next(iter(by_id.values()))
-        axes.set(
-            title=named(benchmark),
-            xlabel=drawing.alpha_axis(content),
-            ylabel=f"avg@{some.n}, %",
-        )
-        axes.legend(loc="best")
-    return figure
-
-
-def _baseline(
-    axes: Axes, interval: Interval, name: str, colour: str, span: tuple[float, float]
-) -> None:
-    axes.axhline(100 * interval.value, color=colour, linestyle="--", linewidth=1.2, label=name)
-    if interval.low is not None and interval.high is not None:
-        axes.fill_between(
-            span, 100 * interval.low, 100 * interval.high, color=colour, alpha=0.12, linewidth=0
-        )
+def _chart(content: Content, benchmark: str) -> charts.Spec:
+    """Accuracy against alpha, with before and after as lines."""
+    by_id, found = content.summaries[benchmark], content.readings.get(benchmark, {})
+    alphas = {alpha: alpha_id(alpha) for alpha in content.config.alphas}
+    sampled = {alpha: by_id[i].avg_at_n for alpha, i in alphas.items() if i in by_id}
+    read = {
+        alpha: reading.at_level(by_id["after"].avg_at_n.value, accuracy)
+        for alpha, i in alphas.items()
+        if "after" in by_id and i in found and (accuracy := found[i].accuracy)
+    }
+    series = [charts.Series("blend, sampled", "points", sampled)] if sampled else []
+    if read:
+        series.append(charts.Series("blend, read from after's answers", "line", read))
+    series += [
+        charts.Series(one, "level", {one: by_id[one].avg_at_n})
+        for one in ("before", "after")
+        if one in by_id
+    ]
+    n = next(iter(by_id.values())).n
+    return charts.curves(series, x=content.alpha_axis, y=f"avg@{n}, %", scale=100)
 
 
 def _numbers(content: Content) -> Iterator[Row]:
@@ -332,19 +342,22 @@ def _tables(content: Content) -> Iterator[Table]:
 
 
 def _pictures(content: Content) -> Iterator[Picture]:
-    if content.summaries:
-        bases, values = content.config.bases_of, content.config.values_of
-        moves = "falls" if content.config.direction == "forward" else "rises"
+    bases, values = content.config.bases_of, content.config.values_of
+    moves = "falls" if content.config.direction == "forward" else "rises"
+    for benchmark in content.summaries:
         yield Picture(
-            "accuracy.png",
-            "Accuracy against alpha",
-            f"Each point is a checkpoint with {bases}'s singular vectors and blended singular "
-            f"values; bars and bands are 95 % intervals clustered by problem. A flat line at "
-            f"{bases}'s level says that the gain sits in the singular vectors; one that {moves} to "
-            f"{values}'s at alpha = 0, that it sits in the singular values. The paired differences "
-            f"in the table below are sharper than these bars.",
-            lambda: _figure(content),
+            f"accuracy-{benchmark}",
+            f"Accuracy on {benchmark} against alpha",
+            f"Points are checkpoints with {bases}'s singular vectors and blended singular values, "
+            f"as sampled; the curve is after's accuracy plus what reading says. Bars and bands are "
+            f"95 % intervals clustered by problem. A flat line at {bases}'s level says that the "
+            f"gain sits in the singular vectors; one that {moves} to {values}'s at alpha = 0, that "
+            f"it sits in the singular values. Differences are known better than these bars say, "
+            f"because all checkpoints have the same problems and seeds: see the table.",
+            _chart(content, benchmark),
         )
 
 
-SECTION = Section(10, sentences=_sentences, tables=_tables, pictures=_pictures, numbers=_numbers)
+SECTION = Section(
+    10, "Accuracy", answers=_answers, tables=_tables, pictures=_pictures, numbers=_numbers
+)

@@ -9,7 +9,7 @@ from typing import get_args
 from svdjobs.checkpoint.selection import coverage
 from svdjobs.config import StorageDtype, alpha_id
 from svdjobs.records import Interval
-from svdjobs.reporting.data import Content, Row, Section, Table
+from svdjobs.reporting.data import Answer, Content, Question, Row, Section, Table
 from svdjobs.statistics import (
     LARGEST_CAST_ERROR,
     cast_error_total,
@@ -60,18 +60,24 @@ def realised_table(content: Content) -> Table:
 
 def coverage_table(content: Content) -> Table:
     """The numbers of tensors and parameters that were blended, and of the others by reason."""
+    taken = _taken(content)
     tensors: Counter[str] = Counter(tensor.skip or "blended" for tensor in content.plan.tensors)
     parameters = coverage(content.plan.tensors)
     total = sum(parameters.values()) or 1
     rows = [
-        [kind, str(tensors[kind]), f"{elements:,}", f"{100 * elements / total:.2f} %"]
+        [
+            taken if kind == "blended" else kind,
+            str(tensors[kind]),
+            f"{elements:,}",
+            f"{100 * elements / total:.2f} %",
+        ]
         for kind, elements in sorted(parameters.items(), key=lambda item: -item[1])
     ]
     return Table(
         "coverage",
         "Coverage",
-        "Tensors that were blended, and the reason for each that was copied from "
-        f"{content.config.bases_of} instead.",
+        f"Tensors that were {taken}, and the reason for each that was not"
+        + (f" but copied from {content.config.bases_of}." if content.config.alphas else "."),
         ["tensors", "count", "parameters", "share"],
         rows,
     )
@@ -91,9 +97,49 @@ def _numbers(content: Content) -> Iterator[Row]:
         yield "-", "-", "spectrum_shift_of_rounding_alone", Interval(value=alone)
 
 
-def _sentences(content: Content) -> Iterator[str]:
+def _answers(content: Content) -> Iterator[Answer]:
+    if kept := _kept_words(content):
+        yield Answer(Question.ROUNDING, kept)
     if (alone := content.rounding_alone()) is not None:
-        yield _rounding_headline(content, alone)
+        yield Answer(Question.ROUNDING, _rounding_headline(content, alone))
+    yield Answer(Question.LEFT_OUT, _left_out_words(content))
+
+
+def _kept_words(content: Content) -> str:
+    """What each dtype keeps of the blend at the lowest alpha that is stored."""
+    alpha = min((a for a in content.blends if a != 1 and content.blends[a]), default=None)
+    if alpha is None:
+        return ""
+    fractions = realised_total(content.blends[alpha])
+    errors = cast_error_total(content.blends[alpha])
+    kept = ", ".join(
+        f"{dtype} keeps {100 * fraction:.3g} % (rounding noise: {100 * error:.2g} %)"
+        for dtype in get_args(StorageDtype)
+        if (fraction := fractions[dtype]) is not None and (error := errors[dtype]) is not None
+    )
+    stored = content.config.blend.storage_dtype
+    return f"Of the blend at alpha = {alpha:g}, {kept}; this sweep stores {stored}." if kept else ""
+
+
+def _left_out_words(content: Content) -> str:
+    """How many tensors were taken, and why the others were not."""
+    taken, total = _taken(content), len(content.plan.tensors)
+    parameters = coverage(content.plan.tensors)
+    whole = sum(parameters.values()) or 1
+    reasons = ", ".join(
+        f"{reason} ({100 * elements / whole:.2g} % of the parameters)"
+        for reason, elements in sorted(parameters.items(), key=lambda item: -item[1])
+        if reason != "blended"
+    )
+    count = sum(tensor.skip is None for tensor in content.plan.tensors)
+    share = 100 * parameters.get("blended", 0) / whole
+    left = f"; not {taken}: {reasons}" if reasons else "; nothing was left out"
+    return f"{count} of {total} tensors, {share:.3g} % of the parameters, were {taken}{left}."
+
+
+def _taken(content: Content) -> str:
+    """What was done to the selected matrices."""
+    return "blended" if content.config.alphas else "compared"
 
 
 def _tables(content: Content) -> Iterator[Table]:
@@ -102,4 +148,4 @@ def _tables(content: Content) -> Iterator[Table]:
     yield coverage_table(content)
 
 
-SECTION = Section(40, sentences=_sentences, tables=_tables, numbers=_numbers)
+SECTION = Section(70, "Rounding and coverage", answers=_answers, tables=_tables, numbers=_numbers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from svdjobs.reporting.data import Content, Section, Table, percent
+from svdjobs.reporting.data import Answer, Content, Question, Section, Table, percent
 
 MOST_DISAGREEMENTS = 20
 _CELL = 32
@@ -69,10 +69,22 @@ def _short(text: str) -> str:
     return line if len(line) <= _CELL else f"{line[: _CELL - 1]}…"
 
 
+def _answers(content: Content) -> Iterator[Answer]:
+    for benchmark, by_id in content.agreements.items():
+        apart = sum(seen.only_first + seen.only_second for seen in by_id.values())
+        judged = sum(seen.both_correct + seen.neither for seen in by_id.values()) + apart
+        if judged:
+            yield Answer(
+                Question.TRUST,
+                f"{benchmark}: a second grader, math-verify, judges {apart} of {judged:,} answers "
+                f"differently.",
+            )
+
+
 def _tables(content: Content) -> Iterator[Table]:
     for benchmark in content.summaries:
         if content.agreements.get(benchmark):
             yield from _of_benchmark(content, benchmark)
 
 
-SECTION = Section(20, tables=_tables)
+SECTION = Section(35, "Two graders", answers=_answers, tables=_tables)

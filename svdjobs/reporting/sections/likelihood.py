@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from svdjobs.config import alpha_id
-from svdjobs.escape import label as named
 from svdjobs.records import Interval, Likelihood
-from svdjobs.reporting import drawing
+from svdjobs.reporting import charts
 from svdjobs.reporting.data import Content, Picture, Row, Section, Table
 from svdjobs.statistics import divergence_interval, mean_per_token
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Divergence(NamedTuple):
@@ -147,44 +143,23 @@ def _signed(interval: Interval) -> str:
     return f"{interval.value:+.2e} [{interval.low:+.2e}, {interval.high:+.2e}]"
 
 
-def _figure(content: Content) -> Figure:
-    """KL(after ‖ blend) per token against alpha: a panel per benchmark, with before as a line."""
-    found = {b: kl for b in content.likelihoods if (kl := divergences(content, b))}
-    figure, grid = drawing.new(len(found), width=max(6.5, 5.2 * len(found)), height=4.2)
-    for axes, (benchmark, by_id) in zip(grid[0], found.items(), strict=True):
-        # Leave out alpha = 1 if it is after itself: its KL is 0, which a log scale cannot show.
-        alphas = [
-            a
-            for a in content.config.alphas
-            if alpha_id(a) in by_id and not (a == 1 and content.config.bases_of == "after")
-        ]
-        points = [by_id[alpha_id(alpha)].value for alpha in alphas]
-        axes.errorbar(
-            alphas,
-            drawing.positive([p.value for p in points]),
-            yerr=drawing.distances(points),
-            color=drawing.COLOURS[0],
-            marker="o",
-            capsize=3,
-            linewidth=1.5,
-            label="blend at alpha",
-        )
-        if "before" in by_id:
-            axes.axhline(
-                by_id["before"].value.value,
-                color=drawing.COLOURS[1],
-                linestyle="--",
-                label="before",
-            )
-        drawing.span(axes, alphas)
-        axes.set(
-            title=named(benchmark),
-            yscale="log",
-            ylabel="KL(after ‖ checkpoint), nats per token",
-            xlabel=drawing.alpha_axis(content),
-        )
-        axes.legend(loc="best")
-    return figure
+def _chart(content: Content, found: Mapping[str, Divergence]) -> charts.Spec:
+    """KL(after ‖ blend) per token against alpha, with before as a line.
+
+    alpha = 1 is after itself, so its KL is 0, which a log scale cannot show.
+    """
+    blends = {
+        alpha: found[alpha_id(alpha)].value
+        for alpha in content.config.alphas
+        if alpha_id(alpha) in found
+    }
+    series = [charts.Series("blend at alpha", "line", blends)]
+    if "before" in found:
+        series.append(charts.Series("before", "level", {"before": found["before"].value}))
+    return charts.curves(
+        [one for one in series if one.values],
+        x=content.alpha_axis, y="KL(after ‖ checkpoint), nats per token", log=True,
+    )  # fmt: skip
 
 
 def _tables(content: Content) -> Iterator[Table]:
@@ -194,16 +169,17 @@ def _tables(content: Content) -> Iterator[Table]:
 
 
 def _pictures(content: Content) -> Iterator[Picture]:
-    if any(divergences(content, benchmark) for benchmark in content.likelihoods):
-        yield Picture(
-            "divergence.png",
-            "Divergence from after against alpha",
-            "How far each checkpoint's next-token distribution is from after's, on answers that "
-            "after gave: no sampling noise of the checkpoint, so it sees effects far too small to "
-            "move an accuracy. The dashed line is before: what the whole of RL amounts to by the "
-            "same measure.",
-            lambda: _figure(content),
-        )
+    for benchmark in content.likelihoods:
+        if found := divergences(content, benchmark):
+            yield Picture(
+                f"divergence-{benchmark}",
+                f"Divergence from after on {benchmark}, against alpha",
+                "How far each checkpoint's next-token distribution is from after's, on answers "
+                "that after gave: no sampling noise of the checkpoint, so it sees effects far too "
+                "small to move an accuracy. The dashed line is before: what the whole of RL "
+                "amounts to by the same measure.",
+                _chart(content, found),
+            )
 
 
 def _numbers(content: Content) -> Iterator[Row]:
@@ -212,4 +188,4 @@ def _numbers(content: Content) -> Iterator[Row]:
             yield benchmark, checkpoint_id, "kl_from_after", kl.value
 
 
-SECTION = Section(30, tables=_tables, pictures=_pictures, numbers=_numbers)
+SECTION = Section(30, "Divergence from after", tables=_tables, pictures=_pictures, numbers=_numbers)

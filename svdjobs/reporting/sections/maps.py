@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from svdjobs.checkpoint.selection import part_name
-from svdjobs.escape import label as named
 from svdjobs.records import Interval, MapReading
-from svdjobs.reporting import drawing
-from svdjobs.reporting.data import Content, Picture, Row, Section, Table
+from svdjobs.reporting import charts
+from svdjobs.reporting.data import Answer, Content, Picture, Question, Row, Section, Table
 from svdjobs.reporting.sections.likelihood import plain
 from svdjobs.reporting.sections.reading import LEVEL, cell, not_read, words
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
 MOST_NAMED = 3
 REWOUND = {
@@ -35,6 +28,11 @@ def found_parts(parts: Sequence[MapReading]) -> list[MapReading]:
 
 def _sum(parts: Sequence[MapReading]) -> float:
     return math.fsum(part.accuracy.value for part in parts if part.accuracy)
+
+
+def _answers(content: Content) -> Iterator[Answer]:
+    for text in _sentences(content):
+        yield Answer(Question.WHERE, text)
 
 
 def _sentences(content: Content) -> Iterator[str]:
@@ -88,13 +86,12 @@ def map_table(content: Content, benchmark: str) -> Table:
     rows = []
     for part in content.maps[benchmark]:
         accuracy = cell(part.accuracy) if part.accuracy else not_read(part.refused)
-        nulls = " ".join(f"{100 * null.value:+.2f}" for null in part.nulls) or "-"
         rows.append(
             [
                 "-" if part.layer is None else str(part.layer),
                 part.family,
                 accuracy,
-                nulls,
+                _nulls(part),
                 "-" if part.p is None else f"{part.p:.2g}",
                 _short(part.nll),
                 plain(part.kl).partition(" ")[0],
@@ -121,61 +118,31 @@ def _short(interval: Interval) -> str:
     return f"{interval.value:+.2e}"
 
 
-def _figure(content: Content) -> Figure:
-    """A panel for each benchmark: layers × module families, coloured by the change of accuracy."""
-    panels = list(content.maps.items())
-    rows = max(len({p.layer for p in parts[:-1]}) for _, parts in panels)
-    columns = max(len(_columns(parts)) for _, parts in panels)
-    width, height = max(6.5, 1.1 * columns + 2.5), max(3.0, 0.42 * rows + 2.2)
-    figure, grid = drawing.new(len(panels), width=width * len(panels), height=height)
-    for axes, (benchmark, parts) in zip(grid[0], panels, strict=True):
-        _panel(axes, parts)
-        axes.set(title=named(benchmark))
-    return figure
+def _chart(parts: Sequence[MapReading]) -> charts.Spec:
+    """Layers × columns, coloured by the change of accuracy; grey: no more than a random change."""
+    found = {(part.layer, part.family) for part in found_parts(parts)}
+    cells = [
+        {
+            "layer": part.layer,
+            "column": charts.name(part.family),
+            "value": None if part.accuracy is None else 100 * part.accuracy.value,
+            "interval": cell(part.accuracy) if part.accuracy else not_read(part.refused),
+            "p": part.p,
+            "random": _nulls(part),
+            "found": (part.layer, part.family) in found,
+        }
+        for part in parts[:-1]
+    ]
+    return charts.heat_map(
+        cells,
+        charts.Heat("accuracy minus after's, points", around=0, format="+.2f", warm_is_high=False),
+        columns=[charts.name(column) for column in dict.fromkeys(p.family for p in parts[:-1])],
+        hover={"interval": "points", "random": "random changes", "p": "p"},
+    )
 
 
-def _columns(parts: Sequence[MapReading]) -> list[str]:
-    """The columns, in the order of the cells."""
-    return list(dict.fromkeys(part.family for part in parts[:-1]))
-
-
-def _panel(axes: Axes, parts: Sequence[MapReading]) -> None:
-    cells = parts[:-1]
-    layers = sorted({-1 if p.layer is None else p.layer for p in cells})
-    families = _columns(parts)
-    found = {(p.layer, p.family) for p in found_parts(parts)}
-    values = [[math.nan for _ in families] for _ in layers]
-    for part in cells:
-        if part.accuracy:
-            place = layers.index(-1 if part.layer is None else part.layer)
-            values[place][families.index(part.family)] = 100 * part.accuracy.value
-    size = max((abs(v) for row in values for v in row if not math.isnan(v)), default=1.0) or 1.0
-    image = axes.imshow(values, cmap="RdBu", vmin=-size, vmax=size, aspect="auto")
-    for part in cells:
-        y = layers.index(-1 if part.layer is None else part.layer)
-        x = families.index(part.family)
-        if part.accuracy is None:
-            axes.text(x, y, part.refused or "-", ha="center", va="center", fontsize=7)
-            continue
-        value = 100 * part.accuracy.value
-        if (part.layer, part.family) not in found:
-            axes.add_patch(_grey(x, y))
-        dark = abs(value) > 0.6 * size and (part.layer, part.family) in found
-        axes.text(
-            x, y, f"{value:+.2f}", ha="center", va="center", fontsize=8,
-            color="white" if dark else "black",
-        )  # fmt: skip
-    axes.set_xticks(range(len(families)), [named(f) for f in families], rotation=30, ha="right")
-    axes.set_yticks(range(len(layers)), ["-" if n < 0 else str(n) for n in layers])
-    axes.set(ylabel="layer")
-    axes.grid(visible=False)
-    axes.figure.colorbar(image, ax=axes, label="accuracy minus after's, points", shrink=0.9)
-
-
-def _grey(x: int, y: int) -> Patch:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="#d8d8d8", edgecolor="none")
+def _nulls(part: MapReading) -> str:
+    return " ".join(f"{100 * null.value:+.2f}" for null in part.nulls) or "-"
 
 
 def _tables(content: Content) -> Iterator[Table]:
@@ -184,14 +151,14 @@ def _tables(content: Content) -> Iterator[Table]:
 
 
 def _pictures(content: Content) -> Iterator[Picture]:
-    if content.maps and content.config.map:
+    for benchmark, parts in content.maps.items() if content.config.map else ():
         yield Picture(
-            "map.png",
-            "Where the change sits",
-            f"Each cell is one part, {_done(content)} alone: the number is the "
-            f"change of accuracy in points, read from after's answers. Red: the part carries some "
-            f"of after's accuracy. Grey: not more than {_compared(content)}.",
-            lambda: _figure(content),
+            f"map-{benchmark}",
+            f"Where the change sits, on {benchmark}",
+            f"Each cell is one part, {_done(content)} alone: the number is the change of accuracy "
+            f"in points, read from after's answers. Red: the part carries some of after's "
+            f"accuracy. Grey: not more than {_compared(content)}.",
+            _chart(parts),
         )
 
 
@@ -209,4 +176,6 @@ def _numbers(content: Content) -> Iterator[Row]:
                 yield benchmark, name, "p", Interval(value=part.p)
 
 
-SECTION = Section(25, sentences=_sentences, tables=_tables, pictures=_pictures, numbers=_numbers)
+SECTION = Section(
+    25, "The map", answers=_answers, tables=_tables, pictures=_pictures, numbers=_numbers
+)

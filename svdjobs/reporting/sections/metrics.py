@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
-from svdjobs.escape import label as named
 from svdjobs.records import MetricsRow
-from svdjobs.reporting import drawing
-from svdjobs.reporting.data import Content, Picture, Section, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from svdjobs.reporting import charts
+from svdjobs.reporting.data import Answer, Content, Picture, Question, Section, Table
 
 MOST_NAMED = 3
 LIKE_NOISE = (0.8, 1.25)
 """A ratio of a metric to its null between these is said to be like noise."""
 
+MOST_DETAILED = 2000
+"""Matrices up to which the page has all metrics of each."""
 DENSER = 1.2
 """A layer or module with more than so many times its share of the update is named."""
 
@@ -31,6 +29,7 @@ class Shown(NamedTuple):
     """The mean of these, e.g. of the left and the right side."""
 
 
+INTRUDERS = Shown("intruders", ("intruders.u", "intruders.v"))
 TABLE = (
     Shown("update", ("update_norm",)),
     Shown("NSS", ("nss",)),
@@ -38,7 +37,7 @@ TABLE = (
     Shown("angle 64", ("sine.u.64.rms", "sine.v.64.rms")),
     Shown("spikes", ("spikes",)),
     Shown("structure", ("update_structure",)),
-    Shown("intruders", ("intruders.u", "intruders.v")),
+    INTRUDERS,
     Shown("bf16 same", ("unchanged_in_bf16.all",)),
 )
 
@@ -67,20 +66,26 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
-def verdict(rows: Sequence[MetricsRow]) -> list[str]:
+def answers(rows: Sequence[MetricsRow]) -> list[Answer]:
     """What changed, in sentences of measured numbers beside those of random updates."""
     moved = [row for row in rows if row.values.get("update_norm")]
     if not moved:
-        return [f"Changed: none of {len(rows)} matrices; they are equal to the bit."]
+        text = f"Changed: none of {len(rows)} matrices; they are equal to the bit."
+        return [Answer(Question.CHANGED, text)]
     return [
-        *_how_much(rows, moved),
-        *_where(moved),
-        *_values(moved),
-        *_directions(moved),
-        *_structure(moved),
-        *_bf16(moved),
-        *_way(moved),
+        *(Answer(Question.CHANGED, text) for text in _how_much(rows, moved)),
+        *(Answer(Question.CHANGED, text) for text in _where(moved)),
+        *(Answer(Question.CHANGED, text) for text in _structure(moved)),
+        *(Answer(Question.CHANGED, text) for text in _way(moved)),
+        *(Answer(Question.TURNED, text) for text in _values(moved)),
+        *(Answer(Question.TURNED, text) for text in _directions(moved)),
+        *(Answer(Question.ROUNDING, text) for text in _bf16(moved)),
     ]
+
+
+def verdict(rows: Sequence[MetricsRow]) -> list[str]:
+    """The same as sentences only."""
+    return [answer.text for answer in answers(rows)]
 
 
 def _norm(row: MetricsRow) -> float:
@@ -109,7 +114,7 @@ def _where(moved: Sequence[MetricsRow]) -> Iterator[str]:
             own[1] += math.prod(row.shape) / size
     dense = sorted(shares.items(), key=lambda item: -item[1][0] / item[1][1])[:MOST_NAMED]
     words = ", ".join(
-        f"{named(part)} ({100 * share:.0f} % of the update, {100 * of_all:.0f} % of the entries)"
+        f"{part} ({100 * share:.0f} % of the update, {100 * of_all:.0f} % of the entries)"
         for part, (share, of_all) in dense
     )
     most, of_all = dense[0][1]
@@ -137,7 +142,7 @@ def _directions(moved: Sequence[MetricsRow]) -> Iterator[str]:
             f"Directions: the leading {k} singular directions of the median matrix turned by "
             f"{{own}}{sine}, under a random update by {{null}}",
         )  # fmt: skip
-    new = [row for row in moved if (of(row, TABLE[6]) or 0) > (of(row, TABLE[6], null=True) or 0)]
+    new = [row for row in moved if (of(row, INTRUDERS) or 0) > (of(row, INTRUDERS, null=True) or 0)]
     yield (
         f"Intruders: {len(new)} of {len(moved)} matrices have leading directions that are none of "
         f"before's" + (f", e.g. {new[0].name}." if new else ".")
@@ -191,8 +196,11 @@ def _beside(
     write = _percent if percent else _number
     own, null = (median(values) for values in zip(*known, strict=True))
     ratio = own / null if null else math.inf
-    like = ": like noise of this size" if LIKE_NOISE[0] <= ratio <= LIKE_NOISE[1] else ""
     more = sum(a > b for a, b in known)
+    if LIKE_NOISE[0] <= ratio <= LIKE_NOISE[1]:
+        like = ": like noise of this size"
+    else:
+        like = f": {ratio:.2g} times as much, {'more' if ratio > 1 else 'less'} than noise"
     yield (
         f"{words.format(own=write(own), null=write(null))}{like} (more in {more} of {len(known)} "
         f"matrices)."
@@ -260,65 +268,48 @@ def _all_numbers(rows: Sequence[MetricsRow]) -> Table:
     )
 
 
+class _Panel(NamedTuple):
+    """A heat map of a metric, or of its ratio to that of a random update."""
+
+    title: str
+    shown: Shown
+    ratio: bool
+
+
 PANELS = (
-    ("size of the update, ‖ΔW‖/‖W‖", Shown("", ("update_norm",)), False),
-    ("spectral shift beside a random update's", Shown("", ("nss",)), True),
-    ("rotation beside a random update's", Shown("", ("sine.u.16.rms", "sine.v.16.rms")), True),
-    ("directions of ΔW above noise", Shown("", ("spikes",)), False),
+    _Panel("size of the update, ‖ΔW‖/‖W‖", Shown("", ("update_norm",)), False),
+    _Panel("spectral shift ÷ random update's", Shown("", ("nss",)), True),
+    _Panel("rotation ÷ random update's", Shown("", ("sine.u.16.rms", "sine.v.16.rms")), True),
+    _Panel("directions of ΔW above noise", Shown("", ("spikes",)), False),
 )
 
 
-def _figure(content: Content) -> Figure:
-    """Four maps of layer × family: size, spectral shift and rotation over their nulls, spikes."""
-    rows = whole(content)
-    layers = sorted({-1 if row.layer is None else row.layer for row in rows})
-    families = sorted({row.family for row in rows})
-    height = max(3.0, 0.18 * len(layers) + 2.2)
-    figure, grid = drawing.new(len(PANELS), width=3.6 * len(PANELS), height=height)
-    for axes, (title, shown, ratio) in zip(grid[0], PANELS, strict=True):
-        cells: dict[tuple[int, str], list[float]] = {}
-        for row in rows:
-            own, null = of(row, shown), of(row, shown, null=True)
-            value = (own / null if own is not None and null else None) if ratio else own
-            if value is not None:
-                place = (-1 if row.layer is None else row.layer, row.family)
-                cells.setdefault(place, []).append(value)
-        values = [
-            [median(cells.get((layer, family), [math.nan])) for family in families]
-            for layer in layers
-        ]
-        limits = {"norm": _log_around_1(values)} if ratio else {}
-        cmap = "RdBu_r" if ratio else "viridis"
-        image = axes.imshow(values, cmap=cmap, aspect="auto", origin="lower", **limits)
-        short = [named(family.rpartition(".")[2]) for family in families]
-        axes.set_xticks(range(len(families)), short, rotation=60, ha="right", fontsize=8)
-        step = max(1, len(layers) // 12)
-        axes.set_yticks(
-            range(0, len(layers), step), ["-" if n < 0 else str(n) for n in layers[::step]]
+def _heat_map(rows: Sequence[MetricsRow], panel: _Panel) -> charts.Spec:
+    """Layer × family: the median where a family has several matrices in a layer, e.g. experts."""
+    places: dict[tuple[int | None, str], list[MetricsRow]] = {}
+    for row in rows:
+        places.setdefault((row.layer, row.family), []).append(row)
+    cells = []
+    for (layer, family), members in places.items():
+        own = _median([of(row, panel.shown) for row in members])
+        null = _median([of(row, panel.shown, null=True) for row in members])
+        value = (own / null if own is not None and null else None) if panel.ratio else own
+        cells.append(
+            {"layer": layer, "column": _short(family), "value": value, "own": own, "null": null}
         )
-        axes.set_title(title, fontsize=9)
-        axes.grid(visible=False)
-        bar = axes.figure.colorbar(image, ax=axes, shrink=0.9)
-        if ratio:
-            bar.set_ticks([image.norm.vmin, 1, image.norm.vmax])
-            bar.ax.set_yticklabels([f"{x:.2g}×" for x in bar.get_ticks()])
-            bar.ax.minorticks_off()
-    grid[0][0].set_ylabel("layer")
-    return figure
+    heat = charts.Heat(panel.title, around=1 if panel.ratio else None)
+    columns = [_short(family) for family in sorted({row.family for row in rows})]
+    hover = {"value": panel.title, "own": "measured", "null": "random update"}
+    return charts.heat_map(cells, heat, columns=columns, hover=hover)
 
 
-def _log_around_1(values: Sequence[Sequence[float]]) -> object:
-    """A logarithmic colour scale with 1 in its middle."""
-    from matplotlib.colors import LogNorm
-
-    known = [abs(math.log(v)) for row in values for v in row if v > 0 and math.isfinite(v)]
-    size = math.exp(max([*known, math.log(1.5)]))
-    return LogNorm(1 / size, size)
+def _short(family: str) -> str:
+    return charts.name(family.rpartition(".")[2].removesuffix("_proj"))
 
 
-def _sentences(content: Content) -> list[str]:
+def _answers(content: Content) -> list[Answer]:
     rows = whole(content)
-    return verdict(rows) if rows else []
+    return answers(rows) if rows else []
 
 
 def _tables(content: Content) -> Iterator[Table]:
@@ -328,15 +319,38 @@ def _tables(content: Content) -> Iterator[Table]:
 
 
 def _pictures(content: Content) -> Iterator[Picture]:
-    if whole(content):
+    if rows := whole(content):
         yield Picture(
-            "metrics.png",
+            "metrics",
             "Where the matrices changed, and whether more than noise",
-            "Layers from below, module families across. The middle two divide by the same metric "
-            "of a random update of the same norm: red is more than noise, blue is less, white is "
-            "like noise. On the right: directions of the update that stand out of noise.",
-            lambda: _figure(content),
+            "Layers from below, module families across. Two maps divide by the same metric of a "
+            "random update of the same norm: red is more than noise, blue is less, white is like "
+            "noise. The last one counts directions of the update that stand out of noise. Click a "
+            "cell for all metrics of its matrices.",
+            charts.beside((_heat_map(rows, panel) for panel in PANELS), independent=("color",)),
+            _details(rows) if len(rows) <= MOST_DETAILED else None,
         )
 
 
-SECTION = Section(60, sentences=_sentences, tables=_tables, pictures=_pictures)
+def _details(rows: Sequence[MetricsRow]) -> dict[str, Any]:
+    """All metrics of every matrix, by its cell in the heat maps."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        values = [
+            [metric, _rounded(value), _rounded(row.null.get(metric))]
+            for metric, value in row.values.items()
+        ]
+        cell = f"{'-' if row.layer is None else row.layer} {_short(row.family)}"
+        found.setdefault(cell, []).append(
+            {"name": charts.name(row.name), "shape": row.shape, "values": values}
+        )
+    return found
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
+SECTION = Section(
+    60, "How the matrices changed", answers=_answers, tables=_tables, pictures=_pictures
+)

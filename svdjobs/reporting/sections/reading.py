@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from svdjobs.config import alpha_id
-from svdjobs.escape import label as named
 from svdjobs.records import Interval, Reading, Refused
-from svdjobs.reporting import drawing
-from svdjobs.reporting.data import Content, Picture, Row, Section, Table, points
-from svdjobs.statistics import holm, paired_difference
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from svdjobs.reporting import charts
+from svdjobs.reporting.data import (
+    Answer,
+    Content,
+    Picture,
+    Question,
+    Row,
+    Section,
+    Table,
+    points,
+)
+from svdjobs.statistics import beyond_p, holm, mean_interval, paired_difference, sign_flip_p
 
 LEVEL = 0.05
 _NOT_READ = {
@@ -44,50 +50,197 @@ def cell(interval: Interval | None) -> str:
     return "-" if interval is None else words(interval).replace(" points", "")
 
 
-def _sentences(content: Content) -> Iterator[str]:
+def at_level(level: float, difference: Interval) -> Interval:
+    """A level plus a difference, with the difference's interval."""
+    low, high = (None if end is None else level + end for end in (difference.low, difference.high))
+    return Interval(value=level + difference.value, low=low, high=high)
+
+
+def _answers(content: Content) -> Iterator[Answer]:
     p_values = disagreements(content)
     for benchmark, by_id in content.readings.items():
-        drawn = content.summaries.get(benchmark, {})
-        for refused, why, else_do in (
-            ("too far", "too far from after to be read", "sample {it} to know the accuracy"),
-            (
-                "lacking",
-                "not read, since what after drew lacks what {it} would draw (the mean weight is "
-                "not 1)",
-                "sample {it} to know the accuracy",
-            ),
-        ):
-            ids = [i for i, found in by_id.items() if found.refused == refused]
-            if unknown := [i for i in ids if i not in drawn]:
-                it = _it(unknown)
-                yield (
-                    f"{benchmark}: {_list(unknown)} {_is(unknown)} {why.format(it=it)}; "
-                    f"{else_do.format(it=it)} (evaluate.sampled)."
-                )
-        if any(found.refused == "one grade" for found in by_id.values()):
-            yield (
-                f"{benchmark}: all of after's answers have one grade, so reading them says nothing "
-                f"about accuracy. KL and NLL say how far each checkpoint is from after."
-            )
-        for checkpoint_id, found in by_id.items():
-            if found.refused == "noise" and found.noise is not None:
-                yield (
-                    f"{benchmark}: {checkpoint_id} cannot be read: its answers' log-probabilities "
-                    f"differ from after's by {found.spread:.2g}, and two readings of after itself "
-                    f"by {found.noise:.2g}. Set evaluate.dtype to float32."
-                )
+        yield from _refusals(content, benchmark)
         apart = [i for (b, i), p in p_values.items() if b == benchmark and p < LEVEL]
         both = [i for b, i in p_values if b == benchmark]
         if apart:
-            yield (
+            yield Answer(
+                Question.TRUST,
                 f"{benchmark}: for {_list(apart)} reading and sampling contradict each other "
                 f"(p = {min(p_values[benchmark, i] for i in apart):.2g}). Trust neither before you "
-                f"know why, e.g. an engine that changes what it is asked to read."
+                f"know why, e.g. an engine that changes what it is asked to read.",
             )
         elif both:
-            yield (
-                f"{benchmark}: reading and sampling do not contradict each other for {_list(both)}."
+            yield Answer(
+                Question.TRUST,
+                f"{benchmark}: reading and sampling agree within their errors for {_list(both)}.",
             )
+        noise = next((r.engine_error for r in by_id.values() if r.engine_error), None)
+        if noise:
+            yield Answer(
+                Question.TRUST,
+                f"{benchmark}: after read twice differs from itself by {100 * noise:.1g} points "
+                f"(standard error): the engine's own noise, which is in every interval.",
+            )
+    for benchmark in content.summaries:
+        if found := best_alpha(content, benchmark):
+            yield Answer(Question.BEST, _best_words(benchmark, found))
+
+
+def _refusals(content: Content, benchmark: str) -> Iterator[Answer]:
+    """Checkpoints that could not be read, and why."""
+    by_id, drawn = content.readings[benchmark], content.summaries.get(benchmark, {})
+    for refused, why in (
+        ("too far", "too far from after to be read"),
+        (
+            "lacking",
+            "not read, since what after drew lacks what {it} would draw (the mean weight is not 1)",
+        ),
+    ):
+        ids = [i for i, found in by_id.items() if found.refused == refused]
+        if unknown := [i for i in ids if i not in drawn]:
+            it = _it(unknown)
+            yield Answer(
+                Question.NOT_MEASURED,
+                f"{benchmark}: {_list(unknown)} {_is(unknown)} {why.format(it=it)}; sample {it} to "
+                f"know the accuracy (evaluate.sampled).",
+            )
+    if any(found.refused == "one grade" for found in by_id.values()):
+        yield Answer(
+            Question.NOT_MEASURED,
+            f"{benchmark}: all of after's answers have one grade, so reading them says nothing "
+            f"about accuracy. KL and NLL say how far each checkpoint is from after.",
+        )
+    for checkpoint_id, found in by_id.items():
+        if found.refused == "noise" and found.noise is not None:
+            yield Answer(
+                Question.NOT_MEASURED,
+                f"{benchmark}: {checkpoint_id} cannot be read: its answers' log-probabilities "
+                f"differ from after's by {found.spread:.2g}, and two readings of after itself by "
+                f"{found.noise:.2g}. Set evaluate.dtype to float32.",
+            )
+
+
+class Best(NamedTuple):
+    """The alpha with the highest accuracy, and the others beside it."""
+
+    alpha: float
+    read: bool
+    """Compared as read; else as sampled."""
+    behind: dict[float, tuple[Interval, float]]
+    """How far each other alpha is behind, and the p-value that it is not, by Holm's method."""
+
+    @property
+    def alike(self) -> list[float]:
+        """The alphas that cannot be told from the best."""
+        return [alpha for alpha, (_, p) in self.behind.items() if p >= LEVEL]
+
+
+class _Candidate(NamedTuple):
+    """An alpha that may be the best."""
+
+    value: float
+    per_problem: dict[int, float]
+    engine_error: float
+
+
+def best_alpha(content: Content, benchmark: str) -> Best | None:
+    """The best alpha, by reading if all alphas could be read, else among the sampled ones.
+
+    None for fewer than two alphas.
+    """
+    read = _read_candidates(content, benchmark)
+    found = read or _sampled_candidates(content, benchmark)
+    if len(found) < 2:
+        return None
+    # Of equal ones take the alpha next to 1: it changes least.
+    best = max(found, key=lambda alpha: (found[alpha].value, -abs(1 - alpha)))
+    behind = {
+        alpha: _behind(own, found[best], sampled=not read)
+        for alpha, own in found.items()
+        if alpha != best
+    }
+    adjusted = holm({alpha: p for alpha, (_, p) in behind.items()})
+    return Best(best, bool(read), {a: (apart, adjusted[a]) for a, (apart, _) in behind.items()})
+
+
+def _read_candidates(content: Content, benchmark: str) -> dict[float, _Candidate]:
+    """The alphas as read, with after itself as alpha = 1; none if one could not be read."""
+    readings = content.readings.get(benchmark, {})
+    own = {a: readings[i] for a in content.config.alphas if (i := alpha_id(a)) in readings}
+    found = {
+        a: _Candidate(one.accuracy.value, one.per_problem, one.engine_error)
+        for a, one in own.items()
+        if one.accuracy
+    }
+    if not found or len(found) < len(own):
+        return {}
+    if content.config.bases_of == "after":
+        same = dict.fromkeys(next(iter(found.values())).per_problem, 0.0)
+        found.setdefault(1.0, _Candidate(0.0, same, 0.0))
+    return found
+
+
+def _sampled_candidates(content: Content, benchmark: str) -> dict[float, _Candidate]:
+    by_id, bases = content.summaries[benchmark], content.config.bases_of
+    ids = {a: alpha_id(a) for a in content.config.alphas}
+    if bases in by_id:
+        ids.setdefault(1.0, bases)
+    return {
+        a: _Candidate(by_id[i].avg_at_n.value, dict(enumerate(by_id[i].problem_scores)), 0.0)
+        for a, i in ids.items()
+        if i in by_id
+    }
+
+
+def _behind(own: _Candidate, best: _Candidate, *, sampled: bool) -> tuple[Interval, float]:
+    """The difference, paired by problem, and the p-value of none."""
+    shared = own.per_problem.keys() & best.per_problem.keys()
+    apart = [own.per_problem[problem] - best.per_problem[problem] for problem in sorted(shared)]
+    interval = mean_interval(apart)
+    if sampled or interval.standard_error is None:
+        return interval, sign_flip_p(apart)
+    error = math.hypot(interval.standard_error, own.engine_error, best.engine_error)
+    return interval, beyond_p(interval.value, error, len(apart), [])
+
+
+def _best_words(benchmark: str, found: Best) -> str:
+    how = "as read from after's answers" if found.read else "as sampled"
+    words = f"{benchmark}: alpha = {found.alpha:g}, {how}."
+    worse = [a for a in found.behind if a not in found.alike]
+    if not worse:
+        return f"{words} No other alpha can be told from it."
+    nearest = max(worse, key=lambda a: found.behind[a][0].value)
+    farthest = min(worse, key=lambda a: found.behind[a][0].value)
+    away = {a: _behind_words(found.behind[a]) for a in (nearest, farthest)}
+    words += f" alpha = {farthest:g} is {away[farthest]}"
+    if nearest != farthest:
+        words += f"; the nearest that is surely behind, alpha = {nearest:g}, is {away[nearest]}"
+    alike = (
+        f"{alpha_ranges(found.alike, sorted([*found.behind, found.alpha]))} cannot be told from it"
+        if found.alike
+        else "all others are surely behind"
+    )
+    return f"{words}. {alike[0].upper()}{alike[1:]} (Holm's method over all alphas)."
+
+
+def _behind_words(behind: tuple[Interval, float]) -> str:
+    return f"behind by {words(behind[0])} (p = {behind[1]:.2g})"
+
+
+def alpha_ranges(chosen: Sequence[float], among: Sequence[float]) -> str:
+    """`alpha = 0.8 to 0.95 and 1.1`: neighbours among the alphas of the sweep are one range."""
+    places = sorted(among.index(alpha) for alpha in chosen)
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and place == runs[-1][1] + 1:
+            runs[-1][1] = place
+        else:
+            runs.append([place, place])
+    ranges = [
+        f"{among[a]:g}" if a == b else f"{among[a]:g}{' to ' if b > a + 1 else ' and '}{among[b]:g}"
+        for a, b in runs
+    ]
+    return f"alpha = {_list(ranges)}"
 
 
 def _list(items: list[str]) -> str:
@@ -189,51 +342,30 @@ def _mean(found: Reading) -> str:
     return f"{found.mean_weight.value:.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
-def _figure(content: Content) -> Figure:
-    """Accuracy minus after's against alpha, as read and as sampled: a panel per benchmark."""
-    count = len(content.readings)
-    figure, grid = drawing.new(count, width=max(6.5, 5.2 * count), height=4.2)
-    for axes, (benchmark, by_id) in zip(grid[0], content.readings.items(), strict=True):
-        read = {
-            alpha: found.accuracy
-            for alpha in content.config.alphas
-            if (found := by_id.get(alpha_id(alpha))) and found.accuracy
-        }
-        drawing.span(axes, list(read))
-        axes.axhline(0, color=drawing.COLOURS[7], linewidth=1)
-        low, high = (
-            [100 * (end if end is not None else i.value) for i, end in ends]
-            for ends in (
-                [(i, i.low) for i in read.values()],
-                [(i, i.high) for i in read.values()],
-            )
-        )
-        axes.plot(
-            list(read), [100 * i.value for i in read.values()], color=drawing.COLOURS[0],
-            marker=".", linewidth=1.5, zorder=3, label="read from after's answers",
-        )  # fmt: skip
-        axes.fill_between(list(read), low, high, color=drawing.COLOURS[0], alpha=0.2, linewidth=0)
-        summaries = content.summaries.get(benchmark, {})
-        after = summaries.get("after")
-        drawn = {
-            alpha: paired_difference(
-                summaries[alpha_id(alpha)].problem_scores, after.problem_scores
-            )
-            for alpha in content.config.alphas
-            if after and alpha != 1 and alpha_id(alpha) in summaries
-        }
-        if drawn:
-            axes.errorbar(
-                list(drawn), [100 * i.value for i in drawn.values()],
-                yerr=drawing.distances(list(drawn.values()), 100), color=drawing.COLOURS[1],
-                marker="o", linestyle="none", capsize=3, label="sampled",
-            )  # fmt: skip
-        axes.set(
-            title=named(benchmark), xlabel=drawing.alpha_axis(content),
-            ylabel="accuracy minus after's, points",
-        )  # fmt: skip
-        axes.legend(loc="best")
-    return figure
+def _chart(content: Content, benchmark: str) -> charts.Spec:
+    """Accuracy minus after's against alpha, as read and as sampled."""
+    alphas, by_id = {a: alpha_id(a) for a in content.config.alphas}, content.readings[benchmark]
+    read = {a: by_id[i].accuracy for a, i in alphas.items() if i in by_id and by_id[i].accuracy}
+    summaries = content.summaries.get(benchmark, {})
+    after = summaries.get("after")
+    drawn = {
+        a: paired_difference(summaries[i].problem_scores, after.problem_scores)
+        for a, i in alphas.items()
+        if after and a != 1 and i in summaries
+    }
+    series = [
+        charts.Series("read from after's answers", "line", _known(read)),
+        charts.Series("sampled", "points", drawn),
+        charts.Series("after", "level", {"after": Interval(value=0)}),
+    ]
+    return charts.curves(
+        [one for one in series if one.values],
+        x=content.alpha_axis, y="accuracy minus after's, points", scale=100,
+    )  # fmt: skip
+
+
+def _known(found: Mapping[float, Interval | None]) -> dict[float, Interval]:
+    return {alpha: interval for alpha, interval in found.items() if interval}
 
 
 def _tables(content: Content) -> Iterator[Table]:
@@ -244,19 +376,16 @@ def _tables(content: Content) -> Iterator[Table]:
 
 def _pictures(content: Content) -> Iterator[Picture]:
     blends = {alpha_id(alpha) for alpha in content.config.alphas}
-    if any(
-        found.accuracy and checkpoint_id in blends
-        for by_id in content.readings.values()
-        for checkpoint_id, found in by_id.items()
-    ):
-        yield Picture(
-            "reading.png",
-            "Accuracy read from after's answers, against alpha",
-            "Each alpha's accuracy minus after's, estimated from after's own graded answers and "
-            "how likely the blend finds each: no answer is drawn, so the band (95 %, for problems "
-            "like these) is far narrower than the bars of sampled differences.",
-            lambda: _figure(content),
-        )
+    for benchmark, by_id in content.readings.items():
+        if any(found.accuracy and i in blends for i, found in by_id.items()):
+            yield Picture(
+                f"reading-{benchmark}",
+                f"Accuracy on {benchmark} read from after's answers, against alpha",
+                "Each alpha's accuracy minus after's, estimated from after's own graded answers "
+                "and how likely the blend finds each: no answer is drawn, so the band (95 %, for "
+                "problems like these) is far narrower than the bars of sampled differences.",
+                _chart(content, benchmark),
+            )
 
 
 def _numbers(content: Content) -> Iterator[Row]:
@@ -285,4 +414,7 @@ def _numbers(content: Content) -> Iterator[Row]:
                     yield benchmark, checkpoint_id, quantity, Interval(value=value)
 
 
-SECTION = Section(20, sentences=_sentences, tables=_tables, pictures=_pictures, numbers=_numbers)
+SECTION = Section(
+    20, "Read from after's answers", answers=_answers, tables=_tables, pictures=_pictures,
+    numbers=_numbers,
+)  # fmt: skip

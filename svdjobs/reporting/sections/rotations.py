@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any
 
-from svdjobs.escape import label as named
 from svdjobs.records import MetricsRow, RotationMetrics, RotationRow, Side
-from svdjobs.reporting import drawing
-from svdjobs.reporting.data import Content, Picture, Section, Table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from svdjobs.reporting import charts
+from svdjobs.reporting.data import Answer, Content, Picture, Question, Section, Table
 
 Metric = Callable[[RotationMetrics], float | None]
 
@@ -100,169 +94,97 @@ def rotation_table(content: Content) -> Table:
     )
 
 
-def _mse_figure(content: Content) -> Figure:
-    """MSE(R1·R2, R3) by layer: columns U and Vh, rows full and top-k, a curve per module family."""
-    figure, grid = drawing.new(2, 2, width=11, height=7.5)
-    titles = {"u": "U", "vh": "Vh"}
-    for row, form in enumerate(("all directions", "leading k")):
-        for column, (side, _) in enumerate(_SIDES):
-            axes = grid[row][column]
-            trivial = _mse_panel(axes, _rows(content), side, full=row == 0)
-            axes.set(
-                title=f"{titles[side]}, {form}",
-                xlabel="layer",
-                ylabel="MSE(R1·R2, R3)",
-                yscale="log",
-            )
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            if trivial:
-                axes.set_title(f"{titles[side]}, {form}\n", fontsize=12)
-                axes.text(
-                    0.5,
-                    1.02,
-                    f"not drawn, R1·R2 = R3 by algebra: {named(_shorter(trivial))}",
-                    transform=axes.transAxes,
-                    fontsize=7.5,
-                    color="#666666",
-                    ha="center",
-                    va="bottom",
+MEASURED, RANDOM, UNRELATED = (
+    "measured",
+    "random update of the same norm",
+    "unrelated bases (Haar)",
+)
+MOST_POINTS = 400
+"""Points of a curve over the singular values; of more, as many are taken at equal distances."""
+
+
+def _mse_chart(rows: Sequence[RotationRow]) -> charts.Spec:
+    """MSE(R1·R2, R3) by layer: U and Vh, full and top-k, a curve per module family."""
+    panels, families = [], list(dict.fromkeys(charts.name(row.family) for row in rows))
+    for full, form in ((True, "all directions"), (False, "leading k")):
+        for (side, _), title in zip(_SIDES, ("U", "Vh"), strict=True):
+            shown, trivial = _mse_rows(rows, side, full=full)
+            left_out = f"not drawn: {_shorter(trivial)}" if trivial else ""
+            panels.append(
+                charts.lines(
+                    shown, x="layer", y="MSE(R1·R2, R3)",
+                    title=f"{title}, {form}", subtitle=left_out,
+                    styles=(MEASURED, RANDOM, UNRELATED), series=families,
                 )
-    handles = _legend_handles(_rows(content))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)))
-    return figure
+            )  # fmt: skip
+    return charts.beside(panels)
 
 
 def _shorter(families: Sequence[str]) -> str:
     """Abbreviate `self_attn.q_proj`, `self_attn.k_proj` as `q, k`, to fit a panel's title."""
-    return ", ".join(family.rpartition(".")[2].removesuffix("_proj") for family in families)
+    short = [family.rpartition(".")[2].removesuffix("_proj") for family in families]
+    return charts.name(", ".join(short))
 
 
-def _mse_panel(axes: Axes, rows: Sequence[RotationRow], side: Side, *, full: bool) -> list[str]:
-    """Plot one panel: all directions if `full`, else the leading k.
-
-    Returns the families that it leaves out, since R1·R2 = R3 by algebra.
-    """
+def _mse_rows(
+    rows: Sequence[RotationRow], side: Side, *, full: bool
+) -> tuple[list[charts.Row], list[str]]:
+    """The points of one panel: all directions if `full`, else the leading k; and the families that
+    it leaves out, since R1·R2 = R3 by algebra."""
 
     def mse(metrics: RotationMetrics) -> float | None:
         return metrics.side(side).mse if full else metrics.side(side).mse_top
 
-    trivial = []
-    for colour, marker, family, members in _families(rows):
-        if full and members[0].trivial_side in (side, "both"):
-            trivial.append(family)
-            continue
-        layers = [member.layer or 0 for member in members]
-        axes.plot(
-            layers,
-            drawing.positive([mse(m.metrics) for m in members]),
-            color=colour,
-            marker=marker,
-            markersize=4,
-            linewidth=1.4,
-        )
-        axes.plot(
-            layers,
-            drawing.positive([mse(m.null) for m in members]),
-            color=colour,
-            linestyle="--",
-            linewidth=1.0,
-        )
-        if full:
-            haar = [member.null.haar_mse for member in members]
-            axes.plot(layers, drawing.positive(haar), color=colour, linestyle=":", linewidth=1.0)
-    return trivial
-
-
-def _legend_handles(rows: Sequence[RotationRow]) -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=colour, marker=marker, markersize=4, label=named(family))
-        for colour, marker, family, _ in _families(rows)
-    ]
-    return [
-        *handles,
-        Line2D([], [], color="#444444", linestyle="--", label="random updates of the same norm"),
-        Line2D([], [], color="#444444", linestyle=":", label="unrelated bases (Haar)"),
-    ]
-
-
-def _families(rows: Sequence[RotationRow]) -> list[tuple[str, str, str, list[RotationRow]]]:
-    """(colour, marker, family, its rows by layer) of every module family."""
-    families: dict[str, list[RotationRow]] = {}
+    points: list[charts.Row] = []
+    trivial: list[str] = []
     for row in rows:
-        families.setdefault(row.family, []).append(row)
-    return [
-        (
-            drawing.COLOURS[i % len(drawing.COLOURS)],
-            drawing.MARKERS[i % len(drawing.MARKERS)],
-            family,
-            sorted(members, key=lambda row: row.layer or 0),
-        )
-        for i, (family, members) in enumerate(families.items())
+        if full and row.trivial_side in (side, "both"):
+            if row.family not in trivial:
+                trivial.append(row.family)
+            continue
+        found = {MEASURED: mse(row.metrics), RANDOM: mse(row.null)}
+        if full:
+            found[UNRELATED] = row.null.haar_mse
+        points += _points(row, found)
+    return points, trivial
+
+
+def _points(row: RotationRow, found: Mapping[str, float | None]) -> list[charts.Row]:
+    """A point for each kind of line, at the row's layer."""
+    at = {"series": charts.name(row.family), "x": row.layer or 0}
+    return [{**at, "style": style, "y": value} for style, value in found.items()]
+
+
+def _spectrum_chart(content: Content) -> charts.Spec:
+    """Relative change of each singular value, in one matrix of each family."""
+    rows: list[charts.Row] = []
+    for name, (before, after) in content.spectra.items():
+        step = max(1, len(after) // MOST_POINTS)
+        for i in range(0, len(after), step):
+            moved = abs(before[i] - after[i]) / after[i] if after[i] > 0 else None
+            place = (i + 0.5) / len(after)
+            rows.append({"series": charts.name(name), "style": MEASURED, "x": place, "y": moved})
+    return charts.lines(
+        rows, x="index / min(m, n), largest first", y="|s_before − s_after| / s_after",
+        styles=(MEASURED,),
+    )  # fmt: skip
+
+
+def _shift_chart(rows: Sequence[RotationRow]) -> charts.Spec:
+    """The shift of each matrix's spectrum by layer, with its null."""
+    points = [
+        point
+        for row in rows
+        for point in _points(row, {MEASURED: row.metrics.nss, RANDOM: row.null.nss_formula})
     ]
+    return charts.lines(points, x="layer", y="NSS = ‖Δs‖ / ‖s_base‖", styles=(MEASURED, RANDOM))
 
 
-def _spectrum_figure(content: Content) -> Figure:
-    """Left: relative change of each singular value. Right: shift by layer, with its null."""
-    figure, grid = drawing.new(2, width=11, height=5.0)
-    left, right = grid[0]
-    for i, (name, (before, after)) in enumerate(content.spectra.items()):
-        share = [(j + 0.5) / len(after) for j in range(len(after))]
-        change = [
-            abs(b - a) / a if a > 0 else float("nan") for b, a in zip(before, after, strict=True)
-        ]
-        left.plot(
-            share,
-            drawing.positive(change),
-            color=drawing.COLOURS[i % len(drawing.COLOURS)],
-            linewidth=1,
-            label=named(name),
-        )
-    left.set(
-        title="Change of each singular value",
-        xlabel="index / min(m, n), largest first",
-        ylabel="|s_before − s_after| / s_after",
-        yscale="log",
-    )
-    if content.spectra and not _rows(content):
-        left.legend(fontsize=7.5)
-    for colour, marker, family, members in _families(_rows(content)):
-        layers = [member.layer or 0 for member in members]
-        right.plot(
-            layers,
-            drawing.positive([m.metrics.nss for m in members]),
-            color=colour,
-            marker=marker,
-            markersize=4,
-            linewidth=1.4,
-            label=named(family),
-        )
-        right.plot(
-            layers,
-            drawing.positive([m.null.nss_formula for m in members]),
-            color=colour,
-            linestyle="--",
-            linewidth=1.0,
-        )
-    right.set(
-        title="Spectral shift by layer (dashed: random update)",
-        xlabel="layer",
-        ylabel="NSS = ‖Δs‖ / ‖s_base‖",
-        yscale="log",
-    )
-    right.xaxis.get_major_locator().set_params(integer=True)
-    if _rows(content):
-        handles = right.get_legend_handles_labels()[0]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
-    return figure
-
-
-def _sentences(content: Content) -> list[str]:
+def _answers(content: Content) -> Iterator[Answer]:
     # With a `metrics` section, that says how far values moved and bases turned.
-    if not _rows(content) or content.rows_of(MetricsRow):
-        return []
-    return [_rotation_headline(_rows(content)), *_turn_headline(_rows(content))]
+    if _rows(content) and not content.rows_of(MetricsRow):
+        for text in (_rotation_headline(_rows(content)), *_turn_headline(_rows(content))):
+            yield Answer(Question.TURNED, text)
 
 
 def _tables(content: Content) -> Iterator[Table]:
@@ -273,23 +195,30 @@ def _tables(content: Content) -> Iterator[Table]:
 def _pictures(content: Content) -> Iterator[Picture]:
     if _rows(content):
         yield Picture(
-            "rotation_mse_curves.png",
+            "rotation_mse_curves",
             "Does the rotation compose? MSE(R1·R2, R3) by layer",
-            "R1, R2, R3 are the overlaps of the singular bases base→rl1, rl1→rl2 and base→rl2. "
+            "R1, R2, R3 are the overlaps of the singular bases base→rl1, rl1→rl2 and base→rl2. Not "
+            "drawn are square bases, for which R1·R2 = R3 by algebra. "
             "Solid: measured. Dashed: the same matrices moved by random updates of the same norm. "
             "Dotted: unrelated bases. Solid far under dotted: the bases barely turned. Solid near "
             "dashed: they turned no more than noise of that size would turn them.",
-            lambda: _mse_figure(content),
+            _mse_chart(_rows(content)),
         )
-    if content.spectra or _rows(content):
         yield Picture(
-            "spectrum.png",
-            "What happened to the singular values",
-            "Left: how far each singular value moved, relative to itself. Right: the whole "
-            "spectrum's shift per matrix. Solid under dashed: the update avoids the singular "
-            "values, it moves them less than a random update of the same norm would.",
-            lambda: _spectrum_figure(content),
+            "spectral_shift",
+            "Spectral shift by layer",
+            "Solid under dashed: the update avoids the singular values, it moves them less than a "
+            "random update of the same norm would.",
+            _shift_chart(_rows(content)),
+        )
+    if content.spectra:
+        yield Picture(
+            "spectrum",
+            "Change of each singular value",
+            "How far each singular value moved, relative to itself, in the middle layer's matrix "
+            "of each family.",
+            _spectrum_chart(content),
         )
 
 
-SECTION = Section(50, sentences=_sentences, tables=_tables, pictures=_pictures)
+SECTION = Section(50, "Rotation of the chain", answers=_answers, tables=_tables, pictures=_pictures)

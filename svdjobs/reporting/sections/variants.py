@@ -42,4 +42,4 @@ def _numbers(content: Content) -> Iterator[Row]:
         yield "-", name, "change_of_weights", Interval(value=change.change)
 
 
-SECTION = Section(24, tables=_tables, numbers=_numbers)
+SECTION = Section(24, "Variants", tables=_tables, numbers=_numbers)

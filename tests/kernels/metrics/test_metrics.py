@@ -85,7 +85,10 @@ def test_a_rotation_by_a_known_angle_is_found(angle: float) -> None:
     assert metrics["sine.v.16.max"] < 1e-7
     assert metrics["nss"] < 1e-9
     assert metrics["procrustes.u.16.out"] == pytest.approx(rms, rel=1e-6, abs=1e-12)
-    assert metrics["procrustes.u.16.within"] < 1e-6
+    if pair.clusters[0].stop < cut:  # else all leading directions may have changed places
+        assert metrics["procrustes.u.16.within"] < 1e-6
+    else:
+        assert "procrustes.u.16.within" not in metrics
     assert metrics["intruders.u"] == 0
 
 

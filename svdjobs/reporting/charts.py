@@ -1,0 +1,377 @@
+"""Figures as Vega-Lite specifications, and their export to files.
+
+A figure is one specification with its data in it (https://vega.github.io/vega-lite/). The page
+draws it with Vega, and vl-convert, which contains the same Vega, writes SVG, PDF and PNG.
+
+A specification is one view, or views side by side (`concat`). It has no width: a page gives it that
+of the window, and a file that of `sized`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from svdjobs import escape
+from svdjobs.records import Interval
+
+Spec = dict[str, Any]
+Row = dict[str, Any]
+VERSION = "6.4"
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+"""Of the Vega-Lite that `assets/vega.min.js` holds and that vl-convert is asked for."""
+
+# Okabe & Ito's palette, distinguishable with any colour vision (https://jfly.uni-koeln.de/color/).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
+NOT_FOUND = "#c9cdd2"
+# Below this a number is zero up to float64 rounding; a reader must not take it for a value.
+ROUNDING_NOISE = 1e-24
+FILE_WIDTH = 560
+LABEL_LENGTH = 40
+"""Longest name in a figure; a longer name would leave no room for the axes."""
+MOST_NUMBERED = 420
+"""Cells of a heat map that have their number written in them."""
+_HEIGHT = 300
+
+
+def name(text: str) -> str:
+    """A name for a figure: on one line, and cut in its middle if it is long."""
+    shown = escape.line(text)
+    half = LABEL_LENGTH // 2
+    return shown if len(shown) <= LABEL_LENGTH else f"{shown[:half]}…{shown[1 - half :]}"
+
+
+class Series(NamedTuple):
+    """A series of a chart: `points` have bars, a `line` has a band, a `level` is a horizontal line
+    with a band."""
+
+    title: str
+    kind: Literal["points", "line", "level"]
+    values: Mapping[Any, Interval]
+    """Value by x. A level has one, at any x."""
+
+
+def curves(
+    series: Sequence[Series],
+    *,
+    x: str,
+    y: str,
+    scale: float = 1,
+    log: bool = False,
+    places: Sequence[str] = (),
+) -> Spec:
+    """A chart of series against `x`, e.g. alpha; against the names `places` if given."""
+    rows = [
+        {"series": one.title, "kind": one.kind, "x": at, **_ends(found, scale)}
+        for one in series
+        for at, found in one.values.items()
+        if not log or found.value > ROUNDING_NOISE
+    ]
+    titles = [one.title for one in series]
+    colour = {
+        "field": "series", "type": "nominal",
+        "scale": {"domain": titles, "range": _palette(len(titles))},
+        "legend": {"title": None, "orient": "top", "columns": 2, "labelLimit": 340},
+    }  # fmt: skip
+    across: Spec = {"field": "x", "title": x}
+    if places:
+        across |= {"type": "ordinal", "sort": list(places), "axis": {"labelAngle": -30}}
+    else:
+        numbers = [row["x"] for row in rows if row["kind"] != "level"]
+        low, high = min([0.0, *numbers]), max([1.0, *numbers])
+        room = 0.02 * (high - low)
+        across |= {"type": "quantitative", "axis": {"tickCount": 11, "labelOverlap": True}}
+        across["scale"] = {"domain": [low - room, high + room], "nice": False}
+    up: Spec = {"field": "y", "type": "quantitative", "title": y}
+    up |= _logarithmic(rows) if log else {"scale": {"zero": False}}
+    hover = [
+        {"field": "series", "type": "nominal", "title": " "},
+        {"field": "x", "type": "nominal", "title": x.partition(" (")[0]},
+        *(
+            {"field": field, "type": "quantitative", "format": ".4~g", "title": title}
+            for field, title in (("y", "value"), ("low", "95 % from"), ("high", "to"))
+        ),
+    ]  # fmt: skip
+    zoom = [{"name": "zoom", "select": {"type": "interval", "zoom": "wheel![event.shiftKey]"}}]
+    layers: list[Spec] = []
+    for kind in ("level", "line", "points"):
+        own = [row for row in rows if row["kind"] == kind]
+        error, value = _layers(kind, {} if kind == "level" else {"x": across}, up, colour, hover)
+        layers += [error] if any(row["low"] is not None for row in own) else []
+        layers += [value] if own else []
+    layers[-1]["params"] = [
+        {"name": "shown", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"},
+        *({**one, "bind": "scales"} for one in zoom if not places),
+    ]
+    return {"height": _HEIGHT, "data": {"values": rows}, "layer": layers}
+
+
+def _logarithmic(rows: Sequence[Row]) -> Spec:
+    """A log axis with its ticks at powers of ten, if the values span two or more."""
+    logs = [math.log10(row["y"]) for row in rows]
+    low, high = (math.floor(min(logs)), math.ceil(max(logs))) if logs else (0, 0)
+    axis: Spec = {"format": ".0e"}
+    if high - low > 1:
+        every = max(1, (high - low) // 6)
+        axis["values"] = [10.0**power for power in range(low, high + 1, every)]
+    return {"scale": {"type": "log"}, "axis": axis}
+
+
+def _palette(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _ends(found: Interval, scale: float) -> Row:
+    ends = {"y": found.value, "low": found.low, "high": found.high}
+    return {key: None if end is None else scale * end for key, end in ends.items()}
+
+
+def _layers(kind: str, across: Spec, up: Spec, colour: Spec, hover: list[Spec]) -> list[Spec]:
+    """The error and the value of one kind of series."""
+    only = f"datum.kind == '{kind}'"
+    low = {**up, "field": "low"}
+    error: dict[str, Any] = {"level": {"type": "rect"}, "line": {"type": "area"}}.get(
+        kind, {"type": "rule", "strokeWidth": 2}
+    )
+    mark: dict[str, Any] = {
+        "level": {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.5},
+        "line": {"type": "line", "point": {"size": 22}, "strokeWidth": 1.8},
+    }.get(kind, {"type": "point", "filled": True, "size": 55})
+    faint = 1 if kind == "points" else 0.15
+    return [
+        {
+            "transform": [{"filter": f"{only} && isValid(datum.low) && isValid(datum.high)"}],
+            "mark": error,
+            "encoding": {
+                **across, "y": low, "y2": {"field": "high"}, "color": colour,
+                "opacity": _if_shown(faint),
+            },
+        },
+        {
+            "transform": [{"filter": only}],
+            "mark": mark,
+            "encoding": {
+                **across, "y": up, "color": colour, "opacity": _if_shown(1), "tooltip": hover,
+            },
+        },
+    ]  # fmt: skip
+
+
+def _if_shown(opacity: float) -> Spec:
+    """Opacity of a series that its entry in the legend can switch off."""
+    return {"condition": {"param": "shown", "value": opacity}, "value": 0.04 * opacity}
+
+
+class Heat(NamedTuple):
+    """How the cells of a heat map are coloured."""
+
+    title: str
+    """Of the scale of colours."""
+    around: float | None = None
+    """The value in the middle of a diverging scale: 0, or 1 for a ratio; None: small to large."""
+    format: str = ".2~g"
+    warm_is_high: bool = True
+
+
+def heat_map(
+    cells: Sequence[Row], heat: Heat, *, columns: Sequence[str], hover: Mapping[str, str]
+) -> Spec:
+    """Layers from below × `columns`.
+
+    A cell is a row with `layer` (None for matrices of no layer), `column`, `value` (None: it is not
+    known), and optionally `found` (False: grey). `hover` maps fields to titles.
+    """
+    layers = sorted({-1 if cell["layer"] is None else cell["layer"] for cell in cells})
+    rows = [{**cell, "row": "-" if cell["layer"] is None else str(cell["layer"])} for cell in cells]
+    known = [row["value"] for row in rows if row["value"] is not None]
+    scale, strong = _colours(known, heat)
+    for row in rows:
+        if heat.around == 1 and row["value"] is not None:
+            row["colour"] = min(max(row["value"], scale["domain"][0]), scale["domain"][1])
+        else:
+            row["colour"] = row["value"]
+    place = {
+        "x": {
+            "field": "column", "type": "nominal", "sort": list(columns), "title": None,
+            "axis": {"labelAngle": -40, "labelLimit": 120},
+        },
+        "y": {
+            "field": "row", "type": "ordinal", "title": "layer",
+            "sort": ["-" if layer < 0 else str(layer) for layer in reversed(layers)],
+            "axis": {"labelOverlap": True},
+        },
+    }  # fmt: skip
+    colour: Spec = {
+        "field": "colour", "type": "quantitative", "scale": scale,
+        "legend": {
+            "title": heat.title, "orient": "top", "gradientLength": 200, "titleLimit": 340,
+            "format": heat.format,
+            **({"values": [scale["domain"][0], 1, scale["domain"][1]]} if heat.around == 1 else {}),
+        },
+    }  # fmt: skip
+    layer: list[Spec] = [
+        {
+            "mark": {"type": "rect", "cursor": "pointer"},
+            "encoding": {
+                "color": {
+                    "condition": {"test": "datum.found === false || !isValid(datum.value)",
+                                  "value": NOT_FOUND}, **colour,
+                },
+                "tooltip": [
+                    {"field": field, "title": title, **_shown(rows, field, heat)}
+                    for field, title in {"column": " ", "row": "layer", **hover}.items()
+                ],
+            },
+        }
+    ]  # fmt: skip
+    if len(rows) <= MOST_NUMBERED and len(layers) <= 40:
+        layer.append(
+            {
+                "transform": [{"filter": "isValid(datum.value)"}],
+                "mark": {"type": "text", "fontSize": 10},
+                "encoding": {
+                    "text": {"field": "value", "type": "quantitative", "format": heat.format},
+                    "color": {
+                        "condition": {
+                            "test": f"datum.found !== false && {strong}",
+                            "value": "#fff",
+                        },
+                        "value": "#111",
+                    },
+                },
+            }
+        )
+    step = max(8, min(22, 620 // max(1, len(layers))))
+    return {
+        "height": {"step": step}, "data": {"values": rows}, "encoding": place, "layer": layer
+    }  # fmt: skip
+
+
+def _shown(rows: Sequence[Row], field: str, heat: Heat) -> Spec:
+    """How a field is written on hover."""
+    if any(isinstance(row.get(field), float) for row in rows):
+        return {"type": "quantitative", "format": heat.format if field == "value" else ".3~g"}
+    return {"type": "nominal"}
+
+
+def _colours(known: Sequence[float], heat: Heat) -> tuple[Spec, str]:
+    """The scale of colours, and a test for a cell so dark that its text is white."""
+    if heat.around is None:
+        top = max(known, default=1.0)
+        return {
+            "scheme": "viridis",
+            "zero": True,
+        }, f"datum.found !== false && datum.value < {0.55 * top}"
+    if heat.around == 1:
+        logs = [abs(math.log(value)) for value in known if value > 0]
+        size = math.exp(min(max([*logs, math.log(1.5)]), math.log(1e4)))
+        scale: Spec = {"type": "log", "domain": [1 / size, size]}
+        strong = f"abs(log(datum.colour)) > {0.6 * math.log(size)}"
+    else:
+        size = max((abs(value) for value in known), default=0.0) or 1.0
+        scale = {"domain": [-size, size]}
+        strong = f"abs(datum.value) > {0.6 * size}"
+    scale |= {"scheme": "redblue", "reverse": heat.warm_is_high}
+    return scale, f"datum.found !== false && {strong}"
+
+
+def lines(
+    rows: Sequence[Row],
+    *,
+    x: str,
+    y: str,
+    styles: Sequence[str],
+    title: str = "",
+    subtitle: str = "",
+    series: Sequence[str] = (),
+) -> Spec:
+    """Lines on a log axis: `series` has a colour, `style` (of `styles`) a kind of line.
+
+    A row has `series`, `style`, `x` and `y`; a `y` that a log axis cannot show is a gap. Views
+    beside each other get all their `series`, so that they share the colours.
+    """
+    rows = [row for row in rows if row["y"] is not None and row["y"] > ROUNDING_NOISE]
+    series = series or list(dict.fromkeys(row["series"] for row in rows))
+    dashes = [[1, 0], [6, 3], [1, 3]]
+    whole = all(row["x"] == int(row["x"]) for row in rows)
+    legend = {"title": None, "orient": "bottom", "columns": 4, "labelLimit": 240}
+    colours = {"domain": list(series), "range": _palette(len(series))}
+    encoding = {
+        "x": {"field": "x", "type": "quantitative", "title": x,
+              "axis": {"tickCount": 8, **({"tickMinStep": 1, "format": "d"} if whole else {})},
+              "scale": {"nice": False}},
+        "y": {"field": "y", "type": "quantitative", "title": y, **_logarithmic(rows)},
+        "color": {"field": "series", "type": "nominal", "scale": colours, "legend": legend},
+        "strokeDash": {"field": "style", "type": "nominal",
+                       "legend": {**legend, "symbolType": "stroke", "symbolStrokeWidth": 2},
+                       "scale": {"domain": list(styles), "range": dashes[: len(styles)]}},
+        "opacity": _if_shown(1),
+        "tooltip": [
+            {"field": "series", "type": "nominal", "title": " "},
+            {"field": "style", "type": "nominal", "title": "line"},
+            {"field": "x", "type": "quantitative", "title": x, "format": ".4~g"},
+            {"field": "y", "type": "quantitative", "title": y, "format": ".3~g"},
+        ],
+    }  # fmt: skip
+    mark: Spec = {"type": "line", "strokeWidth": 1.4}
+    if len(rows) <= 40 * max(1, len(series)) * len(styles):
+        mark["point"] = {"size": 18}
+    shown = {"name": "shown", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}
+    found: Spec = {
+        "height": 240, "data": {"values": rows}, "mark": mark, "encoding": encoding,
+        "params": [shown],
+    }  # fmt: skip
+    if title:
+        found["title"] = {"text": title, "subtitle": subtitle, "fontSize": 12, "limit": 330}
+    return found
+
+
+def beside(views: Iterable[Spec], *, independent: Sequence[str] = ()) -> Spec:
+    """Views side by side, as many in a row as there is room for.
+
+    `independent` names the channels, e.g. `color`, whose scales the views do not share.
+    """
+    resolve = {"scale": dict.fromkeys(independent, "independent")} if independent else {}
+    return {"concat": list(views), "columns": 2, "resolve": resolve}
+
+
+def sized(spec: Spec, width: int = FILE_WIDTH) -> Spec:
+    """The specification for a file: with its schema, widths, and dark text on white."""
+    found = {"$schema": SCHEMA, **copy.deepcopy(spec), "background": "#fff", "config": CONFIG}
+    for view in found.get("concat", [found]):
+        view["width"] = width * 2 // 3 if "concat" in found else width
+    return found
+
+
+CONFIG: Spec = {
+    "font": "sans-serif",
+    "view": {"stroke": None},
+    "axis": {"gridOpacity": 0.35, "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": 500},
+    "legend": {"labelFontSize": 11, "titleFontSize": 11, "symbolOpacity": 1},
+    "title": {"fontWeight": 600},
+}
+
+
+def files(spec: Spec) -> dict[str, bytes]:
+    """The figure as SVG, PDF, PNG (192 pixels an inch) and as its specification, by ending."""
+    import vl_convert
+
+    document = sized(spec)
+    svg = _same_ids(vl_convert.vegalite_to_svg(document, VERSION))
+    return {
+        "svg": svg.encode(),
+        "pdf": vl_convert.svg_to_pdf(svg),
+        "png": vl_convert.svg_to_png(svg, scale=2),
+        "vl.json": json.dumps(document, sort_keys=True, allow_nan=False).encode(),
+    }
+
+
+def _same_ids(svg: str) -> str:
+    """Number the ids of gradients and clips in a figure from 0: Vega numbers them in a process."""
+    ids = dict.fromkeys(re.findall(r'\bid="((?:gradient_|clip)\d+)"', svg))
+    new = {old: f"{old.rstrip('0123456789')}{number}" for number, old in enumerate(ids)}
+    return re.sub(r'(?<=[#"])(?:gradient_|clip)\d+(?=[")])', lambda found: new[found[0]], svg)
