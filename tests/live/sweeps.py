@@ -35,6 +35,7 @@ evaluate:
 variants: {mlp: {before: matrix, include: [mlp]}}
 map: {nulls: 0, layers: [2], families: [down_proj]}
 rotations: {rl1: demo:rl1, null_draws: 1}
+metrics: {null_draws: 1}
 """
 BLENDS = """\
 name: blends

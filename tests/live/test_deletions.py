@@ -19,9 +19,10 @@ EVERY_STAGE = {
     "evaluate": ["forced", "graceful"],
     "blend": ["graceful", "forced"],
     "rotations": ["graceful"],
+    "metrics": ["forced"],
     "report": ["forced"],
 }
-SHARED = SWEEP + "  shards: 2\nrotations: {rl1: demo:rl1}\n"
+SHARED = SWEEP + "  shards: 2\nrotations: {rl1: demo:rl1}\nmetrics: {null_draws: 8}\n"
 
 
 def test_pods_of_every_stage_deleted_and_all_is_done_once(
