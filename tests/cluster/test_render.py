@@ -64,6 +64,16 @@ def test_what_is_committed_is_what_is_generated() -> None:
     assert committed <= set(files)
 
 
+@pytest.mark.parametrize(
+    "path", ["workflows/settings.yaml", "helm/svdjobs/ci/dev-store-values.yaml"]
+)
+def test_the_demo_asks_of_a_small_node_what_it_has_for_every_stage(path: str) -> None:
+    """A stage without an entry has the defaults of a large cluster, and its pod waits for ever."""
+    asked = yaml.safe_load((ROOT / path).read_text())
+    large = {s.name for s in pipeline.STAGES if s.resources is not pipeline.SMALL and s.in_sweep}
+    assert {name: asked.get(name, {}).get("cpu") for name in large} == dict.fromkeys(large, "250m")
+
+
 @pytest.mark.parametrize("sweep", SWEEPS)
 @pytest.mark.parametrize("settings", [{}, GPUS], ids=["defaults", "everything set"])
 def test_workflows_are_clean(settings: dict[str, Any], sweep: str) -> None:
