@@ -28,7 +28,7 @@ from svdjobs.records import (
     SideMetrics,
     Summary,
 )
-from svdjobs.reporting import charts, text
+from svdjobs.reporting import charts, sections, text
 from svdjobs.reporting import page as report_page
 from svdjobs.reporting.data import Content, Table
 from svdjobs.reporting.junit import Case, document
@@ -171,12 +171,13 @@ def hostile_content(names: list[str]) -> Content:
 
 def test_figures_and_pages_parse_no_name() -> None:
     found = hostile_content(["$\\frac{ and $", "_hidden", "<script>\n![x](//e)\x1b", "y" * 300])
-    written = report_page.html_report(found, [])
+    topics = sections.topics(found)
+    written = report_page.html_report(found, topics, [])
     own = re.sub(r"(?s)<style>.*?</style>|<script>.*?</script>", "", written)
     assert "<script>" not in own
     assert "\x1b" not in own
     assert outside_references(own) == []
-    text = report_page.markdown_report(found)
+    text = report_page.markdown_report(found, topics)
     assert "<script" not in text
     assert "](//e)" not in text
 

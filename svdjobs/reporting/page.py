@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from svdjobs import escape
 from svdjobs.reporting.data import Content
 from svdjobs.reporting.problems import Part, packed
-from svdjobs.reporting.sections import answers, topics
+from svdjobs.reporting.sections import Topic, answers
 from svdjobs.reporting.text import markdown_rows
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ LONG_TABLE = 16
 ASSETS = ("page.css", "page.js", "vega.min.js", "katex.min.js")
 
 
-def html_report(content: Content, parts: Sequence[Part]) -> str:
+def html_report(content: Content, topics: Sequence[Topic], parts: Sequence[Part]) -> str:
     """The report as one HTML page: it contains styles, scripts, figures and data.
 
     `parts` are those of its problems that lie in the page.
@@ -38,10 +38,9 @@ def html_report(content: Content, parts: Sequence[Part]) -> str:
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters |= {"slug": slug, "ticks": ticks}
     folder = resources.files("svdjobs.reporting") / "assets"
-    shown = topics(content)
     details = [
         Part(f"details-{picture.name}", packed(picture.details))
-        for topic in shown
+        for topic in topics
         for picture in topic.pictures
         if picture.details
     ]
@@ -49,7 +48,7 @@ def html_report(content: Content, parts: Sequence[Part]) -> str:
         content=content,
         answered_by=engines_line(content),
         answers=answers(content),
-        topics=shown,
+        topics=topics,
         benchmarks=[part.name.removeprefix("index-") for part in parts if part.is_index],
         parts=[*parts, *details],
         long_table=LONG_TABLE,
@@ -71,17 +70,17 @@ def ticks(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", shown))
 
 
-def markdown_report(content: Content) -> str:
+def markdown_report(content: Content, topics: Sequence[Topic]) -> str:
     """The report as Markdown, for a terminal or a pull request; figures are links."""
     lines = [f"# {escape.markdown(content.title)}"]
     for question, texts in answers(content).items():
         lines += ["", f"**{question}**", "", *(f"- {escape.markdown(text)}" for text in texts)]
-    for topic in topics(content):
+    for topic in topics:
         lines += ["", f"## {topic.title}"]
         for picture in topic.pictures:
             title, caption = escape.markdown(picture.title), escape.markdown(picture.caption)
             lines += ["", f"![{title}](figures/{picture.name}.png)", "", f"*{title}.* {caption}"]
-        for table in topic.tables:
+        for table in topic.shown:
             title, caption = escape.markdown(table.title), escape.markdown(table.caption)
             lines += ["", f"### {title}", "", *markdown_rows(table), "", caption]
     versions = ", ".join(f"{name} {value}" for name, value in content.provenance.items())

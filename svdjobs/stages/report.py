@@ -34,7 +34,7 @@ from svdjobs.records import (
 from svdjobs.reporting import charts, junit, page, problems, text
 from svdjobs.reporting.data import Content
 from svdjobs.reporting.numbers import numbers_csv
-from svdjobs.reporting.sections import answers, tables, topics
+from svdjobs.reporting.sections import answers, topics
 from svdjobs.reporting.sections.accuracy import accuracy_table, adjusted_p
 from svdjobs.runs import layout, outputs
 from svdjobs.runs.outputs import OutputKey, begin, content_print, readable_manifest
@@ -79,12 +79,13 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     if output.finished:
         return output.finished
     content = gather(config, store, plan, manifests)
-    for topic in topics(content):
+    shown = topics(content)
+    for topic in shown:
         for picture in topic.pictures:
             for ending, data in charts.files(picture.spec).items():
                 output.write(f"figures/{picture.name}.{ending}", data)
-    for table in tables(content):
-        output.write(f"tables/{table.name}.csv", text.csv_table(table))
+        for table in topic.tables:
+            output.write(f"tables/{table.name}.csv", text.csv_table(table))
     disagreements = [
         disagreement
         for by_id in content.agreements.values()
@@ -97,12 +98,12 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     output.write("tables/numbers.csv", numbers_csv(content))
     output.write_json("verdict.json", junit.verdict(config.name, manifests, missing))
     output.write("junit.xml", junit.junit(config.name, manifests, missing))
-    output.write("report.md", page.markdown_report(content).encode())
+    output.write("report.md", page.markdown_report(content, shown).encode())
     inside = problems.split(
         _problem_parts(config, store, manifests, content),
         lambda part: output.write(f"problems/{part.name}.js", problems.script(part)),
     )
-    output.write("report.html", page.html_report(content, inside).encode())
+    output.write("report.html", page.html_report(content, shown, inside).encode())
     return output.commit()
 
 

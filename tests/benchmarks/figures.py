@@ -31,10 +31,10 @@ from tests.benchmarks import sweep
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/reading.md")
 PICTURES = {
-    "accuracy": "demo-accuracy",
-    "divergence": "demo-divergence",
-    "reading": "demo-reading",
-    "map": "demo-map",
+    "accuracy-demo": "demo-accuracy",
+    "divergence-demo": "demo-divergence",
+    "reading-demo": "demo-reading",
+    "map-demo": "demo-map",
 }
 DEMO = "jobs/sweeps/demo.yaml"
 BENCH = ROOT / "runs" / "bench.json"

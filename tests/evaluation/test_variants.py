@@ -23,7 +23,8 @@ from svdjobs.evaluation.engine_choice import resolve_auto_settings
 from svdjobs.evaluation.engine_weights import RunWeights
 from svdjobs.records import TensorPlan
 from svdjobs.reporting.data import Question
-from svdjobs.reporting.sections import answers, tables
+from svdjobs.reporting.sections import answers
+from svdjobs.reporting.sections.variants import SECTION
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.stages import blend, decompose, evaluate, plan, report
 from svdjobs.storage.local import LocalStore
@@ -506,7 +507,7 @@ def test_maps_by_head_and_by_what_is_rewound(tmp_path: Path) -> None:
     whole = content.maps["demo"][-1].accuracy
     assert whole
     assert f"add up to {100 * whole.value:+.2f} points; all parts rewound" in said
-    table = next(table for table in tables(content) if table.name == "variants")
+    table = next(table for table in SECTION.tables(content) if table.name == "variants")
     assert table.rows[0][:3] == ["head", "layers: 1, heads: 2, before: matrix", "4"]
     assert table.rows[1][:2] == ["values", "layers: 1, before: values"]
 

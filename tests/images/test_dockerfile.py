@@ -138,7 +138,7 @@ def test_a_target_is_labelled(target: str) -> None:
 def test_a_target_writes_only_to_scratch(target: str) -> None:
     environment = pairs(target, "ENV")
     for name in (
-        "HOME", "TMPDIR", "HF_HOME", "VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "MPLCONFIGDIR",
+        "HOME", "TMPDIR", "HF_HOME", "VLLM_CACHE_ROOT", "TRITON_CACHE_DIR",
         "TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR",
     ):  # fmt: skip
         assert Path(environment[name]).parts[:2] == ("/", "scratch"), name

@@ -355,7 +355,7 @@ def test_the_token_where_two_answers_part_is_shown_with_its_chances(
     browser: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
-    path.write_text(html_report(nothing(), list(problems.parts("b", [planted()]))))
+    path.write_text(html_report(nothing(), [], list(problems.parts("b", [planted()]))))
     shown = opened(browser, path)
     shown.select_option("[name=filter]", "second is worse")
     shown.click("#problems tbody button")
@@ -416,7 +416,7 @@ def test_what_a_model_says_is_text(browser: Any, tmp_path: Path) -> None:
     one = ProblemAnswers(problem, {"after": answered, "alpha-0.0000": answered})
     content = replace(nothing(), missing=[hostile])
     path = tmp_path / "report.html"
-    path.write_text(html_report(content, list(problems.parts("b", [one]))))
+    path.write_text(html_report(content, [], list(problems.parts("b", [one]))))
     shown = opened(browser, path)
     shown.click("#problems tbody button")
     shown.wait_for_selector("#problem .beside .text")
@@ -440,7 +440,7 @@ def test_parts_beside_the_page_are_loaded_when_a_problem_is_opened(
     inside = problems.split(problems.parts("my bench", found), beside, limit=10)
     assert [part.name for part in inside] == ["index-my bench"]
     path = tmp_path / "report.html"
-    path.write_text(html_report(nothing(), inside))
+    path.write_text(html_report(nothing(), [], inside))
     shown = opened(browser, path)
     shown.click("#problems tbody tr:nth-child(3) button")
     shown.wait_for_selector("#problem .beside .text")

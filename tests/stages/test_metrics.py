@@ -142,7 +142,8 @@ def test_equal_checkpoints_are_said_to_be_equal(tmp_path: Path) -> None:
 
 def test_a_chain_has_its_way(tmp_path: Path) -> None:
     found = compared(tmp_path, *(str(DEMO / name) for name in ("base", "rl1", "rl2")))
-    assert found.verdict[-1].startswith("The way: in 2 steps the median matrix went 0.")
+    way = "The way: in 2 steps the median matrix went 0."
+    assert any(line.startswith(way) for line in found.verdict)
     row = next(row for row in found.rows if row.head is None)
     assert row.trajectory
     assert row.trajectory.from_first[-1] == pytest.approx(row.values["update_norm"])

@@ -28,11 +28,6 @@ def answers(content: Content) -> dict[Question, list[str]]:
     return {question: texts for question, texts in by_question.items() if texts}
 
 
-def tables(content: Content) -> list[Table]:
-    """The tables of all sections."""
-    return [table for section in sections() for table in section.tables(content)]
-
-
 def numbers(content: Content) -> list[Row]:
     """The numbers of all sections."""
     return [row for section in sections() for row in section.numbers(content)]
@@ -45,6 +40,11 @@ class Topic(NamedTuple):
     pictures: list[Picture]
     tables: list[Table]
 
+    @property
+    def shown(self) -> list[Table]:
+        """The tables that are on the page."""
+        return [table for table in self.tables if table.shown]
+
 
 def topics(content: Content) -> list[Topic]:
     """The sections that have figures or tables, in reading order."""
@@ -52,7 +52,7 @@ def topics(content: Content) -> list[Topic]:
         Topic(
             section.title,
             list(section.pictures(content)),
-            [table for table in section.tables(content) if table.shown],
+            list(section.tables(content)),
         )
         for section in sections()
     ]

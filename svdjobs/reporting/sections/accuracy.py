@@ -84,8 +84,7 @@ def _values_answer(content: Content, benchmark: str, p: float | None) -> Iterato
         change = compare_with(zero, unblended)
         yield Answer(
             Question.VALUES,
-            f"{what} change accuracy by {_sampled_verdict(change, p, '')}"
-            f"{_divergence_words(content, benchmark)}",
+            f"{what}: {_sampled_verdict(change, p, '')}{_divergence_words(content, benchmark)}",
         )
 
 
@@ -123,8 +122,9 @@ def _sampled_verdict(change: Comparison, p: float | None, lead: str) -> str:
     """
     interval, level = change.difference, reading.LEVEL
     if interval.low is None or interval.high is None or p is None:
-        same = "every problem scored the same" if interval.value == 0 else "no interval"
-        words = f"{lead}{points(interval)} points: {same}."
+        words = f"{lead}{points(interval)} points, without an interval."
+        if interval.value == 0:
+            words = f"{lead}every problem scored the same."
         real = False
     else:
         real = p < level
