@@ -45,7 +45,7 @@ HARMED = 0.02
 ATTEMPTS = 6
 # The path or URL of the store is in these files, and the writer of PDFs puts resources in random
 # order, so their bytes differ.
-_VOLATILE = ("config.json", "identities.json", ".pdf")
+_VOLATILE = ("config.json", "identities.json", ".pdf", "report/manifest.json")
 
 
 @dataclass
