@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svdjobs.records import (
     Grade,
@@ -31,12 +31,71 @@ from svdjobs.statistics import (
     weights_quality,
 )
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
 Key = tuple[int, int]
 """Problem and sample of a completion."""
 NOISE_OF_EFFECT = math.sqrt(0.5)
 """Largest noise of the log weights, as a share of their spread. At this share the checkpoint
 contributes as much to the spread as the engine's rounding does."""
 ROUNDED = ("bfloat16", "float16")
+
+
+class Places:
+    """Completions of after, one problem after the other."""
+
+    def __init__(self, keys: Iterable[Key], outcomes: Mapping[Key, Outcome]) -> None:
+        import numpy as np
+
+        self.keys = sorted(keys)
+        counts: dict[int, int] = {}
+        for problem, _ in self.keys:
+            counts[problem] = counts.get(problem, 0) + 1
+        self.problems = list(counts)
+        self._ends = np.cumsum(list(counts.values()))[:-1]
+        self._outcomes = np.array([outcomes[key].value for key in self.keys])
+
+    def grouped(self, values: Floats) -> list[Floats]:
+        """A number for each completion, as an array per problem."""
+        import numpy as np
+
+        return np.split(values, self._ends)
+
+    def share(self, outcome: Outcome) -> list[Floats]:
+        """1 where a completion has the outcome, else 0."""
+        return self.grouped((self._outcomes == outcome.value).astype(float))
+
+    @cached_property
+    def correct(self) -> list[Floats]:
+        """1 where a completion is correct."""
+        return self.share(Outcome.CORRECT)
+
+    @cached_property
+    def one_grade(self) -> bool:
+        """Whether all completions are correct, or none is."""
+        right = self._outcomes == Outcome.CORRECT.value
+        return bool(right.all() or not right.any())
+
+
+class Logs(NamedTuple):
+    """Log weights of completions: log p_checkpoint − log p_after."""
+
+    places: Places
+    values: Floats
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of the log weights."""
+        return _rms(self.values)
+
+    def difference(self, outcome: Outcome) -> Reweighted:
+        """The difference in the share of an outcome."""
+        shares = self.places.correct if outcome is Outcome.CORRECT else self.places.share(outcome)
+        return reweighted_difference(self.places.grouped(self.values), shares)
 
 
 @dataclass(frozen=True)
@@ -60,23 +119,16 @@ class OfAfter:
         }
 
     @cached_property
-    def noise_logs(self) -> dict[Key, float]:
-        """Log weights of the second reading."""
+    def noise_logs(self) -> Logs | None:
+        """Log weights of the second reading; None in older runs."""
         return log_weights(self.again, self.likelihoods, self.outcomes)
 
     @cached_property
     def engine_error(self) -> float:
         """Standard error that the engine's rounding alone gives a difference of accuracies."""
-        if not self.noise_logs:
+        if self.noise_logs is None:
             return 0.0
-        noise = self.difference(self.noise_logs, Outcome.CORRECT)
-        return noise.like_these.standard_error or 0.0
-
-    def difference(self, logs: Mapping[Key, float], outcome: Outcome) -> Reweighted:
-        """The difference in the share of an outcome, from log weights."""
-        by_problem = _by_problem(logs).values()
-        outcomes = [[float(self.outcomes[key] is outcome) for key in own] for own in by_problem]
-        return reweighted_difference(_weights(logs), outcomes)
+        return self.noise_logs.difference(Outcome.CORRECT).like_these.standard_error or 0.0
 
 
 def terms(after: OfAfter, found: Sequence[Likelihood]) -> list[list[float]] | None:
@@ -95,18 +147,18 @@ def read(
     `sampled` is the score of each problem by the checkpoint's own completions, minus after's.
     """
     logs = log_weights(found, after.likelihoods, after.outcomes)
-    if not logs:
+    if logs is None:
         return None
     judged = _judge(after, logs)
     reading = Reading(
-        completions=len(logs),
+        completions=len(logs.values),
         unread=len(after.likelihoods) - sum(not row.unread for row in found),
         effective_share=judged.quality.effective_share,
         largest_share=judged.quality.largest_share,
         pareto_k=judged.quality.pareto_k,
         mean_weight=judged.quality.mean,
-        spread=_rms(logs.values()),
-        noise=_rms(after.noise_logs.values()) if after.noise_logs else None,
+        spread=logs.rms,
+        noise=after.noise_logs.rms if after.noise_logs else None,
         refused=judged.refused,
     )
     if (correct := judged.correct) is None:
@@ -115,7 +167,7 @@ def read(
     if sampled is not None:
         apart = [
             value - sampled[problem]
-            for problem, value in zip(_by_problem(logs), correct.per_problem, strict=True)
+            for problem, value in zip(logs.places.problems, correct.per_problem, strict=True)
             if problem in sampled
         ]
         minus_sampled = mean_interval(apart) if apart else None
@@ -124,11 +176,11 @@ def read(
         update={
             "accuracy": _wider(correct.like_these, judged.engine_error),
             "accuracy_here": _wider(correct.these, judged.engine_error),
-            "truncated": after.difference(logs, Outcome.TRUNCATED).like_these,
-            "no_answer": after.difference(logs, Outcome.NO_ANSWER).like_these,
+            "truncated": logs.difference(Outcome.TRUNCATED).like_these,
+            "no_answer": logs.difference(Outcome.NO_ANSWER).like_these,
             "minus_sampled": minus_sampled,
             "minus_sampled_p": p,
-            "per_problem": dict(zip(_by_problem(logs), correct.per_problem, strict=True)),
+            "per_problem": dict(zip(logs.places.problems, correct.per_problem, strict=True)),
             "engine_error": judged.engine_error,
         }
     )
@@ -136,31 +188,29 @@ def read(
 
 def read_map(after: OfAfter, cells: Sequence[MapCell]) -> list[MapReading]:
     """What each part of the map carries, in the order of the cells. All parts together are last."""
+    import numpy as np
+
     rows = sorted(
         (r for r in after.likelihoods if not r.unread), key=lambda r: (r.idx, r.sample_index)
     )
-    keys = [(row.idx, row.sample_index) for row in rows]
-    lengths: dict[int, int] = {}
-    for row in rows:
-        lengths[row.idx] = lengths.get(row.idx, 0) + len(row.log_probabilities)
+    graded = np.array([(row.idx, row.sample_index) in after.outcomes for row in rows], bool)
+    keys = [(row.idx, row.sample_index) for row, has in zip(rows, graded, strict=True) if has]
+    places = Places(keys, after.outcomes)
     found: list[_Cell] = []
     for cell in cells:
-        logs = dict(zip(keys, cell.log_ratios, strict=True))
-        logs = {key: log for key, log in logs.items() if key in after.outcomes}
-        judged = _judge(after, logs) if logs else None
+        logs = Logs(places, np.array(cell.log_ratios)[graded])
+        judged = _judge(after, logs) if keys else None
         if cell.null is None:
             found.append(_Cell(cell, judged, []))
         else:
             found[-1].nulls.append((cell, judged))
     adjusted = holm(_beyond_random(found))
+    _, starts = np.unique([row.idx for row in rows], return_index=True)
+    tokens = _sums([len(row.log_probabilities) for row in rows], starts)
     readings = []
     for i, (cell, judged, nulls) in enumerate(found):
-        ratios, divergences = dict.fromkeys(lengths, 0.0), dict.fromkeys(lengths, 0.0)
-        for key, ratio, divergence in zip(keys, cell.log_ratios, cell.divergences, strict=True):
-            ratios[key[0]] -= ratio
-            divergences[key[0]] += divergence
-        tokens = list(lengths.values())
-        sharper, plain = list(divergences.values()), list(ratios.values())
+        sharper = _sums(cell.divergences, starts)
+        plain = [-total for total in _sums(cell.log_ratios, starts)]
         readings.append(
             MapReading(
                 layer=cell.layer,
@@ -175,6 +225,14 @@ def read_map(after: OfAfter, cells: Sequence[MapCell]) -> list[MapReading]:
             )
         )
     return readings
+
+
+def _sums(values: Sequence[float], starts: NDArray[np.int64]) -> list[Any]:
+    """The sum of each problem, whose first values are at `starts`."""
+    import numpy as np
+
+    sums: list[Any] = np.add.reduceat(np.asarray(values), starts).tolist()
+    return sums
 
 
 class _Judged(NamedTuple):
@@ -200,12 +258,12 @@ class _Cell(NamedTuple):
     nulls: list[tuple[MapCell, _Judged | None]]
 
 
-def _judge(after: OfAfter, logs: Mapping[Key, float]) -> _Judged:
+def _judge(after: OfAfter, logs: Logs) -> _Judged:
     """Whether the weights may be used, and the difference in accuracy if so."""
-    quality, spread = weights_quality(_weights(logs)), _rms(logs.values())
+    quality, spread = weights_quality(logs.places.grouped(logs.values)), logs.rms
     if not spread:  # to the bit after
-        return _Judged(quality, None, after.difference(logs, Outcome.CORRECT), 0.0)
-    noise = _rms(after.noise_logs.values()) if after.noise_logs else 0.0
+        return _Judged(quality, None, logs.difference(Outcome.CORRECT), 0.0)
+    noise = after.noise_logs.rms if after.noise_logs else 0.0
     refused: Refused | None = None
     if not quality.usable:
         refused = "too far"
@@ -213,11 +271,11 @@ def _judge(after: OfAfter, logs: Mapping[Key, float]) -> _Judged:
         refused = "lacking"
     elif after.dtype in ROUNDED and spread * NOISE_OF_EFFECT <= noise:
         refused = "noise"
-    elif len({after.outcomes[key] is Outcome.CORRECT for key in logs}) == 1:
+    elif logs.places.one_grade:
         refused = "one grade"
     if refused:
         return _Judged(quality, refused, None, 0.0)
-    correct = after.difference(logs, Outcome.CORRECT)
+    correct = logs.difference(Outcome.CORRECT)
     return _Judged(quality, None, correct, after.engine_error)
 
 
@@ -248,34 +306,27 @@ def _beyond_random(found: Sequence[_Cell]) -> dict[int, float]:
 
 
 def log_weights(
-    found: Iterable[Likelihood], reference: Iterable[Likelihood], keys: Iterable[Key]
-) -> dict[Key, float]:
-    """log p_found − log p_reference of each completion among `keys` that both have read."""
-    wanted = set(keys)
+    found: Iterable[Likelihood], reference: Iterable[Likelihood], outcomes: Mapping[Key, Outcome]
+) -> Logs | None:
+    """log p_found − log p_reference of each completion with an outcome that both have read; None if
+    there is none."""
+    import numpy as np
+
     known = {(r.idx, r.sample_index): r for r in reference if not r.unread}
     logs = {}
     for row in found:
         key = row.idx, row.sample_index
         other = known.get(key)
-        if key not in wanted or other is None or row.unread:
+        if key not in outcomes or other is None or row.unread:
             continue
         # An engine whose context a completion fills may lack the last token.
         if len(row.log_probabilities) == len(other.log_probabilities):
             pairs = zip(row.log_probabilities, other.log_probabilities, strict=True)
             logs[key] = math.fsum(a - b for a, b in pairs)
-    return logs
-
-
-def _by_problem(keys: Iterable[Key]) -> dict[int, list[Key]]:
-    by_problem: dict[int, list[Key]] = {}
-    for key in sorted(keys):
-        by_problem.setdefault(key[0], []).append(key)
-    return by_problem
-
-
-def _weights(logs: Mapping[Key, float]) -> list[list[float]]:
-    """The log weights, a list per problem."""
-    return [[logs[key] for key in keys] for keys in _by_problem(logs).values()]
+    if not logs:
+        return None
+    places = Places(logs, outcomes)
+    return Logs(places, np.array([logs[key] for key in places.keys]))
 
 
 def _wider(interval: Interval, error: float) -> Interval:
@@ -289,6 +340,5 @@ def _wider(interval: Interval, error: float) -> Interval:
     return Interval(value=interval.value, low=low, high=high, standard_error=total)
 
 
-def _rms(values: Iterable[float]) -> float:
-    squares = [value**2 for value in values]
-    return math.sqrt(math.fsum(squares) / len(squares))
+def _rms(values: Floats) -> float:
+    return math.sqrt(float((values**2).mean()))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Nested = Sequence[Sequence[float]] | Sequence[Floats]
 
 LARGEST_PARETO_K = 0.7
 """Above it the mean of the weights converges too slowly to be used (Vehtari et al. 2024)."""
@@ -46,6 +47,31 @@ FARTHEST_MEAN = 4.0
 the other checkpoint would draw, and nothing in them says how these would be graded."""
 _FEWEST_IN_TAIL = 5
 _LARGEST_LOG = 300.0
+
+
+class Clustered(NamedTuple):
+    """A number for each completion, one problem after the other."""
+
+    flat: Floats
+    counts: NDArray[np.int64]
+    """Completions of each problem, at least one."""
+
+    def replaced(self, flat: Floats) -> Clustered:
+        """Other numbers of the same completions."""
+        return Clustered(flat, self.counts)
+
+    def means(self) -> Floats:
+        """The mean of each problem."""
+        import numpy as np
+
+        starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        return np.add.reduceat(self.flat, starts) / self.counts
+
+    def by_problem(self) -> list[Floats]:
+        """The numbers of each problem."""
+        import numpy as np
+
+        return np.split(self.flat, np.cumsum(self.counts)[:-1])
 
 
 class WeightsQuality(NamedTuple):
@@ -100,13 +126,15 @@ class Reweighted(NamedTuple):
     these: Interval
     """For these very problems: only the completions are a sample. Without an interval if a problem
     has one completion only."""
-    per_completion: list[list[float]]
-    """What each completion adds to its problem's difference."""
+    terms: Clustered
+
+    @property
+    def per_completion(self) -> list[list[float]]:
+        """What each completion adds to its problem's difference."""
+        return [own.tolist() for own in self.terms.by_problem()]
 
 
-def reweighted_difference(
-    log_weights: Sequence[Sequence[float]], outcomes: Sequence[Sequence[float]]
-) -> Reweighted:
+def reweighted_difference(log_weights: Nested, outcomes: Nested) -> Reweighted:
     """Return the mean outcome under the other checkpoint minus that under after.
 
     The beta of a problem is the one that minimises the variance over all other problems. It does
@@ -121,23 +149,20 @@ def reweighted_difference(
     import numpy as np
 
     gains, values = _checked(log_weights, outcomes)
-    weighted = np.array([(g * v).mean() for g, v in zip(gains, values, strict=True)])
-    plain = np.array([g.mean() for g in gains])
+    weighted = gains.replaced(gains.flat * values.flat).means()
+    plain = gains.means()
     # Sums over all other problems, around 0: the expectation of `plain` is 0.
     above = (weighted * plain).sum() - weighted * plain
     below = (plain * plain).sum() - plain * plain
     beta = np.divide(above, below, out=np.full_like(above, 0.5), where=below > 0).clip(0, 1)
-    per_problem = [float(x) for x in weighted - beta * plain]
-    terms = [g * (v - b) for g, v, b in zip(gains, values, beta, strict=True)]
+    per_problem = (weighted - beta * plain).tolist()
+    terms = gains.replaced(gains.flat * (values.flat - np.repeat(beta, gains.counts)))
     return Reweighted(
-        per_problem,
-        _of_problems_like_these(per_problem),
-        _of_these_problems(terms),
-        [own.tolist() for own in terms],
+        per_problem, _of_problems_like_these(per_problem), _of_these_problems(terms), terms
     )
 
 
-def weights_quality(log_weights: Sequence[Sequence[float]]) -> WeightsQuality:
+def weights_quality(log_weights: Nested) -> WeightsQuality:
     """Return how far estimates from these weights can be trusted.
 
     Raises:
@@ -146,7 +171,7 @@ def weights_quality(log_weights: Sequence[Sequence[float]]) -> WeightsQuality:
     import numpy as np
 
     _, by_problem = _checked([[0.0] * len(logs) for logs in log_weights], log_weights)
-    logs = np.concatenate(by_problem)
+    logs = by_problem.flat
     scaled = np.exp(logs - logs.max())  # the shares and k̂ do not depend on the scale
     kish = scaled.sum() ** 2 / (scaled**2).sum() / len(logs)
     return WeightsQuality(
@@ -154,7 +179,7 @@ def weights_quality(log_weights: Sequence[Sequence[float]]) -> WeightsQuality:
         float(min(kish, np.exp(-logs.var()))),
         float(1 / scaled.sum()),
         pareto_k(scaled.tolist()),
-        mean_interval([float(np.exp(own.clip(max=_LARGEST_LOG)).mean()) for own in by_problem]),
+        mean_interval(by_problem.replaced(np.exp(logs.clip(max=_LARGEST_LOG))).means().tolist()),
     )
 
 
@@ -217,44 +242,47 @@ def _of_problems_like_these(per_problem: Sequence[float]) -> Interval:
     return t_interval(plain.value, plain.standard_error, max(1.0, freedom))
 
 
-def _of_these_problems(terms: Sequence[Floats]) -> Interval:
+def _of_these_problems(terms: Clustered) -> Interval:
     """The mean over fixed problems of each problem's mean term, with its t interval.
 
     Degrees of freedom are those of Welch and Satterthwaite.
     """
-    mean = math.fsum(float(t.mean()) for t in terms) / len(terms)
-    if min(len(t) for t in terms) < 2 or all(all_equal(t.tolist()) for t in terms):
-        return Interval(value=mean)
-    parts = [float(t.var(ddof=1)) / len(t) for t in terms]
-    variance = math.fsum(parts)
-    freedom = variance**2 / math.fsum(
-        p**2 / (len(t) - 1) for p, t in zip(parts, terms, strict=True)
-    )
-    return t_interval(mean, math.sqrt(variance) / len(terms), freedom)
-
-
-def _checked(
-    log_weights: Sequence[Sequence[float]], outcomes: Sequence[Sequence[float]]
-) -> tuple[list[Floats], list[Floats]]:
-    """w − 1 and the outcomes, an array per problem."""
     import numpy as np
 
-    if not log_weights:
+    means, counts = terms.means(), terms.counts
+    mean = math.fsum(means.tolist()) / len(counts)
+    if counts.min() < 2 or all(all_equal(own.tolist()) for own in terms.by_problem()):
+        return Interval(value=mean)
+    squares = (terms.flat - np.repeat(means, counts)) ** 2
+    parts = terms.replaced(squares).means() / (counts - 1)
+    variance = math.fsum(parts.tolist())
+    freedom = variance**2 / math.fsum((parts**2 / (counts - 1)).tolist())
+    return t_interval(mean, math.sqrt(variance) / len(counts), freedom)
+
+
+def _checked(log_weights: Nested, outcomes: Nested) -> tuple[Clustered, Clustered]:
+    """w − 1, and the outcomes."""
+    import numpy as np
+
+    if not len(log_weights):
         raise ValueError("no problems")
     if len(log_weights) != len(outcomes):
         raise ValueError(f"log weights of {len(log_weights)} problems, outcomes of {len(outcomes)}")
-    gains, values = [], []
-    for problem, (logs, own) in enumerate(zip(log_weights, outcomes, strict=True)):
-        if not len(logs) or len(logs) != len(own):
+    counts, others = ([len(own) for own in nested] for nested in (log_weights, outcomes))
+    for problem, (logs, own) in enumerate(zip(counts, others, strict=True)):
+        if not logs or logs != own:
             raise ValueError(
-                f"problem {problem} has {len(logs)} log weights and {len(own)} outcomes; expected "
-                f"as many of both, and at least one"
+                f"problem {problem} has {logs} log weights and {own} outcomes; expected as many of "
+                f"both, and at least one"
             )
-        value = np.asarray(own, np.float64)
-        with np.errstate(over="ignore"):
-            gain = np.expm1(np.asarray(logs, np.float64))
-        if not (np.isfinite(gain).all() and np.isfinite(value).all()):
-            raise ValueError(f"problem {problem}: a weight or an outcome is not finite")
-        gains.append(gain)
-        values.append(value)
+    gains, values = (
+        Clustered(np.concatenate([np.asarray(own, np.float64) for own in nested]), np.array(counts))
+        for nested in (log_weights, outcomes)
+    )
+    with np.errstate(over="ignore"):
+        gains = gains.replaced(np.expm1(gains.flat))
+    finite = np.isfinite(gains.flat) & np.isfinite(values.flat)
+    if not finite.all():
+        problem = int(np.repeat(np.arange(len(counts)), counts)[np.argmin(finite)])
+        raise ValueError(f"problem {problem}: a weight or an outcome is not finite")
     return gains, values
