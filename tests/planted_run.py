@@ -28,6 +28,7 @@ from svdjobs.runs.outputs import OutputKey, begin, content_print
 from svdjobs.stages import blend, decompose, metrics, plan, rotations
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.objects import write_lines
+from svdjobs.variant_config import MapConfig
 from tests.checkpoints import make_checkpoint
 
 FAMILIES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -45,9 +46,12 @@ def planted_run(
     problems: int = 500,
     samples: int = 16,
     tokens: int = 100,
+    with_map: bool = True,
 ) -> SweepConfig:
     """Write the run below `folder` and return its config; the report is not made."""
     config = _config(folder, layers, benchmarks, problems, samples)
+    if not with_map:
+        config = config.model_copy(update={"map": None})
     store = LocalStore(config.store_url)
     plan.run(config, store)
     decompose.run(config, store)
@@ -119,7 +123,8 @@ class _Evaluations:
             if checkpoint_id != "after":
                 self._results(checkpoint_id)
                 self._likelihoods(checkpoint_id, after)
-        self._map(reference)
+        if self._config.map:
+            self._map(self._config.map, reference)
 
     def _strength(self, checkpoint_id: str) -> float:
         """Share of correct completions of a problem of mean difficulty."""
@@ -217,14 +222,13 @@ class _Evaluations:
             output.add(write_lines(self._store, output.key(name), lines))
         return output.commit()
 
-    def _map(self, of_after: Manifest) -> None:
-        assert self._config.map
+    def _map(self, map_config: MapConfig, of_after: Manifest) -> None:
         key = OutputKey(
             "map",
             mapping.VERSION,
-            {**self._config.map.settings(), "engine": "transformers", "dtype": "float32"},
+            {**map_config.settings(), "engine": "transformers", "dtype": "float32"},
             {
-                "weights": variant_fingerprint(self._checkpoints, self._store, self._config.map),
+                "weights": variant_fingerprint(self._checkpoints, self._store, map_config),
                 "likelihoods": content_print(of_after),
             },
         )

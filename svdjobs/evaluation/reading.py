@@ -321,8 +321,8 @@ def log_weights(
             continue
         # An engine whose context a completion fills may lack the last token.
         if len(row.log_probabilities) == len(other.log_probabilities):
-            pairs = zip(row.log_probabilities, other.log_probabilities, strict=True)
-            logs[key] = math.fsum(a - b for a, b in pairs)
+            apart = np.asarray(row.log_probabilities) - np.asarray(other.log_probabilities)
+            logs[key] = float(apart.sum())
     if not logs:
         return None
     places = Places(logs, outcomes)

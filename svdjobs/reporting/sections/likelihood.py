@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from svdjobs.config import alpha_id
 from svdjobs.records import Interval, Likelihood
 from svdjobs.reporting import charts
 from svdjobs.reporting.data import Content, Picture, Row, Section, Table
-from svdjobs.statistics import divergence_interval, mean_per_token
+from svdjobs.statistics import divergence_interval, ratio_interval
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
 
 
 class Divergence(NamedTuple):
@@ -28,11 +33,11 @@ def likelihood_table(content: Content, benchmark: str) -> Table:
     rows = []
     for checkpoint_id, found in by_id.items():
         read = [row for row in found if not row.unread]
-        terms = _by_problem(read, None, lambda own, _: -own)
-        nll = plain(mean_per_token(terms)) if terms else "-"
-        change = "-"
-        if checkpoint_id != "after" and (both := _by_problem(read, after or [], _log_ratio)):
-            change = _signed(mean_per_token(both))
+        own = _sums(read, read, lambda own, _: -own)
+        nll = plain(ratio_interval(*own)) if own.lengths else "-"
+        both, change = _sums(read, after or [], _log_ratio), "-"
+        if checkpoint_id != "after" and both.lengths:
+            change = _signed(ratio_interval(*both))
         divergence = "-"
         if checkpoint_id in kl:
             divergence = plain(kl[checkpoint_id].value) + " *" * kl[checkpoint_id].from_ratio
@@ -61,7 +66,7 @@ def likelihood_table(content: Content, benchmark: str) -> Table:
     )
 
 
-def _log_ratio(own: float, after: float) -> float:
+def _log_ratio(own: Floats, after: Floats) -> Floats:
     return after - own
 
 
@@ -84,50 +89,58 @@ def divergences(content: Content, benchmark: str) -> dict[str, Divergence]:
         return {}
     found = {}
     for checkpoint_id, rows in by_id.items():
-        terms = _by_problem(rows, after, _sharper_divergence)
-        if checkpoint_id != "after" and terms:
-            ratios = _by_problem(rows, after, _log_ratio)
-            sharper, plain_sums = ([math.fsum(own) for own in both] for both in (terms, ratios))
-            lengths = [len(own) for own in terms]
-            found[checkpoint_id] = Divergence(*divergence_interval(sharper, plain_sums, lengths))
+        if checkpoint_id == "after":
+            continue
+        sharper, ratios = (_sums(rows, after, term) for term in (_sharper_divergence, _log_ratio))
+        if sharper.lengths:
+            both = divergence_interval(sharper.sums, ratios.sums, ratios.lengths)
+            found[checkpoint_id] = Divergence(*both)
     return found
 
 
-def _sharper_divergence(own: float, after: float) -> float:
-    """The term of one token in KL(after ‖ own), for tokens sampled from after: e^d − 1 − d with
+def _sharper_divergence(own: Floats, after: Floats) -> Floats:
+    """The term of each token in KL(after ‖ own), for tokens sampled from after: e^d − 1 − d with
     d = log p_own − log p_after.
 
     A term is at least 0 and varies far less than −d (Schulman 2020, "Approximating KL Divergence",
     http://joschu.net/blog/kl-approx.html, estimator k3).
     """
+    import numpy as np
+
     d = own - after
-    return math.expm1(d) - d
+    return np.expm1(d) - d
 
 
-def _by_problem(
-    found: list[Likelihood],
-    reference: list[Likelihood] | None,
-    term: Callable[[float, float], float],
-) -> list[list[float]]:
-    """The terms of all tokens, joined by problem.
+class _Sums(NamedTuple):
+    """The sum of the tokens' terms and the number of tokens of each problem."""
 
-    `term` gets the log-probability of a token in `found` and in `reference`. None for `reference`
-    stands for `found` itself.
-    """
-    others = found if reference is None else reference
-    known = {(r.idx, r.sample_index): r.log_probabilities for r in others if not r.unread}
-    terms: dict[int, list[float]] = {}
+    sums: list[float]
+    lengths: list[int]
+
+
+def _sums(
+    found: Sequence[Likelihood],
+    reference: Sequence[Likelihood],
+    term: Callable[[Floats, Floats], Floats],
+) -> _Sums:
+    """Sum the terms of all tokens whose log-probability is known in `found` and in `reference`."""
+    import numpy as np
+
+    known = {(r.idx, r.sample_index): r.log_probabilities for r in reference if not r.unread}
+    sums: dict[int, float] = {}
+    lengths: dict[int, int] = {}
     for row in found:
-        if row.unread:
-            continue
-        # Compare only completions whose likelihood is known under both checkpoints.
+        # Compare only completions whose likelihood is known under both checkpoints. An engine whose
+        # context a completion fills may lack its last token.
         other = known.get((row.idx, row.sample_index))
-        # An engine whose context a completion fills may lack its last token.
-        if other is None or len(other) != len(row.log_probabilities):
+        count = len(row.log_probabilities)
+        if row.unread or other is None or len(other) != count or not count:
             continue
-        pairs = zip(row.log_probabilities, other, strict=True)
-        terms.setdefault(row.idx, []).extend(term(own, ref) for own, ref in pairs)
-    return [terms[idx] for idx in sorted(terms)]
+        total = float(term(np.asarray(row.log_probabilities), np.asarray(other)).sum())
+        sums[row.idx] = sums.get(row.idx, 0.0) + total
+        lengths[row.idx] = lengths.get(row.idx, 0) + count
+    problems = sorted(sums)
+    return _Sums([sums[i] for i in problems], [lengths[i] for i in problems])
 
 
 def plain(interval: Interval) -> str:
