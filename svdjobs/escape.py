@@ -13,6 +13,7 @@ a medium would act on is shown by its number, as Python writes it: `\n`, `\x1b`,
     html       a value of an HTML template that escapes `<` and `&` itself
     csv_cell   a cell that a spreadsheet opens
     xml        a value of JUnit XML
+    latex      a cell of a LaTeX table
 """
 
 from __future__ import annotations
@@ -121,3 +122,18 @@ def csv_cell(text: str) -> str:
 def xml(text: str) -> str:
     """Escape the characters that XML forbids; the XML writer escapes tags itself."""
     return line(text)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "‖": r"$\|$", "Δ": r"$\Delta$", "φ": r"$\varphi$", "α": r"$\alpha$", "×": r"$\times$",
+    "·": r"$\cdot$", "−": "$-$", "→": r"$\to$", "±": r"$\pm$", "²": "$^2$", "′": "$'$",
+    "k̂": r"$\hat{k}$", "√": r"$\surd$", "…": r"\ldots{}", "≥": r"$\ge$",
+    **{sign: f"\\{sign}" for sign in "{}$&#_%"},
+}  # fmt: skip
+_LATEX_SIGN = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reverse=True))))
+
+
+def latex(text: str) -> str:
+    """Escape a cell of a LaTeX table: no command, no mathematics, no comment."""
+    return _LATEX_SIGN.sub(lambda found: _LATEX[found[0]], line(text))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
@@ -29,19 +29,60 @@ Row = tuple[str, str, str, Interval]
 """Benchmark (or `-`), checkpoint (or `-`), name of the number, and the number."""
 
 
+class Cell(str):
+    """A cell of a table: its text, and the numbers that the text shows, unrounded and in the
+    text's units."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    random: float | None
+    """The same for a random update of the same norm."""
+    has_ends: bool
+    """Whether the column has intervals, even if this cell has none."""
+
+    def __new__(
+        cls,
+        text: str,
+        value: float | None = None,
+        low: float | None = None,
+        high: float | None = None,
+        random: float | None = None,
+        *,
+        has_ends: bool = False,
+    ) -> Cell:
+        """A cell with this text."""
+        made = super().__new__(cls, text)
+        made.value, made.low, made.high, made.random = value, low, high, random
+        made.has_ends = has_ends
+        return made
+
+
+def number(value: float | None, form: str = "") -> Cell:
+    """A number formatted by `form`; `-` if there is none."""
+    return Cell("-") if value is None else Cell(format(value, form), float(value))
+
+
+def of_interval(text: str, interval: Interval, scale: float = 1) -> Cell:
+    """A text that shows an interval with its value, times `scale`."""
+    ends = (interval.value, interval.low, interval.high)
+    return Cell(text, *(None if end is None else scale * end for end in ends), has_ends=True)
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table of text cells; `name` is the name of its CSV file."""
+    """A table of cells; `name` is the name of its files."""
 
     name: str
     title: str
     caption: str
     header: list[str]
-    rows: list[list[str]]
+    rows: Sequence[Sequence[str]]
+    """Texts; a `Cell` has numbers, too."""
     benchmark: str = ""
     """The benchmark that the table is about, if it is about one."""
     shown: bool = True
-    """Whether it is on the page; else it is a CSV file only."""
+    """Whether it is on the page; else it is in files only."""
 
 
 @dataclass(frozen=True)
@@ -134,27 +175,30 @@ class Content:
         return rounding_shift(matrices, self.plan.rounding)
 
 
-def percent(share: float) -> str:
+def percent(share: float) -> Cell:
     """Format a fraction as `78.5 %`."""
-    return f"{100 * share:.1f} %"
+    return Cell(f"{100 * share:.1f} %", 100 * share)
 
 
-def interval_text(interval: Interval) -> str:
+def interval_text(interval: Interval) -> Cell:
     """Format an interval in percent as `[71.2, 77.9]`; `-` if there is none."""
     if interval.low is None or interval.high is None:
-        return "-"
-    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+        return Cell("-", has_ends=True)
+    low, high = 100 * interval.low, 100 * interval.high
+    return Cell(f"[{low:.1f}, {high:.1f}]", None, low, high, has_ends=True)
 
 
-def points(difference: Interval) -> str:
+def points(difference: Interval) -> Cell:
     """Format a difference in percentage points as `+1.20 [-0.31, +2.71]`.
 
     Without an interval, only the value; `0 (same scores)` if it is zero.
     """
-    value = 100 * difference.value
-    if difference.low is None or difference.high is None:
-        return "0 (same scores)" if difference.value == 0 else f"{value:+.2f}"
-    return f"{value:+.2f} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+    text = f"{100 * difference.value:+.2f}"
+    if difference.low is not None and difference.high is not None:
+        text += f" [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+    elif difference.value == 0:
+        text = "0 (same scores)"
+    return of_interval(text, difference, 100)
 
 
 def _nothing(_: Content) -> list[Any]:

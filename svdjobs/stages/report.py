@@ -86,6 +86,9 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
                 output.write(f"figures/{picture.name}.{ending}", data)
         for table in topic.tables:
             output.write(f"tables/{table.name}.csv", text.csv_table(table))
+            output.write(f"tables/{table.name}.parquet", text.parquet_table(table))
+            if table.shown:
+                output.write(f"tables/{table.name}.tex", text.latex_table(table))
     disagreements = [
         disagreement
         for by_id in content.agreements.values()

@@ -50,8 +50,8 @@ def show(found: dict[str, Any]) -> str:
     """The result in a sentence."""
     return (
         f"The report of {found['completions']:,} completions takes {found['seconds']:.0f} s and "
-        f"{found['gib']:.1f} GiB of memory. Its page has {found['page_mb']:.1f} MB, and all answers "
-        f"beside it {found['parts_mb']:.0f} MB, which a browser loads in parts."
+        f"{found['gib']:.1f} GiB of memory. Its page has {found['page_mb']:.1f} MB, and the "
+        f"answers beside it {found['parts_mb']:.0f} MB, which a browser loads in parts."
     )
 
 

@@ -30,6 +30,10 @@ FIGURES = (
     "accuracy-sums", "divergence-sums", "reading-sums", "rotation_mse_curves", "spectral_shift",
     "spectrum",
 )  # fmt: skip
+TABLES = (
+    "accuracy-sums", "coverage", "estimates-sums", "flips-sums", "graders-sums",
+    "likelihood-sums", "outcomes-sums", "reading-sums", "realised", "rotations", "weights-sums",
+)  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -64,11 +68,8 @@ def test_all_files_are_there(run: Path) -> None:
         "manifest.json", "report.html", "report.md", "verdict.json", "junit.xml",
         *(f"figures/{name}.{ending}" for name in FIGURES for ending in
           ("png", "svg", "pdf", "vl.json")),
-        "tables/reading-sums.csv", "tables/weights-sums.csv", "tables/flips-sums.csv",
-        "tables/accuracy-sums.csv",
-        "tables/estimates-sums.csv", "tables/likelihood-sums.csv", "tables/outcomes-sums.csv",
-        "tables/graders-sums.csv",
-        "tables/coverage.csv", "tables/numbers.csv", "tables/realised.csv", "tables/rotations.csv",
+        *(f"tables/{name}.{ending}" for name in TABLES for ending in ("csv", "parquet", "tex")),
+        "tables/numbers.csv",
     }  # fmt: skip
     manifest = json.loads((run / "report" / "manifest.json").read_text())
     assert {item["key"] for item in manifest["files"]} == names - {"manifest.json"}
@@ -98,7 +99,10 @@ def test_csv_holds_what_the_summaries_say(run: Path) -> None:
     for row in rows:
         path = run / "grades" / row["checkpoint"] / "sums" / "summary.json"
         value = json.loads(path.read_text())["avg_at_n"]["value"]
-        assert row["avg@2"] == f"{100 * value:.1f} %"
+        assert float(row["avg@2"]) == 100 * value
+        assert {"95 % interval low", "95 % interval high", "minus after", "minus after low"} <= {
+            *row
+        }
 
 
 def test_results_have_the_fields_names(run: Path) -> None:

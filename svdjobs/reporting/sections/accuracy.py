@@ -16,6 +16,8 @@ from svdjobs.reporting.data import (
     Section,
     Table,
     interval_text,
+    number,
+    of_interval,
     percent,
     points,
 )
@@ -207,7 +209,7 @@ def accuracy_table(
                 percent(summary.avg_at_n.value),
                 interval_text(summary.avg_at_n),
                 versus,
-                "-" if p is None else f"{p:.2g}",
+                number(p, ".2g"),
                 "-" if boxed is None else percent(boxed.value),
             ]
         )
@@ -239,7 +241,7 @@ def outcomes_table(content: Content, benchmark: str) -> Table:
             for kind in (Outcome.CORRECT, Outcome.WRONG, Outcome.TRUNCATED, Outcome.NO_ANSWER)
         ]
         cells = [sum(summary.outcomes.values()), summary.not_boxed, *counts, unscored(summary)]
-        rows.append([checkpoint_id, *map(str, cells)])
+        rows.append([checkpoint_id, *map(number, cells)])
     return Table(
         f"outcomes-{benchmark}",
         f"What became of the completions on {benchmark}",
@@ -265,7 +267,8 @@ def estimates_table(content: Content, benchmark: str) -> Table:
     rows = []
     for checkpoint_id, summary in by_id.items():
         found = [*summary.pass_at.values(), *([summary.maj_at_n] if summary.maj_at_n else [])]
-        rows.append([checkpoint_id, *(f"{percent(i.value)} {interval_text(i)}" for i in found)])
+        cells = [of_interval(f"{percent(i.value)} {interval_text(i)}", i, 100) for i in found]
+        rows.append([checkpoint_id, *cells])
     majority = [f"maj@{some.n}"] if some.maj_at_n else []
     return Table(
         f"estimates-{benchmark}",
@@ -322,10 +325,10 @@ def _numbers_of(content: Content, benchmark: str) -> Iterator[Row]:
         for quantity, interval in found.items():
             if interval is not None:
                 yield benchmark, checkpoint_id, quantity, interval
-        counts = {outcome.value: number for outcome, number in summary.outcomes.items()}
+        counts = {outcome.value: count for outcome, count in summary.outcomes.items()}
         counts |= {"not_boxed": summary.not_boxed, "hit_max_tokens": summary.truncated}
-        for quantity, number in counts.items():
-            yield benchmark, checkpoint_id, f"completions_{quantity}", Interval(value=number)
+        for quantity, count in counts.items():
+            yield benchmark, checkpoint_id, f"completions_{quantity}", Interval(value=count)
         mean = Interval(value=summary.completion_tokens_mean)
         yield benchmark, checkpoint_id, "completion_tokens_mean", mean
         if summary.completion_tokens_median is not None:

@@ -9,7 +9,7 @@ from typing import get_args
 from svdjobs.checkpoint.selection import coverage
 from svdjobs.config import StorageDtype, alpha_id
 from svdjobs.records import Interval
-from svdjobs.reporting.data import Answer, Content, Question, Row, Section, Table
+from svdjobs.reporting.data import Answer, Cell, Content, Question, Row, Section, Table, number
 from svdjobs.statistics import (
     LARGEST_CAST_ERROR,
     cast_error_total,
@@ -34,7 +34,7 @@ def realised_table(content: Content) -> Table:
     for alpha, records in content.blends.items():
         fractions, errors = realised_total(records), cast_error_total(records)
         cells = [
-            "-" if (value := totals[dtype]) is None else f"{value:.{digits}}"
+            number(totals[dtype], f".{digits}")
             for dtype in dtypes
             for totals, digits in ((fractions, "4f"), (errors, "2g"))
         ]
@@ -43,7 +43,7 @@ def realised_table(content: Content) -> Table:
         weight = sum(record.weight_norm**2 for record in records) ** 0.5
         relative = abs(1 - alpha) * signal / weight if weight else 0.0
         label = f"{alpha:g}" + ("" if 0 <= alpha <= 1 else " (extrapolation)")
-        rows.append([label, f"{relative:.3g}", *cells, str(guarded)])
+        rows.append([label, number(relative, ".3g"), *cells, number(guarded)])
     return Table(
         "realised",
         "What rounding leaves of the blend",
@@ -67,9 +67,9 @@ def coverage_table(content: Content) -> Table:
     rows = [
         [
             taken if kind == "blended" else kind,
-            str(tensors[kind]),
-            f"{elements:,}",
-            f"{100 * elements / total:.2f} %",
+            number(tensors[kind]),
+            number(elements, ","),
+            Cell(f"{100 * elements / total:.2f} %", 100 * elements / total),
         ]
         for kind, elements in sorted(parameters.items(), key=lambda item: -item[1])
     ]

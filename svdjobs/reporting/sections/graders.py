@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from svdjobs.reporting.data import Answer, Content, Question, Section, Table, percent
+from svdjobs.reporting.data import Answer, Content, Question, Section, Table, number, percent
 
 MOST_DISAGREEMENTS = 20
 _CELL = 32
@@ -23,7 +23,8 @@ def agreement_table(content: Content, benchmark: str) -> Table:
     rows = []
     for checkpoint_id, seen in content.agreements[benchmark].items():
         counts = (seen.both_correct, seen.neither, seen.only_first, seen.only_second)
-        rows.append([checkpoint_id, *map(str, counts), str(seen.undecided), percent(seen.share)])
+        cells = [*map(number, counts), number(seen.undecided), percent(seen.share)]
+        rows.append([checkpoint_id, *cells])
     return Table(
         f"graders-{benchmark}",
         f"Two graders on {benchmark}",
@@ -52,7 +53,7 @@ def disagreements_table(content: Content, benchmark: str) -> Table:
         for one in found.disagreements:
             second = "correct" if one.second_correct else "wrong"
             seen[_short(one.gold), _short(one.answer or "-"), one.outcome.value, second] += 1
-    rows = [[*key, str(count)] for key, count in seen.most_common(MOST_DISAGREEMENTS)]
+    rows = [[*key, number(count)] for key, count in seen.most_common(MOST_DISAGREEMENTS)]
     return Table(
         f"disagreements-{benchmark}",
         f"Answers that two graders judge differently on {benchmark}",

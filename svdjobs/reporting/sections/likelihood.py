@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from svdjobs.config import alpha_id
 from svdjobs.records import Interval, Likelihood
 from svdjobs.reporting import charts
-from svdjobs.reporting.data import Content, Picture, Row, Section, Table
+from svdjobs.reporting.data import (
+    Cell,
+    Content,
+    Picture,
+    Row,
+    Section,
+    Table,
+    number,
+    of_interval,
+)
 from svdjobs.statistics import divergence_interval, ratio_interval
 
 if TYPE_CHECKING:
@@ -34,14 +43,15 @@ def likelihood_table(content: Content, benchmark: str) -> Table:
     for checkpoint_id, found in by_id.items():
         read = [row for row in found if not row.unread]
         own = _sums(read, read, lambda own, _: -own)
-        nll = plain(ratio_interval(*own)) if own.lengths else "-"
-        both, change = _sums(read, after or [], _log_ratio), "-"
+        nll = plain(ratio_interval(*own)) if own.lengths else Cell("-")
+        both, change = _sums(read, after or [], _log_ratio), Cell("-")
         if checkpoint_id != "after" and both.lengths:
             change = _signed(ratio_interval(*both))
-        divergence = "-"
+        divergence = Cell("-")
         if checkpoint_id in kl:
-            divergence = plain(kl[checkpoint_id].value) + " *" * kl[checkpoint_id].from_ratio
-        rows.append([checkpoint_id, str(len(read)), nll, change, divergence])
+            text = plain(kl[checkpoint_id].value) + " *" * kl[checkpoint_id].from_ratio
+            divergence = of_interval(text, kl[checkpoint_id].value)
+        rows.append([checkpoint_id, number(len(read)), nll, change, divergence])
     starred = " *: mean log ratio, since" if any(kl[i].from_ratio for i in kl) else ""
     if starred:
         starred += (
@@ -143,17 +153,21 @@ def _sums(
     return _Sums([sums[i] for i in problems], [lengths[i] for i in problems])
 
 
-def plain(interval: Interval) -> str:
+def plain(interval: Interval) -> Cell:
     """`0.123 [0.12, 0.13]`: a number with its interval."""
-    if interval.low is None or interval.high is None:
-        return f"{interval.value:.3g}"
-    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+    text = f"{interval.value:.3g}"
+    if interval.low is not None and interval.high is not None:
+        text += f" [{interval.low:.3g}, {interval.high:.3g}]"
+    return of_interval(text, interval)
 
 
-def _signed(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return "0 (to the bit)" if interval.value == 0 else f"{interval.value:+.2e}"
-    return f"{interval.value:+.2e} [{interval.low:+.2e}, {interval.high:+.2e}]"
+def _signed(interval: Interval) -> Cell:
+    text = f"{interval.value:+.2e}"
+    if interval.low is not None and interval.high is not None:
+        text += f" [{interval.low:+.2e}, {interval.high:+.2e}]"
+    elif interval.value == 0:
+        text = "0 (to the bit)"
+    return of_interval(text, interval)
 
 
 def _chart(content: Content, found: Mapping[str, Divergence]) -> charts.Spec:

@@ -8,8 +8,17 @@ from collections.abc import Iterator, Sequence
 from svdjobs.checkpoint.selection import part_name
 from svdjobs.records import Interval, MapReading
 from svdjobs.reporting import charts
-from svdjobs.reporting.data import Answer, Content, Picture, Question, Row, Section, Table
-from svdjobs.reporting.sections.likelihood import plain
+from svdjobs.reporting.data import (
+    Answer,
+    Content,
+    Picture,
+    Question,
+    Row,
+    Section,
+    Table,
+    number,
+    of_interval,
+)
 from svdjobs.reporting.sections.reading import LEVEL, cell, not_read, words
 
 MOST_NAMED = 3
@@ -92,10 +101,10 @@ def map_table(content: Content, benchmark: str) -> Table:
                 part.family,
                 accuracy,
                 _nulls(part),
-                "-" if part.p is None else f"{part.p:.2g}",
-                _short(part.nll),
-                plain(part.kl).partition(" ")[0],
-                f"{part.change:.2g}",
+                number(part.p, ".2g"),
+                of_interval(f"{part.nll.value:+.2e}", part.nll),
+                of_interval(f"{part.kl.value:.3g}", part.kl),
+                number(part.change, ".2g"),
             ]
         )
     return Table(
@@ -112,10 +121,6 @@ def map_table(content: Content, benchmark: str) -> Table:
         rows,
         benchmark,
     )
-
-
-def _short(interval: Interval) -> str:
-    return f"{interval.value:+.2e}"
 
 
 def _chart(parts: Sequence[MapReading]) -> charts.Spec:

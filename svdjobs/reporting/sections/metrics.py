@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from svdjobs.records import MetricsRow
 from svdjobs.reporting import charts
-from svdjobs.reporting.data import Answer, Content, Picture, Question, Section, Table
+from svdjobs.reporting.data import Answer, Cell, Content, Picture, Question, Section, Table, number
 
 MOST_NAMED = 3
 LIKE_NOISE = (0.8, 1.25)
@@ -222,12 +222,14 @@ def family_table(rows: Sequence[MetricsRow], *, brief: bool = False) -> Table:
     cells = []
     for family, members in sorted(families.items()):
         shapes = {f"{m}×{n}" for m, n in (row.shape for row in members)}
-        line = [family, str(len(members)), shapes.pop() if len(shapes) == 1 else "various"]
+        shape = shapes.pop() if len(shapes) == 1 else "various"
+        line: list[str] = [family, number(len(members)), shape]
         for shown in columns:
-            own = _number(_median([of(row, shown) for row in members]), digits)
-            null = _number(_median([of(row, shown, null=True) for row in members]), digits)
-            plain = shown.title == "update" or "-" in (own, null)
-            line.append(own if plain else f"{own} ({null})")
+            own = number(_median([of(row, shown) for row in members]), f".{digits}g")
+            null = number(_median([of(row, shown, null=True) for row in members]), f".{digits}g")
+            if shown.title != "update" and own.value is not None and null.value is not None:
+                own = Cell(f"{own} ({null})", own.value, random=null.value)
+            line.append(own)
         cells.append(line)
     return Table(
         "metrics",
@@ -258,8 +260,8 @@ def _all_numbers(rows: Sequence[MetricsRow]) -> Table:
                 row.family,
                 "" if row.head is None else str(row.head),
                 metric,
-                repr(value),
-                repr(row.null[metric]) if metric in row.null else "",
+                number(value),
+                number(row.null.get(metric)),
             ]
             for row in rows
             for metric, value in row.values.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from svdjobs.reporting.data import Content, Section, Table, percent
+from svdjobs.reporting.data import Content, Section, Table, number, percent
 from svdjobs.reporting.problems import chance_of_flip, flips
 
 
@@ -18,7 +18,7 @@ def flips_table(content: Content, benchmark: str) -> Table:
             found = flips(own, after)
             counts = found.worse, found.better, found.problems
             share = (found.worse + found.better) / max(1, found.completions)
-            rows.append([checkpoint_id, *map(str, counts), percent(share)])
+            rows.append([checkpoint_id, *map(number, counts), percent(share)])
     chance = chance_of_flip(after)
     itself = "-" if chance is None else percent(chance)
     rows.append(["after, other seeds", "-", "-", "-", itself])

@@ -11,12 +11,15 @@ from svdjobs.records import Interval, Reading, Refused
 from svdjobs.reporting import charts
 from svdjobs.reporting.data import (
     Answer,
+    Cell,
     Content,
     Picture,
     Question,
     Row,
     Section,
     Table,
+    number,
+    of_interval,
     points,
 )
 from svdjobs.statistics import beyond_p, holm, mean_interval, paired_difference, sign_flip_p
@@ -45,9 +48,11 @@ def words(interval: Interval) -> str:
     return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] points"
 
 
-def cell(interval: Interval | None) -> str:
+def cell(interval: Interval | None) -> Cell:
     """The same for a table of points; `-` without a value."""
-    return "-" if interval is None else words(interval).replace(" points", "")
+    if interval is None:
+        return Cell("-", has_ends=True)
+    return of_interval(words(interval).replace(" points", ""), interval, 100)
 
 
 def at_level(level: float, difference: Interval) -> Interval:
@@ -275,15 +280,15 @@ def reading_table(content: Content, benchmark: str) -> Table:
     after = summaries.get("after")
     rows = []
     for checkpoint_id, found in content.readings[benchmark].items():
-        sampled, p = "-", p_values.get((benchmark, checkpoint_id))
+        sampled, p = Cell("-"), p_values.get((benchmark, checkpoint_id))
         if after and checkpoint_id in summaries:
             own = summaries[checkpoint_id].problem_scores
             sampled = points(paired_difference(own, after.problem_scores))
         read = cell(found.accuracy)
         if found.refused:
-            read = not_read(found.refused)
-        here, apart = cell(found.accuracy_here), "-" if p is None else f"{p:.2g}"
-        rows.append([checkpoint_id, read, here, sampled, apart])
+            read = Cell(not_read(found.refused))
+        here = cell(found.accuracy_here)
+        rows.append([checkpoint_id, read, here, sampled, number(p, ".2g")])
     return Table(
         f"reading-{benchmark}",
         f"Accuracy read from after's answers, on {benchmark}",
@@ -303,13 +308,13 @@ def weights_table(content: Content, benchmark: str) -> Table:
     rows = [
         [
             checkpoint_id,
-            str(found.completions),
-            str(found.unread),
-            f"{100 * found.effective_share:.2f} %",
-            f"{100 * found.largest_share:.2f} %",
-            "-" if found.pareto_k is None else f"{found.pareto_k:.2f}",
+            number(found.completions),
+            number(found.unread),
+            Cell(f"{100 * found.effective_share:.2f} %", 100 * found.effective_share),
+            Cell(f"{100 * found.largest_share:.2f} %", 100 * found.largest_share),
+            number(found.pareto_k, ".2f"),
             _mean(found),
-            f"{found.spread:.2g}",
+            number(found.spread, ".2g"),
         ]
         for checkpoint_id, found in content.readings[benchmark].items()
     ]
@@ -337,9 +342,10 @@ def weights_table(content: Content, benchmark: str) -> Table:
     )
 
 
-def _mean(found: Reading) -> str:
+def _mean(found: Reading) -> Cell:
     error = found.mean_weight.standard_error
-    return f"{found.mean_weight.value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    text = f"{found.mean_weight.value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    return of_interval(text, found.mean_weight)
 
 
 def _chart(content: Content, benchmark: str) -> charts.Spec:

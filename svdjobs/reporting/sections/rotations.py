@@ -7,7 +7,7 @@ from statistics import median
 
 from svdjobs.records import MetricsRow, RotationMetrics, RotationRow, Side
 from svdjobs.reporting import charts
-from svdjobs.reporting.data import Answer, Content, Picture, Question, Section, Table
+from svdjobs.reporting.data import Answer, Cell, Content, Picture, Question, Section, Table, number
 
 Metric = Callable[[RotationMetrics], float | None]
 
@@ -54,14 +54,10 @@ def _median(values: Sequence[float | None]) -> float | None:
     return median(known) if known else None
 
 
-def _median_text(values: Sequence[float | None]) -> str:
-    value = _median(values)
-    return "-" if value is None else f"{value:.2g}"
-
-
-def _beside_null(rows: Sequence[RotationRow], metric: Metric) -> str:
-    measured = _median_text([metric(row.metrics) for row in rows])
-    return f"{measured} ({_median_text([metric(row.null) for row in rows])})"
+def _beside_null(rows: Sequence[RotationRow], metric: Metric) -> Cell:
+    own = number(_median([metric(row.metrics) for row in rows]), ".2g")
+    null = number(_median([metric(row.null) for row in rows]), ".2g")
+    return Cell(f"{own} ({null})", own.value, random=null.value)
 
 
 def rotation_table(content: Content) -> Table:
@@ -76,7 +72,7 @@ def rotation_table(content: Content) -> Table:
             [
                 family,
                 f"{m}×{n}",
-                _median_text([row.metrics.update_norm for row in members]),
+                number(_median([row.metrics.update_norm for row in members]), ".2g"),
                 _beside_null(members, lambda metrics: metrics.nss),
                 _beside_null(members, lambda metrics: metrics.touchable_share),
                 _beside_null(members, lambda metrics: metrics.u.angle_rms),

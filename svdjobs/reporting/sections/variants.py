@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from svdjobs.records import Interval
-from svdjobs.reporting.data import Content, Row, Section, Table
+from svdjobs.reporting.data import Content, Row, Section, Table, number
 from svdjobs.variant_config import VariantConfig
 
 
@@ -23,9 +23,16 @@ def _tables(content: Content) -> Iterator[Table]:
         return
     rows = []
     for name, change in content.changes.items():
-        defect = "-" if change.defect is None else f"{change.defect:.2g}"
         rule = rule_in_words(content.config.variants[name])
-        rows.append([name, rule, str(change.matrices), f"{change.change:.3g}", defect])
+        rows.append(
+            [
+                name,
+                rule,
+                number(change.matrices),
+                number(change.change, ".3g"),
+                number(change.defect, ".2g"),
+            ]
+        )
     yield Table(
         "variants",
         "The variants, and how far each is from after",
