@@ -627,6 +627,16 @@ class TrajectoryRecord(Record):
     affinity_previous: list[float | None]
 
 
+class UpdateSpectrumRecord(Record):
+    """The spectrum of an update beside the edges of noise (`kernels.metrics.updates`)."""
+
+    places: list[int]
+    values: list[float]
+    permuted: list[float]
+    lower_edge: float
+    noise_edge: float
+
+
 class MetricsRow(Record):
     """The metrics of a matrix, or of one attention head of it, from before to after."""
 
@@ -644,6 +654,7 @@ class MetricsRow(Record):
     null: dict[str, float]
     """The same, as the mean over random updates of the same norm."""
     trajectory: TrajectoryRecord | None = None
+    spectrum: UpdateSpectrumRecord | None = None
     """With further checkpoints between before and after."""
 
 

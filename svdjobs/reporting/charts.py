@@ -178,18 +178,23 @@ class Heat(NamedTuple):
 
 
 def heat_map(
-    cells: Sequence[Row], heat: Heat, *, columns: Sequence[str], hover: Mapping[str, str]
+    cells: Sequence[Row],
+    heat: Heat,
+    *,
+    columns: Sequence[str],
+    hover: Mapping[str, str],
+    rows: str = "layer",
 ) -> Spec:
-    """Layers from below × `columns`.
+    """Layers, or other `rows`, from below × `columns`.
 
     A cell is a row with `layer` (None for matrices of no layer), `column`, `value` (None: it is not
     known), and optionally `found` (False: grey). `hover` maps fields to titles.
     """
     layers = sorted({-1 if cell["layer"] is None else cell["layer"] for cell in cells})
-    rows = [{**cell, "row": "-" if cell["layer"] is None else str(cell["layer"])} for cell in cells]
-    known = [row["value"] for row in rows if row["value"] is not None]
+    own = [{**cell, "row": "-" if cell["layer"] is None else str(cell["layer"])} for cell in cells]
+    known = [row["value"] for row in own if row["value"] is not None]
     scale, strong = _colours(known, heat)
-    for row in rows:
+    for row in own:
         if heat.around == 1 and row["value"] is not None:
             row["colour"] = min(max(row["value"], scale["domain"][0]), scale["domain"][1])
         else:
@@ -200,7 +205,7 @@ def heat_map(
             "axis": {"labelAngle": -40, "labelLimit": 120},
         },
         "y": {
-            "field": "row", "type": "ordinal", "title": "layer",
+            "field": "row", "type": "ordinal", "title": rows,
             "sort": ["-" if layer < 0 else str(layer) for layer in reversed(layers)],
             "axis": {"labelOverlap": True},
         },
@@ -222,13 +227,13 @@ def heat_map(
                                   "value": NOT_FOUND}, **colour,
                 },
                 "tooltip": [
-                    {"field": field, "title": title, **_shown(rows, field, heat)}
-                    for field, title in {"column": " ", "row": "layer", **hover}.items()
+                    {"field": field, "title": title, **_shown(own, field, heat)}
+                    for field, title in {"column": " ", "row": rows, **hover}.items()
                 ],
             },
         }
     ]  # fmt: skip
-    if len(rows) <= MOST_NUMBERED and len(layers) <= 40:
+    if len(own) <= MOST_NUMBERED and len(layers) <= 40:
         layer.append(
             {
                 "transform": [{"filter": "isValid(datum.value)"}],
@@ -247,7 +252,7 @@ def heat_map(
         )
     step = max(8, min(22, 620 // max(1, len(layers))))
     return {
-        "height": {"step": step}, "data": {"values": rows}, "encoding": place, "layer": layer
+        "height": {"step": step}, "data": {"values": own}, "encoding": place, "layer": layer
     }  # fmt: skip
 
 
@@ -288,6 +293,7 @@ def lines(
     title: str = "",
     subtitle: str = "",
     series: Sequence[str] = (),
+    log_x: bool = False,
 ) -> Spec:
     """Lines on a log axis: `series` has a colour, `style` (of `styles`) a kind of line.
 
@@ -303,7 +309,7 @@ def lines(
     encoding = {
         "x": {"field": "x", "type": "quantitative", "title": x,
               "axis": {"tickCount": 8, **({"tickMinStep": 1, "format": "d"} if whole else {})},
-              "scale": {"nice": False}},
+              "scale": {"nice": False, **({"type": "log"} if log_x else {})}},
         "y": {"field": "y", "type": "quantitative", "title": y, **_logarithmic(rows)},
         "color": {"field": "series", "type": "nominal", "scale": colours, "legend": legend},
         "strokeDash": {"field": "style", "type": "nominal",

@@ -15,7 +15,13 @@ from svdjobs.config import MetricsConfig, SweepConfig
 from svdjobs.errors import IncompleteError
 from svdjobs.fingerprint import derived_seed
 from svdjobs.parallel import worker_count
-from svdjobs.records import Manifest, MetricsRow, TensorPlan, TrajectoryRecord
+from svdjobs.records import (
+    Manifest,
+    MetricsRow,
+    TensorPlan,
+    TrajectoryRecord,
+    UpdateSpectrumRecord,
+)
 from svdjobs.runs import cost, layout
 from svdjobs.runs.checkpoints import RunCheckpoints
 from svdjobs.runs.outputs import OutputKey, begin, find_manifest
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
     from svdjobs.kernels.rotation import Bases
 
 STAGE = "metrics"
-VERSION = "1"
+VERSION = "2"
 # Memory, in tensors: two pairs with their bases and updates in float64, and an order of entries.
 TENSORS = 8
 
@@ -108,6 +114,7 @@ def measure(
     """Rows of a matrix and, if it has some, of its heads. `matrices` are those of the chain."""
     from svdjobs.kernels.metrics.pair import Pair
     from svdjobs.kernels.metrics.trajectories import trajectory
+    from svdjobs.kernels.metrics.updates import update_spectrum
     from svdjobs.kernels.rotation import bases_of
 
     layer, family = layer_and_family(tensor.name)
@@ -116,6 +123,7 @@ def measure(
     def row(pair: Pair, head: int | None) -> MetricsRow:
         seed = derived_seed(config.seed, tensor.name, -1 if head is None else head)
         values, null = beside_null(pair, config.null_draws, seed)
+        spectrum = update_spectrum(pair) if head is None else None
         return MetricsRow(
             name=tensor.name,
             layer=layer,
@@ -126,6 +134,7 @@ def measure(
             values=values,
             null=null,
             trajectory=TrajectoryRecord(**way._asdict()) if way and head is None else None,
+            spectrum=UpdateSpectrumRecord(**spectrum._asdict()) if spectrum else None,
         )
 
     before, after = matrices[0], matrices[-1]

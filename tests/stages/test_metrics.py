@@ -147,6 +147,7 @@ def test_a_chain_has_its_way(tmp_path: Path) -> None:
     row = next(row for row in found.rows if row.head is None)
     assert row.trajectory
     assert row.trajectory.from_first[-1] == pytest.approx(row.values["update_norm"])
+    assert "The way through the checkpoints" in (tmp_path / "run/report/report.md").read_text()
     two = compared(tmp_path / "two", str(DEMO / "base"), str(DEMO / "rl2"))
     assert not any("The way" in line for line in two.verdict)
 
@@ -200,6 +201,8 @@ def test_the_command_and_its_json(tmp_path: Path) -> None:
     page = (tmp_path / "runs/diff/demo-base-demo-rl2/report/report.html").read_text()
     assert "How the matrices changed" in page
     assert "one number a row" not in page.lower()  # the table for scripts is a file only
+    figures = tmp_path / "runs/diff/demo-base-demo-rl2/report/figures"
+    assert {path.stem for path in figures.glob("*.svg")} == {"metrics", "update_spectra"}
     numbers = (tmp_path / "runs/diff/demo-base-demo-rl2/report/tables/metrics-all.csv").read_text()
     assert f"{DOWN},2,mlp.down_proj,,spikes," in numbers
     as_json = run_svdjobs("diff", "demo:base", "demo:rl2", "--json", cwd=tmp_path)

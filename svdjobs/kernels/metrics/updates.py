@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -16,6 +17,8 @@ SMALLEST_SPIKE = 1e-3
 low rank, which are not noise of one variance."""
 TRACY_WIDOM_99 = 2.0234
 """99 % quantile of the Tracy–Widom law of order 1 (Bejan 2005, table 2)."""
+SHOWN = 40
+"""Most values of a spectrum that a figure shows."""
 _SAMPLED = 1 << 16
 NO_VECTORS = "none: it does not depend on singular vectors"
 
@@ -84,10 +87,58 @@ def noise_edge(s_K: torch.Tensor, shape: tuple[int, int]) -> float:
     """The singular value that the largest one of pure noise exceeds once in a hundred times, for
     noise with the same median singular value."""
     m, n = shape
-    level = float(s_K.median()) / math.sqrt(max(m, n) * _median_of_bulk(min(m, n) / max(m, n)))
     a, b = math.sqrt(m - 0.5), math.sqrt(n - 0.5)
     square = (a + b) ** 2 + TRACY_WIDOM_99 * (a + b) * (1 / a + 1 / b) ** (1 / 3)
-    return level * math.sqrt(square)
+    return noise_level(s_K, shape) * math.sqrt(square)
+
+
+def noise_level(s_K: torch.Tensor, shape: tuple[int, int]) -> float:
+    """Standard deviation of the entries of noise with the same median singular value (Gavish &
+    Donoho 2014)."""
+    m, n = shape
+    return float(s_K.median()) / math.sqrt(max(m, n) * _median_of_bulk(min(m, n) / max(m, n)))
+
+
+class UpdateSpectrum(NamedTuple):
+    """Singular values of ΔW, divided by the upper edge of the bulk that noise would have."""
+
+    places: list[int]
+    """Places of the shown values in the spectrum, from 1; their logarithms are evenly spaced."""
+    values: list[float]
+    permuted: list[float]
+    """The same for ΔW with its entries in random order."""
+    lower_edge: float
+    """Lower edge of the Marchenko–Pastur bulk, |√m − √n|/(√m + √n)."""
+    noise_edge: float
+    """What the largest value of pure noise exceeds once in a hundred times (Tracy–Widom)."""
+
+
+def update_spectrum(pair: Pair) -> UpdateSpectrum | None:
+    """The spectrum of the update beside the edges of noise (Marchenko & Pastur 1967,
+    doi:10.1070/SM1967v001n04ABEH001994; Johnstone 2001). None without an update, or with fewer than
+    16 values, of which the noise's level cannot be told."""
+    if not pair.update_norm or pair.k < 16:
+        return None
+    m, n = pair.shape
+    level = noise_level(pair.update_values, pair.shape)
+    edge = level * (math.sqrt(m) + math.sqrt(n))
+    if not edge:
+        return None
+    places = _log_spaced(pair.k)
+    shown, permuted = (
+        [float(s_K[place - 1]) / edge for place in places]
+        for s_K in (pair.update_values, pair.permuted_values)
+    )
+    lower = abs(math.sqrt(m) - math.sqrt(n)) / (math.sqrt(m) + math.sqrt(n))
+    return UpdateSpectrum(
+        places, shown, permuted, lower, noise_edge(pair.update_values, pair.shape) / edge
+    )
+
+
+def _log_spaced(k: int) -> list[int]:
+    """At most `SHOWN` whole numbers from 1 to k, about evenly spaced in their logarithm."""
+    steps = [round(k ** (i / (SHOWN - 1))) for i in range(SHOWN)]
+    return sorted({min(k, max(1, step)) for step in steps})
 
 
 def _median_of_bulk(ratio: float) -> float:

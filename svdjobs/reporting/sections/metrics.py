@@ -276,13 +276,17 @@ class _Panel(NamedTuple):
     title: str
     shown: Shown
     ratio: bool
+    around: float | None = None
+    """The value in the middle of the scale of colours; None: small to large."""
 
 
 PANELS = (
     _Panel("size of the update, ‖ΔW‖/‖W‖", Shown("", ("update_norm",)), False),
+    _Panel("best uniform scale of s, minus 1", Shown("", ("uniform_scale",)), False, 0.0),
     _Panel("spectral shift ÷ random update's", Shown("", ("nss",)), True),
     _Panel("rotation ÷ random update's", Shown("", ("sine.u.16.rms", "sine.v.16.rms")), True),
     _Panel("directions of ΔW above noise", Shown("", ("spikes",)), False),
+    _Panel("entries that bfloat16 leaves unchanged", Shown("", ("unchanged_in_bf16.all",)), False),
 )
 
 
@@ -299,7 +303,7 @@ def _heat_map(rows: Sequence[MetricsRow], panel: _Panel) -> charts.Spec:
         cells.append(
             {"layer": layer, "column": _short(family), "value": value, "own": own, "null": null}
         )
-    heat = charts.Heat(panel.title, around=1 if panel.ratio else None)
+    heat = charts.Heat(panel.title, around=1 if panel.ratio else panel.around)
     columns = [_short(family) for family in sorted({row.family for row in rows})]
     hover = {"value": panel.title, "own": "measured", "null": "random update"}
     return charts.heat_map(cells, heat, columns=columns, hover=hover)
@@ -332,6 +336,82 @@ def _pictures(content: Content) -> Iterator[Picture]:
             charts.beside((_heat_map(rows, panel) for panel in PANELS), independent=("color",)),
             _details(rows) if len(rows) <= MOST_DETAILED else None,
         )
+        if any(row.spectrum for row in rows):
+            yield Picture(
+                "update_spectra",
+                "Spectra of the updates, and what noise would have",
+                "Singular values of ΔW in the middle layer, divided by the upper edge of the bulk "
+                "that noise of this level has (Marchenko–Pastur): at 1 the bulk ends, and of pure "
+                "noise one in a hundred has a value above the dotted line (Tracy–Widom). What is "
+                "above stands out. Dashed: the same entries in random order.",
+                _spectra_chart(rows),
+            )
+        if any(row.trajectory for row in rows):
+            yield Picture(
+                "way",
+                "The way through the checkpoints",
+                "How far the median matrix of each family is from before, relative to its norm; "
+                "and the cosine between any two steps, median over all matrices: 1 is straight on, "
+                "0 is a random walk.",
+                charts.beside(_way_charts(rows, list(content.config.checkpoints))),
+            )
+
+
+def _spectra_chart(rows: Sequence[MetricsRow]) -> charts.Spec:
+    """The spectra of the middle layer's updates, with the edge of noise."""
+    layers = sorted({row.layer for row in rows if row.layer is not None and row.spectrum})
+    middle = layers[len(layers) // 2] if layers else None
+    points: list[charts.Row] = []
+    for row in rows:
+        if row.layer != middle or row.spectrum is None:
+            continue
+        found = row.spectrum
+        lines = {
+            "measured": found.values,
+            "entries in random order": found.permuted,
+            "edge of noise": [found.noise_edge] * len(found.places),
+        }
+        points += [
+            {"series": _short(row.family), "style": style, "x": place, "y": y}
+            for style, values in lines.items()
+            for place, y in zip(found.places, values, strict=True)
+        ]
+    return charts.lines(
+        points, x="singular value of ΔW, largest first", y="s(ΔW) ÷ edge of the bulk",
+        styles=("measured", "entries in random order", "edge of noise"), log_x=True,
+    )  # fmt: skip
+
+
+def _way_charts(rows: Sequence[MetricsRow], steps: Sequence[str]) -> Iterator[charts.Spec]:
+    """The distance from before by step, and the cosines between steps."""
+    names = [charts.name(step) for step in (*steps, "after")]
+    ways = [(row, row.trajectory) for row in rows if row.trajectory]
+    families = sorted({_short(row.family) for row, _ in ways})
+    yield charts.lines(
+        [
+            {
+                "series": family,
+                "style": "measured",
+                "x": i + 1,
+                "y": _median([w.from_first[i] for row, w in ways if _short(row.family) == family]),
+            }
+            for family in families
+            for i in range(len(names))
+        ],
+        x="step", y="‖W − W_before‖ / ‖W_before‖", styles=("measured",),
+        title="distance from before",
+    )  # fmt: skip
+    cells = [
+        {
+            "layer": i + 1,
+            "column": names[j],
+            "value": _median([way.cosines[i][j] for _, way in ways]),
+        }
+        for i in range(len(names))
+        for j in range(len(names))
+    ]
+    heat = charts.Heat("cosine of steps", around=0.0)
+    yield charts.heat_map(cells, heat, columns=names, hover={"value": "cosine"}, rows="step")
 
 
 def _details(rows: Sequence[MetricsRow]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from svdjobs.kernels.metrics.catalogue import measure
 from svdjobs.kernels.metrics.pair import Pair, permuted, random_pair
 from svdjobs.kernels.metrics.registry import METRICS
-from svdjobs.kernels.metrics.updates import noise_edge
+from svdjobs.kernels.metrics.updates import noise_edge, update_spectrum
 from svdjobs.kernels.rotation import bases_of
 from tests import metrics_page
 
@@ -133,6 +133,33 @@ def test_the_edge_of_noise_is_where_its_largest_value_is() -> None:
     edge = noise_edge(values, (M, N))
     assert max(map(float, largest)) < 1.02 * edge
     assert np.median(largest) > 0.97 * edge
+
+
+def test_the_spectrum_of_noise_fills_its_bulk_and_ends_at_its_edge() -> None:
+    shown = update_spectrum(Pair(bases_of(W), bases_of(W + noise(0.01))))
+    assert shown
+    assert shown.places[0] == 1 and shown.places[-1] == K
+    assert shown.values[0] == pytest.approx(1, abs=0.05)
+    assert shown.values[0] < shown.noise_edge < 1.05
+    assert shown.values[-1] == pytest.approx(shown.lower_edge, abs=0.05)
+    assert shown.lower_edge == (math.sqrt(M) - math.sqrt(N)) / (math.sqrt(M) + math.sqrt(N))
+    assert shown.values == pytest.approx(shown.permuted, abs=0.05)
+
+
+def test_planted_directions_stand_above_the_edge_in_the_spectrum() -> None:
+    e = noise(0.01)
+    planted = e + 3 * torch.linalg.matrix_norm(e, 2) * (U[:, :4] @ V[:, 7:11].T)
+    shown = update_spectrum(Pair(bases_of(W), bases_of(W + planted)))
+    assert shown
+    above = [place for place, s in zip(shown.places, shown.values, strict=True) if s > 1.1]
+    assert above == [place for place in shown.places if place <= 4]
+    assert max(shown.permuted) < 2
+
+
+def test_a_small_or_an_unchanged_matrix_has_no_spectrum() -> None:
+    assert update_spectrum(Pair(bases_of(W), bases_of(W))) is None
+    small = W[:, :8].contiguous()
+    assert update_spectrum(Pair(bases_of(small), bases_of(1.1 * small))) is None
 
 
 def test_a_swap_of_near_equal_values_is_no_rotation() -> None:
