@@ -77,7 +77,7 @@ format: $(STAMP) ## format the code, and fix what ruff can fix
 typecheck: $(STAMP) ## check types (mypy, strict)
 	$(BIN)/mypy
 
-render: $(STAMP) ## write workflows/, jobs/kubernetes/, docs/metrics.md, docs/config.md and the generated parts of images/ and the chart again
+render: $(STAMP) ## write workflows/, jobs/kubernetes/, docs/metrics.md, docs/config.md, the schema of sweeps and the generated parts of images/ and the chart again
 	$(BIN)/svdjobs workflow render jobs/sweeps/demo.yaml --settings workflows/settings.yaml
 	$(BIN)/python -m tests.from_pipeline
 	$(BIN)/python -m tests.metrics_page

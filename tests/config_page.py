@@ -1,17 +1,20 @@
-"""Write docs/config.md from the models of the config.
+"""Write docs/config.md and the JSON schema of sweeps from the models of the config.
 
 python -m tests.config_page        (`make render` runs it)
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from svdjobs.config import SweepConfig
+from svdjobs.config_schema import sweep_schema
 from svdjobs.settings import Key, keys
 
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"
+SCHEMA = Path(__file__).parents[1] / "jobs" / "sweeps" / "sweep.schema.json"
 HEAD = """# Every key of a sweep
 
 <!-- Generated from svdjobs/config.py by `make render`. -->
@@ -44,5 +47,11 @@ def _rows(found: list[Key]) -> Iterator[str]:
         yield f"| `{key.name}` | {code} | {meaning} |\n"
 
 
+def schema() -> str:
+    """The JSON schema that the examples name."""
+    return json.dumps(sweep_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page())
+    SCHEMA.write_text(schema())

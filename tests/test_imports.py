@@ -24,6 +24,7 @@ FLOORS = [
         "variant_config",
         "config",
         "config_file",
+        "config_schema",
         "yaml_core",
         "provenance",
         "progress",

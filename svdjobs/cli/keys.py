@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from svdjobs.errors import ConfigError
@@ -12,13 +14,19 @@ from svdjobs.errors import ConfigError
 @click.option(
     "--cluster", is_flag=True, help="Explain the cluster settings of `workflow render --settings`."
 )
-def keys(under: str, cluster: bool) -> None:
+@click.option("--schema", is_flag=True, help="Print the JSON schema of a sweep, for editors.")
+def keys(under: str, cluster: bool, schema: bool) -> None:
     """Explain the keys of a config: all of them, or those of a section.
 
     \b
       svdjobs keys evaluate
       svdjobs keys --cluster gpu
     """
+    if schema:
+        from svdjobs.config_schema import sweep_schema
+
+        click.echo(json.dumps(sweep_schema(), indent=1))
+        return
     from svdjobs.cluster.manifests.settings import ClusterSettings
     from svdjobs.config import SweepConfig
     from svdjobs.settings import Settings

@@ -8,7 +8,19 @@ import sys
 import click
 
 import svdjobs
-from svdjobs.cli import ci, cite, decompose, diff, doctor, evaluation, keys, stages, store, workflow
+from svdjobs.cli import (
+    ci,
+    cite,
+    decompose,
+    diff,
+    doctor,
+    evaluation,
+    init,
+    keys,
+    stages,
+    store,
+    workflow,
+)
 from svdjobs.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, SvdjobsError, exit_code
 
 
@@ -21,7 +33,7 @@ def cli() -> None:
     """
 
 
-GROUPS = (stages, diff, evaluation, decompose, store, workflow, keys, ci, doctor, cite)
+GROUPS = (init, stages, diff, evaluation, decompose, store, workflow, keys, ci, doctor, cite)
 for command in (command for group in GROUPS for command in group.COMMANDS):
     cli.add_command(command)
 
