@@ -11,13 +11,14 @@ import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from svdjobs.errors import BusyError, DamagedError, MissingKeyError, StorageError, from_os_error
 from svdjobs.records import FileRecord
 from svdjobs.storage.paths import joined, writable
-from svdjobs.storage.store import Hashing
+from svdjobs.storage.store import Hashing, Listing, Written
 
 PARTIAL = ".partial"
 # huggingface_hub, "Understand caching": snapshots/<commit>/<name> links to blobs/<etag>. The etag
@@ -181,6 +182,23 @@ class LocalStore:
             return
         except OSError as error:
             raise from_os_error(error, doing=f"deleting {path}") from None
+
+    def listing(self, prefix: str) -> Listing:
+        """The folders and files directly below a prefix; half-written files are left out."""
+        found = Listing([], {})
+        folder, folders, names = next(
+            os.walk(self.path(prefix), onerror=_unlisted), ("", list[str](), list[str]())
+        )
+        found.folders.extend(sorted(folders))
+        for name in sorted(names):
+            if name.endswith(PARTIAL):
+                continue
+            with suppress(MissingKeyError):
+                status = _status(Path(folder, name))
+                if stat.S_ISREG(status.st_mode):
+                    at = datetime.fromtimestamp(status.st_mtime, UTC)
+                    found.files[name] = Written(status.st_size, at)
+        return found
 
     def free_bytes(self) -> int | None:
         """Free space on the folder's disk, in bytes."""

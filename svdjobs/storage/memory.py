@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import count
 
 from svdjobs.errors import DamagedError, MissingKeyError
 from svdjobs.records import FileRecord
-from svdjobs.storage.store import Hashing
+from svdjobs.storage.store import Hashing, Listing, Written
 
 
 class MemoryStore:
@@ -17,7 +18,7 @@ class MemoryStore:
 
     def __init__(self, name: str = "store") -> None:
         self._name = name
-        self._objects: dict[str, tuple[bytes, int]] = {}
+        self._objects: dict[str, tuple[bytes, int, datetime]] = {}
         self._numbers = count(1)
         self._lock = threading.Lock()
 
@@ -58,8 +59,21 @@ class MemoryStore:
         """The size in bytes of every object below a prefix, by key."""
         below = f"{prefix.rstrip('/')}/" if prefix else ""
         with self._lock:
-            found = {key: data for key, (data, _) in self._objects.items()}
-        return {key: len(data) for key, data in found.items() if key.startswith(below)}
+            found = {key: len(data) for key, (data, *_) in self._objects.items()}
+        return {key: size for key, size in found.items() if key.startswith(below)}
+
+    def listing(self, prefix: str) -> Listing:
+        """The folders and objects directly below a prefix."""
+        skip = len(prefix.rstrip("/")) + 1 if prefix else 0
+        names = {key: key[skip:].partition("/") for key in self.keys(prefix)}
+        return Listing(
+            sorted({first for first, slash, _ in names.values() if slash}),
+            {
+                first: Written(self.size(key), self._object(key)[2])
+                for key, (first, slash, _) in names.items()
+                if not slash
+            },
+        )
 
     @contextmanager
     def sink(self, key: str) -> Iterator[MemorySink]:
@@ -73,7 +87,7 @@ class MemoryStore:
         with self._lock:
             if key in self._objects:
                 return False
-            self._objects[key] = (bytes(data), next(self._numbers))
+            self._objects[key] = self._new(bytes(data))
             return True
 
     @contextmanager
@@ -85,8 +99,8 @@ class MemoryStore:
     def append(self, key: str, data: bytes) -> None:
         """Add to the end of an object."""
         with self._lock:
-            old = self._objects.get(key, (b"", 0))[0]
-            self._objects[key] = (old + data, next(self._numbers))
+            old = self._objects[key][0] if key in self._objects else b""
+            self._objects[key] = self._new(old + data)
 
     def delete(self, key: str) -> None:
         """Remove an object if it exists."""
@@ -99,9 +113,13 @@ class MemoryStore:
 
     def _put(self, key: str, data: bytes) -> None:
         with self._lock:
-            self._objects[key] = (data, next(self._numbers))
+            self._objects[key] = self._new(data)
 
-    def _object(self, key: str) -> tuple[bytes, int]:
+    def _new(self, data: bytes) -> tuple[bytes, int, datetime]:
+        """The bytes, the number of this write, and its time."""
+        return data, next(self._numbers), datetime.now(UTC)
+
+    def _object(self, key: str) -> tuple[bytes, int, datetime]:
         try:
             return self._objects[key]
         except KeyError:

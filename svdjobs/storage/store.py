@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import AbstractContextManager
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
 from svdjobs.records import FileRecord
 
@@ -62,6 +63,21 @@ class Readable(Protocol):
         """All keys below a prefix, sorted."""
 
 
+class Written(NamedTuple):
+    """A stored object: its size, and when it was written, in UTC."""
+
+    bytes: int
+    at: datetime
+
+
+class Listing(NamedTuple):
+    """What lies directly below a prefix, by its name there."""
+
+    folders: list[str]
+    """Names with objects below them, sorted."""
+    files: dict[str, Written]
+
+
 class Store(Readable, Protocol):
     """Objects under keys such as `factors/after/part-00000.safetensors`.
 
@@ -89,6 +105,13 @@ class Store(Readable, Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object or a journal if it exists."""
+
+    def listing(self, prefix: str) -> Listing:
+        """The folders and objects directly below a prefix; empty if nothing is there.
+
+        What lies in the folders is not looked at: an object store gets a request for each 1,000 of
+        them, however much they hold.
+        """
 
     def free_bytes(self) -> int | None:
         """Free space in bytes; None if the store has no limit."""

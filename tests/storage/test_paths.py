@@ -59,7 +59,7 @@ def test_a_key_that_leads_elsewhere_is_none(key: str, tmp_path: Path) -> None:
         FileRecord(key=key, bytes=0, sha256="")
     store = MemoryStore()
     finished(store, key)
-    store._objects["report/" + key] = (b"evil", 1)  # as an object store would have it
+    store.append("report/" + key, b"evil")  # as an object store would have it
     for copy in (
         lambda into: outputs.copy(store, "report", into / "report"),
         lambda into: fetch_results.bring_back(store, into, ["report"]),
@@ -76,7 +76,7 @@ def test_a_key_that_leads_elsewhere_is_none(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", [key for key in HOSTILE if key not in ("", "a/")])
 def test_no_store_or_download_follows_it(key: str, tmp_path: Path) -> None:
     local, there = LocalStore(tmp_path / "run"), MemoryStore()
-    there._objects[key] = (b"evil", 1)
+    there.append(key, b"evil")
     for use in (
         local.read,
         local.size,

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,20 @@ class StoreConformance:
         assert store.keys("b") == ["b/1", "b/2", "b/c/3"]
         assert store.keys("nothing") == []
 
+    def test_a_listing_does_not_look_into_folders(self, store: Store) -> None:
+        started = datetime.now(UTC) - timedelta(seconds=2)  # S3 counts whole seconds
+        for key in ("run/plan/manifest.json", "run/plan/deep/er", "run/a.json", "runs"):
+            write_bytes(store, key, key.encode())
+        found = store.listing("run")
+        assert (found.folders, list(found.files)) == (["plan"], ["a.json"])
+        assert found.files["a.json"].bytes == 10
+        assert started <= found.files["a.json"].at <= datetime.now(UTC) + timedelta(seconds=2)
+        assert store.listing("run/") == found
+        assert store.listing("run/plan").folders == ["deep"]
+        assert (store.listing("").folders, list(store.listing("").files)) == (["run"], ["runs"])
+        for nothing in ("no/such", "run/a.json"):
+            assert store.listing(nothing) == ([], {})
+
     def test_awkward_keys(self, store: Store) -> None:
         keys = ["a b/c d", "ü/日本", "x+y&z=%20?#'(1)", "svd_logs/alpha_0.2/model__w.pt"]
         for key in keys:
@@ -103,6 +118,7 @@ class StoreConformance:
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda key: write_bytes(store, key, b""), keys))
         assert store.keys("many/") == keys
+        assert list(store.listing("many").files) == [key.removeprefix("many/") for key in keys]
         clear(store, "many")
         assert store.keys("") == []
 

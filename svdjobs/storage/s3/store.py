@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from svdjobs.storage.s3.client import (
 )
 from svdjobs.storage.s3.object import Place
 from svdjobs.storage.s3.upload import PART_BYTES, S3Sink
+from svdjobs.storage.store import Listing, Written
 
 # `_probe` writes and deletes objects with this prefix; they are never listed as keys.
 PROBE = ".svdjobs-probe-"
@@ -84,18 +86,33 @@ class S3Store:
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """The size in bytes of every object below a prefix, by key."""
-        place = self._place(f"{prefix.rstrip('/')}/" if prefix else "")
         skip = len(self.prefix) + 1 if self.prefix else 0
+        return {
+            item["Key"][skip:]: int(item["Size"])
+            for page in self._pages(prefix)
+            for item in page.get("Contents", [])
+            if _is_object(item["Key"])
+        }
+
+    def listing(self, prefix: str) -> Listing:
+        """The folders and objects directly below a prefix; a request for each 1,000 of them."""
+        found = Listing([], {})
+        for page in self._pages(prefix, Delimiter="/"):
+            for item in page.get("CommonPrefixes", []):
+                found.folders.append(item["Prefix"].rstrip("/").rpartition("/")[2])
+            for item in page.get("Contents", []):
+                if _is_object(item["Key"]):
+                    written = Written(int(item["Size"]), item["LastModified"].astimezone(UTC))
+                    found.files[item["Key"].rpartition("/")[2]] = written
+        return found
+
+    def _pages(self, prefix: str, **more: str) -> list[Any]:
+        """All pages of the listing of a prefix."""
+        place = self._place(f"{prefix.rstrip('/')}/" if prefix else "")
         try:
-            found = {name[skip:]: size for name, size in persistently(partial(_listed, place))}
+            return persistently(partial(_listed, place, **more))
         except failures() as error:
             raise as_ours(error, doing="listing", url=place.url) from None
-        # Web consoles make empty objects whose names end in a slash, to show folders.
-        return {
-            name: size
-            for name, size in found.items()
-            if not name.endswith("/") and not name.rpartition("/")[2].startswith(PROBE)
-        }
 
     @contextmanager
     def sink(self, key: str) -> Iterator[S3Sink]:
@@ -184,14 +201,20 @@ class S3Store:
                 place.call("delete_object", "deleting")
 
 
-def _listed(place: Place) -> list[tuple[str, int]]:
-    """Name and size of every object below a place, from all pages of the listing."""
+def _is_object(name: str) -> bool:
+    """Whether a listed name is an object of svdjobs or of a user."""
+    # Web consoles make empty objects whose names end in a slash, to show folders.
+    return not name.endswith("/") and not name.rpartition("/")[2].startswith(PROBE)
+
+
+def _listed(place: Place, **more: str) -> list[Any]:
+    """All pages of the listing below a place."""
     pages = place.client.get_paginator("list_objects_v2").paginate(
-        Bucket=place.bucket, Prefix=place.name
+        Bucket=place.bucket, Prefix=place.name, **more
     )
-    found: list[tuple[str, int]] = []
+    found = []
     for page in pages:
         if page.get("Name") is None:  # every S3 listing names its bucket; a web page does not
             raise no_store(place.url, "listing")
-        found += [(item["Key"], int(item["Size"])) for item in page.get("Contents", [])]
+        found.append(page)
     return found
