@@ -108,6 +108,11 @@ def stage(name: str) -> Stage:
     return next(stage for stage in STAGES if stage.name == name)
 
 
+def stages_with_rows(config: SweepConfig) -> list[Stage]:
+    """The stages of a sweep whose rows the report reads. Each has its output under its own name."""
+    return [stage for stage in STAGES if stage.rows and stage.wanted(config)]
+
+
 Condition = Literal["succeeded", "ended"]
 """When a task may start: after another has succeeded, or has ended in any way."""
 

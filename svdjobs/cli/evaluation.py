@@ -139,19 +139,15 @@ def _stage(
 @click.argument("run_folder", metavar="RUN")
 def grade(run_folder: str) -> None:
     """Grade the completions of a run again, without generating any. RUN is the run's store."""
-    from svdjobs.config_file import parse_config
     from svdjobs.runs.outputs import RUN_CONFIG
+    from svdjobs.runs.stored_config import stored_config
     from svdjobs.stages import grade as stage
     from svdjobs.stages import report
     from svdjobs.standalone import evaluate as evaluate_alone
-    from svdjobs.storage.objects import try_read_json
     from svdjobs.storage.open import open_store
 
     store = open_store(run_folder)
-    document = try_read_json(store, RUN_CONFIG)
-    if document is None:
-        raise ConfigError(f"{run_folder} holds no run: it has no {RUN_CONFIG}.")
-    config = parse_config({**document, "store": run_folder}, where=f"{run_folder}/{RUN_CONFIG}")
+    config = stored_config(store)
     if config.evaluate is None:
         raise ConfigError(
             f"{run_folder}/{RUN_CONFIG} has no `evaluate` section, so the run has no completions "

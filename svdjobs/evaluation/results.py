@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from svdjobs.config import REPEAT_ID, SweepConfig
@@ -23,17 +23,22 @@ def evaluation_order(checkpoint_ids: Sequence[str]) -> list[str]:
     return sorted(checkpoint_ids, key=lambda checkpoint_id: rank.get(checkpoint_id, 2))
 
 
-def current_results(config: SweepConfig, store: Store) -> dict[str, Evaluation | None]:
+def current_results(
+    config: SweepConfig, store: Store, digests: Mapping[str, str] | None = None
+) -> dict[str, Evaluation | None]:
     """Every evaluation that the config asks for, by the prefix of its completions.
 
     None if it is missing, damaged, or made with other settings or problems: pairing it with others
     would compare answers to different questions. A setting that is `auto` takes the value of the
     first result; others must match it.
+
+    `digests` are the sha256 of the benchmarks, by name; the problems of one that it lacks are not
+    compared. None: load every benchmark.
     """
     results: dict[str, Evaluation | None] = {}
     chosen: dict[str, Any] = {}
     for section in config.benchmarks:
-        sha256 = load_benchmark(section).sha256
+        sha256 = load_benchmark(section).sha256 if digests is None else digests.get(section.name)
         for checkpoint_id in evaluation_order(layout.evaluated_ids(config)):
             prefix = layout.results_prefix(checkpoint_id, section.name)
             evaluation = find(store, checkpoint_id, section.name)
@@ -48,9 +53,10 @@ def current_results(config: SweepConfig, store: Store) -> dict[str, Evaluation |
                     settings = settings_of(settled, checkpoint_id)
                 except ConfigError:  # an engine that this version does not have
                     settings = {}
-                made_with = (completions.config, completions.inputs["benchmark"])
-                other = has_other_weights(config, store, checkpoint_id, prefix, completions)
-                if made_with != (settings, sha256) or other:
+                other = completions.config != settings or (
+                    sha256 is not None and completions.inputs["benchmark"] != sha256
+                )
+                if other or has_other_weights(config, store, checkpoint_id, prefix, completions):
                     evaluation = None
             results[prefix] = evaluation
     return results

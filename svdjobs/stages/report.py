@@ -15,9 +15,9 @@ from svdjobs.evaluation import (
     reading,
     second_grades,
     side_by_side,
+    wanted,
 )
 from svdjobs.evaluation.benchmarks.load import load_benchmark
-from svdjobs.evaluation.results import current_results
 from svdjobs.provenance import versions
 from svdjobs.records import (
     Agreement,
@@ -37,7 +37,7 @@ from svdjobs.reporting.numbers import numbers_csv
 from svdjobs.reporting.sections import answers, topics
 from svdjobs.reporting.sections.accuracy import accuracy_table, adjusted_p
 from svdjobs.runs import layout, outputs
-from svdjobs.runs.outputs import OutputKey, begin, content_print, readable_manifest
+from svdjobs.runs.outputs import OutputKey, begin
 from svdjobs.runs.rows import load_rows
 from svdjobs.storage.objects import write_lines
 from svdjobs.storage.store import Store
@@ -53,7 +53,7 @@ SPECTRA_IN_FIGURE = 7
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     """Write the report of all finished outputs; it names the missing ones."""
     plan = layout.load_plan(store, config, stage=STAGE)
-    manifests = _manifests(config, store)
+    manifests = wanted.manifests(config, store)
     missing = _missing(manifests)
     output = begin(
         store,
@@ -69,10 +69,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
                 "variants": list(config.variants),
                 "versions": versions(),
             },
-            inputs={
-                **{prefix: m.fingerprint if m else "missing" for prefix, m in manifests.items()},
-                **_answers(config, store, manifests),
-            },
+            inputs=wanted.inputs_of_report(config, store, manifests),
         ),
         force=force,
     )
@@ -129,62 +126,11 @@ def copy(store: Store, folder: Path) -> None:
 
 def unfinished(config: SweepConfig, store: Store) -> list[str]:
     """Sorted prefixes of outputs that the config wants and that are missing or out of date."""
-    return _missing(_manifests(config, store))
+    return _missing(wanted.manifests(config, store))
 
 
 def _missing(manifests: dict[str, Manifest | None]) -> list[str]:
     return sorted(prefix for prefix, manifest in manifests.items() if manifest is None)
-
-
-def _manifests(config: SweepConfig, store: Store) -> dict[str, Manifest | None]:
-    """Manifests of all outputs that the config wants; None if one is missing or out of date."""
-    wanted = [layout.PLAN_PREFIX]
-    wanted += [
-        layout.factors_prefix(target.checkpoint_id) for target in layout.decompose_targets(config)
-    ]
-    wanted += [layout.checkpoint_prefix(alpha) for alpha in config.alphas]
-    wanted += [stage.name for stage in _stages_with_rows(config)]
-    manifests = {prefix: readable_manifest(store, prefix) for prefix in wanted}
-    sampled, evaluations = layout.sampled_ids(config), current_results(config, store)
-    for benchmark in config.benchmarks:
-        for checkpoint_id in layout.evaluated_ids(config):
-            prefix = layout.results_prefix(checkpoint_id, benchmark.name)
-            if (done := evaluations[prefix]) or checkpoint_id in sampled:
-                manifests[prefix] = done.grades if done else None
-            elif checkpoint_id in layout.read_ids(config):
-                manifest = likelihoods.current(store, checkpoint_id, benchmark.name, config)
-                manifests[layout.likelihoods_prefix(checkpoint_id, benchmark.name)] = manifest
-        if config.map:
-            prefix = layout.map_prefix(benchmark.name)
-            manifests[prefix] = mapping.current(config, store, benchmark.name)
-    return manifests
-
-
-def _answers(
-    config: SweepConfig, store: Store, manifests: dict[str, Manifest | None]
-) -> dict[str, str]:
-    """Content fingerprints of grades, likelihoods and second grades, by prefix.
-
-    The same key may have other bytes after it was generated or graded again. Second grades are
-    optional, and so are likelihoods of checkpoints that draw completions: the report uses those
-    that exist.
-    """
-    prints = {}
-    for benchmark in config.benchmarks:
-        for checkpoint_id in layout.evaluated_ids(config):
-            results = layout.results_prefix(checkpoint_id, benchmark.name)
-            if answered := manifests.get(results):
-                prints[results] = content_print(answered)
-            manifest = likelihoods.current(store, checkpoint_id, benchmark.name, config)
-            if manifest and checkpoint_id in layout.read_ids(config):
-                prefix = layout.likelihoods_prefix(checkpoint_id, benchmark.name)
-                prints[prefix] = content_print(manifest)
-            if manifest := second_grades.current(store, checkpoint_id, benchmark.name):
-                prefix = layout.second_grades_prefix(checkpoint_id, benchmark.name)
-                prints[prefix] = content_print(manifest)
-        if manifest := mapping.current(config, store, benchmark.name) if config.map else None:
-            prints[layout.map_prefix(benchmark.name)] = content_print(manifest)
-    return prints
 
 
 def gather(
@@ -338,17 +284,12 @@ def _agreements(
     return agreements
 
 
-def _stages_with_rows(config: SweepConfig) -> list[pipeline.Stage]:
-    """The stages of a sweep whose rows the report reads. Each has its output under its own name."""
-    return [stage for stage in pipeline.STAGES if stage.rows and stage.wanted(config)]
-
-
 def _rows(
     config: SweepConfig, store: Store, missing: list[str]
 ) -> dict[type[Record], list[Record]]:
     return {
         stage.rows: load_rows(store, stage.name, stage.rows, stage=STAGE)
-        for stage in _stages_with_rows(config)
+        for stage in pipeline.stages_with_rows(config)
         if stage.rows and stage.name not in missing
     }
 
@@ -383,7 +324,7 @@ def _spectra(
 def closing_words(config: SweepConfig, store: Store) -> str:
     """The text that a sweep prints last: accuracy tables, findings, and the report's URL."""
     plan = layout.load_plan(store, config, stage=STAGE)
-    manifests = _manifests(config, store)
+    manifests = wanted.manifests(config, store)
     missing = _missing(manifests)
     summaries, rows = _summaries(config, store, manifests), _likelihoods(config, store)
     of_after = _of_after(config, store, summaries, rows)

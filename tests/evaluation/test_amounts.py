@@ -13,7 +13,7 @@ from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError
-from svdjobs.evaluation import speeds
+from svdjobs.evaluation import speeds, wanted
 from svdjobs.evaluation.amounts import Questions
 from svdjobs.evaluation.pilot import look
 from svdjobs.evaluation.preview import preview_evaluation
@@ -67,9 +67,7 @@ def test_the_pilot_says_what_its_report_found(pilot: LocalStore) -> None:
     assert found.checkpoint_id == "alpha-0.0000"
     assert found.sampled
     assert found.read
-    content = report.gather(
-        config, pilot, plan.run(config, pilot), report._manifests(config, pilot)
-    )
+    content = report.gather(config, pilot, plan.run(config, pilot), wanted.manifests(config, pilot))
     reading = content.readings["demo"]["alpha-0.0000"].accuracy
     assert reading
     assert reading.standard_error

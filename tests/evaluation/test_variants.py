@@ -18,7 +18,7 @@ from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
 from svdjobs.errors import CheckpointError, ConfigError, IncompleteError
-from svdjobs.evaluation import likelihoods, mapping
+from svdjobs.evaluation import likelihoods, mapping, wanted
 from svdjobs.evaluation.engine_choice import resolve_auto_settings
 from svdjobs.evaluation.engine_weights import RunWeights
 from svdjobs.records import TensorPlan
@@ -331,7 +331,7 @@ def test_a_report_does_not_show_an_earlier_variant_or_map(tmp_path: Path) -> Non
     )
     stale = ["likelihoods/step/demo", "likelihoods/v/demo", "map/demo"]
     assert report.unfinished(other, store) == stale
-    content = report.gather(other, store, plan.run(other, store), report._manifests(other, store))
+    content = report.gather(other, store, plan.run(other, store), wanted.manifests(other, store))
     assert content.readings["demo"].keys() == {"before"}
     assert content.maps == {}
     assert content.changes == {}
@@ -448,7 +448,7 @@ def test_a_planted_gain_is_found_where_it_is_and_nothing_in_noise(tmp_path: Path
         local.sweep(config)
         store = LocalStore(config.store_url)
         content = report.gather(
-            config, store, plan.run(config, store), report._manifests(config, store)
+            config, store, plan.run(config, store), wanted.manifests(config, store)
         )
         parts = content.maps["demo"]
         assert len(parts) == 22
@@ -500,7 +500,7 @@ def test_maps_by_head_and_by_what_is_rewound(tmp_path: Path) -> None:
         ]
         assert cell.log_ratios == pytest.approx(ratios, abs=1e-4), name
     content = report.gather(
-        rewinds, store, plan.run(rewinds, store), report._manifests(rewinds, store)
+        rewinds, store, plan.run(rewinds, store), wanted.manifests(rewinds, store)
     )
     assert content.changes["values"].matrices == 7
     (said,) = (line for line in answers(content)[Question.WHERE] if "add up to" in line)

@@ -15,6 +15,7 @@ from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError
+from svdjobs.evaluation import wanted
 from svdjobs.reporting.sections.likelihood import divergences
 from svdjobs.stages import plan, report
 from svdjobs.standalone import forecast
@@ -49,9 +50,7 @@ def test_it_agrees_with_what_reading_finds(tmp_path: Path) -> None:
     assert found.read and found.sampled
     assert not (Path(store.url) / "results").exists()
     local.sweep(config)
-    content = report.gather(
-        config, store, plan.run(config, store), report._manifests(config, store)
-    )
+    content = report.gather(config, store, plan.run(config, store), wanted.manifests(config, store))
     kl = divergences(content, "demo")
     for interval, scale in ((kl["alpha-0.0000"].value, 1.0), (kl["alpha-0.5000"].value, 0.25)):
         assert interval.standard_error is not None
