@@ -17,6 +17,7 @@ from svdjobs.cli import (
     evaluation,
     init,
     keys,
+    runs,
     stages,
     store,
     workflow,
@@ -33,7 +34,7 @@ def cli() -> None:
     """
 
 
-GROUPS = (init, stages, diff, evaluation, decompose, store, workflow, keys, ci, doctor, cite)
+GROUPS = (init, stages, diff, evaluation, decompose, runs, store, workflow, keys, ci, doctor, cite)
 for command in (command for group in GROUPS for command in group.COMMANDS):
     cli.add_command(command)
 
