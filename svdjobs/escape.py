@@ -137,3 +137,11 @@ _LATEX_SIGN = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reverse
 def latex(text: str) -> str:
     """Escape a cell of a LaTeX table: no command, no mathematics, no comment."""
     return _LATEX_SIGN.sub(lambda found: _LATEX[found[0]], line(text))
+
+
+def shortened(text: str, length: int) -> str:
+    """Text of at most `length` characters: the middle of a longer text is left out."""
+    if len(text) <= length:
+        return text
+    end = (length - 1) // 2
+    return f"{text[: length - 1 - end]}…{text[len(text) - end :]}"

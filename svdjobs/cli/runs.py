@@ -1,4 +1,4 @@
-"""`svdjobs status`: what is in the store of a run."""
+"""`svdjobs list` and `svdjobs status`: what is in a store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,26 @@ import json
 import click
 
 from svdjobs.cli.options import tell
+
+
+@click.command("list")
+@click.argument("url", metavar="STORE")
+@click.option("--json", "as_json", is_flag=True, help="Print the runs as JSON, for scripts.")
+def list_(url: str, as_json: bool) -> None:
+    """List the runs below a folder or s3://bucket/prefix, down to three levels.
+
+    `outputs` are those with a manifest, of those that the run's config wants; `svdjobs status RUN`
+    also says which are out of date. An object store gets one request for each folder and each
+    output; weights and logs are not listed.
+    """
+    from svdjobs.standalone import listing
+
+    places = listing.find(url)
+    if as_json:
+        tell(json.dumps(listing.document(url, places), indent=1))
+        return
+    for line in listing.words(places):
+        tell(line)
 
 
 @click.command()
@@ -30,4 +50,4 @@ def status(run_url: str, as_json: bool) -> None:
         tell(line)
 
 
-COMMANDS = (status,)
+COMMANDS = (list_, status)

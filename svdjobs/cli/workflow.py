@@ -146,7 +146,9 @@ def submit(
 @click.argument("run")
 @namespace_option
 def watch(run: str, namespace: str | None) -> int:
-    """Show a run as a tree until it ends.
+    """Show a run as a tree until it ends: its pods, on a cluster.
+
+    `svdjobs status` says what is in a run's store, wherever the run is made.
 
     Exit codes: 0 succeeded, 2 the config is wrong or outputs are missing, 3 the gate found a
     regression, 5 a deadline ran out, 4 anything else.

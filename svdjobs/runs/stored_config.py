@@ -19,12 +19,12 @@ def stored_config(store: Store) -> SweepConfig:
     """
     document, where = try_read_json(store, RUN_CONFIG), f"{store.url}/{RUN_CONFIG}"
     if document is None:
-        raise ConfigError(f"{store.url} holds no run: it has no {RUN_CONFIG}.")
+        raise ConfigError(f"{store.url} has no {RUN_CONFIG}, so it holds no run.")
     if not isinstance(document, dict):
         raise DamagedError(f"{where} is not a config: expected keys and their values.")
     if not {"name", "before", "after"} <= document.keys():
         raise ConfigError(
-            f"{store.url} holds no run: its {RUN_CONFIG} is that of something else, such as a "
-            f"checkpoint (it has no name, before and after)."
+            f"{where} has no name, before and after: it is not a run's config, but a checkpoint's "
+            f"or another file."
         )
     return parse_config({**document, "store": store.url}, where=where)

@@ -94,4 +94,4 @@ def test_grading_again(chain: dict[str, Path], benchmark_file: Path, tmp_path: P
 
 
 def test_grading_what_is_no_run(tmp_path: Path) -> None:
-    assert "holds no run: it has no config.json" in failed(svdjobs("grade", tmp_path), 2)
+    assert "has no config.json, so it holds no run" in failed(svdjobs("grade", tmp_path), 2)

@@ -139,8 +139,8 @@ def test_in_an_object_store(run: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "code", "words"),
     [
-        (None, 2, "holds no run: it has no config.json"),
-        ('{"architectures": ["Qwen2ForCausalLM"]}', 2, "that of something else, such as a checkp"),
+        (None, 2, "has no config.json, so it holds no run"),
+        ('{"architectures": ["Qwen2ForCausalLM"]}', 2, "it is not a run's config"),
         ("{", 4, "is not valid JSON"),
         ("[]", 4, "is not a config"),
         ('{"name": "x", "before": "a/b", "after": "c/d", "later": 1}', 2, "later: unknown key"),
