@@ -1,4 +1,4 @@
-"""`svdjobs list` and `svdjobs status`: what is in a store."""
+"""`svdjobs list`, `svdjobs status` and `svdjobs compare`: what is in the stores of runs."""
 
 from __future__ import annotations
 
@@ -50,4 +50,25 @@ def status(run_url: str, as_json: bool) -> None:
         tell(line)
 
 
-COMMANDS = (list_, status)
+@click.command()
+@click.argument("urls", metavar="RUN RUN", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print all numbers as JSON, for scripts.")
+def compare(urls: tuple[str, ...], as_json: bool) -> None:
+    """Put two to four runs side by side: settings that differ, accuracies, and tests.
+
+    Numbers are those of the runs' reports. Each run is tested against the first, problem by
+    problem, if both asked the same questions in the same way; otherwise it is marked, and the
+    reasons are given. `svdjobs diff` compares checkpoints, by their weights alone.
+    """
+    from svdjobs.standalone import compare as standalone
+    from svdjobs.standalone import compare_text
+
+    found = standalone.run(urls)
+    if as_json:
+        tell(json.dumps(standalone.document(found), indent=1))
+        return
+    for line in compare_text.words(found):
+        tell(line)
+
+
+COMMANDS = (list_, status, compare)

