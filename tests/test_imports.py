@@ -14,7 +14,8 @@ import pytest
 import svdjobs
 
 ROOT = Path(svdjobs.__file__).parent
-HEAVY = ("torch", "transformers", "vllm", "datasets", "vl_convert", "numpy", "scipy", "pydantic")
+HEAVY = ("torch", "transformers", "vllm", "datasets", "vl_convert", "numpy", "scipy", "pydantic",
+         "pandas")  # fmt: skip
 # The lowest floor comes first. A module may import from its own folder and from the floors below.
 # Folders on the same floor may not import each other; modules of the two lowest floors may.
 FLOORS = [
@@ -40,7 +41,7 @@ FLOORS = [
     {"evaluation", "reporting"},
     {"stages"},
     {"cluster", "standalone", "local", "demo"},
-    {"ci"},
+    {"ci", "api"},
     {"cli"},
     {"__main__"},
 ]
@@ -75,7 +76,8 @@ def floor(room: str) -> int:
 def test_imports_point_one_way(path: Path) -> None:
     *folders, name = path.relative_to(ROOT).with_suffix("").parts
     if (room := [*folders, name][0]) == "__init__":
-        assert list(imported(path)) == []
+        # For type checkers only: `test_help_imports_nothing_heavy` would find it at run time.
+        assert {module.split(".")[1] for module in imported(path)} == {"api"}
         return
     for module in imported(path):
         other = module.split(".")[1]

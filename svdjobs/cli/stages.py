@@ -71,25 +71,19 @@ def plan(
     With an `evaluate` section, load the benchmarks and tokenise every prompt.
     """
     config, store = given.opened()
-    from svdjobs.evaluation import amounts, preview, speeds
-    from svdjobs.reporting.plan_text import describe, lacks
+    from svdjobs.evaluation import amounts, speeds
     from svdjobs.runs import shards
-    from svdjobs.stages import gate as judging
     from svdjobs.stages import plan as stage
+    from svdjobs.standalone import planning
     from svdjobs.storage.open import open_store
 
-    made = stage.run(config, store, force=force)
-    for line in describe(made, store.free_bytes()):
-        tell(line)
-    if warning := judging.warning_before_sweep(config):
-        tell(warning)
     if gpu and gpu not in speeds.GPUS:
         raise ConfigError(f"--gpu {gpu}: known are {', '.join(sorted(speeds.GPUS))}.")
     asked = amounts.Questions(
         open_store(pilot_url) if pilot_url else None, gpu, effect / 100 if effect else None
     )
-    lines = preview.preview_evaluation(config, store, asked if any(asked) else None)
-    for line in (*lines, *lacks(config)):
+    made = stage.run(config, store, force=force)
+    for line in planning.lines(config, store, made, asked if any(asked) else None):
         tell(line)
     if units_dir is not None:
         stage.hash_checkpoints(config, store)

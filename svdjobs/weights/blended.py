@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from svdjobs.checkpoint.matrices import Matrices
 from svdjobs.checkpoint.reader import Checkpoint
@@ -43,6 +43,16 @@ class PreparedMatrix:
     spectrum_error: float | None
 
 
+class Decomposed(Protocol):
+    """The decomposed matrices of a checkpoint, read from a run or computed."""
+
+    def s(self, name: str) -> torch.Tensor:
+        """Singular values, float64, descending."""
+
+    def basis(self, name: str) -> torch.Tensor:
+        """Square-side vectors as columns, float64 K×K."""
+
+
 @dataclass(frozen=True)
 class Sources:
     """The opened inputs of a blend, checked to belong together.
@@ -55,9 +65,9 @@ class Sources:
     """The checkpoint as it is stored."""
     matrices: Matrices
     """The same checkpoint as matrices."""
-    factors: Factors
+    factors: Decomposed
     """Factors of `bases`."""
-    values: Factors
+    values: Decomposed
     """Factors of the other checkpoint."""
     fingerprints: dict[str, str]
 
