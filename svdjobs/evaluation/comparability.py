@@ -71,8 +71,9 @@ def _settings(own: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str,
 
 
 def _places(names: Names) -> Names:
+    """Where the values of both are, in words."""
     own, baseline = names
-    return "here" if names == _NAMES else f"in {own}", f"in {baseline}"
+    return ("here" if names == _NAMES else f"in {own}"), f"in {baseline}"
 
 
 def _short(value: Any) -> str:

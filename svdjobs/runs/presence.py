@@ -20,22 +20,18 @@ class Presence(NamedTuple):
 
     finished: bool
     """Whether it has a manifest."""
-    files: int
-    """Files directly below its prefix, and of its journals."""
     written: datetime | None
-    """When the last of them was written, in UTC; None if there are none."""
+    """When the last file directly below its prefix, or of its journals, was written, in UTC; None
+    if there is none."""
 
 
 def presence(store: Store, prefix: str) -> Presence:
     """Look at an output: one listing, and one more for each journal in an object store."""
     found = store.listing(prefix)
-    files = dict(found.files)
-    for folder in found.folders:
-        if folder.endswith(SUFFIX):
-            parts = store.listing(f"{prefix}/{folder}").files
-            files |= {f"{folder}/{name}": part for name, part in parts.items()}
-    written = max((file.at for file in files.values()), default=None)
-    return Presence(MANIFEST in files, len(files), written)
+    journals = [folder for folder in found.folders if folder.endswith(SUFFIX)]
+    parts = [store.listing(f"{prefix}/{journal}") for journal in journals]
+    times = [file.at for listing in (found, *parts) for file in listing.files.values()]
+    return Presence(MANIFEST in found.files, max(times, default=None))
 
 
 def presences(store: Store, prefixes: Iterable[str]) -> dict[str, Presence]:

@@ -116,14 +116,16 @@ def run(urls: Sequence[str]) -> Compared:
 def _side(label: str, url: str) -> Side:
     store = open_store(url)
     config = stored_config(store)
+    numbers, note = {}, ""
     try:
-        data = read_finished(store, report.PREFIX, NUMBERS)
+        numbers = dict(_numbers(read_finished(store, report.PREFIX, NUMBERS)))
     except IncompleteError:
         note = f"{label} has no report, so no numbers; `svdjobs status {url}` says what to run."
-        return Side(label, store, config, {}, note)
     except DamagedError as error:
-        return Side(label, store, config, {}, f"{label} has no numbers: {error}")
-    return Side(label, store, config, dict(_numbers(data)), "")
+        note = f"{label} has no numbers: {error}"
+    except (KeyError, ValueError):
+        note = f"{label} has no numbers: another version of svdjobs wrote its {NUMBERS}."
+    return Side(label, store, config, numbers, note)
 
 
 def _numbers(data: bytes) -> Iterator[tuple[tuple[str, str, str], Interval]]:
@@ -164,14 +166,15 @@ def _tests(first: Side, other: Side) -> Iterator[Test]:
     ids = [i for i in checkpoint_ids(other.config) if i in checkpoint_ids(first.config)]
     for benchmark in (b.name for b in other.config.benchmarks if b.name in shared):
         for checkpoint_id in ids:
-            pair = [find(side.store, checkpoint_id, benchmark) for side in (other, first)]
-            if pair[0] is not None and pair[1] is not None:
-                own, reference = (
-                    (evaluation, evaluation.summary(side.store))
-                    for evaluation, side in zip(pair, (other, first), strict=True)
-                    if evaluation
-                )
+            own, reference = (_answers(side, checkpoint_id, benchmark) for side in (other, first))
+            if own and reference:
                 yield _test(benchmark, checkpoint_id, other.label, own, reference)
+
+
+def _answers(side: Side, checkpoint_id: str, benchmark: str) -> tuple[Evaluation, Summary] | None:
+    """The finished evaluation of a checkpoint; None if it has drawn nothing."""
+    found = find(side.store, checkpoint_id, benchmark)
+    return (found, found.summary(side.store)) if found else None
 
 
 def _test(

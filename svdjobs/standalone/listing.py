@@ -60,74 +60,85 @@ def find(url: str) -> list[Place]:
         ConfigError: nothing is there.
     """
     store = open_store(url)
-    listings = _listings(store)
-    root = listings[""]
-    if isinstance(root, SvdjobsError):
-        raise root
-    if not root.folders and not root.files:
+    folders = _folders(store)
+    root = folders[""]
+    if isinstance(root.listing, SvdjobsError):
+        raise root.listing
+    if not root.listing.folders and not root.listing.files:
         raise ConfigError(f"there is nothing in {store.url}. Give the folder of your runs.")
-    if _may_be_a_run(root):
+    if root.may_be_a_run:
         return [_run(store, ".")]
-    return [place for folder in root.folders for place in _below(store, folder, listings)]
+    return [place for name in root.leads_on for place in _below(store, name, folders)]
 
 
-Listings = Mapping[str, Listing | SvdjobsError]
+class _Folder(NamedTuple):
+    """A folder that has been looked into."""
+
+    listing: Listing | SvdjobsError
+    may_be_a_run: bool
+    """Whether it is a run, or what is left of one; only its config and manifest say."""
+
+    @property
+    def leads_on(self) -> list[str]:
+        """The folders in it in which there may be runs."""
+        if self.may_be_a_run or isinstance(self.listing, SvdjobsError):
+            return []
+        return [] if _has_weights(self.listing) else self.listing.folders
 
 
-def _listings(store: Store) -> Listings:
-    """The listing of every folder down to `DEPTH`, but for folders in runs and checkpoints."""
-    found: dict[str, Listing | SvdjobsError] = {}
+def _folders(store: Store) -> dict[str, _Folder]:
+    """Every folder down to `DEPTH` by its prefix, but for folders in runs and checkpoints."""
+    found: dict[str, _Folder] = {}
     level = [""]
     with ThreadPoolExecutor(_REQUESTS) as pool:
         for _ in range(DEPTH + 1):
-            listed = list(pool.map(partial(_listing, store), level))
-            found |= zip(level, listed, strict=True)
+            here = dict(zip(level, pool.map(partial(_look, store), level), strict=True))
+            found |= here
             level = [
-                f"{prefix}/{folder}".lstrip("/")
-                for prefix, listing in zip(level, listed, strict=True)
-                if isinstance(listing, Listing) and not _has_weights(listing)
-                if not _may_be_a_run(listing)
-                for folder in listing.folders
+                f"{prefix}/{name}".lstrip("/")
+                for prefix, folder in here.items()
+                for name in folder.leads_on
             ]
     return found
 
 
-def _listing(store: Store, prefix: str) -> Listing | SvdjobsError:
+def _look(store: Store, prefix: str) -> _Folder:
     try:
-        return store.listing(prefix)
+        listing = store.listing(prefix)
+        # A run may be called `plan`: the folder of that name alone says nothing.
+        manifest = f"{prefix}/{PLAN_PREFIX}/{MANIFEST}".lstrip("/")
+        may_be_a_run = (RUN_CONFIG in listing.files and not _has_weights(listing)) or (
+            PLAN_PREFIX in listing.folders and store.exists(manifest)
+        )
     except SvdjobsError as error:
-        return error
-
-
-def _may_be_a_run(listing: Listing) -> bool:
-    """Whether a folder is a run, or what is left of one; only its config and manifest say."""
-    return PLAN_PREFIX in listing.folders or (
-        RUN_CONFIG in listing.files and not _has_weights(listing)
-    )
+        return _Folder(error, may_be_a_run=False)
+    return _Folder(listing, may_be_a_run)
 
 
 def _has_weights(listing: Listing) -> bool:
     return any(name.endswith(WEIGHTS) for name in listing.files)
 
 
-def _below(store: Store, prefix: str, listings: Listings) -> list[Place]:
+def _below(store: Store, prefix: str, folders: Mapping[str, _Folder]) -> list[Place]:
     """The runs in a folder; if there are none, the folder."""
-    listing, url = listings[prefix], f"{store.url}/{prefix}"
-    if isinstance(listing, SvdjobsError):
-        return [Place(prefix, url, None, f"not listed: {_said(listing, store)}", is_run=False)]
-    if _may_be_a_run(listing):
+    folder, url = folders[prefix], f"{store.url}/{prefix}"
+    if isinstance(folder.listing, SvdjobsError):
+        words = f"not listed: {_said(folder.listing, store)}"
+        return [Place(prefix, url, None, words, is_run=False)]
+    if folder.may_be_a_run:
         return [_run(open_store(url), prefix)]
     inside = [
         place
-        for folder in listing.folders
-        if f"{prefix}/{folder}" in listings
-        for place in _below(store, f"{prefix}/{folder}", listings)
+        for name in folder.leads_on
+        if f"{prefix}/{name}" in folders
+        for place in _below(store, f"{prefix}/{name}", folders)
     ]
     if any(place.is_run for place in inside):
         return inside
+    listing = folder.listing
     if _has_weights(listing):
         words = "weights, no run"
-    elif names := [*listing.files, *(f"{folder}/" for folder in listing.folders)]:
+    elif names := [*listing.files, *(f"{name}/" for name in listing.folders)]:
         words = f"no run: holds {names[0]}"
     else:
         words = "empty"
@@ -184,7 +195,8 @@ def words(places: list[Place]) -> Iterator[str]:
     header = ["run", "sweep", "before → after", "outputs", "written (UTC)", "report"]
     if rows:
         yield from plain_table(Table("runs", "", "", header, rows)).splitlines()
-    if others := [place for place in places if place.outputs is None]:
+    others = [place for place in places if place.outputs is None]
+    if others or not rows:
         yield "" if rows else "There is no run."
         yield from (f"{place.path}: {place.words}" for place in others)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from svdjobs import pipeline
 from svdjobs.config import SweepConfig
-from svdjobs.errors import SvdjobsError
+from svdjobs.errors import ConfigError, SvdjobsError
 from svdjobs.evaluation import wanted
 from svdjobs.evaluation.benchmarks.load import load_benchmark
 from svdjobs.progress import duration
@@ -81,9 +81,14 @@ def run(store: Store) -> RunStatus:
     """Look at the run in a store. Change nothing.
 
     Raises:
-        ConfigError: the store holds no run.
+        ConfigError: the store holds no run, or that of a single checkpoint.
     """
     config = stored_config(store)
+    if config.before == config.after:
+        raise ConfigError(
+            f"{store.url} holds no sweep but the evaluation of {config.after} alone. `svdjobs "
+            f"evaluate --model` made it, and resumes it."
+        )
     digests, notes = _digests(config)
     found = wanted.by_stage(config, store, digests)
     found["report"] = {report.PREFIX: _report(config, store, found)}

@@ -138,6 +138,8 @@ def test_numbers_are_those_of_the_report(make: Make) -> None:
         "minus_after", "read_minus_after", "other",
     ]  # fmt: skip
     assert intervals[2]["low"] is None
+    other = compared(make("other", numbers="sums,after,avg,high\n"), make("four"))[1]
+    assert "A has no numbers: another version of svdjobs wrote its tables/numbers.csv." in other
     path = Path(found.sides[0].store.url) / "report/tables/numbers.csv"
     path.write_text(path.read_text().replace("-0.1", "+0.9"))
     assert "A has no numbers: " in compared(make("one", numbers=None), make("three"))[1]

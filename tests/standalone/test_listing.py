@@ -21,6 +21,7 @@ from tests.forked import run as svdjobs
 def runs(swept: SweepConfig, tmp_path: Path) -> Path:
     """Runs and other things in one folder, some of them below others."""
     root, run = tmp_path / "runs", Path(swept.store_url)
+    shutil.copytree(run, root / "plan")
     shutil.copytree(run, root / "team/a-sweep-with-a-long-name/of-commit-0123456789")
     half = root / "half"
     shutil.copytree(run, half)
@@ -58,9 +59,16 @@ def test_runs_and_other_folders(runs: Path) -> None:
     table, others = done.stdout.split("\n\n")
     lines = table.splitlines()
     assert max(map(len, lines)) <= 100
-    assert [line.split()[0] for line in lines[2:]] == ["begun", "half", "team/a-swee…0123456789"]
-    assert [line.split()[-1] for line in lines[2:]] == ["plan", "no", "yes"]
-    assert [line.split("mini")[1].split()[3] for line in lines[2:]] == ["10/15", "11/15", "15/15"]
+    assert [line.split()[0] for line in lines[2:]] == [
+        "begun",
+        "half",
+        "plan",
+        "team/a-swee…0123456789",
+    ]
+    assert [line.split()[-1] for line in lines[2:]] == ["plan", "no", "yes", "yes"]
+    assert [line.split("mini")[1].split()[3] for line in lines[2:]] == ["10/15", "11/15"] + 2 * [
+        "15/15"
+    ]
     assert "base → rl2" in lines[2]
     assert others.splitlines() == [
         "checkpoint: no run: config.json has no name, before and after: it is not a run's config, "
@@ -93,7 +101,7 @@ def test_for_scripts(runs: Path) -> None:
 def test_in_a_bucket(runs: Path, s3_prefix: str) -> None:
     local, store = LocalStore(runs), S3Store(BUCKET, f"{s3_prefix}/runs")
     for key in local.keys(""):
-        if not key.startswith(("begun", "one")) and not key.endswith(".safetensors"):
+        if not key.startswith(("begun", "one", "plan")) and not key.endswith(".safetensors"):
             write_bytes(store, key, bytes(local.read(key)))
     runs_there = [p for p in listing.find(store.url) if p.outputs]
     assert [(p.path, p.url) for p in runs_there] == [
@@ -109,5 +117,11 @@ def test_nothing(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (2, "")
         assert f"there is nothing in {place}." in done.stderr
     (tmp_path / "a").mkdir()
+    (tmp_path / "weights/original").mkdir(parents=True)
+    (tmp_path / "weights/model.safetensors").write_text("")
+    assert list(listing.words(listing.find(str(tmp_path / "weights")))) == ["There is no run."]
     done = svdjobs("list", tmp_path)
-    assert (done.returncode, done.stdout) == (0, "There is no run.\na: empty\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "There is no run.\na: empty\nweights: weights, no run\n",
+    )

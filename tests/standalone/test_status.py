@@ -144,6 +144,7 @@ def test_in_an_object_store(run: Path) -> None:
         ("{", 4, "is not valid JSON"),
         ("[]", 4, "is not a config"),
         ('{"name": "x", "before": "a/b", "after": "c/d", "later": 1}', 2, "later: unknown key"),
+        ('{"name": "x", "before": "a/b", "after": "a/b"}', 2, "the evaluation of a/b alone"),
     ],
 )
 def test_what_is_no_run(content: str | None, code: int, words: str, tmp_path: Path) -> None:
