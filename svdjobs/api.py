@@ -84,18 +84,21 @@ class Run:
 
     @property
     def tables(self) -> dict[str, pandas.DataFrame]:
-        """The tables of the report by name, with cells as they are printed.
+        """The tables of the report by name, with one unrounded number a cell, in the units that
+        the report shows.
 
         Raises:
             IncompleteError: there is no report.
         """
+        import pandas
+
         from svdjobs.runs.outputs import require
 
         (manifest,) = require(self._store, [_REPORT], stage="reading tables")
         return {
-            Path(file.key).stem: _frame(self._report_file(file.key))
+            Path(file.key).stem: pandas.read_parquet(io.BytesIO(self._report_file(file.key)))
             for file in manifest.files
-            if file.key.startswith("tables/") and file.key != _NUMBERS
+            if file.key.endswith(".parquet")
         }
 
     @property

@@ -40,9 +40,7 @@ _HEIGHT = 300
 
 def name(text: str) -> str:
     """A name for a figure: on one line, and cut in its middle if it is long."""
-    shown = escape.line(text)
-    half = LABEL_LENGTH // 2
-    return shown if len(shown) <= LABEL_LENGTH else f"{shown[:half]}…{shown[1 - half :]}"
+    return escape.shortened(escape.line(text), LABEL_LENGTH)
 
 
 class Series(NamedTuple):
