@@ -1,4 +1,4 @@
-"""`svdjobs list`, `svdjobs status` and `svdjobs compare`: what is in the stores of runs."""
+"""`svdjobs list`, `status`, `compare` and `view`: what is in the stores of runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import click
 
 from svdjobs.cli.options import tell
+from svdjobs.errors import ConfigError
 
 
 @click.command("list")
@@ -71,4 +72,30 @@ def compare(urls: tuple[str, ...], as_json: bool) -> None:
         tell(line)
 
 
-COMMANDS = (list_, status, compare)
+@click.command()
+@click.argument("urls", metavar="RUN...", nargs=-1, required=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: a free one.")
+@click.option("--open", "browse", is_flag=True, help="Open the page in a browser.")
+def view(urls: tuple[str, ...], port: int, browse: bool) -> None:
+    """Serve the reports of runs on this machine's loopback; Ctrl-C stops it.
+
+    RUN is a run's store: a folder or s3://bucket/prefix. While a sweep runs, a reload shows what it
+    has finished; nothing is written to its store. From another machine, forward the port: ssh -L.
+    """
+    from svdjobs.standalone import view as standalone
+
+    viewed = [standalone.ViewedRun(url) for url in urls]
+    try:
+        server = standalone.Viewer(viewed, port)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on port {port}: {error.strerror}. Give another."
+        ) from None
+    with server:
+        tell(f"Reports are at {server.url}; Ctrl-C stops it.")
+        if browse:
+            click.launch(server.url)
+        server.serve_forever()
+
+
+COMMANDS = (list_, status, compare, view)

@@ -14,6 +14,7 @@ from svdjobs.reporting.sections import Topic, answers
 from svdjobs.reporting.text import markdown_rows
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
 LONG_TABLE = 16
@@ -26,8 +27,37 @@ def html_report(content: Content, topics: Sequence[Topic], parts: Sequence[Part]
 
     `parts` are those of its problems that lie in the page.
     """
+    details = [
+        Part(f"details-{picture.name}", packed(picture.details))
+        for topic in topics
+        for picture in topic.pictures
+        if picture.details
+    ]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            content=content,
+            answered_by=engines_line(content),
+            answers=answers(content),
+            topics=topics,
+            benchmarks=[part.name.removeprefix("index-") for part in parts if part.is_index],
+            parts=[*parts, *details],
+            long_table=LONG_TABLE,
+            assets={name: _asset(name) for name in ASSETS},
+        )
+    )
+
+
+def list_of_runs(rows: Sequence[object], seconds: float) -> str:
+    """A page that lists runs, with `number`, `url` and `words` of each, and loads itself again
+    after so many seconds."""
+    template = _environment().get_template("runs.html.j2")
+    return template.render(rows=rows, seconds=seconds, css=_asset("page.css"))
+
+
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("svdjobs.reporting"),
@@ -37,23 +67,14 @@ def html_report(content: Content, topics: Sequence[Topic], parts: Sequence[Part]
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters |= {"slug": slug, "ticks": ticks}
+    return environment
+
+
+def _asset(name: str) -> Markup:
+    from markupsafe import Markup
+
     folder = resources.files("svdjobs.reporting") / "assets"
-    details = [
-        Part(f"details-{picture.name}", packed(picture.details))
-        for topic in topics
-        for picture in topic.pictures
-        if picture.details
-    ]
-    return environment.get_template("report.html.j2").render(
-        content=content,
-        answered_by=engines_line(content),
-        answers=answers(content),
-        topics=topics,
-        benchmarks=[part.name.removeprefix("index-") for part in parts if part.is_index],
-        parts=[*parts, *details],
-        long_table=LONG_TABLE,
-        assets={name: Markup((folder / name).read_text(encoding="utf-8")) for name in ASSETS},
-    )
+    return Markup((folder / name).read_text(encoding="utf-8"))
 
 
 def slug(title: str) -> str:

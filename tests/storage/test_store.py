@@ -20,6 +20,7 @@ from svdjobs.storage.local import LocalStore
 from svdjobs.storage.memory import MemoryStore
 from svdjobs.storage.objects import clear, read_json, write_bytes
 from svdjobs.storage.open import open_store
+from svdjobs.storage.overlay import Overlay
 from svdjobs.storage.s3.store import S3Store
 from svdjobs.storage.store import Store
 from tests.storage.s3_server import open_uploads
@@ -268,6 +269,52 @@ class TestMemoryStore(SeveralWriters, StoreConformance):
     @pytest.fixture
     def store(self) -> MemoryStore:
         return MemoryStore()
+
+
+class TestOverlay(SeveralWriters, StoreConformance):
+    """Over a store that holds other objects, none of which it changes."""
+
+    @pytest.fixture
+    def store(self) -> Iterator[Store]:
+        below = MemoryStore()
+        with below.sink("below/kept") as sink:
+            sink.write(b"kept")
+        before = below.sizes("")
+        overlay = Overlay(below)
+        overlay.delete("below/kept")
+        yield overlay
+        assert below.sizes("") == before
+
+    def test_what_is_below_is_read_until_it_is_written_or_deleted(self) -> None:
+        below = MemoryStore()
+        for key in ("a/one", "a/two"):
+            with below.sink(key) as sink:
+                sink.write(key.encode())
+        overlay = Overlay(below)
+        version = overlay.version("a/one")
+        assert bytes(overlay.read("a/one")) == b"a/one"
+        assert not overlay.put_new("a/one", b"new")
+        with overlay.sink("a/one") as sink:
+            sink.write(b"new")
+        assert bytes(overlay.read("a/one")) == b"new"
+        assert overlay.version("a/one") != version
+        overlay.delete("a/two")
+        assert overlay.keys("") == ["a/one"]
+        assert list(overlay.listing("a").files) == ["one"]
+        with pytest.raises(MissingKeyError):
+            overlay.read("a/two")
+        assert bytes(below.read("a/one")) == b"a/one"
+        assert below.keys("") == ["a/one", "a/two"]
+
+    def test_a_journal_goes_on_from_the_lines_below(self) -> None:
+        below = MemoryStore()
+        below.append("j", b"one\n")
+        overlay = Overlay(below)
+        with overlay.journal("j") as journal:
+            assert journal.lines == ["one"]
+            journal.append("two")
+        assert bytes(overlay.read("j")) == b"one\ntwo\n"
+        assert bytes(below.read("j")) == b"one\n"
 
 
 class TestS3Store(SeveralWriters, StoreConformance):
