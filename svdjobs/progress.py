@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_EVERY_SECONDS = 5.0
+QUIET = "SVDJOBS_QUIET"
+"""The environment variable with which neither messages nor progress are shown (`svdjobs -q`); child
+processes inherit it. Logs have the messages, and errors are shown."""
 # The environment variable with the path of a file whose content, such as `37/100`, Argo shows as
 # the progress of a pod:
 # https://argo-workflows.readthedocs.io/en/latest/progress/
@@ -47,7 +50,8 @@ _log: ContextVar[TextIO | None] = ContextVar("log", default=None)
 def say(message: str) -> None:
     """Print a message for the user, and write it to the log of `log_to` if there is one."""
     message = escape.message(message)
-    console().print(message, markup=False)
+    if not os.environ.get(QUIET):
+        console().print(message, markup=False)
     _note(message)
 
 
@@ -71,7 +75,7 @@ def _note(message: str) -> None:
 @contextmanager
 def track(description: str, total: float) -> Iterator[Advance]:
     """Show progress while the block runs; the work is finished when `total` is counted."""
-    shown = _bar if sys.stderr.isatty() else _lines
+    shown = _bar if sys.stderr.isatty() and not os.environ.get(QUIET) else _lines
     with shown(description, total) as advance:
         path = os.environ.get(ARGO_PROGRESS_FILE)
         yield _also_in_file(advance, total, Path(path)) if path else advance

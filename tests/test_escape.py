@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 import svdjobs
 from svdjobs import escape, progress
 from svdjobs.ci.summary import Finding, page
+from svdjobs.cli.options import tell_json
 from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError, StorageError, SvdjobsError, first_line
 from svdjobs.records import (
@@ -274,3 +276,14 @@ def test_remarks_keep_names_that_look_like_pictures(capsys: pytest.CaptureFixtur
 )
 def test_the_first_line_of_a_library_s_error_acts_on_nothing(said: str, shown: str) -> None:
     assert first_line(ValueError(said)) == shown
+
+
+def test_json_for_scripts_holds_no_command_and_no_secret(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    document = {"name": "##[error]x\x1b", "url": "https://me:word@host/x"}
+    tell_json(document)
+    printed = capsys.readouterr().out
+    assert "##[" not in printed
+    assert "\x1b" not in printed
+    assert json.loads(printed) == {"name": "##[error]x\x1b", "url": "https://***@host/x"}

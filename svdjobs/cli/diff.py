@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from svdjobs.cli.options import tell
+from svdjobs.cli.options import tell, tell_json
 
 
 @click.command()
@@ -52,7 +50,7 @@ def diff(
             "report": found.report_url,
             "matrices": [row.model_dump(mode="json") for row in found.rows],
         }
-        tell(json.dumps(document, indent=1))
+        tell_json(document)
         return
     tell(f"{plain_table(found.table)}\n")
     for line in found.verdict:

@@ -9,8 +9,14 @@ import click
 from svdjobs.errors import ConfigError
 
 
+def _sections(_: click.Context, __: click.Parameter, begin: str) -> list[str]:
+    from svdjobs.cli.options import key_names
+
+    return key_names(begin)
+
+
 @click.command()
-@click.argument("under", metavar="[SECTION]", default="")
+@click.argument("under", metavar="[SECTION]", default="", shell_complete=_sections)
 @click.option(
     "--cluster", is_flag=True, help="Explain the cluster settings of `workflow render --settings`."
 )

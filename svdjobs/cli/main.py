@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -27,11 +28,22 @@ from svdjobs.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, SvdjobsError, exit
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(svdjobs.__version__, prog_name="svdjobs")
-def cli() -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Print results and errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print what libraries log.")
+def cli(quiet: bool, verbose: bool) -> None:
     """How much of what RL did to a model sits in the singular values, how much in the rotation?
 
     Give it two checkpoints in a YAML file (see jobs/sweeps/) and run `svdjobs sweep FILE`.
     """
+    if quiet:
+        from svdjobs.progress import QUIET
+
+        os.environ[QUIET] = "1"
+    if verbose:
+        import logging
+
+        form = "%(asctime)s %(name)s: %(message)s"
+        logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
 
 
 GROUPS = (init, stages, diff, evaluation, decompose, runs, store, workflow, keys, ci, doctor, cite)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from svdjobs import escape
 from svdjobs.errors import ConfigError
@@ -37,6 +38,12 @@ account_option = click.option(
 def tell(words: str, *, err: bool = False) -> None:
     """Print to standard output, or to standard error; control characters are escaped."""
     click.echo(escape.screen(words), err=err)
+
+
+def tell_json(document: object) -> None:
+    """Print a document for scripts, in ASCII. A CI system must find no command in it (`##[…]`)."""
+    text = escape.without_secrets(json.dumps(document, indent=1))
+    click.echo(text.replace("##", "#\\u0023"))
 
 
 class Given(NamedTuple):
@@ -88,10 +95,26 @@ class Given(NamedTuple):
         return config, store
 
 
+def key_names(begin: str) -> list[str]:
+    """The names of config keys that begin so, for completion in a shell."""
+    from svdjobs.config import SweepConfig
+    from svdjobs.settings import keys
+
+    return [key.name for key in keys(SweepConfig) if key.name.startswith(begin)]
+
+
+def _overrides(_: click.Context, __: click.Parameter, begin: str) -> list[str]:
+    return [f"{name}=" for name in key_names(begin) if "*" not in name]
+
+
+def _config_files(_: click.Context, __: click.Parameter, begin: str) -> list[CompletionItem]:
+    return [CompletionItem(begin, type="file")]
+
+
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add CONFIG and the options that change it, passed as `given`, and --force."""
 
-    @click.argument("config_file", metavar="[CONFIG]", required=False)
+    @click.argument("config_file", metavar="[CONFIG]", required=False, shell_complete=_config_files)
     @click.option(
         "--config",
         "config_option",
@@ -103,6 +126,7 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
+        shell_complete=_overrides,
         help="Override a config key, e.g. 'alphas=[0,0.5,1]' or evaluate.n_samples=8.",
     )
     @click.option(

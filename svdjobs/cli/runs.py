@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from svdjobs.cli.options import tell
+from svdjobs.cli.options import tell, tell_json
 from svdjobs.errors import ConfigError
 
 
@@ -24,7 +22,7 @@ def list_(url: str, as_json: bool) -> None:
 
     places = listing.find(url)
     if as_json:
-        tell(json.dumps(listing.document(url, places), indent=1))
+        tell_json(listing.document(url, places))
         return
     for line in listing.words(places):
         tell(line)
@@ -45,7 +43,7 @@ def status(run_url: str, as_json: bool) -> None:
 
     found = standalone.run(open_store(run_url))
     if as_json:
-        tell(json.dumps(standalone.document(found), indent=1))
+        tell_json(standalone.document(found))
         return
     for line in standalone.words(found):
         tell(line)
@@ -66,7 +64,7 @@ def compare(urls: tuple[str, ...], as_json: bool) -> None:
 
     found = standalone.run(urls)
     if as_json:
-        tell(json.dumps(standalone.document(found), indent=1))
+        tell_json(standalone.document(found))
         return
     for line in compare_text.words(found):
         tell(line)

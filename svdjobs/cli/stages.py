@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from svdjobs.cli.options import Given, config_options, index_options, tell, whole_or_unit
+from svdjobs.cli.options import (
+    Given,
+    config_options,
+    index_options,
+    tell,
+    tell_json,
+    whole_or_unit,
+)
 from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, ConfigError
 
 
@@ -57,10 +64,12 @@ def sweep(given: Given, force: bool) -> int:
     metavar="POINTS",
     help="Say how many completions or problems a change of accuracy by so many points needs.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, for scripts.")
 @config_options
 def plan(
     given: Given,
     force: bool,
+    as_json: bool,
     units_dir: Path | None,
     pilot_url: str | None,
     gpu: str | None,
@@ -83,7 +92,10 @@ def plan(
         open_store(pilot_url) if pilot_url else None, gpu, effect / 100 if effect else None
     )
     made = stage.run(config, store, force=force)
-    for line in planning.lines(config, store, made, asked if any(asked) else None):
+    lines = planning.lines(config, store, made, asked if any(asked) else None)
+    if as_json:
+        tell_json(planning.document(made, list(lines)))
+    for line in () if as_json else lines:
         tell(line)
     if units_dir is not None:
         stage.hash_checkpoints(config, store)

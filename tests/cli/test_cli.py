@@ -217,3 +217,40 @@ def test_how_to_cite_it() -> None:
         assert f"{key:<7} = {{{citation[key]}}}" in said
     assert f"{{{{{citation['authors'][0]['name']}}}}}" in said
     assert re.search(r"note    = \{commit [0-9a-f]{40}(\+dirty)?\}\n\}$", said.strip())
+
+
+def test_quiet_prints_results_and_errors_only(config_file: Path) -> None:
+    done = svdjobs("-q", "sweep", config_file, "--set", "evaluate=null", "--set", "rotations=null")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Report: " in done.stdout
+    assert "no such folder" in failed(
+        svdjobs("-q", "decompose", "--model_id", "./x", "--output_dir", "o"), 2
+    )
+
+
+def test_a_plan_as_json(config_file: Path) -> None:
+    done = svdjobs("plan", config_file, "--json")
+    document = json.loads(done.stdout)
+    assert document["architecture"] == "Qwen2ForCausalLM"
+    assert len(document["blended"]) == 14
+    assert document["estimate"]["decompose_flops"] > 0
+    assert any("blended 14 of" in line for line in document["lines"])
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("svdjobs sta", "status"),
+        ("svdjobs sweep --set evaluate.temp", "evaluate.temperature="),
+        ("svdjobs keys gat", "gate.margin"),
+        ("svdjobs sweep jobs/", "file,"),
+    ],
+)
+def test_a_shell_completes(words: str, found: str) -> None:
+    environment = {
+        **os.environ, "_SVDJOBS_COMPLETE": "bash_complete", "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }  # fmt: skip
+    program = str(Path(sys.executable).with_name("svdjobs"))
+    done = subprocess.run([program], env=environment, capture_output=True, text=True)
+    assert found in done.stdout
