@@ -25,7 +25,7 @@ PROGRAMS := buildah podman runc chromium
 MISSING   = $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo train-demo test test-cluster fuzz faults lint format typecheck render verify bench docs-figures lock images clean
+.PHONY: help setup programs demo train-demo test test-exports test-cluster fuzz faults lint format typecheck render verify bench docs-figures lock images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,15 @@ train-demo: $(STAMP) ## train the demo checkpoints again (minutes)
 
 test: $(STAMP) ## run all tests but those that need a cluster
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m 'not cluster' $(TESTS)
+
+# Other tools' libraries have other pins, so they have an environment of their own.
+.venv-exports/.installed: images/locks/exports.lock | $(STAMP)
+	$(PYTHON) -m venv .venv-exports
+	$(BIN)/uv pip sync --quiet --python .venv-exports/bin/python --require-hashes images/locks/exports.lock
+	@touch $@
+
+test-exports: $(STAMP) .venv-exports/.installed ## open exports of a run with the tools' own libraries
+	$(BIN)/python -m pytest tests/exports
 
 test-cluster: $(STAMP) ## run the tests that need a cluster: KUBECONFIG's, or the one that SVDJOBS_CLUSTER starts
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m cluster --durations=15 tests/live
@@ -92,6 +101,7 @@ bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also
 	$(BIN)/python -m tests.benchmarks.evaluation
 	$(BIN)/python -m tests.benchmarks.reading
 	$(BIN)/python -m tests.benchmarks.grading
+	$(BIN)/python -m tests.benchmarks.report
 
 docs-figures: $(STAMP) ## measure again the numbers that the docs quote: the demo, and the results of `make bench`
 	$(BIN)/python -m tests.benchmarks.figures
@@ -101,6 +111,7 @@ lock: $(STAMP) ## compile images/locks/*.lock again from their .in files
 	cd images/locks && $(COMPILE) --python-version 3.11 --override overrides.txt --constraint cpu.lock stages.in -o stages.lock
 	cd images/locks && $(COMPILE) --python-version 3.11 --constraint stages.lock gpu.in -o gpu.lock
 	cd images/locks && $(COMPILE) --python-version 3.11 tools.in -o tools.lock
+	cd images/locks && $(COMPILE) --python-version 3.11 exports.in -o exports.lock
 	cd images/locks && grep '^vllm==' evaluate.in | $(COMPILE) --python-version 3.11 --no-annotate - \
 	  | sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' \
 	  | xargs $(COMPILE) --python-version 3.11 evaluate.in -o evaluate.lock

@@ -39,7 +39,7 @@ FLOORS = [
     {"runs"},
     {"weights"},
     {"evaluation", "reporting"},
-    {"stages"},
+    {"stages", "exports"},
     {"cluster", "standalone", "local", "demo"},
     {"ci", "api"},
     {"cli"},

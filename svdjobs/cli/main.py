@@ -16,6 +16,7 @@ from svdjobs.cli import (
     diff,
     doctor,
     evaluation,
+    export,
     init,
     keys,
     runs,
@@ -46,7 +47,21 @@ def cli(quiet: bool, verbose: bool) -> None:
         logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
 
 
-GROUPS = (init, stages, diff, evaluation, decompose, runs, store, workflow, keys, ci, doctor, cite)
+GROUPS = (
+    init,
+    stages,
+    diff,
+    evaluation,
+    decompose,
+    runs,
+    export,
+    store,
+    workflow,
+    keys,
+    ci,
+    doctor,
+    cite,
+)
 for command in (command for group in GROUPS for command in group.COMMANDS):
     cli.add_command(command)
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from svdjobs import escape
 from svdjobs.records import Interval
+from svdjobs.reporting.pdf import sorted_pdf
 
 Spec = dict[str, Any]
 Row = dict[str, Any]
@@ -351,12 +352,18 @@ def sized(spec: Spec, width: int = FILE_WIDTH) -> Spec:
     return found
 
 
+# One font, regular: the writer of PDFs numbers several fonts in random order.
 CONFIG: Spec = {
     "font": "sans-serif",
     "view": {"stroke": None},
-    "axis": {"gridOpacity": 0.35, "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": 500},
-    "legend": {"labelFontSize": 11, "titleFontSize": 11, "symbolOpacity": 1},
-    "title": {"fontWeight": 600},
+    "axis": {"gridOpacity": 0.35, "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": 400},
+    "legend": {
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": 400,
+        "symbolOpacity": 1,
+    },
+    "title": {"fontWeight": 400, "subtitleFontSize": 10},
 }
 
 
@@ -368,7 +375,7 @@ def files(spec: Spec) -> dict[str, bytes]:
     svg = _same_ids(vl_convert.vegalite_to_svg(document, VERSION))
     return {
         "svg": svg.encode(),
-        "pdf": vl_convert.svg_to_pdf(svg),
+        "pdf": sorted_pdf(vl_convert.svg_to_pdf(svg)),
         "png": vl_convert.svg_to_png(svg, scale=2),
         "vl.json": json.dumps(document, sort_keys=True, allow_nan=False).encode(),
     }

@@ -26,7 +26,7 @@ import click
 from svdjobs.config_file import load_config
 from svdjobs.provenance import cores, hardware
 from svdjobs.storage.dev_server import serving
-from tests.benchmarks import sweep
+from tests.benchmarks import report, sweep
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/reading.md")
@@ -137,6 +137,7 @@ def demo_figures(folder: Path) -> dict[str, str]:
     again, _ = run_demo(str(local))
     for name, picture in PICTURES.items():
         shutil.copy(local / f"report/figures/{name}.png", ROOT / f"docs/{picture}.png")
+    screenshots(local / "report/report.html")
     with serving(folder / "s3") as server:
         over_s3, _ = run_demo("s3://svdjobs/demo", {**os.environ, **server.environment})
     ratio = divergence_ratio(local / "report/tables/likelihood-demo.csv")
@@ -156,9 +157,32 @@ def demo_figures(folder: Path) -> dict[str, str]:
     }
 
 
+def screenshots(page: Path) -> None:
+    """Photograph the answers of the report, and a problem that flipped, if there is a browser."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        click.echo("no chromium: the screenshots of the report stay as they are", err=True)
+        return
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1180, "height": 820})
+        opened.goto(page.absolute().as_uri())
+        opened.wait_for_selector("html[data-ready]")
+        opened.screenshot(path=ROOT / "docs/report-answers.png")
+        opened.select_option("[name=filter]", "flipped between the two")
+        opened.click("#problems tbody button >> nth=0")
+        opened.wait_for_selector("#problem .beside .text")
+        opened.locator("#problem").screenshot(path=ROOT / "docs/report-problem.png")
+        browser.close()
+
+
 def bench_figures(bench: dict[str, Any]) -> dict[str, str]:
     """The blocks about the benchmarks in runs/bench.json."""
     found = {}
+    if one := bench.get("report"):
+        found["report"] = f"**Reports.** {report.show(one)}"
     if "shapes" in bench:
         lines = sweep.show(bench).splitlines()
         found["sweep"] = "\n".join(f"    {line}".rstrip() for line in lines)

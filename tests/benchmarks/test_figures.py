@@ -22,6 +22,7 @@ def test_every_block_is_one_that_the_command_writes() -> None:
         "memory": {"usual_layers": 1, "usual_bytes": 2, "svdjobs_bytes": 1, "ratio": 2},
         "overall": {"usual_seconds": 1, "svdjobs_seconds": 1, "ratio": 1, "error_ratio": 1},
         "grading": {"workers": 2, "mixed": 1, "integers": 2},
+        "report": {"completions": 1, "seconds": 1, "gib": 1, "page_mb": 1, "parts_mb": 1},
         "reading": {
             "alphas": 41, "read_seconds": 1, "sampled_seconds": 2, "map_seconds": 1,
             "narrower": 2, "at_equal_width": 8, "swaps_of_one": 2, "swaps_of_all": 1,

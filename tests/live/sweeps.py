@@ -62,8 +62,7 @@ def run_here(site: Site, text: str, folder: Path) -> Store:
 
 
 def contents(store: Store) -> dict[str, bytes]:
-    """The objects of a run, without those that contain places, times or versions of libraries, and
-    without PDFs, whose writer puts its resources in random order.
+    """The objects of a run, without those that contain places, times or versions of libraries.
 
     Reports are without the versions that differ between the image and a developer's environment.
     """
@@ -72,5 +71,5 @@ def contents(store: Store) -> dict[str, bytes]:
         if key.startswith("report/report.")
         else bytes(store.read(key))
         for key in store.keys("")
-        if not key.startswith(BESIDE) and not key.endswith(("manifest.json", ".pdf"))
+        if not key.startswith(BESIDE) and not key.endswith("manifest.json")
     }

@@ -152,11 +152,8 @@ def test_alpha_one_answers_exactly_as_after(run: Path) -> None:
 
 
 def test_figures_are_the_same_bytes_every_time(run: Path) -> None:
-    """But PDFs: their writer puts resources in random order."""
-
     def written() -> dict[str, bytes]:
-        files = [p for p in (run / "report").rglob("*") if p.is_file() and p.suffix != ".pdf"]
-        return {p.name: p.read_bytes() for p in files if p.name != "manifest.json"}
+        return {p.name: p.read_bytes() for p in (run / "report").rglob("*") if p.is_file()}
 
     before = written()
     config = SweepConfig.model_validate_json((run / "config.json").read_text())
