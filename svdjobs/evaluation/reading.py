@@ -23,11 +23,13 @@ from svdjobs.statistics import (
     WeightsQuality,
     beyond_p,
     divergence_interval,
+    few_changed,
     holm,
     mean_interval,
     ratio_interval,
     reweighted_difference,
     sign_flip_p,
+    unseen_p,
     weights_quality,
 )
 
@@ -165,13 +167,12 @@ def read(
         return reading
     minus_sampled, p = None, None
     if sampled is not None:
-        apart = [
-            value - sampled[problem]
+        pairs = [
+            (value, sampled[problem])
             for problem, value in zip(logs.places.problems, correct.per_problem, strict=True)
             if problem in sampled
         ]
-        minus_sampled = mean_interval(apart) if apart else None
-        p = sign_flip_p(apart) if minus_sampled and minus_sampled.standard_error else None
+        minus_sampled, p = _beside_sampled(pairs)
     return reading.model_copy(
         update={
             "accuracy": _wider(correct.like_these, judged.engine_error),
@@ -184,6 +185,19 @@ def read(
             "engine_error": judged.engine_error,
         }
     )
+
+
+def _beside_sampled(pairs: Sequence[tuple[float, float]]) -> tuple[Interval | None, float | None]:
+    """The difference of each problem as read minus as sampled, and the p that there is none."""
+    if not pairs:
+        return None, None
+    read_, drawn = zip(*pairs, strict=True)
+    apart = mean_interval([own - other for own, other in pairs])
+    if few_changed(drawn):
+        changed = sum(value != 0 for value in drawn)
+        return apart, unseen_p(math.fsum(read_) / len(read_), len(drawn), changed)
+    p = sign_flip_p([own - other for own, other in pairs]) if apart.standard_error else None
+    return apart, p
 
 
 def read_map(after: OfAfter, cells: Sequence[MapCell]) -> list[MapReading]:

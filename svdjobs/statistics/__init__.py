@@ -21,7 +21,7 @@ from svdjobs.statistics.comparisons import compare, slope_over_alpha, smallest_d
 from svdjobs.statistics.estimators import avg_at_n, maj_at_k, pass_at_k
 from svdjobs.statistics.intervals import mean_interval, paired_difference, share_interval
 from svdjobs.statistics.margins import below_p, few_changed, passing_margin, problems_needed
-from svdjobs.statistics.p_values import beyond_p, holm, mcnemar_p, sign_flip_p
+from svdjobs.statistics.p_values import beyond_p, holm, mcnemar_p, sign_flip_p, unseen_p
 from svdjobs.statistics.power import (
     ASSUMED_WITHIN,
     Spread,
@@ -82,5 +82,6 @@ __all__ = [
     "smallest_detectable",
     "spectrum_shift",
     "spread_of",
+    "unseen_p",
     "weights_quality",
 ]

@@ -77,6 +77,24 @@ def beyond_p(value: float, standard_error: float, problems: int, randoms: Sequen
     return 2 * float(stdtr((own + random) ** 2 / shares, -abs(value) / math.sqrt(own + random)))
 
 
+def unseen_p(difference: float, problems: int, changed: int) -> float:
+    """Return the p of "accuracy differs by this", if so few problems changed; one-sided.
+
+    A problem's score changes by at most 1, so a difference d changes at least |d|·P problems on
+    average; their number is taken as Poisson's, which is wider than the binomial's. For samples in
+    which few problems changed: a test on their differences has no spread to go by, and takes any
+    other estimate for a contradiction.
+
+    Raises:
+        ValueError: there are no problems, or more changed than there are.
+    """
+    from scipy.special import pdtr
+
+    if problems < 1 or not 0 <= changed <= problems:
+        raise ValueError(f"{changed} of {problems} problems changed: nothing to test")
+    return float(pdtr(changed, abs(difference) * problems))
+
+
 def mcnemar_p(correct: Sequence[bool], reference: Sequence[bool]) -> float:
     """Return the exact p of McNemar's test, for one completion per problem.
 

@@ -243,6 +243,15 @@ def test_what_is_not_read_or_cannot_be_graded_is_left_out() -> None:
     assert reading.read(planted.after, []) is None
 
 
+def test_samples_in_which_nothing_changed_contradict_no_small_effect() -> None:
+    planted = Planted()
+    found = reading.read(planted.after, rows(planted.other), dict.fromkeys(range(PROBLEMS), 0.0))
+    assert found and found.accuracy and found.accuracy.low and found.accuracy.high
+    assert not found.accuracy.low <= 0 <= found.accuracy.high
+    expected = math.exp(-abs(found.accuracy.value) * PROBLEMS)  # Poisson, none
+    assert found.minus_sampled_p == pytest.approx(expected)
+
+
 def test_reading_and_sampling_are_compared_by_problem() -> None:
     planted = Planted()
     same = reading.read(planted.after, rows(planted.other))

@@ -10,7 +10,14 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from svdjobs.statistics import beyond_p, holm, mcnemar_p, paired_difference, sign_flip_p
+from svdjobs.statistics import (
+    beyond_p,
+    holm,
+    mcnemar_p,
+    paired_difference,
+    sign_flip_p,
+    unseen_p,
+)
 from tests.statistics.draws import NAN, excludes_zero, null_scores
 
 PAIRS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=14)
@@ -141,3 +148,11 @@ def test_beyond_p_without_random_changes_is_the_t_test() -> None:
     assert beyond_p(float(values.mean()), error, 40, []) == pytest.approx(expected)
     with pytest.raises(ValueError, match="nothing to test"):
         beyond_p(0.1, 0.0, 40, [])
+
+
+def test_few_changes_contradict_a_large_difference_only() -> None:
+    assert unseen_p(0.003, 200, 0) == pytest.approx(math.exp(-0.6))
+    assert unseen_p(-0.25, 200, 4) < 1e-15
+    assert unseen_p(0.0, 200, 0) == 1
+    with pytest.raises(ValueError, match="nothing to test"):
+        unseen_p(0.1, 3, 4)

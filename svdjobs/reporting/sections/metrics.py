@@ -329,10 +329,9 @@ def _pictures(content: Content) -> Iterator[Picture]:
         yield Picture(
             "metrics",
             "Where the matrices changed, and whether more than noise",
-            "Layers from below, module families across. Two maps divide by the same metric of a "
+            "Layers from below, module families across. Maps with ÷ divide by the same metric of a "
             "random update of the same norm: red is more than noise, blue is less, white is like "
-            "noise. The last one counts directions of the update that stand out of noise. Click a "
-            "cell for all metrics of its matrices.",
+            "noise. Click a cell for all metrics of its matrices.",
             charts.beside((_heat_map(rows, panel) for panel in PANELS), independent=("color",)),
             _details(rows) if len(rows) <= MOST_DETAILED else None,
         )
