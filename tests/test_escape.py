@@ -157,8 +157,8 @@ def hostile_content(names: list[str]) -> Content:
             family=name,
             shape=(2, 2),
             rank=2,
-            metrics=RotationMetrics(nss=0.1, u=side),
-            null=RotationNull(nss=0.1, u=side),
+            metrics=RotationMetrics(nss=0.1, u=side, vh=side),
+            null=RotationNull(nss=0.1, u=side, vh=side),
             trivial_side="u",
         )
         for name in names

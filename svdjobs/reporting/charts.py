@@ -68,8 +68,12 @@ def curves(
         {"series": one.title, "kind": one.kind, "x": at, **_ends(found, scale)}
         for one in series
         for at, found in one.values.items()
-        if not log or found.value > ROUNDING_NOISE
+        if math.isfinite(found.value) and (not log or found.value > ROUNDING_NOISE)
     ]
+    if not rows:
+        return _nothing()
+    if log:
+        _above_zero(rows)
     titles = [one.title for one in series]
     colour = {
         "field": "series", "type": "nominal",
@@ -95,7 +99,10 @@ def curves(
             for field, title in (("y", "value"), ("low", "95 % from"), ("high", "to"))
         ),
     ]  # fmt: skip
-    zoom = [{"name": "zoom", "select": {"type": "interval", "zoom": "wheel![event.shiftKey]"}}]
+    zoom = {
+        "name": "zoom", "select": {"type": "interval", "zoom": "wheel![event.shiftKey]"},
+        "bind": "scales",
+    }  # fmt: skip
     layers: list[Spec] = []
     for kind in ("level", "line", "points"):
         own = [row for row in rows if row["kind"] == kind]
@@ -104,9 +111,28 @@ def curves(
         layers += [value] if own else []
     layers[-1]["params"] = [
         {"name": "shown", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"},
-        *({**one, "bind": "scales"} for one in zoom if not places),
+        *([zoom] if not places and "x" in layers[-1]["encoding"] else []),
     ]
     return {"height": _HEIGHT, "data": {"values": rows}, "layer": layers}
+
+
+def _nothing() -> Spec:
+    """A figure for which there is no number."""
+    text = {"type": "text", "align": "left", "x": 0, "text": "There is no number to draw."}
+    return {"height": 30, "data": {"values": [{}]}, "mark": text}
+
+
+def _above_zero(rows: list[Row]) -> None:
+    """Let intervals that reach below what a log axis can show end a decade below all values."""
+    floor = min((row["y"] for row in rows), default=1.0) / 10
+    for row in rows:
+        if row["low"] is not None and row["low"] < floor:
+            row["low"] = floor
+
+
+def _finite(value: float | None) -> float | None:
+    """The value, or None for what JSON cannot hold."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _logarithmic(rows: Sequence[Row]) -> Spec:
@@ -125,7 +151,7 @@ def _palette(count: int) -> list[str]:
 
 
 def _ends(found: Interval, scale: float) -> Row:
-    ends = {"y": found.value, "low": found.low, "high": found.high}
+    ends = {"y": found.value, "low": _finite(found.low), "high": _finite(found.high)}
     return {key: None if end is None else scale * end for key, end in ends.items()}
 
 
@@ -190,8 +216,16 @@ def heat_map(
     known), and optionally `found` (False: grey). `hover` maps fields to titles.
     """
     layers = sorted({-1 if cell["layer"] is None else cell["layer"] for cell in cells})
-    own = [{**cell, "row": "-" if cell["layer"] is None else str(cell["layer"])} for cell in cells]
+    own: list[Row] = [
+        {
+            **{k: _finite(v) if isinstance(v, float) else v for k, v in cell.items()},
+            "row": "-" if cell["layer"] is None else str(cell["layer"]),
+        }
+        for cell in cells
+    ]
     known = [row["value"] for row in own if row["value"] is not None]
+    if not known:
+        return _nothing()
     scale, strong = _colours(known, heat)
     for row in own:
         if heat.around == 1 and row["value"] is not None:
@@ -299,7 +333,9 @@ def lines(
     A row has `series`, `style`, `x` and `y`; a `y` that a log axis cannot show is a gap. Views
     beside each other get all their `series`, so that they share the colours.
     """
-    rows = [row for row in rows if row["y"] is not None and row["y"] > ROUNDING_NOISE]
+    rows = [row for row in rows if (_finite(row["y"]) or 0.0) > ROUNDING_NOISE]
+    if not rows:
+        return _nothing()
     series = series or list(dict.fromkeys(row["series"] for row in rows))
     dashes = [[1, 0], [6, 3], [1, 3]]
     whole = all(row["x"] == int(row["x"]) for row in rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
 
@@ -37,11 +38,36 @@ def heat(rows: list[charts.Row], **options: Any) -> charts.Spec:
     return charts.heat_map(rows, found, columns=["q", "down"], hover={"value": "size"})
 
 
+ONE = {0.5: Interval(value=0.5)}
+NAN = {0.0: Interval(value=float("nan")), 1.0: Interval(value=1.0, low=float("-inf"), high=2.0)}
+BELOW = {0.0: Interval(value=1e-3, low=-1e-3, high=2e-3), 1.0: Interval(value=1e-5)}
+EDGES: dict[str, Callable[[], charts.Spec]] = {
+    "no rows": lambda: charts.curves([], x="alpha", y="y"),
+    "levels only": lambda: charts.curves(
+        [charts.Series("before", "level", {"before": Interval(value=0.1)})], x="alpha", y="y"
+    ),
+    "a single point": lambda: charts.curves([charts.Series("s", "line", ONE)], x="alpha", y="y"),
+    "not finite": lambda: charts.curves([charts.Series("s", "line", NAN)], x="alpha", y="y"),
+    "intervals below a log axis": lambda: charts.curves(
+        [charts.Series("s", "line", BELOW)], x="alpha", y="y", log=True
+    ),
+    "all zero": lambda: heat([{**cell, "value": 0.0} for cell in cells(2)]),
+    "all zero, around 0": lambda: heat([{**cell, "value": 0.0} for cell in cells(2)], around=0.0),
+    "ratios of nothing": lambda: heat([{**cell, "value": 0.0} for cell in cells(2)], around=1.0),
+    "nothing known": lambda: heat([{**cell, "value": None} for cell in cells(2)], around=1.0),
+    "infinite": lambda: heat([{**cell, "value": float("inf")} for cell in cells(2)]),
+    "one line": lambda: charts.lines(
+        [{"series": "q", "style": "a", "x": 0, "y": 1.0}], x="layer", y="y", styles=("a",)
+    ),
+}
+
+
 @pytest.mark.parametrize(
     "spec",
     [
         curve(),
         curve(log=True),
+        *(make() for make in EDGES.values()),
         charts.curves(
             [charts.Series("s", "line", {"step 1": Interval(value=1), "b": Interval(value=2)})],
             x="checkpoint", y="y", places=["step 1", "b"],

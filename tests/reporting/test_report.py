@@ -18,13 +18,15 @@ from svdjobs.answers import Answered, Parting, ProblemAnswers
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
 from svdjobs.records import Completion, Grade, Outcome, Problem
-from svdjobs.reporting import problems
-from svdjobs.reporting.data import Content
+from svdjobs.reporting import charts, problems
+from svdjobs.reporting.data import Content, Picture
 from svdjobs.reporting.page import html_report
+from svdjobs.reporting.sections import Topic
 from svdjobs.stages import report
 from svdjobs.storage.local import LocalStore
 from tests.checkpoints import make_checkpoint
 from tests.reporting.references import outside_references
+from tests.reporting.test_charts import EDGES
 
 FIGURES = (
     "accuracy-sums", "divergence-sums", "reading-sums", "rotation_mse_curves", "spectral_shift",
@@ -399,6 +401,26 @@ def nothing() -> Content:
     config = parse_config({"name": "x", "before": "a", "after": "b"}, where="")
     plan: Any = SimpleNamespace(tensors=[], rounding={}, architecture="Q")
     return Content(config, plan, {}, {}, {}, {}, [])
+
+
+def test_figures_of_nothing_and_of_extremes_are_drawn_without_complaint(
+    browser: Any, tmp_path: Path
+) -> None:
+    pictures = [Picture(name, name, "", make()) for name, make in EDGES.items()]
+    pictures.append(
+        Picture(
+            "several",
+            "several",
+            "",
+            charts.beside((p.spec for p in pictures[:3]), independent=("color",)),
+        )
+    )
+    path = tmp_path / "report.html"
+    path.write_text(html_report(nothing(), [Topic("Edges", pictures, [])], []))
+    shown = opened(browser, path)
+    assert len(shown.query_selector_all("figure .chart svg")) == len(pictures)
+    assert shown.problems == []
+    shown.context.close()
 
 
 def test_what_a_model_says_is_text(browser: Any, tmp_path: Path) -> None:

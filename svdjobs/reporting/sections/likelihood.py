@@ -197,7 +197,8 @@ def _tables(content: Content) -> Iterator[Table]:
 
 def _pictures(content: Content) -> Iterator[Picture]:
     for benchmark in content.likelihoods:
-        if found := divergences(content, benchmark):
+        found = divergences(content, benchmark)
+        if any(one.value.value > charts.ROUNDING_NOISE for one in found.values()):
             yield Picture(
                 f"divergence-{benchmark}",
                 f"Divergence from after on {benchmark}, against alpha",

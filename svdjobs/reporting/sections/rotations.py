@@ -105,6 +105,8 @@ def _mse_chart(rows: Sequence[RotationRow]) -> charts.Spec:
     for full, form in ((True, "all directions"), (False, "leading k")):
         for (side, _), title in zip(_SIDES, ("U", "Vh"), strict=True):
             shown, trivial = _mse_rows(rows, side, full=full)
+            if not any(point["y"] for point in shown):
+                continue
             left_out = f"not drawn: {_shorter(trivial)}" if trivial else ""
             panels.append(
                 charts.lines(
@@ -189,7 +191,7 @@ def _tables(content: Content) -> Iterator[Table]:
 
 
 def _pictures(content: Content) -> Iterator[Picture]:
-    if _rows(content):
+    if _rows(content) and (composition := _mse_chart(_rows(content)))["concat"]:
         yield Picture(
             "rotation_mse_curves",
             "Does the rotation compose? MSE(R1·R2, R3) by layer",
@@ -198,8 +200,9 @@ def _pictures(content: Content) -> Iterator[Picture]:
             "Solid: measured. Dashed: the same matrices moved by random updates of the same norm. "
             "Dotted: unrelated bases. Solid far under dotted: the bases barely turned. Solid near "
             "dashed: they turned no more than noise of that size would turn them.",
-            _mse_chart(_rows(content)),
+            composition,
         )
+    if any(row.metrics.nss for row in _rows(content)):
         yield Picture(
             "spectral_shift",
             "Spectral shift by layer",
