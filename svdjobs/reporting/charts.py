@@ -235,7 +235,8 @@ def heat_map(
     place = {
         "x": {
             "field": "column", "type": "nominal", "sort": list(columns), "title": None,
-            "axis": {"labelAngle": -40, "labelLimit": 120},
+            "axis": {"labelAngle": 0 if max(map(len, columns), default=0) < 4 else -40,
+                     "labelLimit": 120, "labelOverlap": True},
         },
         "y": {
             "field": "row", "type": "ordinal", "title": rows,
@@ -338,18 +339,14 @@ def lines(
         return _nothing()
     series = series or list(dict.fromkeys(row["series"] for row in rows))
     dashes = [[1, 0], [6, 3], [1, 3]]
-    whole = all(row["x"] == int(row["x"]) for row in rows)
     legend = {"title": None, "orient": "bottom", "columns": 4, "labelLimit": 240}
     colours = {"domain": list(series), "range": _palette(len(series))}
     encoding = {
         "x": {"field": "x", "type": "quantitative", "title": x,
-              "axis": {"tickCount": 8, **({"tickMinStep": 1, "format": "d"} if whole else {})},
+              "axis": ({} if log_x else _whole_ticks(rows)) or {"tickCount": 8},
               "scale": {"nice": False, **({"type": "log"} if log_x else {})}},
         "y": {"field": "y", "type": "quantitative", "title": y, **_logarithmic(rows)},
         "color": {"field": "series", "type": "nominal", "scale": colours, "legend": legend},
-        "strokeDash": {"field": "style", "type": "nominal",
-                       "legend": {**legend, "symbolType": "stroke", "symbolStrokeWidth": 2},
-                       "scale": {"domain": list(styles), "range": dashes[: len(styles)]}},
         "opacity": _if_shown(1),
         "tooltip": [
             {"field": "series", "type": "nominal", "title": " "},
@@ -358,17 +355,34 @@ def lines(
             {"field": "y", "type": "quantitative", "title": y, "format": ".3~g"},
         ],
     }  # fmt: skip
-    mark: Spec = {"type": "line", "strokeWidth": 1.4}
-    if len(rows) <= 40 * max(1, len(series)) * len(styles):
-        mark["point"] = {"size": 18}
-    shown = {"name": "shown", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}
-    found: Spec = {
-        "height": 240, "data": {"values": rows}, "mark": mark, "encoding": encoding,
-        "params": [shown],
+    dash = {
+        "field": "style", "type": "nominal",
+        "scale": {"domain": list(styles), "range": dashes[: len(styles)]},
+        "legend": {**legend, "columns": 1, "symbolType": "stroke", "symbolSize": 400,
+                   "symbolStrokeWidth": 2, "symbolStrokeColor": "#888"},
     }  # fmt: skip
+    shown = {"name": "shown", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "line", "strokeWidth": 1.4},
+            "encoding": {**encoding, "strokeDash": dash},
+            "params": [shown],
+        }
+    ]
+    if len(rows) <= 40 * max(1, len(series)) * len(styles):
+        layers.append({"mark": {"type": "point", "filled": True, "size": 18}, "encoding": encoding})
+    found: Spec = {"height": 240, "data": {"values": rows}, "layer": layers}
     if title:
         found["title"] = {"text": title, "subtitle": subtitle, "fontSize": 12, "limit": 330}
     return found
+
+
+def _whole_ticks(rows: Sequence[Row]) -> Spec:
+    """Ticks at whole numbers, such as layers, at most a dozen; empty if x has others."""
+    places = sorted({row["x"] for row in rows})
+    if any(place != int(place) for place in places):
+        return {}
+    return {"values": places[:: math.ceil(len(places) / 12)], "format": "d"}
 
 
 def beside(views: Iterable[Spec], *, independent: Sequence[str] = ()) -> Spec:

@@ -202,7 +202,7 @@ def test_the_command_and_its_json(tmp_path: Path) -> None:
     assert "How the matrices changed" in page
     assert "one number a row" not in page.lower()  # the table for scripts is a file only
     figures = tmp_path / "runs/diff/demo-base-demo-rl2/report/figures"
-    assert {path.stem for path in figures.glob("*.svg")} == {"metrics", "update_spectra"}
+    assert {path.stem for path in figures.glob("*.svg")} == {"heads", "metrics", "update_spectra"}
     numbers = (tmp_path / "runs/diff/demo-base-demo-rl2/report/tables/metrics-all.csv").read_text()
     assert f"{DOWN},2,mlp.down_proj,,spikes," in numbers
     as_json = run_svdjobs("diff", "demo:base", "demo:rl2", "--json", cwd=tmp_path)

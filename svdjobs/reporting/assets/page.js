@@ -79,7 +79,7 @@ const svdjobs = (() => {
       tickColor: "currentColor", gridColor: "currentColor", gridOpacity: 0.15, labelFontSize: 12,
       titleFontSize: 12, titleFontWeight: 500, aria: false},
     legend: {labelColor: "currentColor", titleColor: "currentColor", labelFontSize: 12,
-      titleFontSize: 12, symbolOpacity: 1, aria: false},
+      titleFontSize: 12, symbolOpacity: 1, symbolBaseStrokeColor: "currentColor", aria: false},
     title: {color: "currentColor", fontWeight: 600, aria: false},
     text: {color: "currentColor"},
   };

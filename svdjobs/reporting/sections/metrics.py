@@ -335,6 +335,14 @@ def _pictures(content: Content) -> Iterator[Picture]:
             charts.beside((_heat_map(rows, panel) for panel in PANELS), independent=("color",)),
             _details(rows) if len(rows) <= MOST_DETAILED else None,
         )
+        if heads := [row for row in content.rows_of(MetricsRow) if row.head is not None]:
+            yield Picture(
+                "heads",
+                "How much each attention head changed",
+                "Layers from below, heads across: ‖ΔW‖/‖W‖ of the head's rows of q, k and v, and "
+                "of its columns of o. All metrics of each head are in tables/metrics-all.csv.",
+                charts.beside(_head_maps(heads), independent=("color", "x")),
+            )
         if any(row.spectrum for row in rows):
             yield Picture(
                 "update_spectra",
@@ -354,6 +362,28 @@ def _pictures(content: Content) -> Iterator[Picture]:
                 "0 is a random walk.",
                 charts.beside(_way_charts(rows, list(content.config.checkpoints))),
             )
+
+
+def _head_maps(rows: Sequence[MetricsRow]) -> Iterator[charts.Spec]:
+    """For each family with heads: layer × head, coloured by the size of the update."""
+    for family in sorted({row.family for row in rows}):
+        members = [row for row in rows if row.family == family]
+        cells = [
+            {
+                "layer": row.layer,
+                "column": str(row.head),
+                "value": row.values.get("update_norm"),
+                "null": row.null.get("nss"),
+                "own": row.values.get("nss"),
+            }
+            for row in members
+        ]
+        heat = charts.Heat(f"{_short(family)}: ‖ΔW‖/‖W‖")
+        columns = [
+            str(head) for head in sorted({row.head for row in members if row.head is not None})
+        ]
+        hover = {"value": "update", "own": "spectral shift", "null": "random update's shift"}
+        yield charts.heat_map(cells, heat, columns=columns, hover=hover)
 
 
 def _spectra_chart(rows: Sequence[MetricsRow]) -> charts.Spec:
