@@ -329,6 +329,10 @@ def test_the_dark_page_is_dark_and_its_button_makes_it_light(browser: Any, run: 
     ink = "getComputedStyle(document.querySelector('.chart svg text')).fill"
     assert dark.evaluate(paper) == "rgb(20, 24, 28)"
     assert dark.evaluate(ink) == "rgb(228, 232, 236)"
+    unseen = """[...document.querySelectorAll('.chart svg text')]
+        .filter((e) => e.textContent && getComputedStyle(e).fill === 'rgb(0, 0, 0)')
+        .map((e) => e.textContent)"""
+    assert dark.evaluate(unseen) == []
     dark.click("#theme")
     assert dark.evaluate(paper) == "rgb(255, 255, 255)"
     assert dark.evaluate(ink) == "rgb(28, 32, 36)"

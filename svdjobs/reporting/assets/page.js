@@ -80,7 +80,7 @@ const svdjobs = (() => {
       titleFontSize: 12, titleFontWeight: 500, aria: false},
     legend: {labelColor: "currentColor", titleColor: "currentColor", labelFontSize: 12,
       titleFontSize: 12, symbolOpacity: 1, symbolBaseStrokeColor: "currentColor", aria: false},
-    title: {color: "currentColor", fontWeight: 600, aria: false},
+    title: {color: "currentColor", subtitleColor: "currentColor", fontWeight: 600, aria: false},
     text: {color: "currentColor"},
   };
   const AXIS = 96; // room for an axis with its title, beside each of several views
