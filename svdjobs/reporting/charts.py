@@ -10,6 +10,8 @@ of the window, and a file that of `sized`.
 from __future__ import annotations
 
 import copy
+import csv
+import io
 import json
 import math
 import re
@@ -418,7 +420,8 @@ CONFIG: Spec = {
 
 
 def files(spec: Spec) -> dict[str, bytes]:
-    """The figure as SVG, PDF, PNG (192 pixels an inch) and as its specification, by ending."""
+    """The figure as SVG, PDF, PNG (192 pixels an inch), its specification and its numbers, by
+    ending."""
     import vl_convert
 
     document = sized(spec)
@@ -428,7 +431,21 @@ def files(spec: Spec) -> dict[str, bytes]:
         "pdf": sorted_pdf(vl_convert.svg_to_pdf(svg)),
         "png": vl_convert.svg_to_png(svg, scale=2),
         "vl.json": json.dumps(document, sort_keys=True, allow_nan=False).encode(),
+        "csv": _numbers_csv(spec),
     }
+
+
+def _numbers_csv(spec: Spec) -> bytes:
+    """The rows that a figure draws, those of all its views."""
+    rows = [row for view in spec.get("concat", [spec]) for row in view["data"]["values"]]
+    buffer = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {k: escape.csv_cell(v) if isinstance(v, str) else v for k, v in row.items()}
+        writer.writerow(cells)
+    return buffer.getvalue().encode()
 
 
 def _same_ids(svg: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -88,6 +90,15 @@ def test_every_file_of_a_figure_is_what_its_ending_says(spec: charts.Spec) -> No
     document = json.loads(files["vl.json"])
     assert document["$schema"] == charts.SCHEMA
     assert all(charts.files(spec) == files for _ in range(4))
+
+
+def test_a_figure_s_numbers_are_a_file_too() -> None:
+    rows = list(csv.DictReader(io.StringIO(charts.files(curve())["csv"].decode())))
+    assert rows[0] == {
+        "series": "sampled", "kind": "points", "x": "0.0", "y": "50.0", "low": "40.0",
+        "high": "60.0",
+    }  # fmt: skip
+    assert rows[1]["low"] == ""
 
 
 def test_a_figure_holds_its_numbers() -> None:

@@ -69,7 +69,7 @@ def test_all_files_are_there(run: Path) -> None:
     assert names == {
         "manifest.json", "report.html", "report.md", "verdict.json", "junit.xml",
         *(f"figures/{name}.{ending}" for name in FIGURES for ending in
-          ("png", "svg", "pdf", "vl.json")),
+          ("png", "svg", "pdf", "vl.json", "csv")),
         *(f"tables/{name}.{ending}" for name in TABLES for ending in ("csv", "parquet", "tex")),
         "tables/numbers.csv",
     }  # fmt: skip
