@@ -108,7 +108,10 @@ def curves(
     layers: list[Spec] = []
     for kind in ("level", "line", "points"):
         own = [row for row in rows if row["kind"] == kind]
-        error, value = _layers(kind, {} if kind == "level" else {"x": across}, up, colour, hover)
+        level = kind == "level"  # it has no x of its own
+        error, value = _layers(
+            kind, {} if level else {"x": across}, up, colour, hover[:1] + hover[1 + level :]
+        )
         layers += [error] if any(row["low"] is not None for row in own) else []
         layers += [value] if own else []
     layers[-1]["params"] = [

@@ -99,7 +99,7 @@ def _answer(one: Answered) -> dict[str, Any]:
         "answer": grade.answer,
         "finish": completion.finish_reason,
         "tokens": completion.completion_tokens,
-        "seed": completion.seed,
+        "seed": str(completion.seed),  # JavaScript's numbers have 53 bits
     }
     if parting:
         chances = [None if log is None else math.exp(log) for log in (parting.after, parting.other)]

@@ -342,6 +342,8 @@ const svdjobs = (() => {
       const count = Math.max(found.answers[a].length, found.answers[b].length);
       if (!kept) {
         sample = [...p.signs[a]].findIndex((sign, i) => (sign === "1") !== (p.signs[b][i] === "1"));
+        const sign = {truncated: "t", "no answer": "n", unscored: "u"}[control("filter").value];
+        if (sign) sample = [...p.signs[a]].findIndex((own, i) => own === sign || p.signs[b][i] === sign);
         sample = Math.max(0, sample);
       }
       at("samples").replaceChildren(...Array.from({length: count}, (_, i) => {
@@ -356,6 +358,8 @@ const svdjobs = (() => {
       const parting = found.answers[b][sample]?.parting || found.answers[a][sample]?.parting;
       const other = found.answers[b][sample]?.parting ? b : a;
       const both = [a, b].includes(index.ids.indexOf("after"));
+      // A button that was replaced has lost the focus, and with it the arrow keys.
+      if (document.activeElement === document.body) dialog.focus();
       at("parting").textContent = both && a !== b ? partingWords(parting, index.ids[other],
         found.answers[a][sample]?.text === found.answers[b][sample]?.text) : "";
     }

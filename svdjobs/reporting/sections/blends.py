@@ -113,12 +113,17 @@ def _kept_words(content: Content) -> str:
     fractions = realised_total(content.blends[alpha])
     errors = cast_error_total(content.blends[alpha])
     kept = ", ".join(
-        f"{dtype} keeps {100 * fraction:.3g} % (rounding noise: {100 * error:.2g} %)"
+        f"{dtype} adds noise of {100 * error:.2g} % of its size (and keeps {100 * fraction:.3g} %)"
         for dtype in get_args(StorageDtype)
         if (fraction := fractions[dtype]) is not None and (error := errors[dtype]) is not None
     )
     stored = content.config.blend.storage_dtype
-    return f"Of the blend at alpha = {alpha:g}, {kept}; this sweep stores {stored}." if kept else ""
+    if not kept:
+        return ""
+    return (
+        f"To the blend at alpha = {alpha:g}, rounding to {kept}. Noise of more than "
+        f"{100 * LARGEST_CAST_ERROR:.0f} % drowns what is measured; this sweep stores {stored}."
+    )
 
 
 def _left_out_words(content: Content) -> str:
