@@ -30,9 +30,11 @@ class Jobs:
     def __init__(self, space: Namespace, folder: Path) -> None:
         self.space = space
         self.files = sorted((folder / "jobs" / "kubernetes").glob("*.yaml"))
+        self.applied: set[str] = set()
 
     def apply(self, stage: str) -> str:
         """Apply the file of a stage; return the name of its Job."""
+        self.applied.add(stage)
         (file,) = (one for one in self.files if one.stem[3:] == stage)
         self.space.kubectl("apply", "-f", str(file))
         return str(list(yaml.safe_load_all(file.read_text()))[-1]["metadata"]["name"])
@@ -71,7 +73,7 @@ def test_a_sweep_file_after_file(jobs: Jobs, cluster: Site, tmp_path: Path) -> N
     again = [pod for pod in jobs.pods(decompose) if annotation(pod, TRIED) not in (None, "0")]
     assert [annotation(pod, INDEX) for pod in again] == [annotation(victim, INDEX)]
 
-    evaluate_after, rotations = jobs.apply("evaluate-after"), jobs.apply("rotations")
+    beside = [jobs.apply(stage) for stage in ("evaluate-after", "rotations", "metrics")]
     write_bytes(jobs.space.store(), BROKEN, b'{"this is": "no manifest"}')
     blend = jobs.apply("blend")
     status = jobs.wait(blend, "Failed")
@@ -87,9 +89,9 @@ def test_a_sweep_file_after_file(jobs: Jobs, cluster: Site, tmp_path: Path) -> N
     kept = {key for key in before if key.startswith(("factors/", "checkpoints/"))}
     assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
 
-    jobs.wait(evaluate_after)
-    jobs.wait(rotations)
-    jobs.wait(jobs.apply("evaluate"))
+    for name in (*beside, jobs.apply("evaluate")):
+        jobs.wait(name)
+    assert {file.stem[3:] for file in jobs.files[1:]} - jobs.applied == {"report"}
     jobs.wait(jobs.apply("report"))
     there = contents(jobs.space.store())
     here = contents(run_here(cluster, ONE_SHARE, tmp_path / "here"))
