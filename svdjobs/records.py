@@ -397,6 +397,8 @@ class MapReading(Record):
     p: float | None
     """p that the part does no more than a random change of its size, by Holm's method over the map;
     without random changes in the config, that it does nothing."""
+    per_problem: dict[int, float] = {}
+    """Each problem's difference in accuracy, for all parts together; else empty."""
     nll: Interval
     """NLL of after's completions minus that under after, in nats per token."""
     kl: Interval

@@ -181,7 +181,7 @@ def read(
             "no_answer": logs.difference(Outcome.NO_ANSWER).like_these,
             "minus_sampled": minus_sampled,
             "minus_sampled_p": p,
-            "per_problem": dict(zip(logs.places.problems, correct.per_problem, strict=True)),
+            "per_problem": _per_problem(logs.places, judged),
             "engine_error": judged.engine_error,
         }
     )
@@ -234,11 +234,19 @@ def read_map(after: OfAfter, cells: Sequence[MapCell]) -> list[MapReading]:
                 accuracy=judged.accuracy if judged else None,
                 nulls=[null.accuracy for _, null in nulls if null and null.accuracy],
                 p=adjusted.get(i),
+                per_problem=_per_problem(places, judged) if i == len(found) - 1 else {},
                 nll=ratio_interval(plain, tokens),
                 kl=divergence_interval(sharper, plain, tokens)[0],
             )
         )
     return readings
+
+
+def _per_problem(places: Places, judged: _Judged | None) -> dict[int, float]:
+    """Each problem's difference in accuracy; empty if it could not be read."""
+    if judged is None or judged.correct is None:
+        return {}
+    return dict(zip(places.problems, judged.correct.per_problem, strict=True))
 
 
 def _sums(values: Sequence[float], starts: NDArray[np.int64]) -> list[Any]:

@@ -101,6 +101,7 @@ class Question(StrEnum):
     """A question that a report answers, in the order of the page."""
 
     GAIN = "What did RL change?"
+    SPLIT = "Singular values or singular vectors?"
     VALUES = "What do the singular values carry?"
     BEST = "Which alpha is best?"
     WHERE = "Where does the gain sit?"
@@ -117,6 +118,8 @@ class Answer(NamedTuple):
 
     question: Question
     text: str
+    benchmark: str = ""
+    """The benchmark that it is about. Named before the text if the run has several."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,11 @@ class Content:
         return [row for row in self.rows.get(kind, ()) if isinstance(row, kind)]
 
     @property
+    def benchmarks(self) -> list[str]:
+        """The benchmarks with something in the report."""
+        return list({**self.summaries, **self.readings, **self.maps, **self.agreements})
+
+    @property
     def title(self) -> str:
         """Heading of the report."""
         return self.config.report.title or f"Singular-value sweep: {self.config.name}"
@@ -178,6 +186,12 @@ class Content:
 def percent(share: float) -> Cell:
     """Format a fraction as `78.5 %`."""
     return Cell(f"{100 * share:.1f} %", 100 * share)
+
+
+def two_digits(share: float) -> str:
+    """Format a fraction as `1.3 %`, `75 %` or `100 %`."""
+    value = 100 * share
+    return f"{value:.0f} %" if abs(value) >= 10 else f"{value:.2g} %"
 
 
 def interval_text(interval: Interval) -> Cell:

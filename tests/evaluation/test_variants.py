@@ -506,7 +506,7 @@ def test_maps_by_head_and_by_what_is_rewound(tmp_path: Path) -> None:
     (said,) = (line for line in answers(content)[Question.WHERE] if "add up to" in line)
     whole = content.maps["demo"][-1].accuracy
     assert whole
-    assert f"add up to {100 * whole.value:+.2f} points; all parts rewound" in said
+    assert f"add up to {100 * whole.value:+.2f} points; all parts set back" in said
     table = next(table for table in SECTION.tables(content) if table.name == "variants")
     assert table.rows[0][:3] == ["head", "layers: 1, heads: 2, before: matrix", "4"]
     assert table.rows[1][:2] == ["values", "layers: 1, before: values"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from svdjobs.config import EvaluateConfig
 from svdjobs.config_file import parse_config
-from svdjobs.records import Interval, Likelihood, Outcome, Reading, Summary
+from svdjobs.records import Interval, Likelihood, MapReading, Outcome, Reading, Summary, TensorPlan
 from svdjobs.reporting import text
 from svdjobs.reporting.data import Content, Question, interval_text, points
 from svdjobs.reporting.sections import answers
@@ -18,6 +19,7 @@ from svdjobs.reporting.sections.accuracy import accuracy_table, outcomes_table
 from svdjobs.reporting.sections.likelihood import divergences, likelihood_table
 from svdjobs.reporting.sections.reading import alpha_ranges, best_alpha
 from svdjobs.statistics import mean_interval
+from svdjobs.variant_config import MapConfig
 
 
 def summary(checkpoint: str, scores: list[float], **outcomes: int) -> Summary:
@@ -55,24 +57,23 @@ def test_headlines_say_how_sure_they_are() -> None:
     before, after = [0.0, 0.5, 0.0, 0.5] * 10, [0.5, 1.0, 1.0, 0.5] * 10
     flat = content(before=before, after=after, zero=after)
     assert said(flat, Question.GAIN) == (
-        "b: after scores 75.0 %, before 25.0 %; RL changed accuracy by +50.00 [+38.55, +61.45] "
-        "points."
+        "After scores 75.0 %, before 25.0 %; RL changed accuracy by +50.00 [+38.55, +61.45] points."
     )
     assert "every problem scored the same" in said(flat, Question.VALUES)
-    assert "It would have found one of 3.9 points in 4 of 5 tries." in said(flat, Question.VALUES)
+    assert "find a true difference of 3.9 points in 4 of 5 runs." in said(flat, Question.VALUES)
     noisy = [0.5, 1.0, 0.5, 1.0] * 10
-    for zero, words in ((noisy, "sampling cannot tell it from none"), (before, "a real diff")):
+    for zero, words in ((noisy, "it cannot be told from none"), (before, "a real diff")):
         found = said(content(before=before, after=after, zero=zero), Question.VALUES)
         assert words in found
-        assert "trust p" not in found
+        assert "p decides" not in found
 
 
 def test_an_interval_that_excludes_0_is_no_finding_if_few_problems_changed() -> None:
     after = [1.0] * 100
     zero = [0.0] * 4 + [1.0] * 96
     found = said(content(after=after, zero=zero), Question.VALUES)
-    assert "p = 0.12: sampling cannot tell it from none. (The interval excludes 0" in found
-    assert "only 4 of 100 problems changed: trust p.)" in found
+    assert "p = 0.12: it cannot be told from none (p decides: the interval is too narrow" in found
+    assert "where few problems changed, here 4 of 100, and is of this alpha alone)." in found
 
 
 def reading(per_problem: list[float], engine_error: float = 0.0) -> Reading:
@@ -99,8 +100,12 @@ def test_the_best_alpha_is_after_if_all_others_are_behind() -> None:
     best = best_alpha(found, "b")
     assert best and (best.alpha, best.read, best.alike) == (1.0, True, [])
     words = said(found, Question.BEST)
-    assert words.startswith("b: alpha = 1, as read from after's answers. alpha = 0 is behind ")
-    assert "All others are surely behind" in words
+    assert words.startswith(
+        "alpha = 1 (after itself), read from after's answers. alpha = 0 scores "
+    )
+    read_interval = found.readings["b"]["alpha-0.0000"].accuracy
+    assert read_interval and best.behind[0.0][0] == read_interval, "one number has one interval"
+    assert "All others surely score less" in words
 
 
 def test_alphas_within_the_noise_of_the_best_are_named() -> None:
@@ -128,6 +133,71 @@ def test_the_best_alpha_by_sampling() -> None:
     best = best_alpha(replace(shown, config=config), "b")
     assert best and (best.alpha, best.read, best.alike) == (1.0, False, [])
     assert best_alpha(content(before=after, after=after), "b") is None
+
+
+def of_matrices(per_problem: list[float]) -> MapReading:
+    """All parts together, as a map reads them."""
+    return MapReading(
+        layer=None, family="all", change=0.1, accuracy=mean_interval(per_problem), nulls=[], p=None,
+        per_problem=dict(enumerate(per_problem)), nll=Interval(value=0), kl=Interval(value=0),
+    )  # fmt: skip
+
+
+def divided(values: float, matrices: float | None, gain: float = 0.5, **keys: Any) -> str:
+    """The answer on where a planted gain sits: parts of it as fractions of it, with some noise."""
+    rng = random.Random(3)
+    noise = [0.001 * rng.gauss(0, 1) for _ in range(40)]
+    shown = content(before=[0.5 - gain / 2] * 40, after=[0.5 + gain / 2] * 40)
+    by_id = {
+        "before": reading([-gain + x for x in noise]),
+        "alpha-0.0000": reading([-gain * values + x / 2 for x in noise]),
+    }
+    config = shown.config.model_copy(
+        update={"map": None if matrices is None else MapConfig(**keys)}
+    )
+    whole = [of_matrices([-gain * (matrices or 0) + x / 3 for x in noise])]
+    maps = {} if matrices is None else {"b": whole}
+    tensors = [TensorPlan(name="e", shape=(2, 2), dtype="F32", skip="embedding")]
+    plan: Any = SimpleNamespace(tensors=tensors, rounding={}, architecture="Q")
+    made = replace(shown, config=config, plan=plan, readings={"b": by_id}, maps=maps)
+    return said(made, Question.SPLIT)
+
+
+def test_a_planted_gain_is_divided_into_values_vectors_and_the_rest() -> None:
+    found = divided(values=0.01, matrices=0.75)
+    assert re.match(r"Mostly in the vectors\. RL's change is \+50\.0\d* \[", found)
+    assert re.search(r"Singular values: \+0\.5\d* \[.*\] points, 1 % \(read\)", found)
+    assert re.search(r"Singular vectors: \+3[67]\.\d+ \[.*\] points, 74 %: what the blended", found)
+    assert re.search(
+        r"Not blended: \+12\.5\d* \[.*\] points, 25 %, in tensors .*: embedding \(100 %", found
+    )
+    assert divided(0.01, 1.0).startswith("In the vectors.")
+    assert divided(0.9, 1.0).startswith("In the values.")
+    assert divided(0.5, 1.0).startswith("In both")
+    assert divided(0.01, 0.2).startswith("Hardly in the values.")
+
+
+def test_a_loss_is_divided_as_a_gain_is() -> None:
+    found = divided(values=0.02, matrices=1.0, gain=-0.3)
+    assert found.startswith("In the vectors. RL's change is -")
+    assert re.search(r"Singular values: -0\.\d+ \[.*\] points, 2 %", found)
+
+
+def test_a_gain_is_divided_only_as_far_as_it_was_measured() -> None:
+    found = divided(values=0.01, matrices=None)
+    assert found.startswith("Hardly in the values.")
+    assert "A map (`map: {}` in the config) says how much." in found
+    for keys in ({"layers": (1,)}, {"by": "head"}, {"rewind": "values"}):
+        assert "A map (" in divided(0.01, 0.75, **keys), "a map of a part says nothing of the whole"
+    alike = content(before=[0.0, 1.0] * 20, after=[1.0, 0.0] * 20, zero=[1.0, 0.0] * 20)
+    assert "so there is nothing to divide" in said(alike, Question.SPLIT)
+
+
+def test_answers_name_the_benchmark_if_there_are_several() -> None:
+    one = content(before=[0.0] * 4, after=[1.0] * 4)
+    two = replace(one, summaries={**one.summaries, "c": one.summaries["b"]})
+    first, second = answers(two)[Question.GAIN]
+    assert (first[:9], second[:9]) == ("b: After ", "c: After ")
 
 
 def test_ranges_of_alphas() -> None:

@@ -64,12 +64,12 @@ def test_noise_is_called_noise_and_training_is_not(tmp_path: Path) -> None:
     for topic, count in (("Singular values", 1), ("Directions", 2)):
         own = [line for line in random.verdict if line.startswith(topic)]
         assert len(own) == count
-        assert all("like noise of this size" in line for line in own)
+        assert all("about as noise does" in line for line in own)
         own = [line for line in trained.verdict if line.startswith(topic)]
         assert len(own) == count
-        assert not any("like noise" in line for line in own)
+        assert not any("about as noise" in line for line in own)
     assert "Where: densest in layer 2 (" in said["rl"]
-    assert "0 directions of the median matrix's update stand out" in said["noise"]
+    assert "The update: 0 of its directions stand out of noise" in said["noise"]
     assert "21 of 21 matrices have some" in said["rl"]
     assert "Changed: 21 of 21 matrices, together by 1.7 %" in said["noise"]
 

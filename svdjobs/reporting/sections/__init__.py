@@ -24,8 +24,13 @@ def sections() -> list[Section]:
 def answers(content: Content) -> dict[Question, list[str]]:
     """What the sections answer to each question, in the order of the page."""
     found = [answer for section in sections() for answer in section.answers(content)]
-    by_question = {q: [one.text for one in found if one.question is q] for q in Question}
-    return {question: texts for question, texts in by_question.items() if texts}
+    several = len(content.benchmarks) > 1
+    texts = [
+        (one.question, f"{one.benchmark}: {one.text}" if one.benchmark and several else one.text)
+        for one in found
+    ]
+    by_question = {q: [text for question, text in texts if question is q] for q in Question}
+    return {question: own for question, own in by_question.items() if own}
 
 
 def numbers(content: Content) -> list[Row]:

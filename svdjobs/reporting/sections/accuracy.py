@@ -37,29 +37,33 @@ def _answers(content: Content) -> Iterator[Answer]:
             gain = paired_difference(after.problem_scores, before.problem_scores)
             yield Answer(
                 Question.GAIN,
-                f"{benchmark}: after scores {percent(after.avg_at_n.value)}, before "
+                f"After scores {percent(after.avg_at_n.value)}, before "
                 f"{percent(before.avg_at_n.value)}; RL changed accuracy by {points(gain)} points.",
+                benchmark,
             )
         yield from _values_answer(content, benchmark, adjusted.get((benchmark, alpha_id(0.0))))
         if (slope := sweep_slope(content, benchmark)) and len(slope.alphas) > 2:
             yield Answer(
                 Question.VALUES,
-                f"{benchmark}: over the whole sweep, accuracy changes by {points(slope.slope)} "
-                f"points from alpha = 0 to 1 (p = {slope.p:.2g}).",
+                f"Over the whole sweep, sampled accuracy changes by {points(slope.slope)} points "
+                f"from alpha = 0 to 1 (p = {slope.p:.2g}).",
+                benchmark,
             )
         if after and (again := by_id.get(REPEAT_ID)):
             noise = paired_difference(again.problem_scores, after.problem_scores)
             yield Answer(
                 Question.TRUST,
-                f"{benchmark}: after asked again with other seeds differs from itself by "
-                f"{points(noise)} points: what chance alone does.",
+                f"After asked again with other seeds differs from itself by {points(noise)} "
+                f"points: what chance alone does.",
+                benchmark,
             )
         lost = [f"{i} {unscored(one)}" for i, one in by_id.items() if unscored(one)]
         if lost:
             yield Answer(
                 Question.NOT_MEASURED,
-                f"{benchmark}: completions that could not be graded, and count as not correct: "
+                f"Completions that could not be graded, and count as not correct: "
                 f"{', '.join(lost)}.",
+                benchmark,
             )
     if not content.config.evaluate:
         yield Answer(Question.NOT_MEASURED, "Accuracy: no evaluation was asked for.")
@@ -71,22 +75,25 @@ def _values_answer(content: Content, benchmark: str, p: float | None) -> Iterato
     """What alpha = 0 costs: as read, which is the sharper, and as sampled."""
     by_id = content.summaries[benchmark]
     bases, values = content.config.bases_of, content.config.values_of
-    what = f"{benchmark}: {values}'s singular values in {bases}'s bases (alpha = 0)"
+    what = f"{values.capitalize()}'s singular values in {bases}'s bases (alpha = 0)"
     zero, unblended = by_id.get(alpha_id(0.0)), by_id.get(bases)
     found = content.readings.get(benchmark, {}).get(alpha_id(0.0)) if bases == "after" else None
     if found and found.accuracy:
         text = (
-            f"{what} change accuracy by {reading.words(found.accuracy)}, read from after's own "
-            f"answers{_of_the_gain(content, benchmark, found.accuracy)}. {_read_verdict(found)}"
+            f"{what} change accuracy by {reading.words(found.accuracy)}, read from after's "
+            f"answers: {_read_verdict(found)}."
         )
+        yield Answer(Question.VALUES, text, benchmark)
         if unblended and zero:
-            text += f" {_sampled_verdict(compare_with(zero, unblended), p, 'Sampled: ')}"
-        yield Answer(Question.VALUES, text)
+            change = compare_with(zero, unblended)
+            yield Answer(Question.VALUES, f"Sampled: {_sampled_verdict(change, p)}", benchmark)
     elif unblended and zero:
         change = compare_with(zero, unblended)
         yield Answer(
             Question.VALUES,
-            f"{what}: {_sampled_verdict(change, p, '')}{_divergence_words(content, benchmark)}",
+            f"{what}, sampled: {_sampled_verdict(change, p)}"
+            f"{_divergence_words(content, benchmark)}",
+            benchmark,
         )
 
 
@@ -95,28 +102,16 @@ def compare_with(summary: Summary, reference: Summary) -> Comparison:
     return compare(summary.problem_scores, reference.problem_scores, reference.n)
 
 
-def _of_the_gain(content: Content, benchmark: str, cost: Interval) -> str:
-    """`, 1.3 % of what RL changed`, if what RL changed is known to be more than nothing."""
-    by_id = content.summaries[benchmark]
-    before, after = by_id.get("before"), by_id.get("after")
-    if not (before and after):
-        return ""
-    gain = paired_difference(after.problem_scores, before.problem_scores)
-    if gain.low is None or gain.high is None or gain.low <= 0 <= gain.high:
-        return ""
-    return f": {100 * abs(cost.value / gain.value):.2g} % of what RL changed"
-
-
 def _read_verdict(found: Reading) -> str:
     interval = found.accuracy
     if interval is None or interval.low is None or interval.high is None:
-        return "Nothing changed at all."
+        return "nothing changed at all"
     if interval.low <= 0 <= interval.high:
-        return "The interval contains 0: no difference is seen."
-    return "The interval excludes 0: the difference is real."
+        return "no difference is seen (the interval contains 0)"
+    return "a real difference (the interval excludes 0)"
 
 
-def _sampled_verdict(change: Comparison, p: float | None, lead: str) -> str:
+def _sampled_verdict(change: Comparison, p: float | None) -> str:
     """A sampled difference, and whether it is real.
 
     The p-value decides: that of a sign-flip test holds with few changed problems, where the t
@@ -124,23 +119,26 @@ def _sampled_verdict(change: Comparison, p: float | None, lead: str) -> str:
     """
     interval, level = change.difference, reading.LEVEL
     if interval.low is None or interval.high is None or p is None:
-        words = f"{lead}{points(interval)} points, without an interval."
+        words = f"{points(interval)} points, without an interval."
         if interval.value == 0:
-            words = f"{lead}every problem scored the same."
+            words = "every problem scored the same."
         real = False
     else:
         real = p < level
         excludes = not interval.low <= 0 <= interval.high
-        words = f"{lead}{points(interval)} points, p = {p:.2g}: "
-        words += "a real difference." if real else "sampling cannot tell it from none."
+        words = f"{points(interval)} points, p = {p:.2g}: "
+        words += "a real difference" if real else "it cannot be told from none"
         if excludes != real:
             words += (
-                f" (The interval {'excludes' if excludes else 'contains'} 0, but only "
-                f"{change.changed} of {change.problems} problems changed: trust p.)"
+                f" (p decides: the interval is too narrow where few problems changed, here "
+                f"{change.changed} of {change.problems}, and is of this alpha alone)"
             )
+        words += "."
     if change.detectable and not real:
-        one = f"one of {100 * change.detectable:.1f} points"
-        words += f" It would have found {one} in 4 of 5 tries."
+        words += (
+            f" So many samples find a true difference of {100 * change.detectable:.1f} points in "
+            f"4 of 5 runs."
+        )
     return words
 
 

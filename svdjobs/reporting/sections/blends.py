@@ -9,13 +9,26 @@ from typing import get_args
 from svdjobs.checkpoint.selection import coverage
 from svdjobs.config import StorageDtype, alpha_id
 from svdjobs.records import Interval
-from svdjobs.reporting.data import Answer, Cell, Content, Question, Row, Section, Table, number
+from svdjobs.reporting.data import (
+    Answer,
+    Cell,
+    Content,
+    Question,
+    Row,
+    Section,
+    Table,
+    number,
+    two_digits,
+)
 from svdjobs.statistics import (
     LARGEST_CAST_ERROR,
     cast_error_total,
     realised_total,
     spectrum_shift,
 )
+
+_REASONS = {"ndim!=2": "norms and biases, which are no matrices"}
+"""Reasons whose key is no word."""
 
 
 def _rounding_headline(content: Content, alone: float) -> str:
@@ -130,16 +143,23 @@ def _left_out_words(content: Content) -> str:
     """How many tensors were taken, and why the others were not."""
     taken, total = _taken(content), len(content.plan.tensors)
     parameters = coverage(content.plan.tensors)
+    share = 100 * parameters.get("blended", 0) / (sum(parameters.values()) or 1)
+    count = sum(tensor.skip is None for tensor in content.plan.tensors)
+    reasons = left_out(content)
+    left = f"; not {taken}: {reasons}" if reasons else "; nothing was left out"
+    return f"{count} of {total} tensors, {share:.3g} % of the parameters, were {taken}{left}."
+
+
+def left_out(content: Content) -> str:
+    """Why tensors were not blended: `embedding (11 % of the parameters), …`."""
+    parameters = coverage(content.plan.tensors)
     whole = sum(parameters.values()) or 1
-    reasons = ", ".join(
-        f"{reason} ({100 * elements / whole:.2g} % of the parameters)"
+    return ", ".join(
+        f"{_REASONS.get(reason, reason.replace('_', ' '))} ({two_digits(elements / whole)} of the "
+        f"parameters)"
         for reason, elements in sorted(parameters.items(), key=lambda item: -item[1])
         if reason != "blended"
     )
-    count = sum(tensor.skip is None for tensor in content.plan.tensors)
-    share = 100 * parameters.get("blended", 0) / whole
-    left = f"; not {taken}: {reasons}" if reasons else "; nothing was left out"
-    return f"{count} of {total} tensors, {share:.3g} % of the parameters, were {taken}{left}."
 
 
 def _taken(content: Content) -> str:

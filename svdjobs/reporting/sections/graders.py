@@ -77,8 +77,8 @@ def _answers(content: Content) -> Iterator[Answer]:
         if judged:
             yield Answer(
                 Question.TRUST,
-                f"{benchmark}: a second grader, math-verify, judges {apart} of {judged:,} answers "
-                f"differently.",
+                f"A second grader, math-verify, judges {apart} of {judged:,} answers differently.",
+                benchmark,
             )
 
 

@@ -23,7 +23,7 @@ from svdjobs.reporting.sections.reading import LEVEL, cell, not_read, words
 
 MOST_NAMED = 3
 REWOUND = {
-    "matrix": "rewound to before",
+    "matrix": "set back to before",
     "values": "given before's singular values",
     "vectors": "given before's singular vectors",
 }
@@ -40,41 +40,40 @@ def _sum(parts: Sequence[MapReading]) -> float:
 
 
 def _answers(content: Content) -> Iterator[Answer]:
-    for text in _sentences(content):
-        yield Answer(Question.WHERE, text)
+    for benchmark, parts in content.maps.items() if content.config.map else ():
+        for text in _sentences(content, parts):
+            yield Answer(Question.WHERE, text, benchmark)
 
 
-def _sentences(content: Content) -> Iterator[str]:
+def _sentences(content: Content, parts: Sequence[MapReading]) -> Iterator[str]:
     config = content.config.map
     if config is None:
         return
-    for benchmark, parts in content.maps.items():
-        done = "changed" if config.by == "rewind" else REWOUND[config.rewind]
-        whole, cells = parts[-1], parts[:-1]
-        found = found_parts(parts)
-        largest = ", ".join(
-            f"{part_name(part.layer, part.family)} {words(part.accuracy)}"
-            for part in found[:MOST_NAMED]
-            if part.accuracy
-        )
-        if found:
-            yield (
-                f"{benchmark}: of {len(cells)} parts, each {done} alone, {len(found)} change "
-                f"accuracy by more than {_compared(content)}: {largest}"
-                f"{' …' if len(found) > MOST_NAMED else ''}."
-            )
-        else:
-            yield (
-                f"{benchmark}: none of {len(cells)} parts, each {done} alone, changes accuracy by "
-                f"more than {_compared(content)}."
-            )
-        together = words(whole.accuracy) if whole.accuracy else not_read(whole.refused)
-        # Each layer has a cell for each rewind: those of one rewind add up to a whole.
-        once = [p for p in cells if config.by != "rewind" or p.family == config.rewind]
+    done = "changed" if config.by == "rewind" else REWOUND[config.rewind]
+    whole, cells = parts[-1], parts[:-1]
+    found = found_parts(parts)
+    largest = ", ".join(
+        f"{part_name(part.layer, part.family)} {words(part.accuracy)}"
+        for part in found[:MOST_NAMED]
+        if part.accuracy
+    )
+    if found:
         yield (
-            f"{benchmark}: the parts' changes add up to {100 * _sum(once):+.2f} points; all parts "
-            f"{REWOUND[config.rewind]} together: {together}."
+            f"Of {len(cells)} parts, each {done} alone, {len(found)} change accuracy by more than "
+            f"{_compared(content)}: {largest}{' …' if len(found) > MOST_NAMED else ''}."
         )
+    else:
+        yield (
+            f"None of {len(cells)} parts, each {done} alone, changes accuracy by more than "
+            f"{_compared(content)}."
+        )
+    together = words(whole.accuracy) if whole.accuracy else not_read(whole.refused)
+    # Each layer has a cell for each rewind: those of one rewind add up to a whole.
+    once = [p for p in cells if config.by != "rewind" or p.family == config.rewind]
+    yield (
+        f"The parts' changes add up to {100 * _sum(once):+.2f} points; all parts "
+        f"{REWOUND[config.rewind]} together change it by {together}."
+    )
 
 
 def _compared(content: Content) -> str:

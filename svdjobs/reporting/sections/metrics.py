@@ -136,16 +136,23 @@ def _values(moved: Sequence[MetricsRow]) -> Iterator[str]:
 
 
 def _directions(moved: Sequence[MetricsRow]) -> Iterator[str]:
-    for k, sine in (("16", " (sine of the angle)"), ("64", "")):
+    few, many = (Shown("", (f"sine.u.{k}.rms", f"sine.v.{k}.rms")) for k in (16, 64))
+    for k, shown, sine in ((16, few, " (sine of the angle)"), (64, many, "")):
         yield from _beside(
-            moved, Shown("", (f"sine.u.{k}.rms", f"sine.v.{k}.rms")),
-            f"Directions: the leading {k} singular directions of the median matrix turned by "
-            f"{{own}}{sine}, under a random update by {{null}}",
+            moved, shown,
+            f"Directions: the span of the leading {k} singular directions of the median matrix "
+            f"turned by {{own}}{sine}, under a random update by {{null}}",
         )  # fmt: skip
+    inner, outer = _beside_null(moved, few), _beside_null(moved, many)
+    if inner and outer and inner.ratio > LIKE_NOISE[1] and outer.ratio < LIKE_NOISE[0]:
+        yield (
+            "Both hold if the update mixes leading directions with each other: the 16 leave their "
+            "span more than noise would make them, the 64 leave theirs less."
+        )
     new = [row for row in moved if (of(row, INTRUDERS) or 0) > (of(row, INTRUDERS, null=True) or 0)]
     yield (
-        f"Intruders: {len(new)} of {len(moved)} matrices have leading directions that are none of "
-        f"before's" + (f", e.g. {new[0].name}." if new else ".")
+        f"Intruders, leading directions that are none of before's: {len(new)} of {len(moved)} "
+        f"matrices have some" + (f", e.g. {new[0].name}." if new else ".")
     )
 
 
@@ -153,11 +160,11 @@ def _structure(moved: Sequence[MetricsRow]) -> Iterator[str]:
     spikes = [row.values["spikes"] for row in moved if "spikes" in row.values]
     null = [row.null["spikes"] for row in moved if "spikes" in row.null]
     if spikes:
-        beside = f", of a random update's {_number(_median(null))}" if null else ""
+        beside = f" (of a random update: {_number(_median(null))})" if null else ""
         yield (
-            f"The update: {_number(_median(spikes))} directions of the median matrix's update "
-            f"stand out of what noise has{beside}; {sum(s > 0 for s in spikes)} of {len(spikes)} "
-            f"matrices have some."
+            f"The update: {_number(_median(spikes))} of its directions stand out of noise in the "
+            f"median matrix{beside}; {sum(s > 0 for s in spikes)} of {len(spikes)} matrices have "
+            f"some."
         )
 
 
@@ -189,22 +196,40 @@ def _beside(
 ) -> Iterator[str]:
     """A sentence with the median of a metric and of its null, and in how many matrices it is
     larger."""
+    if (found := _beside_null(moved, shown)) is None:
+        return
+    write = _percent if percent else _number
+    low, high = LIKE_NOISE
+    like = f"{'more' if found.ratio > 1 else 'less'} than noise"
+    if low <= found.ratio <= high:
+        like = f"about as noise does (that is, {low:g} to {high:g} times)"
+    yield (
+        f"{words.format(own=write(found.own), null=write(found.null))}: {found.ratio:.2g} times as "
+        f"much, {like}; more in {found.more} of {found.matrices} matrices."
+    )
+
+
+class _BesideNull(NamedTuple):
+    """Medians of a metric and of its null over the matrices that have both."""
+
+    own: float
+    null: float
+    more: int
+    """Matrices in which the metric is larger than its null."""
+    matrices: int
+
+    @property
+    def ratio(self) -> float:
+        return self.own / self.null if self.null else math.inf
+
+
+def _beside_null(moved: Sequence[MetricsRow], shown: Shown) -> _BesideNull | None:
     pairs = [(of(row, shown), of(row, shown, null=True)) for row in moved]
     known = [(own, null) for own, null in pairs if own is not None and null is not None]
     if not known:
-        return
-    write = _percent if percent else _number
+        return None
     own, null = (median(values) for values in zip(*known, strict=True))
-    ratio = own / null if null else math.inf
-    more = sum(a > b for a, b in known)
-    if LIKE_NOISE[0] <= ratio <= LIKE_NOISE[1]:
-        like = ": like noise of this size"
-    else:
-        like = f": {ratio:.2g} times as much, {'more' if ratio > 1 else 'less'} than noise"
-    yield (
-        f"{words.format(own=write(own), null=write(null))}{like} (more in {more} of {len(known)} "
-        f"matrices)."
-    )
+    return _BesideNull(own, null, sum(a > b for a, b in known), len(known))
 
 
 def _percent(share: float | None) -> str:
@@ -240,7 +265,7 @@ def family_table(rows: Sequence[MetricsRow], *, brief: bool = False) -> Table:
         "counts directions of the update above what noise has; `structure` is how far its spectrum "
         "is from that of its own entries in random order; `intruders` are leading directions that "
         "are none of before's; `bf16 same` is the share of entries that a bfloat16 copy does not "
-        "change. docs/metrics.md has all metrics, with formulas and pitfalls.",
+        "change. All metrics, with formulas and pitfalls: docs/metrics.md of svdjobs.",
         ["module", "matrices", "shape", *(shown.title for shown in columns)],
         cells,
     )
@@ -331,7 +356,8 @@ def _pictures(content: Content) -> Iterator[Picture]:
             "Where the matrices changed, and whether more than noise",
             "Layers from below, module families across. Maps with ÷ divide by the same metric of a "
             "random update of the same norm: red is more than noise, blue is less, white is like "
-            "noise. Click a cell for all metrics of its matrices.",
+            "noise."
+            + (" Click a cell for all metrics of its matrices." * (len(rows) <= MOST_DETAILED)),
             charts.beside((_heat_map(rows, panel) for panel in PANELS), independent=("color",)),
             _details(rows) if len(rows) <= MOST_DETAILED else None,
         )

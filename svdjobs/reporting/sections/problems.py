@@ -27,8 +27,9 @@ def flips_table(content: Content, benchmark: str) -> Table:
         f"Answers that flipped against after, on {benchmark}",
         "Completions with the same problem and seed: right under after and wrong here, wrong there "
         "and right here, the problems with such a one, and the share of all completions. The last "
-        "row is how often two completions of after itself differ with independent seeds, from its "
-        "own completions and without bias: what chance alone does.",
+        "row is how often two completions of after itself differ with independent seeds: what "
+        "chance alone does, as often one way as the other. A checkpoint that flips about as many "
+        "is not like after for that: look whether its flips go one way.",
         ["checkpoint", "right to wrong", "wrong to right", "problems", "flipped"],
         rows,
         benchmark,

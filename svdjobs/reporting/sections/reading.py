@@ -48,6 +48,17 @@ def words(interval: Interval) -> str:
     return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] points"
 
 
+def negative(interval: Interval) -> Interval:
+    """The interval of the opposite difference."""
+    low, high = (None if end is None else -end for end in (interval.high, interval.low))
+    return Interval(value=-interval.value, low=low, high=high)
+
+
+def amount(interval: Interval) -> str:
+    """`0.34 [0.24, 0.44] points`: the same as `words` for a difference whose sign the words say."""
+    return words(interval).replace("+", "")
+
+
 def cell(interval: Interval | None) -> Cell:
     """The same for a table of points; `-` without a value."""
     if interval is None:
@@ -70,25 +81,28 @@ def _answers(content: Content) -> Iterator[Answer]:
         if apart:
             yield Answer(
                 Question.TRUST,
-                f"{benchmark}: for {_list(apart)} reading and sampling contradict each other "
+                f"For {_list(apart)} reading and sampling contradict each other "
                 f"(p = {min(p_values[benchmark, i] for i in apart):.2g}). Trust neither before you "
                 f"know why, e.g. an engine that changes what it is asked to read.",
+                benchmark,
             )
         elif both:
             yield Answer(
                 Question.TRUST,
-                f"{benchmark}: reading and sampling agree within their errors for {_list(both)}.",
+                f"Reading and sampling agree within their errors for {_list(both)}.",
+                benchmark,
             )
         noise = next((r.engine_error for r in by_id.values() if r.engine_error), None)
         if noise:
             yield Answer(
                 Question.TRUST,
-                f"{benchmark}: after read twice differs from itself by {100 * noise:.1g} points "
+                f"After read twice differs from itself by {100 * noise:.1g} points "
                 f"(standard error): the engine's own noise, which is in every interval.",
+                benchmark,
             )
     for benchmark in content.summaries:
         if found := best_alpha(content, benchmark):
-            yield Answer(Question.BEST, _best_words(benchmark, found))
+            yield Answer(Question.BEST, _best_words(content, found), benchmark)
 
 
 def _refusals(content: Content, benchmark: str) -> Iterator[Answer]:
@@ -106,22 +120,25 @@ def _refusals(content: Content, benchmark: str) -> Iterator[Answer]:
             it = _it(unknown)
             yield Answer(
                 Question.NOT_MEASURED,
-                f"{benchmark}: {_list(unknown)} {_is(unknown)} {why.format(it=it)}; sample {it} to "
-                f"know the accuracy (evaluate.sampled).",
+                f"{_list(unknown)} {_is(unknown)} {why.format(it=it)}; sample {it} to know the "
+                f"accuracy (evaluate.sampled).",
+                benchmark,
             )
     if any(found.refused == "one grade" for found in by_id.values()):
         yield Answer(
             Question.NOT_MEASURED,
-            f"{benchmark}: all of after's answers have one grade, so reading them says nothing "
-            f"about accuracy. KL and NLL say how far each checkpoint is from after.",
+            "All of after's answers have one grade, so reading them says nothing about accuracy. "
+            "KL and NLL say how far each checkpoint is from after.",
+            benchmark,
         )
     for checkpoint_id, found in by_id.items():
         if found.refused == "noise" and found.noise is not None:
             yield Answer(
                 Question.NOT_MEASURED,
-                f"{benchmark}: {checkpoint_id} cannot be read: its answers' log-probabilities "
-                f"differ from after's by {found.spread:.2g}, and two readings of after itself by "
+                f"{checkpoint_id} cannot be read: its answers' log-probabilities differ from "
+                f"after's by {found.spread:.2g}, and two readings of after itself by "
                 f"{found.noise:.2g}. Set evaluate.dtype to float32.",
+                benchmark,
             )
 
 
@@ -132,7 +149,7 @@ class Best(NamedTuple):
     read: bool
     """Compared as read; else as sampled."""
     behind: dict[float, tuple[Interval, float]]
-    """How far each other alpha is behind, and the p-value that it is not, by Holm's method."""
+    """Each other alpha minus the best, and the p-value of no difference, by Holm's method."""
 
     @property
     def alike(self) -> list[float]:
@@ -146,6 +163,9 @@ class _Candidate(NamedTuple):
     value: float
     per_problem: dict[int, float]
     engine_error: float
+    minus_after: Interval | None = None
+    """As read."""
+    is_after: bool = False
 
 
 def best_alpha(content: Content, benchmark: str) -> Best | None:
@@ -173,7 +193,7 @@ def _read_candidates(content: Content, benchmark: str) -> dict[float, _Candidate
     readings = content.readings.get(benchmark, {})
     own = {a: readings[i] for a in content.config.alphas if (i := alpha_id(a)) in readings}
     found = {
-        a: _Candidate(one.accuracy.value, one.per_problem, one.engine_error)
+        a: _Candidate(one.accuracy.value, one.per_problem, one.engine_error, one.accuracy)
         for a, one in own.items()
         if one.accuracy
     }
@@ -181,7 +201,7 @@ def _read_candidates(content: Content, benchmark: str) -> dict[float, _Candidate
         return {}
     if content.config.bases_of == "after":
         same = dict.fromkeys(next(iter(found.values())).per_problem, 0.0)
-        found.setdefault(1.0, _Candidate(0.0, same, 0.0))
+        found[1.0] = _Candidate(0.0, same, 0.0, is_after=True)
     return found
 
 
@@ -202,34 +222,38 @@ def _behind(own: _Candidate, best: _Candidate, *, sampled: bool) -> tuple[Interv
     shared = own.per_problem.keys() & best.per_problem.keys()
     apart = [own.per_problem[problem] - best.per_problem[problem] for problem in sorted(shared)]
     interval = mean_interval(apart)
+    if best.is_after and own.minus_after:
+        interval = own.minus_after
     if sampled or interval.standard_error is None:
         return interval, sign_flip_p(apart)
     error = math.hypot(interval.standard_error, own.engine_error, best.engine_error)
     return interval, beyond_p(interval.value, error, len(apart), [])
 
 
-def _best_words(benchmark: str, found: Best) -> str:
-    how = "as read from after's answers" if found.read else "as sampled"
-    words = f"{benchmark}: alpha = {found.alpha:g}, {how}."
+def _best_words(content: Content, found: Best) -> str:
+    how = "read from after's answers" if found.read else "sampled"
+    itself = f" ({content.config.bases_of} itself)" if found.alpha == 1 else ""
+    said = f"alpha = {found.alpha:g}{itself}, {how}."
     worse = [a for a in found.behind if a not in found.alike]
     if not worse:
-        return f"{words} No other alpha can be told from it."
+        return f"{said} No other alpha can be told from it."
     nearest = max(worse, key=lambda a: found.behind[a][0].value)
     farthest = min(worse, key=lambda a: found.behind[a][0].value)
-    away = {a: _behind_words(found.behind[a]) for a in (nearest, farthest)}
-    words += f" alpha = {farthest:g} is {away[farthest]}"
+    less = {a: _less_words(found.behind[a]) for a in (nearest, farthest)}
+    said += f" alpha = {farthest:g} scores {less[farthest]}"
     if nearest != farthest:
-        words += f"; the nearest that is surely behind, alpha = {nearest:g}, is {away[nearest]}"
+        said += f"; of those that surely score less the nearest is alpha = {nearest:g}, by "
+        said += less[nearest].replace(" less", "")
     alike = (
         f"{alpha_ranges(found.alike, sorted([*found.behind, found.alpha]))} cannot be told from it"
         if found.alike
-        else "all others are surely behind"
+        else "All others surely score less"
     )
-    return f"{words}. {alike[0].upper()}{alike[1:]} (Holm's method over all alphas)."
+    return f"{said}. {alike} (Holm's method over all alphas)."
 
 
-def _behind_words(behind: tuple[Interval, float]) -> str:
-    return f"behind by {words(behind[0])} (p = {behind[1]:.2g})"
+def _less_words(behind: tuple[Interval, float]) -> str:
+    return f"{amount(negative(behind[0]))} less (p = {behind[1]:.2g})"
 
 
 def alpha_ranges(chosen: Sequence[float], among: Sequence[float]) -> str:

@@ -84,10 +84,17 @@ def rotation_table(content: Content) -> Table:
         "Rotation of the singular bases, base → rl2",
         "Medians over layers; in brackets the same for random updates of the same norm. "
         "`update` is ‖ΔW‖/‖W‖; NSS is ‖Δs‖/‖s‖; φ is the share of ‖ΔW‖² a singular-value blend can "
-        "touch; angles are root-mean-square principal angles of the leading subspaces, in radians.",
+        f"touch; angles are root-mean-square principal angles, in radians, between the spans of "
+        f"base's and rl2's leading {_top_k(content)} singular vectors, at most a quarter of the "
+        f"smaller side.",
         ["module", "shape", "update", "NSS", "φ", "angle u", "angle vh"],
         rows,
     )
+
+
+def _top_k(content: Content) -> int:
+    """How many leading directions the rotations are of; of a smaller matrix, all."""
+    return content.config.rotations.top_k if content.config.rotations else 0
 
 
 MEASURED, RANDOM, UNRELATED = (
@@ -195,19 +202,21 @@ def _pictures(content: Content) -> Iterator[Picture]:
         yield Picture(
             "rotation_mse_curves",
             "Does the rotation compose? MSE(R1·R2, R3) by layer",
-            "R1, R2, R3 are the overlaps of the singular bases base→rl1, rl1→rl2 and base→rl2. Not "
-            "drawn are square bases, for which R1·R2 = R3 by algebra. "
-            "Solid: measured. Dashed: the same matrices moved by random updates of the same norm. "
-            "Dotted: unrelated bases. Solid far under dotted: the bases barely turned. Solid near "
-            "dashed: they turned no more than noise of that size would turn them.",
+            "R1, R2 and R3 say how the singular vectors of base and rl1, of rl1 and rl2, and of "
+            "base and rl2 lie to each other: R1 = U_baseᵀ·U_rl1. If both steps turn one space "
+            "within itself, R1·R2 is R3 and the error is 0; what leaves it is the error. Not drawn "
+            "are square bases, for which R1·R2 = R3 by algebra. `leading k`: of the "
+            f"{_top_k(content)} leading vectors alone. Solid far under dotted: the bases barely "
+            "turned. Solid over dashed: they turned out of themselves more than a random update of "
+            "the same norm would turn them; under dashed: less.",
             composition,
         )
     if any(row.metrics.nss for row in _rows(content)):
         yield Picture(
             "spectral_shift",
             "Spectral shift by layer",
-            "Solid under dashed: the update avoids the singular values, it moves them less than a "
-            "random update of the same norm would.",
+            "How far the singular values moved. Solid over dashed: the update moves them more than "
+            "a random update of the same norm would; under dashed: it avoids them.",
             _shift_chart(_rows(content)),
         )
     if content.spectra:
