@@ -94,7 +94,7 @@ def curves(
     up: Spec = {"field": "y", "type": "quantitative", "title": y}
     up |= _logarithmic(rows) if log else {"scale": {"zero": False}}
     hover = [
-        {"field": "series", "type": "nominal", "title": " "},
+        {"field": "series", "type": "nominal", "title": "title"},
         {"field": "x", "type": "nominal", "title": x.partition(" (")[0]},
         *(
             {"field": field, "type": "quantitative", "format": ".4~g", "title": title}
@@ -114,6 +114,10 @@ def curves(
         )
         layers += [error] if any(row["low"] is not None for row in own) else []
         layers += [value] if own else []
+        # A mouse need not hit a small point.
+        near: Spec = {"type": "point", "filled": True, "size": 500, "opacity": 0}
+        if own and not level:
+            layers.append({**value, "mark": near, "encoding": _without_opacity(value["encoding"])})
     layers[-1]["params"] = [
         {"name": "shown", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"},
         *([zoom] if not places and "x" in layers[-1]["encoding"] else []),
@@ -191,6 +195,10 @@ def _layers(kind: str, across: Spec, up: Spec, colour: Spec, hover: list[Spec]) 
     ]  # fmt: skip
 
 
+def _without_opacity(encoding: Spec) -> Spec:
+    return {channel: how for channel, how in encoding.items() if channel != "opacity"}
+
+
 def _if_shown(opacity: float) -> Spec:
     """Opacity of a series that its entry in the legend can switch off."""
     return {"condition": {"param": "shown", "value": opacity}, "value": 0.04 * opacity}
@@ -259,7 +267,7 @@ def heat_map(
     }  # fmt: skip
     layer: list[Spec] = [
         {
-            "mark": {"type": "rect", "cursor": "pointer"},
+            "mark": {"type": "rect"},
             "encoding": {
                 "color": {
                     "condition": {"test": "datum.found === false || !isValid(datum.value)",
@@ -267,7 +275,7 @@ def heat_map(
                 },
                 "tooltip": [
                     {"field": field, "title": title, **_shown(own, field, heat)}
-                    for field, title in {"column": " ", "row": rows, **hover}.items()
+                    for field, title in {"column": "title", "row": rows, **hover}.items()
                 ],
             },
         }
@@ -289,7 +297,7 @@ def heat_map(
                 },
             }
         )
-    step = max(8, min(22, 620 // max(1, len(layers))))
+    step = max(8, min(34, 620 // max(1, len(layers))))
     return {
         "height": {"step": step}, "data": {"values": own}, "encoding": place, "layer": layer
     }  # fmt: skip
@@ -354,7 +362,7 @@ def lines(
         "color": {"field": "series", "type": "nominal", "scale": colours, "legend": legend},
         "opacity": _if_shown(1),
         "tooltip": [
-            {"field": "series", "type": "nominal", "title": " "},
+            {"field": "series", "type": "nominal", "title": "title"},
             {"field": "style", "type": "nominal", "title": "line"},
             {"field": "x", "type": "quantitative", "title": x, "format": ".4~g"},
             {"field": "y", "type": "quantitative", "title": y, "format": ".3~g"},
@@ -375,7 +383,10 @@ def lines(
         }
     ]
     if len(rows) <= 40 * max(1, len(series)) * len(styles):
-        layers.append({"mark": {"type": "point", "filled": True, "size": 18}, "encoding": encoding})
+        point: Spec = {"type": "point", "filled": True, "size": 18}
+        near: Spec = {**point, "size": 300, "opacity": 0}
+        layers.append({"mark": point, "encoding": encoding})
+        layers.append({"mark": near, "encoding": _without_opacity(encoding)})
     found: Spec = {"height": 240, "data": {"values": rows}, "layer": layers}
     if title:
         found["title"] = {"text": title, "subtitle": subtitle, "fontSize": 12, "limit": 330}

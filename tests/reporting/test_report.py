@@ -29,12 +29,13 @@ from tests.reporting.references import outside_references
 from tests.reporting.test_charts import EDGES
 
 FIGURES = (
-    "accuracy-sums", "divergence-sums", "reading-sums", "rotation_mse_curves", "spectral_shift",
-    "spectrum",
+    "accuracy-sums", "divergence-sums", "heads", "metrics", "reading-sums", "rotation_mse_curves",
+    "spectral_shift", "spectrum", "update_spectra",
 )  # fmt: skip
 TABLES = (
     "accuracy-sums", "coverage", "estimates-sums", "flips-sums", "graders-sums",
-    "likelihood-sums", "outcomes-sums", "reading-sums", "realised", "rotations", "weights-sums",
+    "likelihood-sums", "metrics", "outcomes-sums", "reading-sums", "realised",
+    "rotations", "weights-sums",
 )  # fmt: skip
 SEED = 280638936101883311
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -59,6 +60,7 @@ def run(
             "sampled": "all",
         },
         "rotations": {"rl1": str(chain["rl1"])},
+        "metrics": {"null_draws": 1},
         "report": {"title": "A <b>& title"},
     }
     local.sweep(parse_config(document, where="test"))
@@ -72,7 +74,7 @@ def test_all_files_are_there(run: Path) -> None:
         *(f"figures/{name}.{ending}" for name in FIGURES for ending in
           ("png", "svg", "pdf", "vl.json", "csv")),
         *(f"tables/{name}.{ending}" for name in TABLES for ending in ("csv", "parquet", "tex")),
-        "tables/numbers.csv",
+        "tables/numbers.csv", "tables/metrics-all.csv", "tables/metrics-all.parquet",
     }  # fmt: skip
     manifest = json.loads((run / "report" / "manifest.json").read_text())
     assert {item["key"] for item in manifest["files"]} == names - {"manifest.json"}
@@ -266,7 +268,37 @@ def test_a_problem_is_found_and_its_answers_stand_side_by_side(page: Any, run: P
     page.click("#problem .close")
     own = [drawn(run, checkpoint)[3, sample]["text"] for checkpoint in ("before", "after")]
     assert [text.split() for text in texts] == [text.split() for text in own]
+    assert page.evaluate("document.activeElement.textContent") == "3", "where the reader was"
+    page.fill("[name=text]", "no such words")
+    assert page.inner_text("#problems output") == "0 of 5 problems"
+    assert "No problem is like that" in page.inner_text("#problems tbody")
+    page.fill("[name=text]", "")
+    counts = page.eval_on_selector_all(
+        "#problems tbody tr", "rows => rows.map((row) => [...row.cells].map((c) => c.textContent))"
+    )
+    better = sum(int(cells[3] or 0) for cells in counts)
+    worse = sum(int(cells[2].replace("−", "") or 0) for cells in counts)
+    right = [
+        sum(one["outcome"] == "correct" for one in grades(run, checkpoint))
+        for checkpoint in ("before", "after")
+    ]
+    assert better - worse == right[1] - right[0]
     assert page.problems == []
+
+
+def test_a_cell_of_a_heat_map_tells_its_numbers_and_opens_its_matrix(page: Any) -> None:
+    number = page.locator("figure[data-name=metrics] .mark-text text").first
+    number.scroll_into_view_if_needed()
+    box = number.bounding_box()
+    at = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*at)
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    assert "measured" in page.inner_text("#vg-tooltip-element")
+    page.mouse.click(*at)
+    page.wait_for_selector("#details[open]")
+    row = page.locator("#details tr", has_text="nss").first
+    assert "how far the singular values moved" in row.inner_text()
+    page.click("#details .close")
 
 
 def drawn(run: Path, checkpoint: str) -> dict[tuple[int, int], Any]:
@@ -275,13 +307,17 @@ def drawn(run: Path, checkpoint: str) -> dict[tuple[int, int], Any]:
     return {(row["idx"], row["sample_index"]): row for row in rows}
 
 
+def grades(run: Path, checkpoint: str) -> list[dict[str, Any]]:
+    path = run / "grades" / checkpoint / "sums" / "grades.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def flipped_problems(run: Path) -> int:
     """Problems with a sample that one of before and after has right, from their grades."""
-    right = []
-    for checkpoint in ("before", "after"):
-        path = run / "grades" / checkpoint / "sums" / "grades.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        right.append({(r["idx"], r["sample_index"]): r["outcome"] == "correct" for r in rows})
+    right = [
+        {(r["idx"], r["sample_index"]): r["outcome"] == "correct" for r in grades(run, checkpoint)}
+        for checkpoint in ("before", "after")
+    ]
     return len({key[0] for key in right[0] if right[0][key] != right[1][key]})
 
 
@@ -317,7 +353,7 @@ def test_what_can_be_scrolled_can_be_reached_and_has_a_name(page: Any) -> None:
     for box in page.query_selector_all(".scroll, .grid, .chart"):
         assert box.get_attribute("tabindex") == "0"
         assert box.get_attribute("aria-label")
-    for table in page.query_selector_all("table"):
+    for table in page.query_selector_all("main table, dialog table"):
         assert table.query_selector("caption")
     for cell in page.query_selector_all("thead th"):
         assert cell.get_attribute("scope") == "col"
@@ -375,7 +411,7 @@ def test_the_token_where_two_answers_part_is_shown_with_its_chances(
     shown.select_option("[name=filter]", "second is worse")
     shown.click("#problems tbody button")
     shown.wait_for_selector("#problem .beside .text")
-    assert shown.inner_text("#problem .samples [aria-pressed=true]") == "● 2: correct → wrong"
+    assert shown.inner_text("#problem .samples [aria-pressed=true]") == "2: correct → wrong"
     assert shown.inner_text("#problem .parting") == (
         "The two part at token 2. after's token there has probability 0.9 under after and 0.6 "
         "under alpha-0.0000."

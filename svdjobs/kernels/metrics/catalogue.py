@@ -9,6 +9,8 @@ from svdjobs.kernels.metrics import spectra, subspaces, updates
 from svdjobs.kernels.metrics.pair import Pair
 from svdjobs.kernels.metrics.registry import METRICS
 
+__all__ = ["GROUPS", "METRICS", "measure"]
+
 GROUPS = {"spectra": spectra, "updates": updates, "subspaces": subspaces}
 """Modules of the catalogue by name, in its order."""
 

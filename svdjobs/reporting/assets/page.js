@@ -97,8 +97,22 @@ const svdjobs = (() => {
       found.width = width;
       found.autosize = {type: "fit-x", contains: "padding"};
     }
-    if (width < 560) oneColumn(found);
+    if (width < 560) {
+      oneColumn(found);
+      const under = {anchor: "start", direction: "vertical"};
+      found.config = {...CONFIG, legend: {...CONFIG.legend, layout: {bottom: under}}};
+    }
+    for (const view of found.concat || [found]) numbersThatFit(view, found.concat ? view.width : width - AXIS);
     return found;
+  }
+
+  // A number in a cell of a heat map needs about 40 pixels; without them hovering tells it.
+  function numbersThatFit(view, width) {
+    if (typeof view.height !== "object") return;
+    const columns = new Set(view.data.values.map((row) => row.column)).size;
+    if (width / columns >= 40) return;
+    view.layer = view.layer.filter((layer) => layer.mark.type !== "text");
+    if (view.encoding.x.axis.labelAngle) view.encoding.x.axis.labelAngle = -90;
   }
 
   function oneColumn(node) {
@@ -162,19 +176,23 @@ const svdjobs = (() => {
   // All metrics of the matrices of one cell of a heat map.
   async function details(part_, cell) {
     const all = await load(part_);
-    const found = all[`${cell.layer ?? "-"} ${cell.column}`] || [];
+    const found = all.cells[`${cell.layer ?? "-"} ${cell.column}`] || [];
     const dialog = document.getElementById("details");
     const body = dialog.querySelector(".body");
     dialog.querySelector("h3").textContent = `Layer ${cell.row}, ${cell.column}`;
     body.replaceChildren(...found.map(({name, shape, values}) => {
       const rows = values.map(([metric, value, random]) => make("tr", {},
         make("th", {scope: "row"}, metric), make("td", {}, number(value)),
-        make("td", {}, number(random)), make("td", {}, random ? number(value / random) : "-")));
-      const head = ["metric", "measured", "random update", "ratio"]
+        make("td", {}, number(random)), make("td", {}, random ? number(value / random) : "-"),
+        make("td", {className: "words"}, all.what[metric.split(".")[0]] || "")));
+      const head = ["metric", "measured", "random update", "ratio", "what it says"]
         .map((text) => make("th", {scope: "col"}, text));
-      return make("div", {className: "scroll"}, make("table", {},
+      head.at(-1).className = "words";
+      const box = make("div", {className: "scroll", tabIndex: 0, role: "region"}, make("table", {},
         make("caption", {}, `${name}, ${shape.join(" × ")}`),
         make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)));
+      box.setAttribute("aria-label", name);
+      return box;
     }));
     dialog.showModal();
   }
@@ -249,10 +267,13 @@ const svdjobs = (() => {
     "no answer": (a, b) => has(a, "n") || has(b, "n"),
     "unscored": (a, b) => has(a, "u") || has(b, "u"),
   };
+  const gained = (a, b) => [...a].filter((sign, i) => sign !== "1" && b[i] === "1").length;
   const ORDERS = {
     "number": (p) => p.idx,
     "largest change first": (p, a, b) => -Math.abs(right(p.signs[b]) - right(p.signs[a])),
+    "most flips first": (p, a, b) => -gained(p.signs[a], p.signs[b]) - gained(p.signs[b], p.signs[a]),
     "hardest for the first": (p, a) => right(p.signs[a]),
+    "hardest for the second": (p, a, b) => right(p.signs[b]),
   };
 
   function options(select, values, chosen) {
@@ -282,7 +303,8 @@ const svdjobs = (() => {
       options(control("first"), ids, first);
       options(control("second"), ids, ids.find((id) => id.startsWith("alpha")) ||
         ids.find((id) => id !== first) || first);
-      head.replaceChildren(...["problem", "words", ...ids].map((text) => make("th", {scope: "col"}, text)));
+      head.replaceChildren(...["problem", "words", "worse", "better", ...ids].map((text, i) =>
+        make("th", {scope: "col", className: 0 < i && i < 4 ? text : ""}, text)));
       list();
     }
 
@@ -308,11 +330,16 @@ const svdjobs = (() => {
         });
         const button = make("button", {type: "button", onclick: () => look(place)}, String(p.idx));
         button.setAttribute("aria-label", `Open problem ${p.idx}`);
+        const worse = gained(p.signs[b], p.signs[a]), better = gained(p.signs[a], p.signs[b]);
         const row = make("tr", {className: "problem"}, make("td", {}, button),
-          make("td", {className: "words"}, p.words), ...cells);
+          make("td", {className: "words"}, p.words),
+          make("td", {className: "worse"}, worse ? `−${worse}` : ""),
+          make("td", {className: "better"}, better ? `+${better}` : ""), ...cells);
         row.addEventListener("click", (event) => { if (event.target !== button) look(place); });
         return row;
       }));
+      if (!shown.length) body.append(make("tr", {}, make("td", {className: "none", colSpan: 4 + index.ids.length},
+        "No problem is like that for these two checkpoints. Choose other ones, or show all problems.")));
       status.textContent = `${shown.length} of ${index.problems.length} problems`;
     }
 
@@ -351,7 +378,7 @@ const svdjobs = (() => {
         const same = sign(a) === sign(b);
         return make("button", {type: "button", "aria-pressed": String(i === sample), "data-sample": i,
           onclick: () => { sample = i; look(place, true); }},
-          `${i === sample ? "● " : ""}${i + 1}: ${sign(a)}${same ? "" : ` → ${sign(b)}`}`);
+          `${i + 1}: ${sign(a)}${same ? "" : ` → ${sign(b)}`}`);
       }));
       at("beside").replaceChildren(...[a, b].map((own, side) => answer(
         index.ids[own], found.answers[own][sample], found.answers[side ? a : b][sample])));
@@ -377,8 +404,11 @@ const svdjobs = (() => {
       let common = 0;
       if (other) while (common < one.text.length && one.text[common] === other.text[common]) common++;
       const before = make("span", {}, one.text.slice(0, common));
-      const after = make("span", {className: "parted"}, one.text.slice(common));
-      const text = make("div", {className: "text", tabIndex: 0, role: "region"}, before, after);
+      // The word that differs, and what follows.
+      const end = common + one.text.slice(common).match(/^\s*\S*/)[0].length;
+      const parted = make("span", {className: "parted"}, one.text.slice(common, end));
+      const rest = make("span", {className: "rest"}, one.text.slice(end));
+      const text = make("div", {className: "text", tabIndex: 0, role: "region"}, before, parted, rest);
       text.setAttribute("aria-label", `answer of ${id}`);
       mathematics(text);
       const outcome = one.outcome.replaceAll("_", " ");
@@ -389,6 +419,7 @@ const svdjobs = (() => {
         make("p", {className: "soft"}, `${one.tokens} tokens, finish reason ${one.finish}, seed ${one.seed}`));
     }
 
+    dialog.addEventListener("close", () => body.rows[place]?.querySelector("button")?.focus());
     at("previous").addEventListener("click", () => look(place - 1));
     at("next").addEventListener("click", () => look(place + 1));
     dialog.addEventListener("keydown", (event) => {

@@ -31,6 +31,11 @@ _REASONS = {"ndim!=2": "norms and biases, which are no matrices"}
 """Reasons whose key is no word."""
 
 
+def in_words(reason: str) -> str:
+    """Why a tensor was not blended, for a reader."""
+    return _REASONS.get(reason, reason.replace("_", " "))
+
+
 def _rounding_headline(content: Content, alone: float) -> str:
     shift = spectrum_shift(next(records for records in content.blends.values() if records))
     most = " Most of it may be rounding, not training." if alone > shift / 2 else ""
@@ -79,7 +84,7 @@ def coverage_table(content: Content) -> Table:
     total = sum(parameters.values()) or 1
     rows = [
         [
-            taken if kind == "blended" else kind,
+            taken if kind == "blended" else in_words(kind),
             number(tensors[kind]),
             number(elements, ","),
             Cell(f"{100 * elements / total:.2f} %", 100 * elements / total),
@@ -155,8 +160,7 @@ def left_out(content: Content) -> str:
     parameters = coverage(content.plan.tensors)
     whole = sum(parameters.values()) or 1
     return ", ".join(
-        f"{_REASONS.get(reason, reason.replace('_', ' '))} ({two_digits(elements / whole)} of the "
-        f"parameters)"
+        f"{in_words(reason)} ({two_digits(elements / whole)} of the parameters)"
         for reason, elements in sorted(parameters.items(), key=lambda item: -item[1])
         if reason != "blended"
     )

@@ -205,7 +205,8 @@ def _pictures(content: Content) -> Iterator[Picture]:
                 "How far each checkpoint's next-token distribution is from after's, on answers "
                 "that after gave: no sampling noise of the checkpoint, so it sees effects far too "
                 "small to move an accuracy. The dashed line is before: what the whole of RL "
-                "amounts to by the same measure.",
+                "amounts to by the same measure. At alpha = 1, which is after, KL is 0: a log axis "
+                "has no place for it.",
                 _chart(content, found),
             )
 

@@ -60,7 +60,7 @@ def _sentences(content: Content, parts: Sequence[MapReading]) -> Iterator[str]:
     if found:
         yield (
             f"Of {len(cells)} parts, each {done} alone, {len(found)} change accuracy by more than "
-            f"{_compared(content)}: {largest}{' …' if len(found) > MOST_NAMED else ''}."
+            f"{_compared(content)}: {largest}{' and others' if len(found) > MOST_NAMED else ''}."
         )
     else:
         yield (

@@ -261,8 +261,9 @@ def family_table(rows: Sequence[MetricsRow], *, brief: bool = False) -> Table:
         "How the matrices changed",
         "Medians over the matrices of a family; in brackets the same for random updates of the "
         "same norm. `update` is ‖ΔW‖/‖W‖; NSS is ‖Δs‖/‖s‖; `angle` is the root-mean-square sine of "
-        "the principal angles of the leading 16 or 64 directions, mean of both sides; `spikes` "
-        "counts directions of the update above what noise has; `structure` is how far its spectrum "
+        "the principal angles of the leading 16 or 64 directions, up to a gap of before's "
+        "spectrum, mean of both sides; `spikes` counts directions of the update above what noise "
+        "has; `structure` is how far its spectrum "
         "is from that of its own entries in random order; `intruders` are leading directions that "
         "are none of before's; `bf16 same` is the share of entries that a bfloat16 copy does not "
         "change. All metrics, with formulas and pitfalls: docs/metrics.md of svdjobs.",
@@ -303,11 +304,19 @@ class _Panel(NamedTuple):
     ratio: bool
     around: float | None = None
     """The value in the middle of the scale of colours; None: small to large."""
+    times: float = 1
+    """What the numbers are multiplied by, to be short."""
 
 
 PANELS = (
     _Panel("size of the update, ‖ΔW‖/‖W‖", Shown("", ("update_norm",)), False),
-    _Panel("best uniform scale of s, minus 1", Shown("", ("uniform_scale",)), False, 0.0),
+    _Panel(
+        "best uniform scale of s, minus 1, in 1/1000",
+        Shown("", ("uniform_scale",)),
+        False,
+        0.0,
+        times=1000,
+    ),
     _Panel("spectral shift ÷ random update's", Shown("", ("nss",)), True),
     _Panel("rotation ÷ random update's", Shown("", ("sine.u.16.rms", "sine.v.16.rms")), True),
     _Panel("directions of ΔW above noise", Shown("", ("spikes",)), False),
@@ -325,6 +334,7 @@ def _heat_map(rows: Sequence[MetricsRow], panel: _Panel) -> charts.Spec:
         own = _median([of(row, panel.shown) for row in members])
         null = _median([of(row, panel.shown, null=True) for row in members])
         value = (own / null if own is not None and null else None) if panel.ratio else own
+        value = None if value is None else panel.times * value
         cells.append(
             {"layer": layer, "column": _short(family), "value": value, "own": own, "null": null}
         )
@@ -356,8 +366,7 @@ def _pictures(content: Content) -> Iterator[Picture]:
             "Where the matrices changed, and whether more than noise",
             "Layers from below, module families across. Maps with ÷ divide by the same metric of a "
             "random update of the same norm: red is more than noise, blue is less, white is like "
-            "noise."
-            + (" Click a cell for all metrics of its matrices." * (len(rows) <= MOST_DETAILED)),
+            "noise.",
             charts.beside((_heat_map(rows, panel) for panel in PANELS), independent=("color",)),
             _details(rows) if len(rows) <= MOST_DETAILED else None,
         )
@@ -470,7 +479,9 @@ def _way_charts(rows: Sequence[MetricsRow], steps: Sequence[str]) -> Iterator[ch
 
 
 def _details(rows: Sequence[MetricsRow]) -> dict[str, Any]:
-    """All metrics of every matrix, by its cell in the heat maps."""
+    """All metrics of every matrix, by its cell in the heat maps, and what each metric says."""
+    from svdjobs.kernels.metrics.catalogue import METRICS
+
     found: dict[str, Any] = {}
     for row in rows:
         values = [
@@ -481,7 +492,7 @@ def _details(rows: Sequence[MetricsRow]) -> dict[str, Any]:
         found.setdefault(cell, []).append(
             {"name": charts.name(row.name), "shape": row.shape, "values": values}
         )
-    return found
+    return {"cells": found, "what": {name: metric.what for name, metric in METRICS.items()}}
 
 
 def _rounded(value: float | None) -> float | None:

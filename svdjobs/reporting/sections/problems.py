@@ -28,8 +28,8 @@ def flips_table(content: Content, benchmark: str) -> Table:
         "Completions with the same problem and seed: right under after and wrong here, wrong there "
         "and right here, the problems with such a one, and the share of all completions. The last "
         "row is how often two completions of after itself differ with independent seeds: what "
-        "chance alone does, as often one way as the other. A checkpoint that flips about as many "
-        "is not like after for that: look whether its flips go one way.",
+        "chance alone does. It flips as many one way as the other; a checkpoint that is worse than "
+        "after flips more from right to wrong.",
         ["checkpoint", "right to wrong", "wrong to right", "problems", "flipped"],
         rows,
         benchmark,

@@ -86,7 +86,8 @@ def rotation_table(content: Content) -> Table:
         "`update` is ‖ΔW‖/‖W‖; NSS is ‖Δs‖/‖s‖; φ is the share of ‖ΔW‖² a singular-value blend can "
         f"touch; angles are root-mean-square principal angles, in radians, between the spans of "
         f"base's and rl2's leading {_top_k(content)} singular vectors, at most a quarter of the "
-        f"smaller side.",
+        f"smaller side. Where that cuts near-equal singular values the angle is large under any "
+        f"update; `metrics` ends the spans at a gap instead, so its angles are smaller.",
         ["module", "shape", "update", "NSS", "φ", "angle u", "angle vh"],
         rows,
     )
