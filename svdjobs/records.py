@@ -203,6 +203,11 @@ class Plan(Record):
         """The tensors that will be blended."""
         return [tensor for tensor in self.tensors if tensor.skip is None]
 
+    @property
+    def routers(self) -> list[TensorPlan]:
+        """The matrices that choose experts. They are measured, but not blended by default."""
+        return [tensor for tensor in self.tensors if tensor.skip == "router"]
+
 
 class FactorRecord(Record):
     """One decomposed tensor and the self-checks it passed."""

@@ -41,7 +41,8 @@ TENSORS = 8
 
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
-    """Measure every selected matrix. A killed run resumes with the next part.
+    """Measure every selected matrix and the routers of experts. A killed run resumes with the next
+    part.
 
     Raises:
         IncompleteError: the config has no `metrics` section.
@@ -50,6 +51,8 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     if config.metrics is None:
         raise IncompleteError("this config has no `metrics` section.")
     plan = layout.load_plan(store, config, stage=STAGE)
+    routers = [[tensor.name for tensor in plan.routers]] if plan.routers else []
+    parts, selected = plan.parts + routers, plan.selected + plan.routers
     checkpoints = RunCheckpoints(config)
     chain = {"before": config.before, **config.checkpoints, "after": config.after}
     output = begin(
@@ -58,7 +61,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
         OutputKey(
             stage=STAGE,
             version=VERSION,
-            config={**config.metrics.model_dump(mode="json"), "parts": plan.parts},
+            config={**config.metrics.model_dump(mode="json"), "parts": parts},
             inputs={name: checkpoints.identity(source, store) for name, source in chain.items()},
         ),
         force=force,
@@ -69,15 +72,15 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
         _Source(checkpoints.matrices(source).view, _factors(store, checkpoints, name, source))
         for name, source in chain.items()
     ]
-    sizes, tensors = Sizes.of(checkpoints.after.config), {t.name: t for t in plan.selected}
+    sizes, tensors = Sizes.of(checkpoints.after.config), {t.name: t for t in selected}
     measured = config.metrics
 
     def rows(name: str) -> list[MetricsRow]:
         return measure(tensors[name], [source.bases(name) for source in sources], sizes, measured)
 
-    workers = worker_count((TENSORS + len(chain)) * cost.peak_tensor_bytes(plan.selected))
-    flops = {t.name: cost.metrics_flops(t.shape, measured.null_draws) for t in plan.selected}
-    write_rows(output, plan.parts, rows, flops, workers=workers)
+    workers = worker_count((TENSORS + len(chain)) * cost.peak_tensor_bytes(selected))
+    flops = {t.name: cost.metrics_flops(t.shape, measured.null_draws) for t in selected}
+    write_rows(output, parts, rows, flops, workers=workers)
     return output.commit()
 
 
@@ -93,7 +96,8 @@ class _Source:
         from svdjobs.kernels.rotation import bases_of
 
         w_MN = self._checkpoint.read(name)
-        return self._factors.bases(name, w_MN) if self._factors else bases_of(w_MN)
+        known = self._factors is not None and name in self._factors
+        return self._factors.bases(name, w_MN) if self._factors and known else bases_of(w_MN)
 
 
 def _factors(

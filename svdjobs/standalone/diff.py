@@ -87,9 +87,10 @@ def _cost(config: SweepConfig, made: Plan) -> list[str]:
     if config.metrics is None:
         raise ConfigError("metrics is null: a comparison consists of them.")
     draws = config.metrics.null_draws
-    work = sum(cost.metrics_flops(tensor.shape, draws) for tensor in made.selected)
+    matrices = made.selected + made.routers
+    work = sum(cost.metrics_flops(tensor.shape, draws) for tensor in matrices)
     seconds = work / cost.measured_flops_per_second()
-    return [f"about {duration(seconds)} to compare {len(made.selected)} matrices on this machine"]
+    return [f"about {duration(seconds)} to compare {len(matrices)} matrices on this machine"]
 
 
 def _name(source: str) -> str:

@@ -78,6 +78,9 @@ class Factors:
                 f"again first."
             )
 
+    def __contains__(self, name: str) -> bool:
+        return f"{name}.{S}" in self._sha256
+
     def s(self, name: str) -> torch.Tensor:
         """Singular values, float64, descending.
 

@@ -19,11 +19,12 @@ from safetensors.torch import load_file, save_file
 import svdjobs
 from svdjobs.errors import CheckpointError, ConfigError, TensorError
 from svdjobs.records import MetricsRow
-from svdjobs.reporting.sections.metrics import verdict
+from svdjobs.reporting.sections.metrics import PANELS, _heat_map, verdict
 from svdjobs.runs import layout
 from svdjobs.stages import decompose, metrics, plan, report
 from svdjobs.standalone import diff
 from svdjobs.storage.local import LocalStore
+from tests.checkpoint.test_matrices import MOE, experts, moved, save
 from tests.forked import run as run_svdjobs
 
 DEMO = Path(svdjobs.__file__).parent / "demo" / "checkpoints"
@@ -131,6 +132,26 @@ def test_heads_have_rows_of_their_own(tmp_path: Path) -> None:
         tmp_path / "x", str(DEMO / "base"), str(DEMO / "rl1"), **{"metrics.heads": False}
     )
     assert all(row.head is None for row in without.rows)
+
+
+def test_experts_are_one_family_and_their_router_another(tmp_path: Path) -> None:
+    """The router, which is not blended, is measured beside the experts, in any sweep and diff."""
+    router = "model.layers.0.mlp.gate.weight"
+    weights = experts()
+    after = {**moved(weights), router: 1.5 * weights[router]}
+    config = {**MOE, "architectures": ["A"], "model_type": "qwen3_moe"}
+    found = compared(
+        tmp_path,
+        str(save(tmp_path / "a", config, weights)),
+        str(save(tmp_path / "b", config, after)),
+    )
+    families = {cells[0]: (int(cells[1]), float(cells[3])) for cells in found.table.rows}
+    assert families["mlp.experts.down_proj"][0] == 3
+    assert families["mlp.gate"] == (1, 0.5)
+    columns = {cell["column"] for cell in _heat_map(found.rows, PANELS[0])["data"]["values"]}
+    assert {"router", "gate"} <= columns
+    assert "Changed: 11 of 11 matrices" in found.verdict[0]
+    assert f"{router} most, by 50 %" in found.verdict[0]
 
 
 def test_equal_checkpoints_are_said_to_be_equal(tmp_path: Path) -> None:

@@ -27,8 +27,11 @@ from svdjobs.statistics import (
     spectrum_shift,
 )
 
-_REASONS = {"ndim!=2": "norms and biases, which are no matrices"}
-"""Reasons whose key is no word."""
+_REASONS = {
+    "ndim!=2": "norms and biases, which are no matrices",
+    "router": "routers of experts, which are measured only",
+}
+"""Reasons whose key does not say enough."""
 
 
 def in_words(reason: str) -> str:

@@ -345,7 +345,9 @@ def _heat_map(rows: Sequence[MetricsRow], panel: _Panel) -> charts.Spec:
 
 
 def _short(family: str) -> str:
-    return charts.name(family.rpartition(".")[2].removesuffix("_proj"))
+    last = family.rpartition(".")[2]
+    # A router is a `gate`, too, beside the experts' `gate_proj`.
+    return charts.name("router" if last == "gate" else last.removesuffix("_proj"))
 
 
 def _answers(content: Content) -> list[Answer]:
