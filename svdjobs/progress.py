@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_EVERY_SECONDS = 5.0
+SAY_LEFT_EVERY_SECONDS = 30.0
 QUIET = "SVDJOBS_QUIET"
 """The environment variable with which neither messages nor progress are shown (`svdjobs -q`); child
 processes inherit it. Logs have the messages, and errors are shown."""
@@ -152,6 +153,45 @@ def _lines(description: str, total: float) -> Iterator[Advance]:
 
     yield advance
     say(f"{description}: done in {duration(time.monotonic() - started)}")
+
+
+class TimeLeft:
+    """Says how much of repeated work is left, and how long that takes by what finished work took.
+
+    `pieces` gives the kind of each piece of work. No time is said before a piece of each kind that
+    is left has been done: there is no basis for it.
+    """
+
+    def __init__(self, what: str, pieces: Mapping[Hashable, str]) -> None:
+        self._what = what
+        self._pieces = dict(pieces)
+        self._took: dict[str, list[float]] = {}
+        self._said = time.monotonic()
+
+    @contextmanager
+    def one(self, piece: Hashable) -> Iterator[None]:
+        """While the block runs, this piece is done. One that is not left is not counted."""
+        started = time.monotonic()
+        yield
+        if kind := self._pieces.pop(piece, None):
+            self._took.setdefault(kind, []).append(time.monotonic() - started)
+            self._say()
+
+    @property
+    def seconds(self) -> float | None:
+        """The time that is left; None if it cannot be known yet."""
+        left = self._pieces.values()
+        if not self._took.keys() >= set(left):
+            return None
+        return sum(sum(self._took[kind]) / len(self._took[kind]) for kind in left)
+
+    def _say(self) -> None:
+        seconds, now = self.seconds, time.monotonic()
+        if not self._pieces or now - self._said < SAY_LEFT_EVERY_SECONDS:
+            return
+        self._said = now
+        time_left = "" if seconds is None else f", about {duration(seconds)}"
+        say(f"{self._what} left: {len(self._pieces)}{time_left}")
 
 
 def duration(seconds: float) -> str:

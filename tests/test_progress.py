@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,21 @@ def test_nothing_to_do_is_no_division_by_zero(
     with progress.track("work", 0) as advance:
         advance(0)
     assert path.read_text() == "99/100"
+
+
+def test_time_left_has_a_basis_or_is_not_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    pieces: dict[Hashable, str] = {"a": "draw", "b": "draw", "c": "read", "d": "read", "e": "read"}
+    left = progress.TimeLeft("pieces", pieces)
+    said = []
+    for piece, seconds in (("a", 40), ("finished before", 1), ("c", 20), ("b", 60), ("d", 30)):
+        with left.one(piece):
+            now += seconds
+        said.append(capsys.readouterr().err.strip())
+    # First no reading has been done; "c" ends too soon after that was said.
+    assert said == [
+        "pieces left: 4", "", "", "pieces left: 2, about 40 s", "pieces left: 1, about 25 s",
+    ]  # fmt: skip

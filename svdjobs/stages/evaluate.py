@@ -7,7 +7,7 @@ when it is resumed. Worker processes grade completions while the engine generate
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,7 @@ from svdjobs.evaluation.prompt_sets import check_prompts
 from svdjobs.evaluation.prompts import prompts_sha256
 from svdjobs.evaluation.results import evaluation_order
 from svdjobs.evaluation.session import Session, open_session
+from svdjobs.progress import TimeLeft
 from svdjobs.records import Completion, Grade, Manifest
 from svdjobs.runs import layout, shards
 from svdjobs.runs.checkpoints import RunCheckpoints
@@ -91,15 +92,18 @@ def run(
             outputs = {pair: begin(store, prefixes[pair], keys[pair]) for pair in prefixes}
         elif unfinished and VARIANTS in ids and (config.variants or config.map):
             session.engine_holder.check_takes_variants()  # before hours of sampling, not after them
+        left = _left(session, keys, outputs, force=force)
         for checkpoint_id in wanted:
             for benchmark in benchmarks:
                 pair = checkpoint_id, benchmark.name
                 if pair in outputs:
-                    manifests[pair] = _generate_and_grade(
-                        session, checkpoint_id, benchmark, outputs[pair], force=force
-                    )
+                    with left.one(("draw", *pair)):
+                        manifests[pair] = _generate_and_grade(
+                            session, checkpoint_id, benchmark, outputs[pair], force=force
+                        )
                 # While the engine still holds this checkpoint.
-                likelihoods.make(session, checkpoint_id, benchmark, keys[pair], force=force)
+                with left.one(("read", *pair)):
+                    likelihoods.make(session, checkpoint_id, benchmark, keys[pair], force=force)
         if VARIANTS in ids:
             for benchmark in benchmarks:
                 mapping.make(session, benchmark, force=force)
@@ -210,6 +214,23 @@ def _is_finished(
     if pair in outputs:
         return outputs[pair].finished is not None
     return not force and likelihoods.is_finished(session, *pair, keys[pair])
+
+
+def _left(
+    session: Session,
+    keys: Mapping[tuple[str, str], OutputKey],
+    outputs: Mapping[tuple[str, str], Output],
+    *,
+    force: bool,
+) -> TimeLeft:
+    """The drawings and readings that are not finished."""
+    pieces: dict[Hashable, str] = {}
+    for pair, key in keys.items():
+        if pair in outputs and outputs[pair].finished is None:
+            pieces["draw", *pair] = f"draw {pair[1]}"
+        if force or not likelihoods.is_finished(session, *pair, key):
+            pieces["read", *pair] = f"read {pair[1]}"
+    return TimeLeft("drawings and readings", pieces)
 
 
 def _check_settings(session: Session, checkpoint_ids: Sequence[str]) -> None:
