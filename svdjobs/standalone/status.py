@@ -40,6 +40,12 @@ class Unit(NamedTuple):
     seconds: float | None = None
     """What an engine has worked on it, as the logs say; None if they say nothing."""
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What is done and the benchmark: evaluations of one kind take about as long."""
+        done, *_, last = self.prefix.split("/")
+        return done, last
+
 
 class StageStatus(NamedTuple):
     """A stage and its outputs."""
@@ -58,6 +64,16 @@ class StageStatus(NamedTuple):
         return max((unit.written for unit in self.units if unit.written), default=None)
 
 
+class Left(NamedTuple):
+    """Engine time that is left."""
+
+    seconds: float
+    evaluations: int
+    """Evaluations that the time is for."""
+    unknown: int
+    """Other ones: none of their kind is finished, so their time is not known."""
+
+
 class RunStatus(NamedTuple):
     """A run: its stages in the order of a sweep."""
 
@@ -70,6 +86,18 @@ class RunStatus(NamedTuple):
     notes: list[str]
     next_command: str | None
     """None if nothing is left to do."""
+
+    @property
+    def left(self) -> Left:
+        """The engine time of what is not finished, by what finished outputs of its kind took."""
+        units = [u for s in self.stages if s.name == wanted.EVALUATE for u in s.units]
+        took: dict[tuple[str, str], list[float]] = {}
+        for unit in units:
+            if unit.state == "finished" and unit.seconds is not None:
+                took.setdefault(unit.kind, []).append(unit.seconds)
+        missing = [took.get(unit.kind) for unit in units if unit.state != "finished"]
+        known = [math.fsum(own) / len(own) for own in missing if own]
+        return Left(math.fsum(known), len(known), len(missing) - len(known))
 
     @property
     def written(self) -> datetime | None:
@@ -238,9 +266,17 @@ def _time(status: RunStatus) -> str:
         return "The run's logs note no engine time, and other stages note no time."
     parts = [f"{duration(seconds)} to {what}" for what, seconds in status.seconds.items()]
     hours = math.fsum(status.seconds.values()) / 3600
-    return (
+    spent = (
         f"Engine time, as the run's logs say: {' and '.join(parts)}, {hours:.2g} hours in all. "
         f"Other\nstages, and the start of an engine, note no time."
+    )
+    if not status.left.evaluations:
+        return spent
+    seconds, evaluations, unknown = status.left
+    beside = f"; not known for {unknown} more" if unknown else ""
+    return (
+        f"{spent}\nLeft: about {duration(seconds)} of it for {evaluations} evaluations, by what "
+        f"finished ones took{beside}."
     )
 
 
@@ -261,6 +297,7 @@ def document(status: RunStatus) -> dict[str, Any]:
         "wanted": sum(len(stage.units) for stage in status.stages),
         "written": iso(status.written),
         "engine_seconds": status.seconds,
+        "engine_left": status.left._asdict(),
         "stages": [
             {
                 "stage": stage.name,

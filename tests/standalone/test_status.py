@@ -48,6 +48,7 @@ def test_a_finished_run(run: Path) -> None:
         ["evaluate", "5/5"], ["report", "1/1"], [],
     ]  # fmt: skip
     assert " to draw and " in done.stdout
+    assert "Left:" not in done.stdout
     assert f"Nothing is left to do. Report: {run}/report/report.html" in done.stdout
     document = json.loads(svdjobs("status", run, "--json").stdout)
     assert (document["finished"], document["wanted"], document["next"]) == (15, 15, None)
@@ -75,6 +76,12 @@ def test_what_is_unfinished_and_how_to_go_on(run: Path) -> None:
     assert "results/alpha-0.5000/sums: no manifest yet; last written 20" in said
     assert "its completions are there, their grades are not" in said
     assert f"Next: svdjobs sweep {run}/config.json --store {run}" in said
+    left = json.loads(svdjobs("status", run, "--json").stdout)["engine_left"]
+    done = [u for s in status.run(LocalStore(run)).stages if s.name == "evaluate" for u in s.units]
+    took = [u.seconds for u in done if u.state == "finished" and u.seconds is not None]
+    assert len(took) == 3
+    assert left == {"evaluations": 2, "unknown": 0, "seconds": pytest.approx(2 * sum(took) / 3)}
+    assert "of it for 2 evaluations, by what finished ones took." in said
 
 
 def test_the_next_command_works(run: Path) -> None:
