@@ -222,8 +222,9 @@ def heat_map(
     columns: Sequence[str],
     hover: Mapping[str, str],
     rows: str = "layer",
+    across: str | None = None,
 ) -> Spec:
-    """Layers, or other `rows`, from below × `columns`.
+    """Layers, or other `rows`, from below × `columns`, with the title `across`.
 
     A cell is a row with `layer` (None for matrices of no layer), `column`, `value` (None: it is not
     known), and optionally `found` (False: grey). `hover` maps fields to titles.
@@ -247,7 +248,7 @@ def heat_map(
             row["colour"] = row["value"]
     place = {
         "x": {
-            "field": "column", "type": "nominal", "sort": list(columns), "title": None,
+            "field": "column", "type": "nominal", "sort": list(columns), "title": across,
             "axis": {"labelAngle": 0 if max(map(len, columns), default=0) < 4 else -40,
                      "labelLimit": 120, "labelOverlap": True},
         },

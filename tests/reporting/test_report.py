@@ -271,8 +271,19 @@ def test_a_problem_is_found_and_its_answers_stand_side_by_side(page: Any, run: P
     assert page.evaluate("document.activeElement.textContent") == "3", "where the reader was"
     page.fill("[name=text]", "no such words")
     assert page.inner_text("#problems output") == "0 of 5 problems"
-    assert "No problem is like that" in page.inner_text("#problems tbody")
+    assert page.inner_text("#problems tbody") == "No problem that is shown has “no such words”."
     page.fill("[name=text]", "")
+    page.select_option("[name=second]", "before")
+    page.select_option("[name=filter]", "flipped between the two")
+    assert "No problem is like that for these two" in page.inner_text("#problems tbody")
+    page.select_option("[name=second]", "after")
+    page.select_option("[name=filter]", "all problems")
+    page.click("#problems thead button:text-is('after')")
+    shares = page.eval_on_selector_all(
+        "#problems tbody tr", "rows => rows.map((row) => parseInt(row.cells[5].textContent))"
+    )
+    assert shares == sorted(shares, reverse=True)
+    page.select_option("[name=order]", "number")
     counts = page.eval_on_selector_all(
         "#problems tbody tr", "rows => rows.map((row) => [...row.cells].map((c) => c.textContent))"
     )
@@ -298,6 +309,15 @@ def test_a_cell_of_a_heat_map_tells_its_numbers_and_opens_its_matrix(page: Any) 
     page.wait_for_selector("#details[open]")
     row = page.locator("#details tr", has_text="nss").first
     assert "how far the singular values moved" in row.inner_text()
+    page.click("#details .close")
+    tools = page.locator("figure[data-name=metrics] .tools")
+    tools.locator("select").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#details[open]")
+    chosen = tools.locator("select").input_value().split(" ")
+    assert page.inner_text("#details h3") == f"Layer {chosen[0]}, {chosen[1]}"
     page.click("#details .close")
 
 

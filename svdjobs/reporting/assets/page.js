@@ -171,6 +171,18 @@ const svdjobs = (() => {
         const blob = new Blob([csv(chartRows(spec))], {type: "text/csv"});
         download(`${name}.csv`, URL.createObjectURL(blob));
       }}, "Data"));
+    if (figure.dataset.details) await choice(figure);
+  }
+
+  // The same dialog for those who use keys.
+  async function choice(figure) {
+    const {cells} = await load(figure.dataset.details);
+    const list = make("select", {}, ...Object.keys(cells).map((cell) => make("option", {value: cell}, `layer ${cell}`)));
+    list.setAttribute("aria-label", "Layer and module");
+    figure.querySelector(".tools").append(list, make("button", {type: "button", onclick: () => {
+      const [layer, ...column] = list.value.split(" ");
+      details(figure.dataset.details, {row: layer, layer: layer === "-" ? null : layer, column: column.join(" ")});
+    }}, "All metrics"));
   }
 
   // All metrics of the matrices of one cell of a heat map.
@@ -180,11 +192,17 @@ const svdjobs = (() => {
     const dialog = document.getElementById("details");
     const body = dialog.querySelector(".body");
     dialog.querySelector("h3").textContent = `Layer ${cell.row}, ${cell.column}`;
+    let last = "";
+    const said = (metric) => { // once for several numbers of a metric
+      const own = metric.split(".")[0], again = own === last;
+      last = own;
+      return again ? "" : all.what[own] || "";
+    };
     body.replaceChildren(...found.map(({name, shape, values}) => {
       const rows = values.map(([metric, value, random]) => make("tr", {},
         make("th", {scope: "row"}, metric), make("td", {}, number(value)),
         make("td", {}, number(random)), make("td", {}, random ? number(value / random) : "-"),
-        make("td", {className: "words"}, all.what[metric.split(".")[0]] || "")));
+        make("td", {className: "words"}, said(metric))));
       const head = ["metric", "measured", "random update", "ratio", "what it says"]
         .map((text) => make("th", {scope: "col"}, text));
       head.at(-1).className = "words";
@@ -286,7 +304,7 @@ const svdjobs = (() => {
     const body = section.querySelector("tbody");
     const head = section.querySelector("thead tr");
     const status = section.querySelector("output");
-    let index, shown = [];
+    let index, shown = [], sorted = null;
 
     options(control("benchmark"), names);
     options(control("filter"), Object.keys(FILTERS));
@@ -303,8 +321,18 @@ const svdjobs = (() => {
       options(control("first"), ids, first);
       options(control("second"), ids, ids.find((id) => id.startsWith("alpha")) ||
         ids.find((id) => id !== first) || first);
-      head.replaceChildren(...["problem", "words", "worse", "better", ...ids].map((text, i) =>
-        make("th", {scope: "col", className: 0 < i && i < 4 ? text : ""}, text)));
+      const keys = [(p) => p.idx, (p) => p.words, (p, i, j) => gained(p.signs[j], p.signs[i]),
+        (p, i, j) => gained(p.signs[i], p.signs[j]), ...ids.map((_, i) => (p) => right(p.signs[i]))];
+      const heads = ["problem", "words", "worse", "better", ...ids].map((text, i) =>
+        make("th", {scope: "col", className: 0 < i && i < 4 ? text : ""},
+          make("button", {type: "button", title: "Sort", onclick: () => sortBy(i)}, text)));
+      const sortBy = (i) => { // the most first; again: the least
+        sorted = {key: keys[i], up: heads[i].getAttribute("aria-sort") === "descending" || i < 2 && !heads[i].hasAttribute("aria-sort")};
+        heads.forEach((one) => one.removeAttribute("aria-sort"));
+        heads[i].setAttribute("aria-sort", sorted.up ? "ascending" : "descending");
+        list();
+      };
+      head.replaceChildren(...heads);
       list();
     }
 
@@ -318,6 +346,10 @@ const svdjobs = (() => {
         .filter((p) => wanted(p.signs[a], p.signs[b]))
         .filter((p) => !text || p.words.toLowerCase().includes(text) || String(p.idx) === text);
       shown.sort((p, q) => order(p, a, b) - order(q, a, b) || p.idx - q.idx);
+      if (sorted) {
+        const key = sorted.key;
+        shown.sort((p, q) => (sorted.up ? 1 : -1) * compare(key(p, a, b), key(q, a, b)));
+      }
       body.replaceChildren(...shown.map((p, place) => {
         const cells = p.signs.map((signs) => {
           const share = right(signs) / Math.max(1, signs.length);
@@ -339,7 +371,8 @@ const svdjobs = (() => {
         return row;
       }));
       if (!shown.length) body.append(make("tr", {}, make("td", {className: "none", colSpan: 4 + index.ids.length},
-        "No problem is like that for these two checkpoints. Choose other ones, or show all problems.")));
+        text ? `No problem that is shown has “${text}”.`
+          : "No problem is like that for these two checkpoints. Choose other ones, or show all problems.")));
       status.textContent = `${shown.length} of ${index.problems.length} problems`;
     }
 
@@ -428,7 +461,12 @@ const svdjobs = (() => {
       if (event.key === "ArrowRight") look(place + 1);
     });
     control("benchmark").addEventListener("change", open);
-    for (const name of ["first", "second", "filter", "order"]) control(name).addEventListener("change", list);
+    for (const name of ["first", "second", "filter"]) control(name).addEventListener("change", list);
+    control("order").addEventListener("change", () => {
+      sorted = null;
+      head.querySelectorAll("th").forEach((one) => one.removeAttribute("aria-sort"));
+      list();
+    });
     control("text").addEventListener("input", list);
     await open();
   }

@@ -136,8 +136,8 @@ def _sampled_verdict(change: Comparison, p: float | None) -> str:
         words += "."
     if change.detectable and not real:
         words += (
-            f" So many samples find a true difference of {100 * change.detectable:.1f} points in "
-            f"4 of 5 runs."
+            f" This many answers show a difference only from about {100 * change.detectable:.1f} "
+            f"points on (in 4 of 5 runs)."
         )
     return words
 

@@ -134,7 +134,7 @@ def _kept_words(content: Content) -> str:
     fractions = realised_total(content.blends[alpha])
     errors = cast_error_total(content.blends[alpha])
     kept = ", ".join(
-        f"{dtype} adds noise of {100 * error:.2g} % of its size (and keeps {100 * fraction:.3g} %)"
+        f"{dtype} keeps {100 * fraction:.3g} % and adds noise of {100 * error:.2g} % of its size"
         for dtype in get_args(StorageDtype)
         if (fraction := fractions[dtype]) is not None and (error := errors[dtype]) is not None
     )
@@ -142,8 +142,9 @@ def _kept_words(content: Content) -> str:
     if not kept:
         return ""
     return (
-        f"To the blend at alpha = {alpha:g}, rounding to {kept}. Noise of more than "
-        f"{100 * LARGEST_CAST_ERROR:.0f} % drowns what is measured; this sweep stores {stored}."
+        f"Of the blend at alpha = {alpha:g}, rounding to {kept}. Nearer to 1 the blend is smaller "
+        f"and the noise is not. Noise of more than {100 * LARGEST_CAST_ERROR:.0f} % drowns what is "
+        f"measured; this sweep stores {stored}."
     )
 
 

@@ -143,12 +143,6 @@ def _directions(moved: Sequence[MetricsRow]) -> Iterator[str]:
             f"Directions: the span of the leading {k} singular directions of the median matrix "
             f"turned by {{own}}{sine}, under a random update by {{null}}",
         )  # fmt: skip
-    inner, outer = _beside_null(moved, few), _beside_null(moved, many)
-    if inner and outer and inner.ratio > LIKE_NOISE[1] and outer.ratio < LIKE_NOISE[0]:
-        yield (
-            "Both hold if the update mixes leading directions with each other: the 16 leave their "
-            "span more than noise would make them, the 64 leave theirs less."
-        )
     new = [row for row in moved if (of(row, INTRUDERS) or 0) > (of(row, INTRUDERS, null=True) or 0)]
     yield (
         f"Intruders, leading directions that are none of before's: {len(new)} of {len(moved)} "
@@ -376,8 +370,9 @@ def _pictures(content: Content) -> Iterator[Picture]:
             yield Picture(
                 "heads",
                 "How much each attention head changed",
-                "Layers from below, heads across: ‖ΔW‖/‖W‖ of the head's rows of q, k and v, and "
-                "of its columns of o. All metrics of each head are in tables/metrics-all.csv.",
+                "Layers from below, heads across: ‖ΔW‖/‖W‖ of the head's rows of q (and of k and "
+                "v, where these have several heads), and of its columns of o. All metrics of each "
+                "head are in tables/metrics-all.csv.",
                 charts.beside(_head_maps(heads), independent=("color", "x")),
             )
         if any(row.spectrum for row in rows):
@@ -385,9 +380,11 @@ def _pictures(content: Content) -> Iterator[Picture]:
                 "update_spectra",
                 "Spectra of the updates, and what noise would have",
                 "Singular values of ΔW in the middle layer, divided by the upper edge of the bulk "
-                "that noise of this level has (Marchenko–Pastur): at 1 the bulk ends, and of pure "
-                "noise one in a hundred has a value above the dotted line (Tracy–Widom). What is "
-                "above stands out. Dashed: the same entries in random order.",
+                "of its noise (Marchenko–Pastur): at 1 the bulk ends, and of pure noise one in a "
+                "hundred has a value above the dotted line (Tracy–Widom). What of the solid line "
+                "is above stands out. Dashed: the same entries in random order, which makes the "
+                "whole update noise: stronger than what noise is in it, so above its edge, and "
+                "flat.",
                 _spectra_chart(rows),
             )
         if any(row.trajectory for row in rows):
@@ -420,7 +417,7 @@ def _head_maps(rows: Sequence[MetricsRow]) -> Iterator[charts.Spec]:
             str(head) for head in sorted({row.head for row in members if row.head is not None})
         ]
         hover = {"value": "update", "own": "spectral shift", "null": "random update's shift"}
-        yield charts.heat_map(cells, heat, columns=columns, hover=hover)
+        yield charts.heat_map(cells, heat, columns=columns, hover=hover, across="head")
 
 
 def _spectra_chart(rows: Sequence[MetricsRow]) -> charts.Spec:
@@ -428,7 +425,7 @@ def _spectra_chart(rows: Sequence[MetricsRow]) -> charts.Spec:
     layers = sorted({row.layer for row in rows if row.layer is not None and row.spectrum})
     middle = layers[len(layers) // 2] if layers else None
     points: list[charts.Row] = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.family):
         if row.layer != middle or row.spectrum is None:
             continue
         found = row.spectrum

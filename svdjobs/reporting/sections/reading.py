@@ -22,9 +22,12 @@ from svdjobs.reporting.data import (
     of_interval,
     points,
 )
+from svdjobs.runs.layout import sampled_ids
 from svdjobs.statistics import beyond_p, holm, mean_interval, paired_difference, sign_flip_p
 
 LEVEL = 0.05
+MUCH = 0.9
+"""An effective sample size of less than this share of the answers is worth a word."""
 _NOT_READ = {
     "too far": "too far from after",
     "lacking": "says what after never says",
@@ -92,6 +95,16 @@ def _answers(content: Content) -> Iterator[Answer]:
                 f"Reading and sampling agree within their errors for {_list(both)}.",
                 benchmark,
             )
+        coarse = {i: found.effective_share for i, found in by_id.items() if found.accuracy}
+        least = min(coarse, key=coarse.__getitem__, default="")
+        if least and coarse[least] < MUCH:
+            yield Answer(
+                Question.TRUST,
+                f"The coarsest reading is that of {least}: the effective sample size is "
+                f"{100 * coarse[least]:.0f} % of the answers, the mean weight "
+                f"{_mean(by_id[least])} (1 if nothing is lacking).",
+                benchmark,
+            )
         noise = next((r.engine_error for r in by_id.values() if r.engine_error), None)
         if noise:
             yield Answer(
@@ -100,6 +113,7 @@ def _answers(content: Content) -> Iterator[Answer]:
                 f"(standard error): the engine's own noise, which is in every interval.",
                 benchmark,
             )
+    yield from _unsampled(content)
     for benchmark in content.summaries:
         if found := best_alpha(content, benchmark):
             yield Answer(Question.BEST, _best_words(content, found), benchmark)
@@ -270,6 +284,17 @@ def alpha_ranges(chosen: Sequence[float], among: Sequence[float]) -> str:
         for a, b in runs
     ]
     return f"alpha = {_list(ranges)}"
+
+
+def _unsampled(content: Content) -> Iterator[Answer]:
+    """How many alphas draw no answers."""
+    alphas, sampled = content.config.alphas, set(sampled_ids(content.config))
+    count = sum(alpha_id(alpha) not in sampled for alpha in alphas)
+    if content.config.evaluate and count:
+        yield Answer(
+            Question.LEFT_OUT,
+            f"{count} of {len(alphas)} alphas draw no answers of their own: they are only read.",
+        )
 
 
 def _list(items: list[str]) -> str:

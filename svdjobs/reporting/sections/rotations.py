@@ -87,7 +87,7 @@ def rotation_table(content: Content) -> Table:
         f"touch; angles are root-mean-square principal angles, in radians, between the spans of "
         f"base's and rl2's leading {_top_k(content)} singular vectors, at most a quarter of the "
         f"smaller side. Where that cuts near-equal singular values the angle is large under any "
-        f"update; `metrics` ends the spans at a gap instead, so its angles are smaller.",
+        f"update; the metrics below end the spans at a gap, so theirs are smaller.",
         ["module", "shape", "update", "NSS", "φ", "angle u", "angle vh"],
         rows,
     )
@@ -207,9 +207,10 @@ def _pictures(content: Content) -> Iterator[Picture]:
             "base and rl2 lie to each other: R1 = U_baseᵀ·U_rl1. If both steps turn one space "
             "within itself, R1·R2 is R3 and the error is 0; what leaves it is the error. Not drawn "
             "are square bases, for which R1·R2 = R3 by algebra. `leading k`: of the "
-            f"{_top_k(content)} leading vectors alone. Solid far under dotted: the bases barely "
-            "turned. Solid over dashed: they turned out of themselves more than a random update of "
-            "the same norm would turn them; under dashed: less.",
+            f"{_top_k(content)} leading vectors, at most a quarter of the smaller side. Solid "
+            "far under dotted: the bases barely turned. Solid over dashed: they turned out of "
+            "themselves more than a random update of the same norm would turn them; under dashed: "
+            "less.",
             composition,
         )
     if any(row.metrics.nss for row in _rows(content)):

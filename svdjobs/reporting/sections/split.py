@@ -116,8 +116,9 @@ def _sentences(
         )
         return
     yield (
-        f"Singular vectors: {_carried(_without(matrices, values), whole)}: what the blended "
-        f"matrices carry ({amount(matrices.value)}, {matrices.how}), without the singular values."
+        f"Singular vectors: {_carried(_without(matrices, values), whole)}: what all blended "
+        f"matrices carry ({amount(matrices.value)}, {matrices.how}) less what their values carry "
+        f"alone. Parts interact, so this is what needs the vectors, with or without the values."
     )
     if outside:
         left = _without(gain, matrices)
