@@ -121,6 +121,10 @@ class EvaluateConfig(Settings):
     shards: int = Field(default=1, ge=1)
     """Pods that evaluate one checkpoint on one benchmark on a cluster; each takes a shard of the
     problems."""
+    engines: int | None = Field(default=None, ge=1)
+    """Pods with one engine each on a cluster, which take checkpoints, benchmarks and shards one
+    after another from the run's list until nothing is left; if one dies, the others take what it
+    had. null: a pod, and an engine, for each checkpoint, benchmark and shard."""
     reuse_engine: bool = True
     """Start one engine and load the weights of every checkpoint into it. false: start an engine for
     each checkpoint."""
@@ -414,7 +418,7 @@ class SweepConfig(Settings):
     @model_validator(mode="after")
     def _names_are_free(self) -> SweepConfig:
         alphas = [alpha_id(alpha) for alpha in self.alphas]
-        taken = {"before", "after", REPEAT_ID, VARIANTS, AUTO, ALL, *alphas}
+        taken = {"before", "after", REPEAT_ID, VARIANTS, ENGINES, AUTO, ALL, *alphas}
         for section in ("checkpoints", "variants"):
             for name in getattr(self, section):
                 if not _NAME.fullmatch(name) or name.startswith((MAP_PREFIX, "alpha-")):
@@ -523,6 +527,8 @@ class SweepConfig(Settings):
 
 VARIANTS = "variants"
 """Stands for all variants where a checkpoint id is expected: they are evaluated together."""
+ENGINES = "engines"
+"""Stands for all that a run evaluates where a checkpoint id is expected: engines share it."""
 MAP_PREFIX = "map-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 REPEAT_ID = "after-again"

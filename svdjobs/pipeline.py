@@ -11,6 +11,10 @@ pods:
           │                      └─ variants: all of them, and the map ────────┤
           └─ evaluate-after × shards ┴─ baselines × (evaluate × shards) ───────┴─ report ─ gate
 
+With `evaluate.engines`, after the blends instead of every `evaluate` and `variants`:
+
+    engines × (all evaluations, shared)
+
 Alphas, baselines and variants wait for after's completions, which they read. If an alpha fails, the
 others go on; report waits until all have ended, also those that failed.
 """
@@ -21,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from svdjobs.config import VARIANTS, SweepConfig
+from svdjobs.config import ENGINES, VARIANTS, SweepConfig
 from svdjobs.records import MetricsRow, Record, RotationRow
 
 Section = Literal["rotations", "metrics", "evaluate", "gate"]
@@ -188,11 +192,18 @@ SWEEP: tuple[Task | Chain, ...] = (
         {"decompose": "succeeded", "plan": "succeeded", **_EVALUATE_AFTER_ENDED},
         given={"checkpoint": VARIANTS, "unit": "all"}, when="variants",
     ),
+    # With evaluate.engines these do what the tasks `evaluate` and `variants` do otherwise. Blends
+    # come first, so that no GPU waits for them; one that failed is left out.
+    Task(
+        "engines", "evaluate",
+        {"plan": "succeeded", "decompose": "ended", "alphas": "ended", "baselines": "ended"},
+        each="engines", item="unit", given={"checkpoint": ENGINES},
+    ),
     Task(
         "report", "report",
         {
             "plan": "ended", "alphas": "ended", "baselines": "ended", "rotations": "ended",
-            "metrics": "ended", "variants": "ended",
+            "metrics": "ended", "variants": "ended", "engines": "ended",
         },
     ),
     Task("gate", "gate", {"report": "succeeded"}, when="gate"),

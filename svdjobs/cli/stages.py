@@ -81,7 +81,7 @@ def plan(
     """
     config, store = given.opened()
     from svdjobs.evaluation import amounts, speeds
-    from svdjobs.runs import shards
+    from svdjobs.runs import leases, shards
     from svdjobs.stages import plan as stage
     from svdjobs.standalone import planning
     from svdjobs.storage.open import open_store
@@ -99,6 +99,7 @@ def plan(
         tell(line)
     if units_dir is not None:
         stage.hash_checkpoints(config, store)
+        leases.forget(store)
         shards.write_fan_outs(shards.fan_outs(config, made), units_dir)
 
 

@@ -34,7 +34,7 @@ SOURCE = "source.json"
 OPERATIONAL = {
     "benchmarks", "devices", "reuse_engine", "gpu_memory_utilization", "tensor_parallel_size",
     "enforce_eager", "read", "sampled", "repeat_after", "allow_lossy_dtype",
-    "grade_timeout_seconds", "second_grader", "shards", "tokenizer_of_before",
+    "grade_timeout_seconds", "second_grader", "shards", "tokenizer_of_before", "engines",
 }  # fmt: skip
 """Settings that are not in the key, since they do not change completions. `tensor_parallel_size`,
 `enforce_eager` and `gpu_memory_utilization` change completions by rounding at most. The benchmarks

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from svdjobs.config import VARIANTS, SweepConfig, alpha_id
+from svdjobs.config import ENGINES, VARIANTS, SweepConfig, alpha_id
 from svdjobs.errors import ConfigError
 from svdjobs.progress import say
 from svdjobs.records import Plan
@@ -79,8 +79,11 @@ def evaluations(config: SweepConfig, checkpoint_id: str | None = None) -> list[t
     """Checkpoint id and shard id of every evaluation of a checkpoint.
 
     Without `checkpoint_id`: of every checkpoint but `after`, which is evaluated before the others,
-    since they read its completions; and once of all variants, which one pod evaluates.
+    since they read its completions; and once of all variants, which one pod evaluates. With
+    `evaluate.engines`: an entry for each engine, and none for `after`.
     """
+    if config.evaluate and config.evaluate.engines:
+        return [] if checkpoint_id else [(ENGINES, one) for one in engine_ids(config)]
     ids = [i for i in layout.evaluated_ids(config) if i not in config.variants]
     wanted = [checkpoint_id] if checkpoint_id else ids
     found = [
@@ -94,22 +97,30 @@ def evaluations(config: SweepConfig, checkpoint_id: str | None = None) -> list[t
     return found
 
 
+def engine_ids(config: SweepConfig) -> list[str]:
+    """Ids of the pods that share all evaluations; empty without `evaluate.engines`."""
+    count = (config.evaluate.engines if config.evaluate else None) or 0
+    return [f"engine-{number:03d}" for number in range(count)]
+
+
 def fan_outs(config: SweepConfig, plan: Plan | None) -> dict[str, Any]:
     """The lists of ids that a workflow fans out over, by name.
 
     For `rotations`, `metrics`, `variants` and `gate`: whether the config wants them.
     """
-    baselines = layout.baseline_ids(config) if config.evaluate else []
-    if config.evaluate:
+    engines = engine_ids(config)
+    baselines = layout.baseline_ids(config) if config.evaluate and not engines else []
+    if baselines:
         baselines += config.checkpoints
     return {
         "decompose": [shard.id for shard in decompose_shards(config, plan)],
         "alphas": [alpha_id(alpha) for alpha in config.alphas],
         "baselines": [checkpoint_id for checkpoint_id in baselines if checkpoint_id != "after"],
-        "evaluate": [shard.id for shard in evaluate_shards(config)],
+        "evaluate": [shard.id for shard in evaluate_shards(config) if not engines],
+        "engines": engines,
         "rotations": config.rotations is not None,
         "metrics": config.metrics is not None,
-        "variants": bool(config.variants or config.map),
+        "variants": bool(config.variants or config.map) and not engines,
         "gate": config.gate is not None,
     }
 

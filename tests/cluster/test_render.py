@@ -294,6 +294,7 @@ def test_two_hundred_alphas_on_sixteen_units_fit() -> None:
     )
     # An alpha has its DAG, blend (2: Retry and pod), a group, 16 shards (2 each), a skipped task.
     alphas, rest = 200 * (1 + 2 + 1 + 32 + 1), (1 + 1 + 32) + 33 + (1 + 2 * 64) + 1 + 1 + 6 + 4
+    rest += 1  # no engines
     once = [t for t in pipeline.SWEEP if isinstance(t, pipeline.Task) and not (t.each or t.when)]
     assert size.nodes == alphas + rest + 2 * (len(once) - 1)
     assert size.pods == 200 * (1 + 16) + 4 * 16 + 2 * 16 + 2 + len(once)

@@ -56,6 +56,7 @@ def test_shards_give_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> None:
         "alphas": ["alpha-0.0000", "alpha-0.5000", "alpha-1.0000"],
         "baselines": ["before", "after-again"],
         "evaluate": ["sums-000", "sums-001", "sums-002"],
+        "engines": [],
         "rotations": True,
         "metrics": False,
         "variants": False,

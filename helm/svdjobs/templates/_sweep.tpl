@@ -141,6 +141,10 @@ templates:
       valueFrom:
         default: '[]'
         path: /scratch/units/evaluate.json
+    - name: engines
+      valueFrom:
+        default: '[]'
+        path: /scratch/units/engines.json
     - name: alphas
       valueFrom:
         default: '[]'
@@ -1102,12 +1106,26 @@ templates:
       name: variants
       template: evaluate
       when: '{{`{{tasks.plan.outputs.parameters.variants}}`}} == true'
+    - arguments:
+        parameters:
+        - name: checkpoint
+          value: engines
+        - name: unit
+          value: '{{`{{item}}`}}'
+      depends: plan.Succeeded && (decompose.Succeeded || decompose.Failed || decompose.Errored || decompose.Skipped
+        || decompose.Omitted) && (alphas.Succeeded || alphas.Failed || alphas.Errored || alphas.Skipped
+        || alphas.Omitted) && (baselines.Succeeded || baselines.Failed || baselines.Errored || baselines.Skipped
+        || baselines.Omitted)
+      name: engines
+      template: evaluate
+      withParam: '{{`{{tasks.plan.outputs.parameters.engines}}`}}'
     - depends: (plan.Succeeded || plan.Failed || plan.Errored || plan.Skipped || plan.Omitted) && (alphas.Succeeded
         || alphas.Failed || alphas.Errored || alphas.Skipped || alphas.Omitted) && (baselines.Succeeded
         || baselines.Failed || baselines.Errored || baselines.Skipped || baselines.Omitted) && (rotations.Succeeded
         || rotations.Failed || rotations.Errored || rotations.Skipped || rotations.Omitted) && (metrics.Succeeded
         || metrics.Failed || metrics.Errored || metrics.Skipped || metrics.Omitted) && (variants.Succeeded
-        || variants.Failed || variants.Errored || variants.Skipped || variants.Omitted)
+        || variants.Failed || variants.Errored || variants.Skipped || variants.Omitted) && (engines.Succeeded
+        || engines.Failed || engines.Errored || engines.Skipped || engines.Omitted)
       name: report
       template: report
     - depends: report.Succeeded
