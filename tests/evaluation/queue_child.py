@@ -5,8 +5,10 @@ python -m tests.evaluation.queue_child CONFIG_JSON
 
 from __future__ import annotations
 
+import signal
 import sys
 
+from svdjobs.cli.main import _terminate
 from svdjobs.config import SweepConfig
 from svdjobs.evaluation import queue
 from svdjobs.evaluation.session import open_session
@@ -15,6 +17,7 @@ from svdjobs.storage.open import open_store
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, _terminate)
     config = SweepConfig.model_validate_json(sys.argv[1])
     store = open_store(config.store_url)
     with open_session(config, store) as session:
