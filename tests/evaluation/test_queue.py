@@ -13,10 +13,11 @@ import pytest
 
 from svdjobs import local
 from svdjobs.config import ENGINES, SweepConfig
+from svdjobs.config_file import parse_config
 from svdjobs.errors import EXIT_TERMINATED, EvaluationError
 from svdjobs.evaluation import drawing, likelihoods, queue
 from svdjobs.runs import leases, shards
-from svdjobs.stages import blend, decompose, evaluate, plan, report, rotations
+from svdjobs.stages import blend, decompose, evaluate, plan, report
 from svdjobs.storage.dev_server import BUCKET
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.open import open_store
@@ -24,29 +25,43 @@ from svdjobs.storage.store import Store
 from tests.forked import Process
 from tests.waiting import until
 
-MakeConfig = Callable[..., SweepConfig]
 MAP = {"nulls": 1, "layers": [1], "families": ["down_proj"]}
 VARIANTS = {"mlp": {"before": "matrix", "include": ["mlp"]}}
+MakeConfig = Callable[..., SweepConfig]
 
 
-@pytest.fixture
-def shared(make_config: MakeConfig) -> Callable[..., SweepConfig]:
-    """Makes a config whose evaluations engines share: two shards, variants and a map."""
+@pytest.fixture(scope="module")
+def shared(chain: dict[str, Path], benchmark_file: Path) -> MakeConfig:
+    """Makes a config whose evaluations engines share, with variants and a map."""
 
-    def make(store: str, **keys: Any) -> SweepConfig:
-        base = make_config()
-        assert base.evaluate is not None
-        own = {"engine": "transformers", "engines": 2, "shards": 2, "sampled": ["alpha-0.5000"]}
-        given = {**base.evaluate.model_dump(mode="json"), **own, **keys}
-        return make_config(store=store, evaluate=given, variants=VARIANTS, map=MAP)
+    def make(store: Path | str, **keys: Any) -> SweepConfig:
+        evaluate = {
+            "benchmarks": [{"name": "sums", "data": str(benchmark_file)}], "max_tokens": 12,
+            "n_samples": 2, "batch_size": 1, "engine": "transformers", "engines": 2, "shards": 2,
+            "sampled": ["alpha-0.5000"], **keys,
+        }  # fmt: skip
+        document = {
+            "name": "mini", "before": str(chain["base"]), "after": str(chain["rl2"]),
+            "store": str(store), "alphas": [0, 0.5, 1], "evaluate": evaluate,
+            "variants": VARIANTS, "map": MAP,
+        }  # fmt: skip
+        return parse_config(document, where="test")
 
     return make
+
+
+@pytest.fixture(scope="module")
+def expected(shared: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the same sweep holds that one process has made."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    local.sweep(shared(folder, engines=None, shards=1))
+    return contents(LocalStore(folder))
 
 
 def prepared(config: SweepConfig) -> Store:
     """The store of a run that is finished up to its evaluations."""
     store = open_store(config.store_url)
-    for stage in (plan, decompose, rotations, blend):
+    for stage in (plan, decompose, blend):
         stage.run(config, store)
     return store
 
@@ -56,14 +71,6 @@ def contents(store: Store) -> dict[str, bytes]:
     excluded = ("plan/", "logs/", "config.json", "identities.json")
     keys = [key for key in store.keys("") if not key.startswith(excluded)]
     return {key: bytes(store.read(key)) for key in keys}
-
-
-def in_one_process(config: SweepConfig, folder: Path) -> dict[str, bytes]:
-    assert config.evaluate is not None
-    alone = config.evaluate.model_copy(update={"engines": None, "shards": 1})
-    whole = config.model_copy(update={"store": str(folder), "evaluate": alone})
-    local.sweep(whole)
-    return contents(LocalStore(folder))
 
 
 @contextmanager
@@ -91,7 +98,11 @@ def finished_by(config: SweepConfig, store: Store) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_two_engines_come_to_the_bytes_of_one_process(
-    shared: Callable[..., SweepConfig], tmp_path: Path, request: pytest.FixtureRequest, kind: str
+    shared: MakeConfig,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    kind: str,
 ) -> None:
     url = str(tmp_path / "run")
     if kind == "s3":
@@ -101,17 +112,17 @@ def test_two_engines_come_to_the_bytes_of_one_process(
     logs = [tmp_path / "0.log", tmp_path / "1.log"]
     with engine(config, logs[0]) as first, engine(config, logs[1]) as second:
         assert (first.wait(), second.wait()) == (0, 0), [log.read_text() for log in logs]
-    assert finished_by(config, store) == in_one_process(config, tmp_path / "alone")
+    assert finished_by(config, store) == expected
     done = [log.read_text().count(": done in") for log in logs]
     assert min(done) > 0, "both worked"
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_what_a_dead_engine_had_the_other_takes(
-    shared: Callable[..., SweepConfig], tmp_path: Path, how: signal.Signals
+    shared: MakeConfig, expected: dict[str, bytes], tmp_path: Path, how: signal.Signals
 ) -> None:
     """It dies while it draws, and what it had drawn is not drawn again."""
-    config = shared(str(tmp_path / "run"), batch_size=1, shards=1)
+    config = shared(tmp_path / "run", shards=1)
     store = prepared(config)
     journal = tmp_path / "run" / "results" / "after" / "sums"
     with engine(config, tmp_path / "dead.log") as dead:
@@ -120,7 +131,7 @@ def test_what_a_dead_engine_had_the_other_takes(
             os.kill(dead.pid, how)
             assert dead.wait() == (-how if how is signal.SIGKILL else EXIT_TERMINATED)
             assert alive.wait() == 0, (tmp_path / "alive.log").read_text()
-    assert finished_by(config, store) == in_one_process(config, tmp_path / "alone")
+    assert finished_by(config, store) == expected
 
 
 def _lines(folder: Path) -> int:
@@ -133,9 +144,9 @@ def walk(config: SweepConfig, store: Store) -> None:
 
 
 def test_a_piece_that_fails_is_named_and_all_others_are_done(
-    shared: Callable[..., SweepConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared: MakeConfig, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = shared(str(tmp_path / "run"))
+    config = shared(tmp_path / "run")
     store, real = prepared(config), likelihoods.make
 
     def make(session: Any, checkpoint_id: str, *args: Any, **keys: Any) -> None:
@@ -150,13 +161,13 @@ def test_a_piece_that_fails_is_named_and_all_others_are_done(
     missing = [p.id for p in queue.pieces(config) if p.what == "read"]
     assert len(missing) == 6
     walk(config, store)  # with the fault mended
-    assert finished_by(config, store) == in_one_process(config, tmp_path / "alone")
+    assert finished_by(config, store) == expected
 
 
 def test_an_engine_that_is_broken_ends_and_leaves_the_rest_to_others(
-    shared: Callable[..., SweepConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared: MakeConfig, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = shared(str(tmp_path / "run"))
+    config = shared(tmp_path / "run")
     store, tried = prepared(config), []
 
     def broken(_: Any, checkpoint_id: str, *__: Any) -> None:
@@ -169,15 +180,15 @@ def test_an_engine_that_is_broken_ends_and_leaves_the_rest_to_others(
             walk(config, store)
     assert len(tried) == 2
     walk(config, store)
-    assert finished_by(config, store) == in_one_process(config, tmp_path / "alone")
+    assert finished_by(config, store) == expected
 
 
 def test_a_blend_that_failed_is_left_out(
-    shared: Callable[..., SweepConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shared: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = shared(str(tmp_path / "run"))
+    config = shared(tmp_path / "run")
     store = open_store(config.store_url)
-    for stage in (plan, decompose, rotations):
+    for stage in (plan, decompose):
         stage.run(config, store)
     blend.run(config, store, alphas=[0, 1])
     walk(config, store)
@@ -188,7 +199,7 @@ def test_a_blend_that_failed_is_left_out(
     ]  # fmt: skip
 
 
-def test_with_engines_no_other_pod_evaluates(shared: Callable[..., SweepConfig]) -> None:
+def test_with_engines_no_other_pod_evaluates(shared: MakeConfig) -> None:
     config = shared("unused")
     found = shards.fan_outs(config, None)
     assert found["engines"] == ["engine-000", "engine-001"]
