@@ -57,10 +57,12 @@ KEYS = {
 @click.option("--gpu_mem_util", type=float, help="Fraction of the GPU's memory for vLLM.")
 @click.option("--tensor_parallel_size", type=int, help="GPUs per engine.")
 @click.option("--out_json", type=click.Path(path_type=Path), help="File for the results.")
+@click.option("--shared", is_flag=True, hidden=True, help="Share the work with other processes.")
 @config_options
 def evaluate(
     given: Given,
     force: bool,
+    shared: bool,
     ids: tuple[str, ...],
     unit: str | None,
     index: tuple[int, int] | None,
@@ -82,6 +84,11 @@ def evaluate(
     if given.source is not None:
         if settings or tokenizer or data_path or out_json:
             raise ConfigError("with CONFIG, use --set, e.g. --set evaluate.n_samples=8.")
+        if shared:
+            from svdjobs.stages import evaluate as stage
+
+            stage.run_shared(*given.opened(), checkpoint_ids=ids or None)
+            return
         _stage(given, ids, unit, index, force=force)
         return
     if data_path is None:

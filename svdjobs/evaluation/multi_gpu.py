@@ -1,8 +1,7 @@
-"""Divides the checkpoints of an evaluation among processes on one machine, each with its own GPUs.
+"""Shares the evaluations of a run among processes on one machine, each with its own GPUs.
 
-Each process runs `svdjobs evaluate` for some checkpoints. It sees only its GPUs, writes its own log
-file, and ends when this process ends. If one dies, the others go on. Checkpoints that it did not
-finish are tried once more, each in its own process and on other GPUs.
+Each process walks the same list (`queue`). It sees only its GPUs, writes its own log file, and ends
+when this process ends. If one is killed, the others take what it had, and it starts again.
 """
 
 from __future__ import annotations
@@ -11,24 +10,24 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from svdjobs.config import EvaluateConfig, SweepConfig
+from svdjobs.config import VARIANTS, EvaluateConfig, SweepConfig
 from svdjobs.errors import ConfigError, EvaluationError
 from svdjobs.parallel import die_with
-from svdjobs.progress import say, track
+from svdjobs.progress import say
 from svdjobs.provenance import cores
-from svdjobs.runs import layout
+from svdjobs.runs import layout, leases
 from svdjobs.runs.logs import RunLogs, run_logs
 from svdjobs.runs.outputs import find_manifest
 from svdjobs.storage.store import Store
 
 POLL_SECONDS = 0.2
 TAIL_LINES = 5
+RESTARTS = 2
 # Environment variable of the processes that this module starts: the id of their parent.
 PARENT = "SVDJOBS_PARENT_PID"
 
@@ -83,58 +82,52 @@ def run(
     """Evaluate checkpoints on several engines at once.
 
     Raises:
-        EvaluationError: some checkpoints failed twice; the others are finished.
+        EvaluationError: some could not be evaluated; the others are finished.
     """
-    # `after` first: the others read its completions.
-    first = ["after"] if config.evaluation.read != 0 and "after" in checkpoint_ids else []
-    rest = [i for i in checkpoint_ids if i not in first]
-    failed_twice: list[str] = []
+    leases.forget(store)
     with (
-        track("evaluate on several engines", len(checkpoint_ids)) as advance,
         TemporaryDirectory(prefix="svdjobs-") as folder,
         run_logs(store) as logs,
+        ExitStack() as stack,
     ):
         path = Path(folder) / "sweep.json"
         path.write_text(config.model_dump_json())
-        for ids in (first, rest):
-            by_process = [ids[number :: len(groups)] for number in range(len(groups))]
-            _attempt(path, by_process, groups, logs)
-            unfinished = [i for i in ids if not _finished(config, store, i)]
-            advance(len(ids) - len(unfinished))
-            if unfinished:
-                say(f"not finished, trying again: {', '.join(unfinished)}")
-            # Each alone, on the GPUs after those where it failed.
-            queues: list[list[str]] = [[] for _ in groups]
-            for i in unfinished:
-                queues[(ids.index(i) + 1) % len(groups)].append(i)
-            for retried in zip_longest(*queues):
-                _attempt(path, [[i] if i else [] for i in retried], groups, logs)
-            failed = [i for i in unfinished if not _finished(config, store, i)]
-            advance(len(unfinished) - len(failed))
-            failed_twice += failed
-        tails = _log_tails(logs, len(groups))
-    if failed_twice:
-        raise EvaluationError(
-            f"{len(failed_twice)} of {len(checkpoint_ids)} checkpoints could not be evaluated: "
-            f"{', '.join(failed_twice)}. The last lines of their engines' logs:\n{tails}"
-        )
+
+        def start(number: int) -> subprocess.Popen[bytes]:
+            engine = _process(
+                path, log_of(logs, number), groups[number], checkpoint_ids, len(groups)
+            )
+            return stack.enter_context(engine)
+
+        say(f"{len(groups)} engines share the work; their logs: {logs.place(log_of(logs, 0))} …")
+        _watch(store, start, len(groups))
+        ids = [i for i in checkpoint_ids if i != VARIANTS]
+        unfinished = [i for i in ids if not _finished(config, store, i)]
+        if unfinished:
+            raise EvaluationError(
+                f"{len(unfinished)} of {len(ids)} checkpoints could not be evaluated: "
+                f"{', '.join(unfinished)}. The last lines of their engines' logs:\n"
+                f"{_log_tails(logs, len(groups))}"
+            )
 
 
-def _attempt(
-    path: Path,
-    ids_by_process: Sequence[Sequence[str]],
-    groups: Sequence[tuple[str, ...]],
-    logs: RunLogs,
-) -> None:
-    """Evaluate checkpoints in processes, each with its group of GPUs, and wait for all."""
-    with ExitStack() as stack:
-        processes = [
-            stack.enter_context(_process(path, log_of(logs, number), devices, ids, len(groups)))
-            for number, (ids, devices) in enumerate(zip(ids_by_process, groups, strict=False))
-            if ids
-        ]
-        while any(process.poll() is None for process in processes):
-            time.sleep(POLL_SECONDS)
+def _watch(store: Store, start: Callable[[int], subprocess.Popen[bytes]], count: int) -> None:
+    """Wait until all engines have ended. One that is killed gives its work back, and starts again
+    `RESTARTS` times."""
+    running = {number: start(number) for number in range(count)}
+    restarts = dict.fromkeys(running, RESTARTS)
+    while running:
+        time.sleep(POLL_SECONDS)
+        for number, process in list(running.items()):
+            if (code := process.poll()) is None:
+                continue
+            del running[number]
+            if code:
+                leases.give_back(store, leases.worker(process.pid))
+            if code < 0 and restarts[number]:
+                restarts[number] -= 1
+                say(f"engine {number} was ended by signal {-code}, and starts again")
+                running[number] = start(number)
 
 
 @contextmanager
@@ -154,7 +147,7 @@ def _process(
         "CUDA_VISIBLE_DEVICES": ",".join(devices),
         PARENT: str(os.getpid()),
     }
-    options = [word for i in checkpoint_ids for word in ("--checkpoint", i)]
+    options = ["--shared", *(word for i in checkpoint_ids for word in ("--checkpoint", i))]
     with log_path.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "svdjobs.cli.main", "evaluate", str(path), *options],

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from svdjobs.config import SweepConfig
+from svdjobs.config import VARIANTS, SweepConfig
 from svdjobs.errors import (
     BusyError,
     EvaluationError,
@@ -53,15 +53,19 @@ class Piece(NamedTuple):
         return f"{self.what} {self.shard.name}"
 
 
-def pieces(config: SweepConfig) -> list[Piece]:
-    """All pieces of a run: first after's completions, for which the others wait."""
+def pieces(config: SweepConfig, ids: Sequence[str] | None = None) -> list[Piece]:
+    """All pieces of a run: first after's completions, for which the others wait.
+
+    With `ids` only those of these checkpoints; the map belongs to the id `variants`.
+    """
     sampled, read = layout.sampled_ids(config), layout.read_ids(config)
-    order = evaluation_order(layout.evaluated_ids(config))
+    chosen = [*layout.evaluated_ids(config), VARIANTS] if ids is None else ids
+    order = evaluation_order([i for i in chosen if i != VARIANTS])
     whole = [shards.Shard(benchmark.name, 0, 1) for benchmark in config.benchmarks]
     parts = shards.evaluate_shards(config)
     draws = [Piece("draw", i, shard) for i in order if i in sampled for shard in parts]
     reads = [Piece("read", i, one) for i in order if i in read for one in whole]
-    maps = [Piece("map", "after", one) for one in whole if config.map]
+    maps = [Piece("map", "after", one) for one in whole if config.map and VARIANTS in chosen]
     return [*draws, *reads, *maps]
 
 
@@ -69,19 +73,21 @@ def walk(
     session: Session,
     *,
     check: Callable[[Session, Sequence[str]], None],
+    ids: Sequence[str] | None = None,
     leases: Leases | None = None,
 ) -> None:
     """Do pieces of work until none is left, here or with other workers.
 
-    `check` checks the engine and the prompts of checkpoints before the engine starts.
+    `ids` are as for `pieces`. `check` checks the engine and the prompts of checkpoints before the
+    engine starts.
 
     Raises:
-        EvaluationError: pieces failed; all others are done, unless two in a row failed.
+        EvaluationError: pieces failed; all others are done, unless two checkpoints in a row failed.
         UnavailableError: the store or another service does not answer.
     """
-    work = _Work(session, leases or Leases(session.store))
+    work = _Work(session, pieces(session.config, ids), leases or Leases(session.store))
     if work.left:
-        check(session, [i for i in layout.evaluated_ids(session.config) if work.key_of(i)])
+        check(session, list(dict.fromkeys(piece.checkpoint for piece in work.left)))
     while work.left:
         if not work.do_one():
             time.sleep(POLL_SECONDS)
@@ -95,16 +101,16 @@ def walk(
 class _Work:
     """What one worker knows of the list."""
 
-    def __init__(self, session: Session, leases: Leases) -> None:
+    def __init__(self, session: Session, found: Sequence[Piece], leases: Leases) -> None:
         self._session = session
         self._leases = leases
         self._benchmarks: dict[str, Benchmark] = {b.name: b for b in session.benchmarks}
         self._keys: dict[str, dict[str, OutputKey]] = {}
         self._engine_has = "after"
-        self._failed_last = False
+        self._failed_last: str | None = None
         self.failed: dict[str, str] = {}
         """Pieces that failed here, and why. This worker does not try them again."""
-        known = [p for p in pieces(session.config) if p.shard.name in self.key_of(p.checkpoint)]
+        known = [p for p in found if p.shard.name in self.key_of(p.checkpoint)]
         self.left = [piece for piece in known if not self._is_done(piece)]
         self._time_left = TimeLeft("pieces of work", {piece.id: piece.kind for piece in self.left})
 
@@ -143,13 +149,13 @@ class _Work:
         except SvdjobsError as error:
             self.failed[piece.id] = str(error)
             self.left.remove(piece)
-            if self._failed_last:  # then it is the engine, not the piece
+            if self._failed_last not in (None, piece.checkpoint):  # then it is the engine
                 raise
-            self._failed_last = True
+            self._failed_last, self._engine_has = piece.checkpoint, ""
             say(f"{piece.id} failed: {error}")
             return True
         if mine:
-            self._failed_last = False
+            self._failed_last = None
         elif self._leases.is_given_up(piece.id):
             self.failed[piece.id] = "every try ended, here or elsewhere; the pods' logs say why"
             self.left.remove(piece)

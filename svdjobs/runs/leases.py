@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from svdjobs.errors import SvdjobsError
+from svdjobs.errors import MissingKeyError, SvdjobsError
 from svdjobs.storage.objects import clear, write_bytes
 from svdjobs.storage.store import Listing, Store, Written
 
@@ -49,7 +49,7 @@ class Leases:
         self._silence = silence
         self._beat = beat
         self._most_tries = most_tries
-        self._worker = f"{socket.gethostname()} {os.getpid()}"
+        self._worker = worker(os.getpid())
         self._seen: dict[str, tuple[Written, float]] = {}
 
     @contextmanager
@@ -112,6 +112,20 @@ class Leases:
             count += 1
             with suppress(SvdjobsError):  # the store is away; the work itself will say so
                 write_bytes(self._store, key, b"." * (count % 1000))
+
+
+def worker(pid: int) -> str:
+    """The name of a process of this machine, as leases hold it."""
+    return f"{socket.gethostname()} {pid}"
+
+
+def give_back(store: Store, of: str) -> None:
+    """End the leases of a worker that is known to be dead, so that nobody waits for them."""
+    for key in store.keys(PREFIX):
+        if _TRY.fullmatch(key.rpartition("/")[2]):
+            with suppress(MissingKeyError):  # its piece has just been done
+                if bytes(store.read(key)).decode() == of:
+                    write_bytes(store, f"{key}.end", b"")
 
 
 def forget(store: Store) -> None:

@@ -59,7 +59,7 @@ def run(
             if not all(_is_finished(session, i, b, keys, outputs, force=force) for b in benchmarks)
         ]
         groups = multi_gpu.device_groups(session.evaluate)
-        if len(groups) > 1 and len(unfinished) > 1:
+        if len(groups) > 1 and unfinished:
             if force:  # the processes make these, and this one must not make them once more
                 for pair in keys:
                     clear(store, layout.likelihoods_prefix(*pair))
@@ -67,7 +67,8 @@ def run(
                 for benchmark in benchmarks if VARIANTS in ids else ():
                     clear(store, layout.map_prefix(benchmark.name))
                 force = False
-            multi_gpu.run(config, store, unfinished, groups)
+            rest = [VARIANTS] if VARIANTS in ids else []
+            multi_gpu.run(config, store, [*unfinished, *rest], groups)
             outputs = {pair: begin(store, prefixes[pair], keys[pair]) for pair in prefixes}
         elif unfinished and VARIANTS in ids and (config.variants or config.map):
             session.engine_holder.check_takes_variants()  # before hours of sampling, not after them
@@ -125,6 +126,15 @@ def check_engine_before_sweep(config: SweepConfig, store: Store) -> None:
         engine_choice.check_engine(evaluate.model_copy(update={"engine": engine}))
 
 
+def run_shared(
+    config: SweepConfig, store: Store, *, checkpoint_ids: Sequence[str] | None = None
+) -> None:
+    """The same as `run`, beside other processes that do the same: each piece of work is done by one
+    of them."""
+    with open_session(config, store) as session:
+        queue.walk(session, ids=_named(config, checkpoint_ids), check=_check_settings)
+
+
 def run_shard(
     config: SweepConfig, store: Store, *, checkpoint_id: str, shard_id: str
 ) -> Manifest | None:
@@ -137,8 +147,7 @@ def run_shard(
     output is the same as that of `run`.
     """
     if checkpoint_id == ENGINES:
-        with open_session(config, store) as session:
-            queue.walk(session, check=_check_settings)
+        run_shared(config, store)
         return None
     if checkpoint_id == VARIANTS:
         run(config, store, checkpoint_ids=[VARIANTS])

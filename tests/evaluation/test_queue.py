@@ -178,7 +178,7 @@ def test_an_engine_that_is_broken_ends_and_leaves_the_rest_to_others(
         patch.setattr(drawing, "draw_shard", broken)
         with pytest.raises(EvaluationError, match="the engine is gone"):
             walk(config, store)
-    assert len(tried) == 2
+    assert len(set(tried)) == 2
     walk(config, store)
     assert finished_by(config, store) == expected
 
