@@ -491,7 +491,8 @@ def _details(rows: Sequence[MetricsRow]) -> dict[str, Any]:
         found.setdefault(cell, []).append(
             {"name": charts.name(row.name), "shape": row.shape, "values": values}
         )
-    return {"cells": found, "what": {name: metric.what for name, metric in METRICS.items()}}
+    # Sorted: the registry is in the order in which a process happened to import its modules.
+    return {"cells": found, "what": {name: METRICS[name].what for name in sorted(METRICS)}}
 
 
 def _rounded(value: float | None) -> float | None:
