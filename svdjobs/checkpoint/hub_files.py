@@ -14,6 +14,7 @@ from svdjobs.errors import (
     UnavailableError,
     first_line,
 )
+from svdjobs.storage.local import BLOB_VERSION
 
 
 class HubFiles:
@@ -29,7 +30,10 @@ class HubFiles:
 
         about = HfApi().model_info(repository, revision=revision, files_metadata=True)
         self._repository, self._commit = repository, about.sha
-        self._sizes = {file.rfilename: file.size for file in about.siblings or ()}
+        files = about.siblings or ()
+        self._sizes = {file.rfilename: file.size for file in files}
+        self._sha256 = {file.rfilename: file.lfs.sha256 for file in files if file.lfs}
+        self._git = {file.rfilename: file.blob_id for file in files if file.blob_id}
 
     @property
     def url(self) -> str:
@@ -47,9 +51,15 @@ class HubFiles:
         return self._sizes[key] or 0
 
     def version(self, key: str) -> str:
-        """The commit, which fixes the content of every file."""
+        """`blob:`, the name of the file's blob and its size, as for the same file in the hub's
+        cache. For a hub that names no blobs: the commit, which fixes the content of every file."""
         self._require(key)
-        return str(self._commit)
+        blob = self._sha256.get(key) or self._git.get(key)
+        return f"{BLOB_VERSION}{blob}:{self.size(key)}" if blob else str(self._commit)
+
+    def sha256(self, key: str) -> str | None:
+        """The sha256 of a large file, which the hub knows; None for other files."""
+        return self._sha256.get(key)
 
     def exists(self, key: str) -> bool:
         """Whether the repository has the file."""

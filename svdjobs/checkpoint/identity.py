@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from svdjobs.checkpoint.hub_files import HubFiles
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.fingerprint import fingerprint
 from svdjobs.parallel import in_order
@@ -36,6 +37,14 @@ def identity(checkpoint: Checkpoint, cache: Store, key: str) -> str:
     return fingerprint(found)
 
 
+def needs_weights(checkpoint: Checkpoint) -> bool:
+    """Whether `identity` must read all weights: not of a hub that knows their sha256."""
+    files = checkpoint.store
+    if not isinstance(files, HubFiles):
+        return True
+    return any(files.sha256(name) is None for name in checkpoint.weight_files())
+
+
 def _digests(
     label: str, store: Readable, files: Sequence[str], cache: Store, key: str
 ) -> dict[str, str]:
@@ -56,7 +65,9 @@ def _digests(
 
 
 def _digest(store: Readable, name: str) -> str:
-    """Return the sha256 of one file."""
+    """Return the sha256 of one file: as the hub says, for one that is not downloaded."""
+    if isinstance(store, HubFiles) and (known := store.sha256(name)):
+        return known
     digest = hashlib.sha256()
     read = _local_pieces if isinstance(store, LocalStore) else pieces
     for piece in read(store, name):

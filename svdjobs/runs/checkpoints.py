@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svdjobs.checkpoint.identity import companions_digest, identity
+from svdjobs.checkpoint.identity import companions_digest, identity, needs_weights
 from svdjobs.checkpoint.matrices import Matrices, matrices
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.sources import open_checkpoint, open_headers
@@ -61,9 +61,16 @@ class RunCheckpoints:
         return self._matrices[source]
 
     def identity(self, source: str, store: Store) -> str:
-        """Fingerprint of a checkpoint's config and weights; `store` caches hashes of files."""
+        """Fingerprint of a checkpoint's config and weights; `store` caches hashes of files.
+
+        A hub checkpoint that is not in the cache is not downloaded for it, if the hub knows the
+        sha256 of the weights.
+        """
         if source not in self._identities:
-            self._identities[source] = identity(self.open(source), store, layout.IDENTITIES)
+            found = self._opened.get(source) or self.headers(source)
+            if needs_weights(found):
+                found = self.open(source)
+            self._identities[source] = identity(found, store, layout.IDENTITIES)
         return self._identities[source]
 
     def companions(self, source: str) -> str:

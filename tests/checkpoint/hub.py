@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             self._send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"}, body)
         elif api:
-            files = [{"rfilename": path.name} for path in sorted(folder.iterdir())]
+            files = [_about(path) for path in sorted(folder.iterdir())]
             about = {"id": "/".join(parts[:2]), "sha": COMMIT, "siblings": files, "tags": []}
             self._send(200, json.dumps(about).encode(), {"Content-Type": "application/json"}, body)
         else:
@@ -85,6 +85,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self.wfile.write(data)
+
+
+def _about(path: Path) -> dict[str, object]:
+    """What the hub says of a file: large ones, with their sha256, are in LFS."""
+    data = path.read_bytes()
+    found = {"rfilename": path.name, "size": len(data)}
+    if path.suffix == ".safetensors":
+        sha256 = hashlib.sha256(data).hexdigest()
+        return {**found, "lfs": {"sha256": sha256, "size": len(data), "pointerSize": 134}}
+    return {**found, "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -37,7 +38,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 
 def svdjobs(
-    hub: Hub, folder: Path, stage: str, **config: object
+    hub: Hub, folder: Path, stage: str, *options: str, **config: object
 ) -> subprocess.CompletedProcess[str]:
     document = {
         "name": "hub",
@@ -49,7 +50,7 @@ def svdjobs(
     }
     (folder / "sweep.yaml").write_text(yaml.safe_dump(document))
     return subprocess.run(
-        [sys.executable, "-m", "svdjobs.cli.main", stage, str(folder / "sweep.yaml")],
+        [sys.executable, "-m", "svdjobs.cli.main", stage, str(folder / "sweep.yaml"), *options],
         capture_output=True,
         text=True,
         env={
@@ -82,6 +83,35 @@ def test_plan_fetches_headers_and_a_sweep_the_weights(hub: Hub, tmp_path: Path) 
     again = svdjobs(hub, tmp_path, "plan")  # from the cache now, and the same plan
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "run" / "plan" / "manifest.json").read_bytes() == planned
+
+
+def test_a_pod_that_plans_downloads_no_weights(
+    hub: Hub, tmp_path: Path, benchmark_file: Path
+) -> None:
+    """It tokenises the prompts and knows the checkpoints' hashes, which the hub tells. A pod that
+    has the weights finds the same hashes in their bytes."""
+    benchmark = {"name": "sums", "data": str(benchmark_file)}
+    evaluate = {"benchmarks": [benchmark], "engine": "transformers", "max_tokens": 4}
+    hub.weight_bytes = 0
+    units = ("--units-dir", str(tmp_path / "units"))
+    done = svdjobs(hub, tmp_path, "plan", *units, evaluate=evaluate, metrics={})
+    assert done.returncode == 0, done.stderr
+    assert "prompts of" in done.stdout
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    weights = [path for folder in hub.models.values() for path in folder.glob("*.safetensors")]
+    assert hub.weight_bytes < sum(path.stat().st_size for path in weights)
+    identities = tmp_path / "run" / "identities.json"
+    of_the_hub = json.loads(identities.read_text())
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in weights}
+    assert digests <= set(of_the_hub.values())
+    identities.unlink()
+    done = svdjobs(hub, tmp_path, "decompose", evaluate=evaluate, metrics={})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(identities.read_text())
+    assert digests <= set(found.values())
+    shared = of_the_hub.keys() & found.keys()
+    assert len(shared) >= len(digests)
+    assert {key: found[key] for key in shared} == {key: of_the_hub[key] for key in shared}
 
 
 @pytest.mark.parametrize(
