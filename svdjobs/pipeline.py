@@ -5,11 +5,13 @@ The sweep on one machine (`local`), the Argo Workflow, the Jobs and the estimate
 its work in one process, so `STAGES` in their order are the sweep. On a cluster, `SWEEP` lists the
 pods:
 
-    plan ─┬─ decompose × shards ─┬─ rotations ─────────────────────────────────┐
-          │                      ├─ metrics ───────────────────────────────────┤
-          │                      ├─ alphas × (blend, evaluate × shards, drop)  ┤
-          │                      └─ variants: all of them, and the map ────────┤
-          └─ evaluate-after × shards ┴─ baselines × (evaluate × shards) ───────┴─ report ─ gate
+    plan ─ fetch × hub checkpoints ─┐
+    ┌───────────────────────────────┘
+    ├─ decompose × shards ─┬─ rotations ─────────────────────────────────┐
+    │                      ├─ metrics ───────────────────────────────────┤
+    │                      ├─ alphas × (blend, evaluate × shards, drop)  ┤
+    │                      └─ variants: all of them, and the map ────────┤
+    └─ evaluate-after × shards ┴─ baselines × (evaluate × shards) ───────┴─ report ─ gate
 
 With `evaluate.engines`, after the blends instead of every `evaluate` and `variants`:
 
@@ -80,6 +82,12 @@ class Stage:
 # after the other stages that compute.
 STAGES = (
     Stage("plan", Resources(cpu="1", memory="4Gi", scratch="5Gi")),
+    Stage(
+        "fetch",
+        Resources(cpu="2", memory="4Gi", scratch="1Gi"),
+        {"source": "--source"},
+        in_sweep=False,
+    ),
     Stage("decompose", Resources(cpu="8", memory="32Gi"), {"unit": "--unit"}),
     Stage("blend", Resources(cpu="4", memory="24Gi"), {"alpha": "--alpha"}),
     Stage("rotations", Resources(cpu="8", memory="32Gi"), section="rotations", rows=RotationRow),
@@ -161,9 +169,15 @@ def _evaluate(checkpoint: str, after: Mapping[str, Condition]) -> Task:
 _EVALUATE_AFTER_ENDED: Mapping[str, Condition] = {"evaluate-after": "ended"}
 SWEEP: tuple[Task | Chain, ...] = (
     Task("plan", "plan"),
-    Task("decompose", "decompose", {"plan": "succeeded"}, each="decompose", item="unit"),
+    # If it fails, pods download what they need themselves.
+    Task("fetch", "fetch", {"plan": "succeeded"}, each="fetch", item="source"),
     Task(
-        "evaluate-after", "evaluate", {"plan": "succeeded"}, each="evaluate", item="unit",
+        "decompose", "decompose", {"plan": "succeeded", "fetch": "ended"}, each="decompose",
+        item="unit",
+    ),
+    Task(
+        "evaluate-after", "evaluate", {"plan": "succeeded", "fetch": "ended"}, each="evaluate",
+        item="unit",
         given={"checkpoint": "after"},
     ),
     Task(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,13 @@ def _digests(
                 advance(store.size(name), size(total))
         write_json(cache, key, dict(sorted(cached.items())))
     return {name: cached[cache_keys[name]] for name in files}
+
+
+def remember(digests: Mapping[str, str], files: Store, cache: Store, key: str) -> None:
+    """Cache the sha256 of files in a store, by name, so that `identity` does not read them."""
+    cached = try_read_json(cache, key) or {}
+    cached |= {_cache_key(files, name): digest for name, digest in digests.items()}
+    write_json(cache, key, dict(sorted(cached.items())))
 
 
 def _digest(store: Readable, name: str) -> str:

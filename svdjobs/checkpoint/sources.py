@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from fnmatch import fnmatch
 from importlib.resources import files
 from pathlib import Path
 
@@ -66,6 +67,37 @@ def open_headers(source: str, *, allow_pickle: bool = False) -> Checkpoint:
         with hub_errors(source):
             found = _remote_headers(source, allow_pickle=allow_pickle)
         return _usable(found) if found else open_checkpoint(source, allow_pickle=allow_pickle)
+    return _opened(store, source, allow_pickle=allow_pickle)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source is a checkpoint of the hub, and not a folder of that name."""
+    return bool(_HUB_ID.fullmatch(source)) and not Path(source).exists()
+
+
+def hub_files(source: str) -> HubFiles:
+    """The files of a hub checkpoint at the commit that its revision names now.
+
+    Raises:
+        CheckpointError, StorageError, UnavailableError: as `open_checkpoint`.
+    """
+    repository, _, revision = source.partition("@")
+    with hub_errors(source):
+        return HubFiles(repository, revision or None)
+
+
+def wanted_files(files: HubFiles, *, allow_pickle: bool) -> list[str]:
+    """The files of a repository that a checkpoint consists of: config, weights, tokenizer."""
+    patterns = [*_PATTERNS, "*.bin"] if allow_pickle else _PATTERNS
+    return [name for name in files.keys("") if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def open_in(store: Store, source: str, *, allow_pickle: bool = False) -> Checkpoint:
+    """Open the copy of a checkpoint in a store under the name of its source.
+
+    Raises:
+        CheckpointError: as `open_checkpoint`.
+    """
     return _opened(store, source, allow_pickle=allow_pickle)
 
 
@@ -200,8 +232,7 @@ def _remote_headers(source: str, *, allow_pickle: bool) -> Checkpoint | None:
     Return None if it must be downloaded: if it is an adapter, or has only pickled weights, which
     have no headers, and the user allows those.
     """
-    repository, _, revision = source.partition("@")
-    files = HubFiles(repository, revision or None)
+    files = hub_files(source)
     has_headers = any(key.endswith(".safetensors") for key in files.keys(""))
     if is_adapter(files) or (allow_pickle and not has_headers):
         return None

@@ -104,6 +104,25 @@ def plan(
 
 
 @click.command()
+@click.option("--source", "slugs", multiple=True, help="Only this hub checkpoint (repeatable).")
+@index_options
+@config_options
+def fetch(given: Given, force: bool, slugs: tuple[str, ...], index: tuple[int, int] | None) -> None:
+    """Copy the hub's checkpoints into the run's store, once for all pods of a cluster."""
+    config, store = given.opened()
+    from svdjobs.runs import layout, shards
+    from svdjobs.runs.checkpoints import hub_sources
+    from svdjobs.stages import fetch as stage
+
+    chosen = [layout.slug(source) for source in slugs] or None
+    if index is not None:
+        whole_or_unit(index, force)
+        sources = [layout.slug(source) for source in hub_sources(config)]
+        chosen = shards.items_at_index(sources, *index)
+    stage.run(config, store, slugs=chosen, force=force)
+
+
+@click.command()
 @click.option(
     "--problems",
     type=click.IntRange(1),
@@ -222,4 +241,4 @@ def drop_weights(given: Given, force: bool, alpha: str) -> None:
     stage.run(config, store, alpha=shards.alpha_named(config, alpha))
 
 
-COMMANDS = (sweep, plan, forecast, blend, rotations, metrics, report, gate, drop_weights)
+COMMANDS = (sweep, plan, fetch, forecast, blend, rotations, metrics, report, gate, drop_weights)

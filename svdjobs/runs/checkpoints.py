@@ -5,10 +5,24 @@ from __future__ import annotations
 from svdjobs.checkpoint.identity import companions_digest, identity, needs_weights
 from svdjobs.checkpoint.matrices import Matrices, matrices
 from svdjobs.checkpoint.reader import Checkpoint
-from svdjobs.checkpoint.sources import open_checkpoint, open_headers
+from svdjobs.checkpoint.sources import is_hub_id, open_checkpoint, open_headers, open_in
 from svdjobs.config import SweepConfig
 from svdjobs.runs import layout
+from svdjobs.runs.outputs import MANIFEST
+from svdjobs.storage.open import open_store
 from svdjobs.storage.store import Store
+
+
+def hub_sources(config: SweepConfig) -> list[str]:
+    """The checkpoints of a config that are on the hub."""
+    sources = [target.source for target in layout.targets(config)]
+    found = dict.fromkeys([*sources, *config.checkpoints.values()])
+    return [source for source in found if is_hub_id(source)]
+
+
+def fetched_store(config: SweepConfig, source: str) -> Store:
+    """The folder of the run's store for the copy of a hub checkpoint."""
+    return open_store(f"{config.store_url}/{layout.fetched_prefix(source)}")
 
 
 class RunCheckpoints:
@@ -41,15 +55,30 @@ class RunCheckpoints:
         return self.open(layout.source(self.config, self.config.bases_of))
 
     def open(self, source: str) -> Checkpoint:
-        """The checkpoint at a source, ready to be read; a hub checkpoint is downloaded."""
+        """The checkpoint at a source, ready to be read. A hub checkpoint is the run's copy if the
+        stage `fetch` has made one; else it is downloaded."""
         if source not in self._opened:
-            self._opened[source] = open_checkpoint(source, allow_pickle=self.config.allow_pickle)
+            allowed, copy = self.config.allow_pickle, self._copy(source)
+            self._opened[source] = (
+                open_in(copy, source, allow_pickle=allowed)
+                if copy
+                else open_checkpoint(source, allow_pickle=allowed)
+            )
         return self._opened[source]
+
+    def _copy(self, source: str) -> Store | None:
+        """The run's finished copy of a hub checkpoint; None if there is none."""
+        if not is_hub_id(source):
+            return None
+        copy = fetched_store(self.config, source)
+        return copy if copy.exists(MANIFEST) else None
 
     def headers(self, source: str) -> Checkpoint:
         """The checkpoint at a source, of which only the config and headers can be read."""
         if source in self._opened:
             return self._opened[source]
+        if self._copy(source):
+            return self.open(source)
         if source not in self._headers:
             self._headers[source] = open_headers(source, allow_pickle=self.config.allow_pickle)
         return self._headers[source]

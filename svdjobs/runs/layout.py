@@ -118,6 +118,16 @@ def read_ids(config: SweepConfig) -> list[str]:
     return [i for i in evaluated_ids(config) if i not in {REPEAT_ID, *own}]
 
 
+def slug(source: str) -> str:
+    """A hub id as part of a key: `owner--name@revision`."""
+    return source.replace("/", "--")
+
+
+def fetched_prefix(source: str) -> str:
+    """Prefix of the copy of a hub checkpoint."""
+    return f"fetched/{slug(source)}"
+
+
 def factors_prefix(checkpoint_id: str) -> str:
     """Prefix of a checkpoint's factors."""
     return f"factors/{checkpoint_id}"

@@ -25,6 +25,7 @@ from svdjobs.errors import ConfigError
 from svdjobs.progress import say
 from svdjobs.records import Plan
 from svdjobs.runs import cost, layout
+from svdjobs.runs.checkpoints import hub_sources
 
 Item = TypeVar("Item")
 ASSUMED_SHARDS = 16
@@ -113,6 +114,7 @@ def fan_outs(config: SweepConfig, plan: Plan | None) -> dict[str, Any]:
     if baselines:
         baselines += config.checkpoints
     return {
+        "fetch": [layout.slug(source) for source in hub_sources(config)],
         "decompose": [shard.id for shard in decompose_shards(config, plan)],
         "alphas": [alpha_id(alpha) for alpha in config.alphas],
         "baselines": [checkpoint_id for checkpoint_id in baselines if checkpoint_id != "after"],

@@ -16,14 +16,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub(ThreadingHTTPServer):
     """A hub with folders as checkpoints, by id. It counts the bytes of weights that it served."""
 
-    def __init__(self, models: dict[str, Path]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, models: dict[str, Path], address: str = "127.0.0.1") -> None:
+        super().__init__((address, 0), _Handler)
         self.models = models
         self.weight_bytes = 0
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        host, port = self.server_address[:2]
+        return f"http://{host!s}:{port}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -98,9 +99,9 @@ def _about(path: Path) -> dict[str, object]:
 
 
 @contextmanager
-def serving(models: dict[str, Path]) -> Iterator[Hub]:
+def serving(models: dict[str, Path], address: str = "127.0.0.1") -> Iterator[Hub]:
     """Run the hub while the block runs."""
-    with Hub(models) as hub:
+    with Hub(models, address) as hub:
         thread = threading.Thread(target=hub.serve_forever, daemon=True)
         thread.start()
         try:

@@ -52,6 +52,7 @@ def test_shards_give_the_same_bytes(whole: SweepConfig, tmp_path: Path) -> None:
     made = plan.run(config, store)
     fan_outs = shards.fan_outs(config, made)
     assert fan_outs == {
+        "fetch": [],
         "decompose": [f"{i}-{n:03d}" for i in ("before", "after", "base", "rl1") for n in (0, 1)],
         "alphas": ["alpha-0.0000", "alpha-0.5000", "alpha-1.0000"],
         "baselines": ["before", "after-again"],

@@ -133,6 +133,10 @@ templates:
   {{- end }}
   outputs:
     parameters:
+    - name: fetch
+      valueFrom:
+        default: '[]'
+        path: /scratch/units/fetch.json
     - name: decompose
       valueFrom:
         default: '[]'
@@ -186,6 +190,75 @@ templates:
   volumes:
   - emptyDir:
       sizeLimit: {{ $.Values.plan.scratch | toString | toJson }}
+    name: scratch
+- name: fetch
+  {{- with $.Values.fetch.deadlineSeconds }}
+  activeDeadlineSeconds: {{ . | int64 }}
+  {{- end }}
+  container:
+    args:
+    - fetch
+    - --config
+    - env:SVDJOBS_CONFIG
+    - --store
+    - '{{`{{workflow.parameters.store}}`}}'
+    - --source
+    - '{{`{{inputs.parameters.source}}`}}'
+    command:
+    - svdjobs
+    env:
+    - name: SVDJOBS_CONFIG
+      value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.envFrom" $ }}
+    envFrom: {{- . | trim | nindent 6 }}
+    {{- end }}
+    image: '{{`{{workflow.parameters.image}}`}}'
+    imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
+    resources:
+      limits:
+        cpu: {{ $.Values.fetch.cpuLimit | default $.Values.fetch.cpu | toString | toJson }}
+        memory: {{ $.Values.fetch.memoryLimit | default $.Values.fetch.memory | toString | toJson }}
+        ephemeral-storage: {{ $.Values.fetch.scratch | toString | toJson }}
+      requests:
+        cpu: {{ $.Values.fetch.cpu | toString | toJson }}
+        memory: {{ $.Values.fetch.memory | toString | toJson }}
+        ephemeral-storage: {{ $.Values.fetch.scratch | toString | toJson }}
+    securityContext:
+      allowPrivilegeEscalation: false
+      capabilities:
+        drop:
+        - ALL
+      readOnlyRootFilesystem: true
+    volumeMounts:
+    - mountPath: /scratch
+      name: scratch
+    workingDir: /scratch
+  inputs:
+    parameters:
+    - name: source
+  metadata:
+    labels:
+      svdjobs.io/stage: fetch
+  {{- with $.Values.nodeSelector }}
+  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  podSpecPatch: |
+    terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
+  retryStrategy:
+    backoff:
+      duration: 10s
+      factor: '2'
+    expression: (asInt(lastRetry.exitCode) in [-1, 75, 143] || lastRetry.message matches '(?i)low on resource|node
+      shutdown|preempt|pod deleted') && !(lastRetry.message matches '(?i)deadline|OOMKilled|exceeds the|is
+      forbidden')
+    limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
+    retryPolicy: Always
+  {{- with $.Values.tolerations }}
+  tolerations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  volumes:
+  - emptyDir:
+      sizeLimit: {{ $.Values.fetch.scratch | toString | toJson }}
     name: scratch
 - name: decompose
   {{- with $.Values.decompose.deadlineSeconds }}
@@ -1048,9 +1121,18 @@ templates:
       template: plan
     - arguments:
         parameters:
-        - name: unit
+        - name: source
           value: '{{`{{item}}`}}'
       depends: plan.Succeeded
+      name: fetch
+      template: fetch
+      withParam: '{{`{{tasks.plan.outputs.parameters.fetch}}`}}'
+    - arguments:
+        parameters:
+        - name: unit
+          value: '{{`{{item}}`}}'
+      depends: plan.Succeeded && (fetch.Succeeded || fetch.Failed || fetch.Errored || fetch.Skipped ||
+        fetch.Omitted)
       name: decompose
       template: decompose
       withParam: '{{`{{tasks.plan.outputs.parameters.decompose}}`}}'
@@ -1060,7 +1142,8 @@ templates:
           value: after
         - name: unit
           value: '{{`{{item}}`}}'
-      depends: plan.Succeeded
+      depends: plan.Succeeded && (fetch.Succeeded || fetch.Failed || fetch.Errored || fetch.Skipped ||
+        fetch.Omitted)
       name: evaluate-after
       template: evaluate
       withParam: '{{`{{tasks.plan.outputs.parameters.evaluate}}`}}'

@@ -16,6 +16,7 @@ from svdjobs.cluster.manifests.settings import ClusterSettings
 from svdjobs.cluster.names import stem
 from svdjobs.config import SweepConfig
 from svdjobs.runs import shards
+from svdjobs.runs.checkpoints import hub_sources
 
 FOLDER = Path("jobs/kubernetes")
 CONFIG_FOLDER = "/etc/svdjobs"
@@ -30,6 +31,7 @@ def documents(config: SweepConfig, text: str, settings: ClusterSettings) -> dict
     """Manifests by file; the numbers in the files' names are the order in which to apply them."""
     run = run_name(config)
     counts = {
+        "fetch": len(hub_sources(config)),
         "decompose": len(shards.decompose_shards(config, None)),
         "blend": len(config.alphas),
         "evaluate-after": len(shards.evaluations(config, "after")),

@@ -1,0 +1,168 @@
+"""The stage `fetch`: every hub checkpoint leaves the hub once, and pods read the run's copy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svdjobs.checkpoint.hub_files import HubFiles
+from svdjobs.config import SweepConfig
+from svdjobs.config_file import parse_config
+from svdjobs.errors import ConfigError, DamagedError, UnavailableError
+from svdjobs.runs import shards
+from svdjobs.stages import blend, decompose, evaluate, fetch, metrics, plan, report
+from svdjobs.storage.dev_server import BUCKET
+from svdjobs.storage.open import open_store
+from tests.checkpoint.hub import Hub, serving
+from tests.checkpoints import make_checkpoint
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {
+        f"lab/{role}": make_checkpoint(root / role, updates=updates, max_shard_size="300KB")
+        for updates, role in enumerate(("before", "after"))
+    }
+
+
+@pytest.fixture
+def hub(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that this process may use, with an empty cache."""
+    with serving(dict(models)) as served:
+        addresses = f"{served.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        constants = "huggingface_hub.constants"
+        monkeypatch.setattr(f"{constants}.ENDPOINT", served.url)
+        monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", addresses)
+        monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield served
+
+
+def weights(models: dict[str, Path]) -> int:
+    files = [path for folder in models.values() for path in folder.glob("*.safetensors")]
+    return sum(path.stat().st_size for path in files)
+
+
+def config_of(store: str, benchmark_file: Path, **sources: str) -> SweepConfig:
+    document: dict[str, Any] = {
+        "name": "hub", "before": "lab/before", "after": "lab/after@main", **sources,
+        "store": store, "alphas": [0], "metrics": {"null_draws": 1, "heads": False},
+        "evaluate": {
+            "benchmarks": [{"name": "sums", "data": str(benchmark_file)}], "max_tokens": 4,
+            "n_samples": 1, "engine": "transformers",
+        },
+    }  # fmt: skip
+    return parse_config(document, where="test")
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_every_checkpoint_leaves_the_hub_once(
+    hub: Hub,
+    models: dict[str, Path],
+    benchmark_file: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    kind: str,
+) -> None:
+    """As in pods: no stage but plan and fetch asks the hub, and no cache is filled."""
+    url = str(tmp_path / "run")
+    if kind == "s3":
+        url = f"s3://{BUCKET}/{request.getfixturevalue('s3_prefix')}"
+    config = config_of(url, benchmark_file)
+    store = open_store(url)
+    made = plan.run(config, store)
+    plan.hash_checkpoints(config, store)
+    assert shards.fan_outs(config, made)["fetch"] == ["lab--before", "lab--after@main"]
+    planned, hub.weight_bytes = hub.weight_bytes, 0
+    assert planned < weights(models), "headers"
+    for slug in ("lab--before", "lab--after@main"):
+        fetch.run(config, store, slugs=[slug])
+    assert hub.weight_bytes == weights(models)
+    fetch.run(config, store)
+    assert hub.weight_bytes == weights(models), "not a second time"
+    hub.models.clear()  # nobody needs the hub any more
+    for stage in (decompose, blend, metrics, evaluate, report):
+        stage.run(config, store)
+    assert not report.unfinished(config, store)
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    here = config_of(
+        str(tmp_path / "here"), benchmark_file,
+        before=str(models["lab/before"]), after=str(models["lab/after"]),
+    )  # fmt: skip
+    beside = open_store(here.store_url)
+    for stage in (plan, decompose, blend):
+        stage.run(here, beside)
+    blended = "checkpoints/alpha-0.0000/model.safetensors"
+    assert store.read(blended) == beside.read(blended)
+
+
+def test_the_copy_s_hashes_are_known_without_reading_it(
+    hub: Hub, benchmark_file: Path, tmp_path: Path
+) -> None:
+    config = config_of(str(tmp_path / "run"), benchmark_file)
+    store = open_store(config.store_url)
+    plan.run(config, store)
+    fetch.run(config, store)
+    known = json.loads((tmp_path / "run" / "identities.json").read_text())
+    plan.hash_checkpoints(config, store)
+    assert json.loads((tmp_path / "run" / "identities.json").read_text()) == known
+
+
+def test_a_fetch_that_was_cut_goes_on_with_the_next_file(
+    hub: Hub, models: dict[str, Path], benchmark_file: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    config = config_of(str(tmp_path / "run"), benchmark_file)
+    store = open_store(config.store_url)
+    plan.run(config, store)
+    monkeypatch.setattr(fetch, "WORKERS", 1)
+    folder = tmp_path / "run" / "fetched" / "lab--before"
+    copied = fetch._copied
+    seen: list[str] = []
+
+    def cut(files: Any, at: Any, name: str, *rest: Any) -> Any:
+        if len(seen) == 4:
+            raise UnavailableError("the hub is away")
+        seen.append(name)
+        return copied(files, at, name, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "_copied", cut)
+        with pytest.raises(UnavailableError, match="the hub is away"):
+            fetch.run(config, store, slugs=["lab--before"])
+    kept = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.safetensors")}
+    assert kept
+    assert not (folder / "manifest.json").exists()
+    broken = next(iter(kept))
+    (folder / broken).write_bytes(b"\0" * (folder / broken).stat().st_size)
+    hub.weight_bytes = 0
+    fetch.run(config, store, slugs=["lab--before"])
+    own = {"lab/before": models["lab/before"]}
+    whole = sum((folder / name).stat().st_size for name in kept if name != broken)
+    assert hub.weight_bytes == weights(own) - whole, "a file with other bytes is fetched again"
+
+
+def test_bytes_that_differ_from_what_the_hub_says_are_refused(
+    hub: Hub, benchmark_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(str(tmp_path / "run"), benchmark_file)
+    store = open_store(config.store_url)
+    monkeypatch.setattr(HubFiles, "sha256", lambda *_: 64 * "0")
+    with pytest.raises(DamagedError, match=r"lab/before@.* the hub says 0000"):
+        fetch.run(config, store, slugs=["lab--before"])
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_wrong_use(benchmark_file: Path, tmp_path: Path) -> None:
+    config = config_of(str(tmp_path / "run"), benchmark_file)
+    with pytest.raises(ConfigError, match="--source x: the hub checkpoints of this config are: "):
+        fetch.run(config, open_store(config.store_url), slugs=["x"])
+    local = config_of(
+        str(tmp_path / "run"), benchmark_file, before="demo:base", after="s3://bucket/after"
+    )
+    assert shards.fan_outs(local, None)["fetch"] == []
