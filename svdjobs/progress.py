@@ -177,6 +177,10 @@ class TimeLeft:
             self._took.setdefault(kind, []).append(time.monotonic() - started)
             self._say()
 
+    def forget(self, piece: Hashable) -> None:
+        """Count a piece as done that somebody else has done."""
+        self._pieces.pop(piece, None)
+
     @property
     def seconds(self) -> float | None:
         """The time that is left; None if it cannot be known yet."""

@@ -112,7 +112,9 @@ class _Work:
         """Pieces that failed here, and why. This worker does not try them again."""
         known = [p for p in found if p.shard.name in self.key_of(p.checkpoint)]
         self.left = [piece for piece in known if not self._is_done(piece)]
-        self._time_left = TimeLeft("pieces of work", {piece.id: piece.kind for piece in self.left})
+        self._time_left = TimeLeft(
+            "shared pieces of work", {piece.id: piece.kind for piece in self.left}
+        )
 
     def key_of(self, checkpoint_id: str) -> dict[str, OutputKey]:
         """Keys of a checkpoint's evaluations, by benchmark; empty if it was not blended."""
@@ -134,6 +136,7 @@ class _Work:
         for piece in sorted(self.left, key=lambda p: p.checkpoint != self._engine_has):
             if self._is_done(piece):
                 self.left.remove(piece)
+                self._time_left.forget(piece.id)
             elif self._is_ready(piece) and self._tried(piece):
                 return True
         return False
@@ -141,9 +144,10 @@ class _Work:
     def _tried(self, piece: Piece) -> bool:
         """Whether the piece was free, and so was tried."""
         try:
-            with self._time_left.one(piece.id), self._leases.held(piece.id) as mine:
+            with self._leases.held(piece.id) as mine:
                 if mine:
-                    self._do(piece)
+                    with self._time_left.one(piece.id):
+                        self._do(piece)
         except (BusyError, UnavailableError):
             raise  # the pod is started again
         except SvdjobsError as error:
