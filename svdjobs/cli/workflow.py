@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from svdjobs.cli.options import account_option, parameter_option, tell
+from svdjobs.cli.options import account_option, parameter_option, tell, tell_json
 from svdjobs.errors import EXIT_INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
@@ -178,6 +178,25 @@ def stop(run: str, terminate: bool, namespace: str | None) -> None:
         f"Workflow {name} is being {'terminated' if terminate else 'stopped'}. Finished outputs "
         f"are kept. Watch it end: svdjobs workflow watch {name} --namespace {cluster.namespace}"
     )
+
+
+@workflow.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, in seconds.")
+@namespace_option
+def usage(run: str, as_json: bool, namespace: str | None) -> None:
+    """Say what a run has used: hours of pods, CPUs and GPUs, by stage and by alpha."""
+    from datetime import UTC, datetime
+
+    from svdjobs.cluster.watching import usage as used
+    from svdjobs.cluster.watching.updates import find
+
+    found = used.usage_of(find(connect(namespace), run), datetime.now(UTC))
+    if as_json:
+        tell_json(used.document(found))
+        return
+    for line in used.words(found):
+        tell(line)
 
 
 @workflow.command()

@@ -129,8 +129,8 @@ def run_of(workflow: Document) -> WorkflowTree:
         namespace=meta.get("namespace", ""),
         phase=status.get("phase") or "Pending",
         message=status.get("message") or "",
-        started=_time(status.get("startedAt")),
-        finished=_time(status.get("finishedAt")),
+        started=time_of(status.get("startedAt")),
+        finished=time_of(status.get("finishedAt")),
         progress=_pods(nodes) or status.get("progress") or "",
         estimated_seconds=status.get("estimatedDuration"),
         shutdown=spec.get("shutdown") or "",
@@ -251,8 +251,8 @@ class _Shape:
             name=name,
             path=here,
             phase=_phase(node, last),
-            started=_time(node.get("startedAt")),
-            finished=_time(node.get("finishedAt")),
+            started=time_of(node.get("startedAt")),
+            finished=time_of(node.get("finishedAt")),
             message=last.get("message") or node.get("message") or "",
             exit_code=int(code) if code is not None and pods else None,
             pod_nodes=pods,
@@ -272,7 +272,7 @@ class _Shape:
             path=path,
             phase=node.get("phase") or "Pending",
             started=min((c.started for c in children if c.started), default=None),
-            finished=_time(node.get("finishedAt")),
+            finished=time_of(node.get("finishedAt")),
             message=node.get("message") or "",
             items=max(total or 0, len(children)),
             children=tuple(children),
@@ -338,5 +338,6 @@ def _fraction(progress: str | None) -> float | None:
     return min(1.0, int(done) / int(total))
 
 
-def _time(text: str | None) -> datetime | None:
+def time_of(text: str | None) -> datetime | None:
+    """A time as Kubernetes writes it."""
     return datetime.fromisoformat(text) if text else None
