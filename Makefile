@@ -87,7 +87,7 @@ typecheck: $(STAMP) ## check types (mypy, strict)
 	$(BIN)/mypy
 
 render: $(STAMP) ## write workflows/, jobs/kubernetes/, docs/metrics.md, docs/config.md, the schema of sweeps and the generated parts of images/ and the chart again
-	$(BIN)/svdjobs workflow render jobs/sweeps/demo.yaml --settings workflows/settings.yaml
+	$(BIN)/python -m tests.rendered
 	$(BIN)/python -m tests.from_pipeline
 	$(BIN)/python -m tests.metrics_page
 	$(BIN)/python -m tests.config_page

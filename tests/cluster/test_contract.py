@@ -1,4 +1,4 @@
-"""Run the command lines of workflows/sweep.yaml as processes, on a real S3 server.
+"""Run the command lines of workflows/demo.yaml as processes, on a real S3 server.
 
 Pods are evicted while they work; the result must have the bytes of a sweep in one process.
 """
@@ -52,7 +52,7 @@ def contents(store: Store) -> dict[str, bytes]:
 
 
 def sweep(bucket: str, directory: Path, text: str, **more: Any) -> Run:
-    document = yaml.safe_load((ROOT / "workflows" / "sweep.yaml").read_text())
+    document = yaml.safe_load((ROOT / "workflows" / "demo.yaml").read_text())
     return run_workflow(
         document,
         directory=directory,

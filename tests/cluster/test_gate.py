@@ -35,7 +35,7 @@ def sweep(folder: Path, **environment: str) -> Run:
     program = folder / "svdjobs.sh"
     program.write_text(STAND_IN)
     return run_workflow(
-        yaml.safe_load((ROOT / "workflows" / "sweep.yaml").read_text()),
+        yaml.safe_load((ROOT / "workflows" / "demo.yaml").read_text()),
         directory=folder / "pods",
         parameters={"config": "{}", "store": "s3://bucket/run"},
         commands={"svdjobs": ["sh", str(program)]},

@@ -14,6 +14,8 @@ from svdjobs.cluster.manifests import argo, render, sizes
 from svdjobs.cluster.manifests.settings import ClusterSettings, load_settings
 from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError
+from svdjobs.runs import shards
+from tests import rendered
 from tests.argo_emulator.lint import lint
 
 ROOT = Path(__file__).parent.parent.parent
@@ -57,15 +59,40 @@ def documents(files: dict[Path, str], folder: str) -> list[dict[str, Any]]:
 
 
 def test_what_is_committed_is_what_is_generated() -> None:
-    settings = load_settings(ROOT / "workflows" / "settings.yaml")
-    files = render.render(SWEEPS["demo"], settings, where=DEMO)
+    files = rendered.files()
     assert {path: (ROOT / path).read_text() for path in files} == files
-    committed = {p.relative_to(ROOT) for p in (ROOT / "jobs" / "kubernetes").glob("*.yaml")}
+    committed = {p.relative_to(ROOT) for p in (ROOT / "jobs" / "kubernetes").rglob("*.yaml")}
     assert committed <= set(files)
 
 
+def test_the_sweep_in_the_repository_is_the_real_one() -> None:
+    """The 1.5B pair on four benchmarks, and only evaluations on GPUs, one each."""
+    (workflow,) = yaml.safe_load_all(rendered.files()[Path("workflows/sweep.yaml")])
+    given = {item["name"]: item["value"] for item in workflow["spec"]["arguments"]["parameters"]}
+    config = parse_config(yaml.safe_load(given["config"]), where="sweep")
+    assert config.after == "agentica-org/DeepScaleR-1.5B-Preview"
+    assert len(config.benchmarks) == 4
+    assert given["gpus"] == "1"
+    templates = {t["name"]: t for t in workflow["spec"]["templates"] if "container" in t}
+    on_gpus = {name for name, t in templates.items() if "nvidia.com/gpu" in t["podSpecPatch"]}
+    assert on_gpus == {"evaluate"}
+    assert templates["evaluate"]["nodeSelector"] == {
+        "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"
+    }
+    assert templates["evaluate"]["tolerations"][0]["key"] == "nvidia.com/gpu"
+    fan_outs = shards.fan_outs(config, None)
+    assert len(fan_outs["engines"]) == 8
+    assert fan_outs["fetch"] == [
+        "deepseek-ai--DeepSeek-R1-Distill-Qwen-1.5B", "agentica-org--DeepScaleR-1.5B-Preview"
+    ]  # fmt: skip
+    jobs = {p.name[3:]: p for p in rendered.files() if p.parent == Path("jobs/kubernetes")}
+    assert "evaluate-after.yaml" not in jobs, "engines share everything"
+    (job,) = yaml.safe_load_all(rendered.files()[jobs["evaluate.yaml"]])
+    assert job["spec"]["completions"] == 8
+
+
 @pytest.mark.parametrize(
-    "path", ["workflows/settings.yaml", "helm/svdjobs/ci/dev-store-values.yaml"]
+    "path", ["workflows/demo-settings.yaml", "helm/svdjobs/ci/dev-store-values.yaml"]
 )
 def test_the_demo_asks_of_a_small_node_what_it_has_for_every_stage(path: str) -> None:
     """A stage without an entry has the defaults of a large cluster, and its pod waits for ever."""

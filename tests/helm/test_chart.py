@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import helm_python
@@ -10,6 +11,7 @@ import yaml
 
 import svdjobs
 from svdjobs.cluster.manifests import argo
+from svdjobs.cluster.manifests.render import render as manifests
 from svdjobs.cluster.manifests.settings import ClusterSettings, load_settings
 from tests.helm.chart import (
     ARGO,
@@ -34,21 +36,22 @@ def spec_of(values: dict[str, Any] | None = None) -> dict[str, Any]:
     return spec
 
 
-def committed(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load((ROOT / "workflows" / name).read_text("utf-8"))
-    return document
+def test_rendered_with_the_demo_s_settings_it_says_the_same() -> None:
+    settings = load_settings(ROOT / "workflows/demo-settings.yaml")
+    files = manifests(DEMO, settings, where="demo")
 
+    def generated(name: str) -> dict[str, Any]:
+        document: dict[str, Any] = yaml.safe_load(files[Path("workflows") / name])
+        return document
 
-def test_rendered_as_workflows_is_it_says_the_same() -> None:
-    values = values_of(load_settings(ROOT / "workflows/settings.yaml"))
-    expected = committed("sweep-template.yaml")
+    values, expected = values_of(settings), generated("sweep-template.yaml")
     found = only(documents(values), "WorkflowTemplate")
     assert parsed_patches(found["spec"]) == parsed_patches(expected["spec"])
     assert found["metadata"]["name"] == expected["metadata"]["name"]
     assert expected["metadata"]["labels"].items() <= found["metadata"]["labels"].items()
     nightly = only(documents({**values, "cron": {"enabled": True}}), "CronWorkflow")
-    assert nightly["spec"] == committed("nightly.yaml")["spec"]
-    assert nightly["metadata"]["name"] == committed("nightly.yaml")["metadata"]["name"]
+    assert nightly["spec"] == generated("nightly.yaml")["spec"]
+    assert nightly["metadata"]["name"] == generated("nightly.yaml")["metadata"]["name"]
 
 
 @pytest.mark.parametrize("settings", [ClusterSettings(), UNUSUAL], ids=["defaults", "unusual"])

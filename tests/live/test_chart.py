@@ -131,7 +131,7 @@ def test_values_that_the_schema_refuses_change_nothing(
 
 def small(space: Namespace, image: str, **more: Any) -> Values:
     """Values for a small node without GPUs: the settings of workflows/."""
-    settings = load_settings(ROOT / "workflows" / "settings.yaml")
+    settings = load_settings(ROOT / "workflows" / "demo-settings.yaml")
     chosen = {"image": image, "evaluate_image": image, "store": space.url()}
     return {**values_of(settings.model_copy(update=chosen)), "config": BLENDS, **more}
 

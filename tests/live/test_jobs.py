@@ -55,7 +55,7 @@ def jobs(image: str, make_namespace: Callable[..., Namespace], tmp_path: Path) -
     config, settings = tmp_path / "sweep.yaml", tmp_path / "settings.yaml"
     config.write_text(ONE_SHARE)
     chosen = {"image": image, "evaluate_image": image, "store": space.url()}
-    given = load_settings(ROOT / "workflows" / "settings.yaml").model_copy(update=chosen)
+    given = load_settings(ROOT / "workflows" / "demo-settings.yaml").model_copy(update=chosen)
     settings.write_text(yaml.safe_dump(given.model_dump(mode="json")))
     options = ("--settings", str(settings), "--into", str(tmp_path))
     space.tool("workflow", "render", str(config), *options)

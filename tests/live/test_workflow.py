@@ -1,4 +1,4 @@
-"""`argo submit workflows/sweep.yaml`, and its outputs in the store."""
+"""`argo submit workflows/demo.yaml`, and its outputs in the store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Swept(NamedTuple):
 
 @pytest.fixture(scope="module")
 def swept(image: str, make_namespace: Callable[..., Namespace]) -> Swept:
-    """Run `argo submit workflows/sweep.yaml` to its end."""
+    """Run `argo submit workflows/demo.yaml` to its end."""
     space = make_namespace("svdjobs-sweep")
     given = {"config": SWEEP, "store": space.url(), "image": image, "evaluate-image": image}
     options = [word for key, value in given.items() for word in ("-p", f"{key}={value}")]
