@@ -15,7 +15,7 @@ from svdjobs.cluster.api import Cluster
 from svdjobs.cluster.submit import Submission, submit
 from svdjobs.cluster.watching import logs, updates
 from svdjobs.cluster.watching.logs import Write
-from svdjobs.cluster.watching.screen import closing_words, judged, reported, watch
+from svdjobs.cluster.watching.screen import StuckError, closing_words, judged, reported, watch
 from svdjobs.cluster.watching.status import WorkflowTree, exit_code
 from svdjobs.cluster.watching.status_text import logs_command
 from svdjobs.deadline import OutOfTime, deadline
@@ -130,6 +130,8 @@ def run(
         raise
     except UnavailableError as error:
         return Ended(EXIT_INFRASTRUCTURE, f"{error} {after_words(cluster, name)}")
+    except StuckError as error:
+        return Ended(EXIT_INFRASTRUCTURE, f"{error} {stopped(cluster, name, keep_running)}")
     return Ended(exit_code(seen), closing_words(seen), seen)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -188,6 +189,31 @@ def test_an_api_server_that_stays_away_is_infrastructure(submission: Submission)
     assert (ended.code, ended.run) == (4, None)
     assert "does not answer" in ended.words
     assert "workflow watch" in ended.words
+
+
+def test_pods_without_their_image_end_the_job_and_the_workflow(submission: Submission) -> None:
+    """Argo itself waits for ever."""
+    waiting = workflow("Running", name=NAME)
+    waiting["status"]["nodes"] = {
+        NAME: {
+            "id": NAME, "name": NAME, "type": "DAG", "phase": "Running", "templateName": "sweep",
+            "children": ["p"],
+        },
+        "p": {
+            "id": "p", "name": f"{NAME}.plan", "displayName": "plan", "type": "Pod",
+            "phase": "Pending", "templateName": "plan", "boundaryID": NAME,
+            "startedAt": "2026-01-01T00:00:00Z",
+            "message": "ImagePullBackOff: Back-off pulling image \"svdjobs:9\"",
+        },
+    }  # fmt: skip
+    api = Api(waiting)
+    with answering(api) as server:
+        ended = run(server, submission, [])
+    assert (ended.code, ended.run) == (4, None)
+    assert re.search(r"1 pods of Workflow .* have not got their image for 10 minutes", ended.words)
+    assert 'plan: ImagePullBackOff: Back-off pulling image "svdjobs:9"' in ended.words
+    assert "is being stopped" in ended.words
+    assert api.patched == [{"spec": {"shutdown": "Stop"}}]
 
 
 def test_one_that_cannot_be_stopped_is_named(submission: Submission) -> None:
