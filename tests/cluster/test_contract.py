@@ -108,7 +108,8 @@ def test_evicted_pods_and_all_the_sweep_comes_to_the_same_bytes(
     assert run.phase == "Succeeded", run.root.tree()
     ends = {name: run.node(name).exit_codes for name in evictions.done}
     assert len(ends) == 3
-    assert all(codes in (["143", "0"], ["0"]) for codes in ends.values()), ends
+    # A pod that is evicted just as it ends has done its work, and is started again all the same.
+    assert all(codes in (["143", "0"], ["0", "0"], ["0"]) for codes in ends.values()), ends
     assert ["143", "0"] in ends.values(), "all of them were done before they could be evicted"
     assert run.node("gate").phase == "Succeeded"
     there, here = contents(store), contents(local_run(tmp_path))
