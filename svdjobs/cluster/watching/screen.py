@@ -82,7 +82,8 @@ def refuse_to_wait(run: WorkflowTree, now: datetime) -> None:
             f"{len(stuck)} pods of Workflow {run.name} have not got their image for "
             f"{PULL_SECONDS / 60:.0f} minutes, e.g. {stuck[0].path}: "
             f"{escape.line(stuck[0].message)}. Correct the image's name, or pull_secrets in the "
-            f"cluster settings (imagePullSecrets of the chart); then submit again."
+            f"cluster settings (pullSecrets of the chart), then submit again. Delete this "
+            f"Workflow: its pods would wait for ever, also if it is stopped."
         )
 
 
