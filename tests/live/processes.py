@@ -35,11 +35,15 @@ class Process:
         return Path(f"/proc/{self.pid}/exe").readlink()
 
     @property
-    def memory_mib(self) -> float:
-        """The resident memory of the process now, in MiB."""
-        status = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        (line,) = (line for line in status if line.startswith("VmRSS:"))
-        return int(line.split()[1]) / 1024
+    def memory_mib(self) -> float | None:
+        """The resident memory of the process now, in MiB; None while it is `gone`, as in a test
+        that runs beside this one."""
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        except FileNotFoundError:
+            return None
+        lines = [line for line in status if line.startswith("VmRSS:")]
+        return int(lines[0].split()[1]) / 1024 if lines else None
 
     @contextmanager
     def gone(self) -> Iterator[None]:

@@ -72,7 +72,8 @@ def test_size_and_time_of_a_sweep_on_paper(
         path = space.api.path("workflows", "svdjobs-sweep-abcde")
         while not (found := ended(space.api.get(path))):
             assert time.monotonic() < deadline, space.api.get(path)["status"]["progress"]
-            memory += [watched.memory_mib] if watched else []
+            if watched and (now := watched.memory_mib) is not None:
+                memory.append(now)
             time.sleep(2)
     assert found["status"]["phase"] == "Succeeded", found["status"].get("message")
 
