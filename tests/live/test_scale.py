@@ -17,9 +17,9 @@ import yaml
 from svdjobs.cluster.manifests import sizes
 from svdjobs.cluster.manifests.yaml_text import dump
 from svdjobs.cluster.watching.status import nodes_of
-from svdjobs.config import SweepConfig, alpha_id
+from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
-from svdjobs.runs import layout, shards
+from svdjobs.runs import shards
 from tests.cluster.test_render import big
 from tests.live.cluster_access import Site
 from tests.live.faults import controller, sweep
@@ -53,17 +53,7 @@ def test_size_and_time_of_a_sweep_on_paper(
     """Alphas × 4 benchmarks × 4 shards: all pods are scheduled, and none computes."""
     space = make_namespace("svdjobs-scale")
     config, document = large_sweep(space, ALPHAS)
-    shares = [f"{t.checkpoint_id}-{i:03d}" for t in layout.targets(config) for i in range(SHARES)]
-    planned = {
-        "decompose": shares,
-        "alphas": [alpha_id(alpha) for alpha in config.alphas],
-        "baselines": ["before"],
-        "evaluate": [share.id for share in shards.evaluate_shards(config)],
-        "rotations": True,
-        "metrics": False,
-        "variants": False,
-        "gate": False,
-    }
+    planned = shards.fan_outs(config, None)
     memory: list[float] = []
     watched = controller(cluster.kubeconfig) if cluster.local else None
     with paper_node(space.api, {"plan": planned}):
