@@ -208,6 +208,11 @@ class Plan(Record):
         """The matrices that choose experts. They are measured, but not blended by default."""
         return [tensor for tensor in self.tensors if tensor.skip == "router"]
 
+    @property
+    def measured(self) -> list[TensorPlan]:
+        """The tensors whose change is measured."""
+        return self.selected + self.routers
+
 
 class FactorRecord(Record):
     """One decomposed tensor and the self-checks it passed."""

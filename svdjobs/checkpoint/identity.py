@@ -37,12 +37,12 @@ def identity(checkpoint: Checkpoint, cache: Store, key: str) -> str:
     return fingerprint(found)
 
 
-def needs_weights(checkpoint: Checkpoint) -> bool:
-    """Whether `identity` must read all weights: not of a hub that knows their sha256."""
+def must_be_downloaded(checkpoint: Checkpoint) -> bool:
+    """Whether `identity` would read all weights from the hub, which does not know their sha256."""
     files = checkpoint.store
-    if not isinstance(files, HubFiles):
-        return True
-    return any(files.sha256(name) is None for name in checkpoint.weight_files())
+    return isinstance(files, HubFiles) and any(
+        files.sha256(name) is None for name in checkpoint.weight_files()
+    )
 
 
 def _digests(
@@ -56,7 +56,7 @@ def _digests(
         total = sum(store.size(name) for name in stale)
         workers = min(cores(), len(stale))
         with track(f"hash {label}", total) as advance, ThreadPoolExecutor(workers) as pool:
-            digests = in_order(pool, partial(_digest, store), stale, ahead=workers)
+            digests = in_order(pool, partial(sha256_of, store), stale, ahead=workers)
             for name, digest in zip(stale, digests, strict=True):
                 cached[cache_keys[name]] = digest
                 advance(store.size(name), size(total))
@@ -71,7 +71,7 @@ def remember(digests: Mapping[str, str], files: Store, cache: Store, key: str) -
     write_json(cache, key, dict(sorted(cached.items())))
 
 
-def _digest(store: Readable, name: str) -> str:
+def sha256_of(store: Readable, name: str) -> str:
     """Return the sha256 of one file: as the hub says, for one that is not downloaded."""
     if isinstance(store, HubFiles) and (known := store.sha256(name)):
         return known

@@ -110,15 +110,14 @@ def plan(
 def fetch(given: Given, force: bool, slugs: tuple[str, ...], index: tuple[int, int] | None) -> None:
     """Copy the hub's checkpoints into the run's store, once for all pods of a cluster."""
     config, store = given.opened()
-    from svdjobs.runs import layout, shards
+    from svdjobs.runs import shards
     from svdjobs.runs.checkpoints import hub_sources
     from svdjobs.stages import fetch as stage
 
-    chosen = [layout.slug(source) for source in slugs] or None
+    chosen = list(slugs) or None
     if index is not None:
         whole_or_unit(index, force)
-        sources = [layout.slug(source) for source in hub_sources(config)]
-        chosen = shards.items_at_index(sources, *index)
+        chosen = shards.items_at_index(hub_sources(config), *index)
     stage.run(config, store, slugs=chosen, force=force)
 
 

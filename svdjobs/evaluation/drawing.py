@@ -40,7 +40,7 @@ def draw_shard(
     if not whole and not _generate_shard(session, checkpoint_id, benchmark, shard, key):
         return None
     output = begin(store, prefix, key)
-    all_shards = [shard._replace(number=number) for number in range(shard.of) if shard.of > 1]
+    all_shards = shard.all if shard.of > 1 else []
     if output.finished is None and all_shards:
         try:
             _join(checkpoint_id, all_shards, output)
@@ -65,8 +65,7 @@ def shard_is_drawn(
         return grades.find(store, checkpoint_id, shard.name) is not None
     if shard.of == 1 or not is_current(store, *_prefix_and_key(checkpoint_id, shard, key)):
         return False
-    others = [shard._replace(number=number) for number in range(shard.of)]
-    return not all(is_current(store, *_prefix_and_key(checkpoint_id, o, key)) for o in others)
+    return not _all_are_drawn(session, checkpoint_id, shard, key)
 
 
 def draw(
@@ -128,7 +127,6 @@ def _generate_shard(
     session: Session, checkpoint_id: str, benchmark: Benchmark, shard: shards.Shard, key: OutputKey
 ) -> bool:
     """Generate the completions of a shard. Returns whether all shards of the benchmark are done."""
-
     output = begin(session.store, *_prefix_and_key(checkpoint_id, shard, key))
     if output.finished is None:
         requests = _requests(session, checkpoint_id, benchmark, shard)
@@ -147,8 +145,14 @@ def _generate_shard(
             output.put_json(ENGINE, [])
         output.adopt(ENGINE)
         output.commit()
-    all_shards = [shard._replace(number=number) for number in range(shard.of)]
-    found = [_prefix_and_key(checkpoint_id, one, key) for one in all_shards]
+    return _all_are_drawn(session, checkpoint_id, shard, key)
+
+
+def _all_are_drawn(
+    session: Session, checkpoint_id: str, shard: shards.Shard, key: OutputKey
+) -> bool:
+    """Whether all shards of the benchmark are drawn, and not joined yet."""
+    found = (_prefix_and_key(checkpoint_id, one, key) for one in shard.all)
     return all(is_current(session.store, *one) for one in found)
 
 

@@ -114,10 +114,8 @@ def curves(
         )
         layers += [error] if any(row["low"] is not None for row in own) else []
         layers += [value] if own else []
-        # A mouse need not hit a small point.
-        near: Spec = {"type": "point", "filled": True, "size": 500, "opacity": 0}
         if own and not level:
-            layers.append({**value, "mark": near, "encoding": _without_opacity(value["encoding"])})
+            layers.append(_near(value, 500))
     layers[-1]["params"] = [
         {"name": "shown", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"},
         *([zoom] if not places and "x" in layers[-1]["encoding"] else []),
@@ -195,8 +193,11 @@ def _layers(kind: str, across: Spec, up: Spec, colour: Spec, hover: list[Spec]) 
     ]  # fmt: skip
 
 
-def _without_opacity(encoding: Spec) -> Spec:
-    return {channel: how for channel, how in encoding.items() if channel != "opacity"}
+def _near(layer: Spec, size: int) -> Spec:
+    """Unseen points around those of a layer: a mouse need not hit a small point."""
+    mark = {"type": "point", "filled": True, "size": size, "opacity": 0}
+    encoding = {channel: how for channel, how in layer["encoding"].items() if channel != "opacity"}
+    return {**layer, "mark": mark, "encoding": encoding}
 
 
 def _if_shown(opacity: float) -> Spec:
@@ -384,10 +385,10 @@ def lines(
         }
     ]
     if len(rows) <= 40 * max(1, len(series)) * len(styles):
-        point: Spec = {"type": "point", "filled": True, "size": 18}
-        near: Spec = {**point, "size": 300, "opacity": 0}
-        layers.append({"mark": point, "encoding": encoding})
-        layers.append({"mark": near, "encoding": _without_opacity(encoding)})
+        points: Spec = {
+            "mark": {"type": "point", "filled": True, "size": 18}, "encoding": encoding
+        }  # fmt: skip
+        layers += [points, _near(points, 300)]
     found: Spec = {"height": 240, "data": {"values": rows}, "layer": layers}
     if title:
         found["title"] = {"text": title, "subtitle": subtitle, "fontSize": 12, "limit": 330}

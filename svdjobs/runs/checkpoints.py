@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svdjobs.checkpoint.identity import companions_digest, identity, needs_weights
+from svdjobs.checkpoint.identity import companions_digest, identity, must_be_downloaded
 from svdjobs.checkpoint.matrices import Matrices, matrices
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.sources import is_hub_id, open_checkpoint, open_headers, open_in
@@ -96,8 +96,8 @@ class RunCheckpoints:
         sha256 of the weights.
         """
         if source not in self._identities:
-            found = self._opened.get(source) or self.headers(source)
-            if needs_weights(found):
+            found = self.headers(source) if is_hub_id(source) else self.open(source)
+            if must_be_downloaded(found):
                 found = self.open(source)
             self._identities[source] = identity(found, store, layout.IDENTITIES)
         return self._identities[source]

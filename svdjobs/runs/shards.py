@@ -45,6 +45,11 @@ class Shard(NamedTuple):
         """The id on a command line, e.g. `after-000`."""
         return f"{self.name}-{self.number:03d}"
 
+    @property
+    def all(self) -> list[Shard]:
+        """All shards of the same output."""
+        return [self._replace(number=number) for number in range(self.of)]
+
     def pick(self, items: Sequence[Item]) -> list[Item]:
         """The items of this shard."""
         return list(items[self.number :: self.of])

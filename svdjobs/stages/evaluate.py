@@ -10,7 +10,6 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from svdjobs.config import ENGINES, VARIANTS, SweepConfig
 from svdjobs.evaluation import drawing, engine_choice, likelihoods, mapping, multi_gpu, queue
-from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.output_keys import evaluation_keys
 from svdjobs.evaluation.prompt_sets import check_prompts
 from svdjobs.evaluation.results import evaluation_order
@@ -53,10 +52,11 @@ def run(
         if force or not all(is_current(store, prefixes[pair], keys[pair]) for pair in prefixes):
             _check_settings(session, wanted)
         outputs = {pair: begin(store, prefixes[pair], keys[pair], force=force) for pair in prefixes}
+        missing = _missing(session, keys, outputs, force=force)
+        # A checkpoint that draws is finished before it has read.
+        ends = {pair: "draw" if pair in outputs else "read" for pair in keys}
         unfinished = [
-            i
-            for i in wanted
-            if not all(_is_finished(session, i, b, keys, outputs, force=force) for b in benchmarks)
+            i for i in wanted if any((ends[i, b.name], i, b.name) in missing for b in benchmarks)
         ]
         groups = multi_gpu.device_groups(session.evaluate)
         if len(groups) > 1 and unfinished:
@@ -70,9 +70,10 @@ def run(
             rest = [VARIANTS] if VARIANTS in ids else []
             multi_gpu.run(config, store, [*unfinished, *rest], groups)
             outputs = {pair: begin(store, prefixes[pair], keys[pair]) for pair in prefixes}
+            missing = {}
         elif unfinished and VARIANTS in ids and (config.variants or config.map):
             session.engine_holder.check_takes_variants()  # before hours of sampling, not after them
-        left = _left(session, keys, outputs, force=force)
+        left = TimeLeft("drawings and readings", missing)
         for checkpoint_id in wanted:
             for benchmark in benchmarks:
                 pair = checkpoint_id, benchmark.name
@@ -176,37 +177,21 @@ def _keys(session: Session, checkpoint_ids: Sequence[str]) -> dict[tuple[str, st
     )
 
 
-def _is_finished(
-    session: Session,
-    checkpoint_id: str,
-    benchmark: Benchmark,
-    keys: Mapping[tuple[str, str], OutputKey],
-    outputs: Mapping[tuple[str, str], Output],
-    *,
-    force: bool,
-) -> bool:
-    """Whether a checkpoint has drawn all it should on a benchmark, or read it if it draws none."""
-    pair = checkpoint_id, benchmark.name
-    if pair in outputs:
-        return outputs[pair].finished is not None
-    return not force and likelihoods.is_finished(session, *pair, keys[pair])
-
-
-def _left(
+def _missing(
     session: Session,
     keys: Mapping[tuple[str, str], OutputKey],
     outputs: Mapping[tuple[str, str], Output],
     *,
     force: bool,
-) -> TimeLeft:
-    """The drawings and readings that are not finished."""
+) -> dict[Hashable, str]:
+    """The drawings and readings that are not finished: `(what, checkpoint, benchmark)` → kind."""
     pieces: dict[Hashable, str] = {}
     for pair, key in keys.items():
         if pair in outputs and outputs[pair].finished is None:
             pieces["draw", *pair] = f"draw {pair[1]}"
         if force or not likelihoods.is_finished(session, *pair, key):
             pieces["read", *pair] = f"read {pair[1]}"
-    return TimeLeft("drawings and readings", pieces)
+    return pieces
 
 
 def _check_settings(session: Session, checkpoint_ids: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from svdjobs.checkpoint.hub_files import HubFiles
-from svdjobs.checkpoint.identity import remember
+from svdjobs.checkpoint.identity import remember, sha256_of
 from svdjobs.checkpoint.sources import hub_files, wanted_files
 from svdjobs.config import SweepConfig
 from svdjobs.errors import ConfigError, DamagedError
@@ -20,8 +20,7 @@ from svdjobs.records import FileRecord
 from svdjobs.runs import layout
 from svdjobs.runs.checkpoints import fetched_store, hub_sources
 from svdjobs.runs.outputs import OutputKey, begin
-from svdjobs.storage.as_files import pieces
-from svdjobs.storage.store import Hashing, Store
+from svdjobs.storage.store import Store
 
 STAGE = "fetch"
 VERSION = "1"
@@ -32,7 +31,7 @@ WORKERS = 4
 def run(
     config: SweepConfig, store: Store, *, slugs: Sequence[str] | None = None, force: bool = False
 ) -> None:
-    """Copy every hub checkpoint of the config, or those with these slugs.
+    """Copy every hub checkpoint of the config, or those with these ids or slugs.
 
     A run that was cut goes on with the next file, and every large file is compared with the sha256
     that the hub names.
@@ -42,7 +41,7 @@ def run(
         DamagedError: a file has another sha256 than the hub says.
     """
     by_slug = {layout.slug(source): source for source in hub_sources(config)}
-    for slug in by_slug if slugs is None else slugs:
+    for slug in by_slug if slugs is None else map(layout.slug, slugs):
         if slug not in by_slug:
             names = ", ".join(by_slug) or "none"
             raise ConfigError(f"--source {slug}: the hub checkpoints of this config are: {names}.")
@@ -75,13 +74,9 @@ def _fetch(config: SweepConfig, store: Store, source: str, *, force: bool) -> No
 def _copied(files: HubFiles, store: Store, name: str, key: str, advance: Advance) -> FileRecord:
     """Copy a file unless a run that was cut has done so; return its record."""
     known, length = files.sha256(name), files.size(name)
-    if known and store.exists(key) and store.size(key) == length:
-        hashing = Hashing()
-        for piece in pieces(store, key):
-            hashing.update(piece)
-        if (found := hashing.record(key)).sha256 == known:
-            advance(length)
-            return found
+    if known and store.exists(key) and store.size(key) == length and sha256_of(store, key) == known:
+        advance(length)
+        return FileRecord(key=key, bytes=length, sha256=known)
     with store.sink(key) as sink:
         for start in range(0, length, PIECE_BYTES):
             piece = files.read(name, start, min(start + PIECE_BYTES, length))

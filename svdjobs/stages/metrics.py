@@ -52,7 +52,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
         raise IncompleteError("this config has no `metrics` section.")
     plan = layout.load_plan(store, config, stage=STAGE)
     routers = [[tensor.name for tensor in plan.routers]] if plan.routers else []
-    parts, selected = plan.parts + routers, plan.selected + plan.routers
+    parts, selected = plan.parts + routers, plan.measured
     checkpoints = RunCheckpoints(config)
     chain = {"before": config.before, **config.checkpoints, "after": config.after}
     output = begin(
@@ -96,8 +96,9 @@ class _Source:
         from svdjobs.kernels.rotation import bases_of
 
         w_MN = self._checkpoint.read(name)
-        known = self._factors is not None and name in self._factors
-        return self._factors.bases(name, w_MN) if self._factors and known else bases_of(w_MN)
+        if self._factors is not None and name in self._factors:
+            return self._factors.bases(name, w_MN)
+        return bases_of(w_MN)
 
 
 def _factors(

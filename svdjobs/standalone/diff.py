@@ -87,10 +87,9 @@ def _cost(config: SweepConfig, made: Plan) -> list[str]:
     if config.metrics is None:
         raise ConfigError("metrics is null: a comparison consists of them.")
     draws = config.metrics.null_draws
-    matrices = made.selected + made.routers
-    work = sum(cost.metrics_flops(tensor.shape, draws) for tensor in matrices)
+    work = sum(cost.metrics_flops(tensor.shape, draws) for tensor in made.measured)
     seconds = work / cost.measured_flops_per_second()
-    return [f"about {duration(seconds)} to compare {len(matrices)} matrices on this machine"]
+    return [f"about {duration(seconds)} to compare {len(made.measured)} matrices on this machine"]
 
 
 def _name(source: str) -> str:

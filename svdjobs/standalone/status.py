@@ -270,9 +270,9 @@ def _time(status: RunStatus) -> str:
         f"Engine time, as the run's logs say: {' and '.join(parts)}, {hours:.2g} hours in all. "
         f"Other\nstages, and the start of an engine, note no time."
     )
-    if not status.left.evaluations:
-        return spent
     seconds, evaluations, unknown = status.left
+    if not evaluations:
+        return spent
     beside = f"; not known for {unknown} more" if unknown else ""
     return (
         f"{spent}\nLeft: about {duration(seconds)} of it for {evaluations} evaluations, by what "

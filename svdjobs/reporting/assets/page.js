@@ -171,18 +171,16 @@ const svdjobs = (() => {
         const blob = new Blob([csv(chartRows(spec))], {type: "text/csv"});
         download(`${name}.csv`, URL.createObjectURL(blob));
       }}, "Data"));
-    if (figure.dataset.details) await choice(figure);
+    if (figure.dataset.details) choice(figure, chartRows(spec));
   }
 
   // The same dialog for those who use keys.
-  async function choice(figure) {
-    const {cells} = await load(figure.dataset.details);
-    const list = make("select", {}, ...Object.keys(cells).map((cell) => make("option", {value: cell}, `layer ${cell}`)));
+  function choice(figure, rows) {
+    const cells = new Map(rows.map((row) => [`${row.row} ${row.column}`, row]));
+    const list = make("select", {}, ...[...cells.keys()].map((cell) => make("option", {value: cell}, `layer ${cell}`)));
     list.setAttribute("aria-label", "Layer and module");
-    figure.querySelector(".tools").append(list, make("button", {type: "button", onclick: () => {
-      const [layer, ...column] = list.value.split(" ");
-      details(figure.dataset.details, {row: layer, layer: layer === "-" ? null : layer, column: column.join(" ")});
-    }}, "All metrics"));
+    figure.querySelector(".tools").append(list, make("button", {type: "button",
+      onclick: () => details(figure.dataset.details, cells.get(list.value))}, "All metrics"));
   }
 
   // All metrics of the matrices of one cell of a heat map.

@@ -136,10 +136,9 @@ def _values(moved: Sequence[MetricsRow]) -> Iterator[str]:
 
 
 def _directions(moved: Sequence[MetricsRow]) -> Iterator[str]:
-    few, many = (Shown("", (f"sine.u.{k}.rms", f"sine.v.{k}.rms")) for k in (16, 64))
-    for k, shown, sine in ((16, few, " (sine of the angle)"), (64, many, "")):
+    for k, sine in (("16", " (sine of the angle)"), ("64", "")):
         yield from _beside(
-            moved, shown,
+            moved, Shown("", (f"sine.u.{k}.rms", f"sine.v.{k}.rms")),
             f"Directions: the span of the leading {k} singular directions of the median matrix "
             f"turned by {{own}}{sine}, under a random update by {{null}}",
         )  # fmt: skip
@@ -190,40 +189,22 @@ def _beside(
 ) -> Iterator[str]:
     """A sentence with the median of a metric and of its null, and in how many matrices it is
     larger."""
-    if (found := _beside_null(moved, shown)) is None:
-        return
-    write = _percent if percent else _number
-    low, high = LIKE_NOISE
-    like = f"{'more' if found.ratio > 1 else 'less'} than noise"
-    if low <= found.ratio <= high:
-        like = f"about as noise does (that is, {low:g} to {high:g} times)"
-    yield (
-        f"{words.format(own=write(found.own), null=write(found.null))}: {found.ratio:.2g} times as "
-        f"much, {like}; more in {found.more} of {found.matrices} matrices."
-    )
-
-
-class _BesideNull(NamedTuple):
-    """Medians of a metric and of its null over the matrices that have both."""
-
-    own: float
-    null: float
-    more: int
-    """Matrices in which the metric is larger than its null."""
-    matrices: int
-
-    @property
-    def ratio(self) -> float:
-        return self.own / self.null if self.null else math.inf
-
-
-def _beside_null(moved: Sequence[MetricsRow], shown: Shown) -> _BesideNull | None:
     pairs = [(of(row, shown), of(row, shown, null=True)) for row in moved]
     known = [(own, null) for own, null in pairs if own is not None and null is not None]
     if not known:
-        return None
+        return
+    write = _percent if percent else _number
     own, null = (median(values) for values in zip(*known, strict=True))
-    return _BesideNull(own, null, sum(a > b for a, b in known), len(known))
+    ratio = own / null if null else math.inf
+    more = sum(a > b for a, b in known)
+    low, high = LIKE_NOISE
+    like = f"{'more' if ratio > 1 else 'less'} than noise"
+    if low <= ratio <= high:
+        like = f"about as noise does (that is, {low:g} to {high:g} times)"
+    yield (
+        f"{words.format(own=write(own), null=write(null))}: {ratio:.2g} times as much, {like}; "
+        f"more in {more} of {len(known)} matrices."
+    )
 
 
 def _percent(share: float | None) -> str:

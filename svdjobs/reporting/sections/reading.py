@@ -253,11 +253,12 @@ def _best_words(content: Content, found: Best) -> str:
         return f"{said} No other alpha can be told from it."
     nearest = max(worse, key=lambda a: found.behind[a][0].value)
     farthest = min(worse, key=lambda a: found.behind[a][0].value)
-    less = {a: _less_words(found.behind[a]) for a in (nearest, farthest)}
-    said += f" alpha = {farthest:g} scores {less[farthest]}"
+    said += f" alpha = {farthest:g} scores {_margin(found.behind[farthest], ' less')}"
     if nearest != farthest:
-        said += f"; of those that surely score less the nearest is alpha = {nearest:g}, by "
-        said += less[nearest].replace(" less", "")
+        said += (
+            f"; of those that surely score less the nearest is alpha = {nearest:g}, by "
+            f"{_margin(found.behind[nearest])}"
+        )
     alike = (
         f"{alpha_ranges(found.alike, sorted([*found.behind, found.alpha]))} cannot be told from it"
         if found.alike
@@ -266,8 +267,8 @@ def _best_words(content: Content, found: Best) -> str:
     return f"{said}. {alike} (Holm's method over all alphas)."
 
 
-def _less_words(behind: tuple[Interval, float]) -> str:
-    return f"{amount(negative(behind[0]))} less (p = {behind[1]:.2g})"
+def _margin(behind: tuple[Interval, float], after: str = "") -> str:
+    return f"{amount(negative(behind[0]))}{after} (p = {behind[1]:.2g})"
 
 
 def alpha_ranges(chosen: Sequence[float], among: Sequence[float]) -> str:

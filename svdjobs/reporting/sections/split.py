@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from svdjobs.config import alpha_id
-from svdjobs.records import Interval
+from svdjobs.records import Interval, MapReading, Reading
 from svdjobs.reporting.data import Answer, Content, Question, Section, two_digits
 from svdjobs.reporting.sections.blends import left_out
 from svdjobs.reporting.sections.reading import amount, negative, words
@@ -30,12 +30,18 @@ class _Part(NamedTuple):
         return "read" if self.read else "sampled"
 
 
+def _given_back(found: Reading | MapReading | None) -> _Part | None:
+    """What a checkpoint lacks of after's accuracy, as read; None if it could not be read."""
+    if found is None or found.accuracy is None:
+        return None
+    own = {problem: -value for problem, value in found.per_problem.items()}
+    return _Part(negative(found.accuracy), own, read=True)
+
+
 def _gain(content: Content, benchmark: str) -> _Part | None:
     """After minus before: as read if before could be read, else as sampled."""
-    found = content.readings.get(benchmark, {}).get("before")
-    if found and found.accuracy:
-        own = {problem: -value for problem, value in found.per_problem.items()}
-        return _Part(negative(found.accuracy), own, read=True)
+    if read := _given_back(content.readings.get(benchmark, {}).get("before")):
+        return read
     by_id = content.summaries.get(benchmark, {})
     if not {"before", "after"} <= by_id.keys():
         return None
@@ -48,10 +54,8 @@ def _values(content: Content, benchmark: str) -> _Part | None:
     """What the singular values carry: after minus alpha = 0, or alpha = 0 minus before in a sweep
     with before's bases."""
     bases, zero = content.config.bases_of, alpha_id(0.0)
-    found = content.readings.get(benchmark, {}).get(zero) if bases == "after" else None
-    if found and found.accuracy:
-        own = {problem: -value for problem, value in found.per_problem.items()}
-        return _Part(negative(found.accuracy), own, read=True)
+    if bases == "after" and (read := _given_back(content.readings.get(benchmark, {}).get(zero))):
+        return read
     by_id = content.summaries.get(benchmark, {})
     if not {bases, zero} <= by_id.keys():
         return None
@@ -61,24 +65,19 @@ def _values(content: Content, benchmark: str) -> _Part | None:
 
 def _matrices(content: Content, benchmark: str) -> _Part | None:
     """What all blended matrices together carry, if a map or a variant sets all back to before."""
-    part_keys = PartConfig.model_fields
     config = content.config
-    if (
-        config.map
-        and (config.map.rewind, config.map.by != "head") == ("matrix", True)
-        and not any(getattr(config.map, key) for key in part_keys)
-        and (parts := content.maps.get(benchmark))
-        and parts[-1].accuracy
-    ):
-        own = {problem: -value for problem, value in parts[-1].per_problem.items()}
-        return _Part(negative(parts[-1].accuracy), own, read=True)
-    for name, spec in config.variants.items():
-        found = content.readings.get(benchmark, {}).get(name)
-        whole = spec.before == "matrix" and not any(getattr(spec, key) for key in part_keys)
-        if whole and found and found.accuracy:
-            own = {problem: -value for problem, value in found.per_problem.items()}
-            return _Part(negative(found.accuracy), own, read=True)
-    return None
+    if config.map and config.map.rewind == "matrix" and config.map.by != "head":
+        parts = content.maps.get(benchmark) if _is_whole(config.map) else None
+        if parts and (read := _given_back(parts[-1])):
+            return read
+    readings = content.readings.get(benchmark, {})
+    names = [n for n, v in config.variants.items() if v.before == "matrix" and _is_whole(v)]
+    return next((read for name in names if (read := _given_back(readings.get(name)))), None)
+
+
+def _is_whole(part: PartConfig) -> bool:
+    """Whether no key leaves out any blended matrix."""
+    return not any(getattr(part, key) for key in PartConfig.model_fields)
 
 
 def _answers(content: Content) -> Iterator[Answer]:
