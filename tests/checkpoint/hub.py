@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -96,6 +98,16 @@ def _about(path: Path) -> dict[str, object]:
         sha256 = hashlib.sha256(data).hexdigest()
         return {**found, "lfs": {"sha256": sha256, "size": len(data), "pointerSize": 134}}
     return {**found, "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
+
+
+def use(hub: Hub, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Let this process use the hub, with its cache in a folder."""
+    constants = "huggingface_hub.constants"
+    addresses = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(f"{constants}.ENDPOINT", hub.url)
+    monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", addresses)
+    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import yaml
 from svdjobs.checkpoint.reader import INDEX
 from svdjobs.checkpoint.sources import open_checkpoint, open_headers
 from svdjobs.errors import CheckpointError, UnavailableError
-from tests.checkpoint.hub import Hub, serving
+from tests.checkpoint.hub import Hub, serving, use
 from tests.checkpoints import make_checkpoint
 
 
@@ -144,11 +144,7 @@ def test_a_hub_that_does_not_answer_may_be_tried_again(tmp_path: Path) -> None:
 @pytest.fixture
 def copied(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of `lab/copy` on the hub; this process may use the hub."""
-    addresses = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", addresses)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    use(hub, monkeypatch, tmp_path / "cache")
     hub.models["lab/copy"] = tmp_path / "copy"
     return Path(shutil.copytree(hub.models["lab/after"], tmp_path / "copy"))
 

@@ -18,7 +18,6 @@ from svdjobs.errors import EXIT_TERMINATED, EvaluationError
 from svdjobs.evaluation import drawing, likelihoods, queue
 from svdjobs.runs import leases, shards
 from svdjobs.stages import blend, decompose, evaluate, plan, report
-from svdjobs.storage.dev_server import BUCKET
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.open import open_store
 from svdjobs.storage.store import Store
@@ -96,18 +95,13 @@ def finished_by(config: SweepConfig, store: Store) -> dict[str, bytes]:
     return contents(store)
 
 
-@pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_two_engines_come_to_the_bytes_of_one_process(
     shared: MakeConfig,
     expected: dict[str, bytes],
     tmp_path: Path,
-    request: pytest.FixtureRequest,
-    kind: str,
+    run_url: str,
 ) -> None:
-    url = str(tmp_path / "run")
-    if kind == "s3":
-        url = f"s3://{BUCKET}/{request.getfixturevalue('s3_prefix')}"
-    config = shared(url)
+    config = shared(run_url)
     store = prepared(config)
     logs = [tmp_path / "0.log", tmp_path / "1.log"]
     with engine(config, logs[0]) as first, engine(config, logs[1]) as second:

@@ -15,9 +15,8 @@ from svdjobs.config_file import parse_config
 from svdjobs.errors import ConfigError, DamagedError, UnavailableError
 from svdjobs.runs import shards
 from svdjobs.stages import blend, decompose, evaluate, fetch, metrics, plan, report
-from svdjobs.storage.dev_server import BUCKET
 from svdjobs.storage.open import open_store
-from tests.checkpoint.hub import Hub, serving
+from tests.checkpoint.hub import Hub, serving, use
 from tests.checkpoints import make_checkpoint
 
 
@@ -34,12 +33,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def hub(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that this process may use, with an empty cache."""
     with serving(dict(models)) as served:
-        addresses = f"{served.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        constants = "huggingface_hub.constants"
-        monkeypatch.setattr(f"{constants}.ENDPOINT", served.url)
-        monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", addresses)
-        monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path / "cache"))
+        use(served, monkeypatch, tmp_path / "cache")
         yield served
 
 
@@ -60,21 +54,16 @@ def config_of(store: str, benchmark_file: Path, **sources: str) -> SweepConfig:
     return parse_config(document, where="test")
 
 
-@pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_every_checkpoint_leaves_the_hub_once(
     hub: Hub,
     models: dict[str, Path],
     benchmark_file: Path,
     tmp_path: Path,
-    request: pytest.FixtureRequest,
-    kind: str,
+    run_url: str,
 ) -> None:
     """As in pods: no stage but plan and fetch asks the hub, and no cache is filled."""
-    url = str(tmp_path / "run")
-    if kind == "s3":
-        url = f"s3://{BUCKET}/{request.getfixturevalue('s3_prefix')}"
-    config = config_of(url, benchmark_file)
-    store = open_store(url)
+    config = config_of(run_url, benchmark_file)
+    store = open_store(run_url)
     made = plan.run(config, store)
     plan.hash_checkpoints(config, store)
     assert shards.fan_outs(config, made)["fetch"] == ["lab--before", "lab--after@main"]

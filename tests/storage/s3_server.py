@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from svdjobs.storage.dev_server import S3Server, serving
+from svdjobs.storage.dev_server import BUCKET, S3Server, serving
 from svdjobs.storage.s3.store import S3Store
 
 
@@ -38,6 +38,14 @@ def s3_environment(
 def s3_prefix(s3_environment: S3Server) -> str:
     """A new prefix in the existing bucket; a new bucket would take half a second."""
     return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def run_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a new run, in a folder and in a bucket."""
+    if request.param == "s3":
+        return f"s3://{BUCKET}/{request.getfixturevalue('s3_prefix')}"
+    return str(tmp_path / "run")
 
 
 @pytest.fixture
