@@ -1,16 +1,21 @@
-"""Write docs/metrics.md from the catalogue of metrics.
+"""Write docs/metrics.md from the catalogue of metrics, and what the report says of them.
+
+The stage that writes the report has no torch, so it cannot import the catalogue.
 
 python -m tests.metrics_page        (`make render` runs it)
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from svdjobs.kernels.metrics.catalogue import GROUPS
 from svdjobs.kernels.metrics.registry import METRICS
 
-PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "metrics.md"
+SAID = ROOT / "svdjobs" / "reporting" / "assets" / "metrics.json"
 HEAD = """# Metrics of weights
 
 <!-- Generated from svdjobs/kernels/metrics by `make render`. -->
@@ -63,5 +68,12 @@ def page() -> str:
     return "".join([*parts, TRAJECTORIES])
 
 
+def said() -> str:
+    """What each metric tells, by its name, for the report."""
+    what = {name: METRICS[name].what for name in sorted(METRICS)}
+    return json.dumps(what, indent=1, ensure_ascii=False) + "\n"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page())
+    SAID.write_text(said())

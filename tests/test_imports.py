@@ -111,6 +111,7 @@ def test_kernels_import_only_errors_and_each_other(path: Path) -> None:
         "svdjobs.errors",
         "svdjobs.kernels",
         "torch",
+        "ml_dtypes",
         "numpy",
         "math",
         "collections",

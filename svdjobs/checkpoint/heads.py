@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import LM_HEAD, TOKEN_EMBEDDING
 
@@ -28,10 +30,8 @@ def other_head(checkpoint: Checkpoint) -> str | None:
     embeddings = [name for name in checkpoint.entries if TOKEN_EMBEDDING.search(name)]
     if not checkpoint.tied or len(heads) != 1 or len(embeddings) != 1:
         return None
-    import torch
-
-    both = [checkpoint.head(n, _COMPARED_ELEMENTS).to(torch.float64) for n in (*heads, *embeddings)]
-    if torch.equal(*both):
+    head, embedding = (checkpoint.head(n, _COMPARED_ELEMENTS) for n in (*heads, *embeddings))
+    if np.array_equal(head, embedding):
         return None
     return (
         f"config.json says tie_word_embeddings true, but {heads[0]} differs from {embeddings[0]}: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from svdjobs.checkpoint.dtypes import as_array
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.safetensors_format import SAFETENSORS_NAMES, TensorEntry
 from svdjobs.errors import TensorError
@@ -38,5 +39,5 @@ def in_memory(
                 f"{', '.join(SAFETENSORS_NAMES)}."
             )
         entries[name] = TensorEntry(name, dtype, tuple(tensor.shape), "memory", 0)
-        held[name] = tensor.detach().cpu().contiguous()
+        held[name] = as_array(tensor.detach().cpu())
     return Checkpoint(label, MemoryStore(label), dict(config), entries, pickled=held)

@@ -11,16 +11,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from svdjobs.checkpoint.documents import read_document
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.safetensors_format import FLOATS, TensorEntry, read_header
 from svdjobs.errors import CheckpointError
 from svdjobs.storage.store import Readable
-
-if TYPE_CHECKING:
-    import torch
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -109,12 +109,10 @@ def with_adapter(base: Checkpoint, adapter: Readable, label: str) -> Checkpoint:
 
 
 def _merged(base: Checkpoint, files: Checkpoint, name: str, factors: _Factors) -> Any:
-    def read() -> torch.Tensor:
-        import torch
-
-        w_MN = base.read(name).to(torch.float32)
-        a_RN, b_MR = (files.stored(e).to(torch.float32) for e in (factors.a, factors.b))
-        update_MN = factors.scale * (b_MR @ a_RN)
+    def read() -> npt.NDArray[np.float32]:
+        w_MN = base.array(name).astype(np.float32)
+        a_RN, b_MR = (files.stored(e).astype(np.float32) for e in (factors.a, factors.b))
+        update_MN = np.float32(factors.scale) * (b_MR @ a_RN)
         return w_MN + (update_MN.T if factors.transposed else update_MN)
 
     return read

@@ -15,7 +15,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.safetensors_format import TensorEntry
@@ -41,6 +44,7 @@ _AS_LINEAR = (
 _MIXTRAL = re.compile(r"^(.+)\.block_sparse_moe\.experts\.(\d+)\.(w1|w2|w3)\.weight$")
 _PRESENT = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 
+A = TypeVar("A", bound=Any)
 Index = tuple[slice | int, ...]
 ALL = slice(None)
 
@@ -68,11 +72,14 @@ class Piece:
             count *= side
         return self.start + count
 
-    def of_run(self, run: torch.Tensor) -> torch.Tensor:
-        """Return the matrix, M×N, from its flat run of elements; as a view if possible."""
-        part = run.view(self.block)[self.index]
-        rows = part.reshape(-1, part.shape[-1])
-        return rows.T if self.transposed else rows
+    def of_run(self, run: A) -> A:
+        """Return the matrix, M×N, from its flat run of elements; as a view if possible.
+
+        The run is an array of torch or of NumPy.
+        """
+        part = run.reshape(self.block)[self.index]
+        rows: A = part.reshape(-1, part.shape[-1])
+        return rows.T if self.transposed else rows  # type: ignore[no-any-return]
 
     def of(self, flat: torch.Tensor) -> torch.Tensor:
         """Return the matrix, M×N, from the whole stored tensor, which is flat."""
@@ -130,10 +137,10 @@ def matrices(checkpoint: Checkpoint) -> Matrices:
     return Matrices(view, checkpoint, pieces)
 
 
-def _reader(checkpoint: Checkpoint, piece: Piece) -> Callable[[], torch.Tensor]:
-    def read() -> torch.Tensor:
+def _reader(checkpoint: Checkpoint, piece: Piece) -> Callable[[], npt.NDArray[Any]]:
+    def read() -> npt.NDArray[Any]:
         run = checkpoint.run(piece.stored, piece.start, piece.stop)
-        return piece.of_run(run).contiguous()
+        return np.ascontiguousarray(piece.of_run(run))
 
     return read
 

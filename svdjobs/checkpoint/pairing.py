@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.records import RoundingRecord, TensorPlan
-
-if TYPE_CHECKING:
-    import torch
 
 # Values of each matrix to compare first; they tell most checkpoints apart.
 _FIRST = 1024
@@ -75,13 +74,8 @@ def _same(before: Checkpoint, after: Checkpoint, chosen: Sequence[TensorPlan]) -
 
 
 def _differ(before: Checkpoint, after: Checkpoint, name: str, elements: int | None) -> bool:
-    import torch
-
-    both = [
-        c.read(name).reshape(-1) if elements is None else c.head(name, elements)
-        for c in (before, after)
-    ]
-    return not torch.equal(*(values.to(torch.float64) for values in both))
+    count = before.entries[name].elements if elements is None else elements
+    return not np.array_equal(before.head(name, count), after.head(name, count))
 
 
 def _transposed(before: Checkpoint, after: Checkpoint, chosen: Iterable[TensorPlan]) -> list[str]:
@@ -108,16 +102,14 @@ def _is_transposed(before: Checkpoint, after: Checkpoint, name: str) -> bool:
     return _correlation(ours, theirs.T) > _ALIKE and _correlation(ours, theirs) < _UNLIKE
 
 
-def _corner(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+def _corner(checkpoint: Checkpoint, name: str) -> npt.NDArray[np.float64]:
     """Return the upper left block of a square matrix. Read only its first rows."""
-    import torch
-
     columns = checkpoint.entries[name].shape[1]
     rows_BN = checkpoint.head(name, _BLOCK * columns).reshape(_BLOCK, columns)
-    return rows_BN[:, :_BLOCK].to(torch.float64)
+    return rows_BN[:, :_BLOCK]
 
 
-def _correlation(a_BB: torch.Tensor, b_BB: torch.Tensor) -> float:
+def _correlation(a_BB: npt.NDArray[np.float64], b_BB: npt.NDArray[np.float64]) -> float:
     a_BB, b_BB = a_BB - a_BB.mean(), b_BB - b_BB.mean()
-    scale = float(a_BB.norm() * b_BB.norm())
+    scale = float(np.linalg.norm(a_BB) * np.linalg.norm(b_BB))
     return float((a_BB * b_BB).sum()) / scale if scale > 0 else 0.0

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from svdjobs.checkpoint.safetensors_format import TensorEntry
 from svdjobs.errors import CheckpointError
 
 if TYPE_CHECKING:
-    import torch
-
     from svdjobs.checkpoint.reader import Checkpoint
 
 # How far rounding to the dtype moves a Gaussian matrix, relative to its norm; a test measures it.
@@ -181,18 +182,16 @@ def _block(checkpoint: Checkpoint) -> tuple[int, int]:
 
 def _product(
     checkpoint: Checkpoint, matrix: TensorEntry, scale: TensorEntry
-) -> Callable[[], torch.Tensor]:
+) -> Callable[[], npt.NDArray[np.float32]]:
     """Return a function that reads a matrix and its scales and multiplies them in float32."""
     rows, columns = _block(checkpoint)
     in_blocks = scale.shape == _blocks(checkpoint, matrix)
 
-    def read() -> torch.Tensor:
-        import torch
-
-        w_MN = checkpoint.stored(matrix).to(torch.float32)
-        scale_MN = checkpoint.stored(scale).to(torch.float32)
+    def read() -> npt.NDArray[np.float32]:
+        w_MN = checkpoint.stored(matrix).astype(np.float32)
+        scale_MN = checkpoint.stored(scale).astype(np.float32)
         if in_blocks:
-            scale_MN = scale_MN.repeat_interleave(rows, -2).repeat_interleave(columns, -1)
+            scale_MN = scale_MN.repeat(rows, -2).repeat(columns, -1)
             return w_MN * scale_MN[..., : w_MN.shape[-2], : w_MN.shape[-1]]
         return w_MN * (scale_MN[:, None] if scale_MN.ndim == 1 else scale_MN)
 

@@ -15,18 +15,21 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from svdjobs.checkpoint.documents import (
     check_companions,
     companions,
     read_config,
     read_document,
 )
+from svdjobs.checkpoint.dtypes import as_array, as_tensor, numpy_dtype
 from svdjobs.checkpoint.foreign import what_it_is
 from svdjobs.checkpoint.safetensors_format import (
     FLOATS,
     ITEM_BITS,
     SAFETENSORS_NAMES,
-    TORCH_NAMES,
     TensorEntry,
     read_header,
 )
@@ -42,6 +45,8 @@ from svdjobs.storage.store import Readable
 if TYPE_CHECKING:
     import torch
 
+    Array = npt.NDArray[Any]
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
@@ -56,11 +61,12 @@ _NUMBERED = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 class Checkpoint:
     """A checkpoint whose headers have been read and checked.
 
-    All code reads its tensors through `entries`, `read` and `chunks`. Most tensors are a byte range
-    of a file. A tensor in `derived` is the result of a function: a dequantised matrix, a slice of a
-    stack, a matrix with an adapter merged into it. To view a checkpoint in another way, make a new
-    one with `dataclasses.replace`: set `entries` and `derived`, a `config` that fits them, `also`
-    for the other files that the functions read, and a sentence in `notes`.
+    All code reads its tensors through `entries`, `read`, `chunks` and `head`. What holds their
+    elements is NumPy's, so a stage that only looks at some values needs no torch. Most tensors are
+    a byte range of a file. A tensor in `derived` is the result of a function: a dequantised matrix,
+    a slice of a stack, a matrix with an adapter merged into it. To view a checkpoint in another
+    way, make a new one with `dataclasses.replace`: set `entries` and `derived`, a `config` that
+    fits them, `also` for the other files that the functions read, and a sentence in `notes`.
     """
 
     label: str
@@ -68,9 +74,9 @@ class Checkpoint:
     store: Readable
     config: dict[str, Any]
     entries: dict[str, TensorEntry]
-    pickled: dict[str, torch.Tensor] = field(default_factory=dict)
+    pickled: dict[str, Array] = field(default_factory=dict)
     """Tensors of `.bin` files, memory-mapped if the files are local; empty for safetensors."""
-    derived: dict[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
+    derived: dict[str, Callable[[], Array]] = field(default_factory=dict)
     """Functions that compute a tensor when it is read, by tensor name.
 
     The tensor has the dtype and shape of its entry. The entry's `key` is one of the files that the
@@ -114,46 +120,50 @@ class Checkpoint:
             TensorError: the tensor holds NaN or Inf, or its file is too short.
         """
         entry = self.entries[name]
-        tensor = self.derived[name]() if name in self.derived else self.stored(entry)
+        tensor = as_tensor(self.array(name), entry.dtype)
         self._check_finite(entry, tensor)
         return tensor
 
-    def head(self, name: str, elements: int) -> torch.Tensor:
-        """Return the first elements of one tensor, flat; all of them if it has fewer."""
-        return self.run(name, 0, min(elements, self.entries[name].elements))
+    def array(self, name: str) -> Array:
+        """Return one tensor as a NumPy array, in the dtype of its entry."""
+        return self.derived[name]() if name in self.derived else self.stored(self.entries[name])
 
-    def run(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Return the elements [start, stop) of one tensor, flat."""
+    def head(self, name: str, elements: int) -> npt.NDArray[np.float64]:
+        """Return the first elements of one tensor, flat; all of them if it has fewer."""
+        stop = min(elements, self.entries[name].elements)
+        return self.run(name, 0, stop).astype(np.float64)
+
+    def run(self, name: str, start: int, stop: int) -> Array:
+        """Return the elements [start, stop) of one tensor, flat, in the dtype of its entry."""
         if name in self.derived:
             return self.derived[name]().reshape(-1)[start:stop]
         return self._slice(self.entries[name], start, stop)
 
-    def stored(self, entry: TensorEntry) -> torch.Tensor:
-        """Return the tensor at the place of an entry; as flat bytes if torch has no such dtype."""
+    def stored(self, entry: TensorEntry) -> Array:
+        """Return the tensor at the place of an entry; as flat bytes if NumPy has no such dtype."""
         flat = self._slice(entry, 0, entry.elements)
-        if entry.dtype not in TORCH_NAMES:
+        if numpy_dtype(entry.dtype) is None:
             return flat
         try:
             return flat.reshape(entry.shape)
-        except (TypeError, RuntimeError) as error:  # no elements, but sides beyond 64 bits
+        except (TypeError, ValueError) as error:  # no elements, but sides beyond 64 bits
             raise TensorError(
-                f"{self.label}: tensor {entry.name!r} has a shape that torch cannot hold: "
+                f"{self.label}: tensor {entry.name!r} has a shape that NumPy cannot hold: "
                 f"{first_line(error):.80}."
             ) from None
 
     def chunks(self, name: str, elements: int = 1 << 24) -> Iterator[torch.Tensor]:
         """Yield one tensor as flat pieces of bounded size, after a check that each is finite."""
         entry = self.entries[name]
-        whole = self.read(name).reshape(-1) if name in self.derived else None
+        whole = self.array(name).reshape(-1) if name in self.derived else None
         for start in range(0, entry.elements, elements):
             stop = min(start + elements, entry.elements)
-            piece = self._slice(entry, start, stop) if whole is None else whole[start:stop]
+            flat = self._slice(entry, start, stop) if whole is None else whole[start:stop]
+            piece = as_tensor(flat, entry.dtype)
             self._check_finite(entry, piece)
             yield piece
 
-    def _slice(self, entry: TensorEntry, start: int, stop: int) -> torch.Tensor:
-        import torch
-
+    def _slice(self, entry: TensorEntry, start: int, stop: int) -> Array:
         if entry.name in self.pickled:
             return self.pickled[entry.name].reshape(-1)[start:stop]
         bits = ITEM_BITS[entry.dtype]
@@ -163,8 +173,7 @@ class Checkpoint:
             )
         except DamagedError as error:
             raise TensorError(f"{self.label}: tensor {entry.name!r}: {error}") from None
-        dtype: torch.dtype = getattr(torch, TORCH_NAMES.get(entry.dtype, "uint8"))
-        return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return np.frombuffer(data, numpy_dtype(entry.dtype) or np.uint8)
 
     def _check_finite(self, entry: TensorEntry, tensor: torch.Tensor) -> None:
         import torch
@@ -350,7 +359,7 @@ def _read_pickled(
         for name, tensor in tensors.items()
     ]
     opened = _placed(label, store, config, weights, found, PICKLED_INDEX)
-    pickled = {name: loaded[entry.key][name] for name, entry in opened.entries.items()}
+    pickled = {name: as_array(loaded[entry.key][name]) for name, entry in opened.entries.items()}
     return replace(opened, pickled=pickled)
 
 

@@ -17,12 +17,15 @@ mean of all moves estimates x.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import torch
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
 
+Values = npt.NDArray[Any]
 Grid = Literal["bfloat16", "float16"]
-_DTYPES: dict[Grid, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES: dict[Grid, Any] = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
 class Noise(NamedTuple):
@@ -32,26 +35,28 @@ class Noise(NamedTuple):
     weights: float
 
 
-def grid(w: torch.Tensor) -> Grid | None:
+def grid(w: Values) -> Grid | None:
     """Return the coarsest 16-bit dtype that holds every value exactly; None if there is none."""
-    w = w.to(torch.float64)
+    w = w.astype(np.float64)
     for name, dtype in _DTYPES.items():
-        if torch.equal(w.to(dtype).to(torch.float64), w):
+        with np.errstate(over="ignore"):  # a value beyond the dtype becomes infinite: not equal
+            there_and_back = w.astype(dtype).astype(np.float64)
+        if np.array_equal(there_and_back, w):
             return name
     return None
 
 
-def noise_between(before: torch.Tensor, after: torch.Tensor) -> Noise:
+def noise_between(before: Values, after: Values) -> Noise:
     """Return the expected ‖E‖² that rounding adds to after − before, from values of one matrix.
 
     It is 0 if neither checkpoint's values lie on the grid of a 16-bit dtype.
     """
-    before, after = before.to(torch.float64), after.to(torch.float64)
-    weights, grids = float(after.square().sum()), (grid(before), grid(after))
+    before, after = before.astype(np.float64), after.astype(np.float64)
+    weights, grids = float(np.square(after).sum()), (grid(before), grid(after))
     if grids[0] is not None and grids[0] == grids[1]:
         return Noise(_noise_on_one_grid(before, after, _DTYPES[grids[0]]), weights)
     noise = [
-        float(_spacing(w, _DTYPES[name]).square().sum()) / 12
+        float(np.square(_spacing(w, _DTYPES[name])).sum()) / 12
         for w, name in zip((before, after), grids, strict=True)
         if name is not None
     ]
@@ -63,18 +68,19 @@ def relative_shift(noise: float, shape: tuple[int, ...]) -> float:
     return noise / math.sqrt(max(shape))
 
 
-def _noise_on_one_grid(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype) -> float:
+def _noise_on_one_grid(before: Values, after: Values, dtype: Any) -> float:
     """Return Σ u²·min(mean move/u, 1/6) over all weights. Each spacing u has its own mean move."""
-    spacings, moves = _spacing(after, dtype), (after - before).abs()
+    spacings, moves = _spacing(after, dtype), np.abs(after - before)
     total = 0.0
-    for u in torch.unique(spacings).tolist():
+    for u in np.unique(spacings).tolist():
         moves_at_u = moves[spacings == u]
         total += len(moves_at_u) * u * u * min(float(moves_at_u.mean()) / u, 1 / 6)
     return total
 
 
-def _spacing(w: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _spacing(w: Values, dtype: Any) -> Values:
     """Return the distance between neighbours on the dtype's grid at each value."""
-    about = torch.finfo(dtype)
-    _, exponent = torch.frexp(w.abs().clamp_min(about.tiny))
-    return torch.ldexp(torch.full_like(w, about.eps), exponent - 1)
+    about: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    _, exponent = np.frexp(np.maximum(np.abs(w), float(about.smallest_normal)))
+    spacing: Values = np.ldexp(float(about.eps), exponent - 1)
+    return spacing

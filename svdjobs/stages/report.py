@@ -314,8 +314,8 @@ def _spectra(
     }
     return {
         f"{family}, layer {layer_and_family(name)[0]}": (
-            before.s(name).tolist(),
-            after.s(name).tolist(),
+            before.spectrum(name),
+            after.spectrum(name),
         )
         for family, name in chosen.items()
     }

@@ -21,6 +21,7 @@ from svdjobs.runs.outputs import read_finished, require
 from svdjobs.storage.store import Store
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
     from svdjobs.kernels.rotation import Bases
@@ -89,6 +90,17 @@ class Factors:
         """
         return self._checked(f"{name}.{S}")
 
+    def spectrum(self, name: str) -> list[float]:
+        """Singular values, descending, as numbers: for those who have no torch.
+
+        Raises:
+            StorageError: the sha256 differs from the recorded one.
+        """
+        with _errors_as_damage():
+            s_K = self._tensors.array(f"{name}.{S}")
+        self._check(f"{name}.{S}", s_K)
+        return [float(s) for s in s_K]
+
     def basis(self, name: str) -> torch.Tensor:
         """Square-side vectors as columns, float64 K×K.
 
@@ -110,14 +122,17 @@ class Factors:
     def _checked(self, name: str) -> torch.Tensor:
         with _errors_as_damage():
             values = self._tensors.read(name)
-        found, expected = tensor_sha256(values), self._sha256[name]
+        self._check(name, values.numpy())
+        return values
+
+    def _check(self, name: str, values: npt.NDArray[Any]) -> None:
+        found, expected = hashlib.sha256(values.data).hexdigest(), self._sha256[name]
         if found != expected:
             raise StorageError(
                 f"{self._tensors.label}: tensor {name!r} in {self._tensors.store.url}/"
                 f"{self._tensors.entries[name].key} is not what was written: its sha256 is "
                 f"{found}, recorded is {expected}. Run `svdjobs decompose --force`."
             )
-        return values
 
 
 def tensor_sha256(tensor: torch.Tensor) -> str:

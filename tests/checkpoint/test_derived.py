@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,7 +25,7 @@ def opened(chain: dict[str, Path]) -> Checkpoint:
 
 
 def doubled(opened: Checkpoint) -> Checkpoint:
-    return replace(opened, derived={NAME: lambda: 2 * opened.read(NAME)})
+    return replace(opened, derived={NAME: lambda: 2 * opened.array(NAME)})
 
 
 def test_read_and_chunks_give_what_is_computed(opened: Checkpoint) -> None:
@@ -37,7 +38,7 @@ def test_read_and_chunks_give_what_is_computed(opened: Checkpoint) -> None:
 
 
 def test_what_is_computed_must_be_finite(opened: Checkpoint) -> None:
-    broken = replace(opened, derived={NAME: lambda: opened.read(NAME) * float("nan")})
+    broken = replace(opened, derived={NAME: lambda: opened.array(NAME) * np.float32("nan")})
     with pytest.raises(TensorError, match="must be finite"):
         broken.read(NAME)
 

@@ -5,10 +5,20 @@ import math
 import pytest
 import torch
 
-from svdjobs.kernels.rounding import grid, noise_between, relative_shift
+from svdjobs.checkpoint.dtypes import as_array
+from svdjobs.kernels import rounding
+from svdjobs.kernels.rounding import relative_shift
 from tests.kernels.pairs import gaussian, updated
 
 SHAPE = (320, 256)
+
+
+def grid(w: torch.Tensor) -> rounding.Grid | None:
+    return rounding.grid(as_array(w))
+
+
+def noise_between(before: torch.Tensor, after: torch.Tensor) -> rounding.Noise:
+    return rounding.noise_between(as_array(before), as_array(after))
 
 
 def stored(w: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

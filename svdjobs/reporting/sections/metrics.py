@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
+from importlib import resources
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -460,8 +462,6 @@ def _way_charts(rows: Sequence[MetricsRow], steps: Sequence[str]) -> Iterator[ch
 
 def _details(rows: Sequence[MetricsRow]) -> dict[str, Any]:
     """All metrics of every matrix, by its cell in the heat maps, and what each metric says."""
-    from svdjobs.kernels.metrics.catalogue import METRICS
-
     found: dict[str, Any] = {}
     for row in rows:
         values = [
@@ -472,8 +472,8 @@ def _details(rows: Sequence[MetricsRow]) -> dict[str, Any]:
         found.setdefault(cell, []).append(
             {"name": charts.name(row.name), "shape": row.shape, "values": values}
         )
-    # Sorted: the registry is in the order in which a process happened to import its modules.
-    return {"cells": found, "what": {name: METRICS[name].what for name in sorted(METRICS)}}
+    said = resources.files("svdjobs.reporting") / "assets" / "metrics.json"
+    return {"cells": found, "what": json.loads(said.read_text("utf-8"))}
 
 
 def _rounded(value: float | None) -> float | None:

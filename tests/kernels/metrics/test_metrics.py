@@ -264,6 +264,7 @@ def test_degenerate_matrices_have_what_is_defined(make: Callable[[], torch.Tenso
 
 def test_the_page_of_the_docs_is_that_of_the_catalogue() -> None:
     assert metrics_page.PAGE.read_text() == metrics_page.page(), "run `make render`"
+    assert metrics_page.SAID.read_text() == metrics_page.said(), "run `make render`"
 
 
 def test_every_metric_says_what_it_is() -> None:
