@@ -10,9 +10,9 @@ LOCK   := images/locks/$(BUILD).lock
 STAMP  := $(VENV)/.installed-$(BUILD)
 COMPILE = $(abspath $(BIN))/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header
 
-# Images: `make images REGISTRY=registry.example/team`; IMAGES="cpu plan" builds only these.
+# Images: `make images push REGISTRY=registry.example/team`; IMAGES="cpu plan" builds only these.
 include images/versions.env
-IMAGES   ?= cpu evaluate
+IMAGES   ?= plan fetch decompose blend rotations metrics evaluate drop-weights report gate
 REGISTRY ?= localhost
 VERSION  := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TAG      ?= $(VERSION)
@@ -25,7 +25,7 @@ PROGRAMS := buildah podman runc chromium
 MISSING   = $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo train-demo test test-exports test-cluster fuzz faults lint format typecheck render verify bench docs-figures lock images clean
+.PHONY: help setup programs demo train-demo test test-exports test-cluster fuzz faults lint format typecheck render verify bench docs-figures lock images push clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -109,6 +109,9 @@ docs-figures: $(STAMP) ## measure again the numbers that the docs quote: the dem
 lock: $(STAMP) ## compile images/locks/*.lock again from their .in files
 	cd images/locks && $(COMPILE) --python-version 3.11 --override overrides.txt cpu.in -o cpu.lock
 	cd images/locks && $(COMPILE) --python-version 3.11 --override overrides.txt --constraint cpu.lock stages.in -o stages.lock
+	for name in core gate analysis plan report numerics; do (cd images/locks \
+	  && $(COMPILE) --python-version 3.11 --override overrides.txt --constraint stages.lock $$name.in -o $$name.lock) || exit; done
+	cd images/locks && $(COMPILE) --python-version 3.11 --constraint stages.lock numerics.in -o numerics-cuda.lock
 	cd images/locks && $(COMPILE) --python-version 3.11 --constraint stages.lock gpu.in -o gpu.lock
 	cd images/locks && $(COMPILE) --python-version 3.11 tools.in -o tools.lock
 	cd images/locks && $(COMPILE) --python-version 3.11 exports.in -o exports.lock
@@ -117,7 +120,12 @@ lock: $(STAMP) ## compile images/locks/*.lock again from their .in files
 	  | xargs $(COMPILE) --python-version 3.11 evaluate.in -o evaluate.lock
 	sed -i '/^# The following packages were excluded/,$$d' images/locks/evaluate.lock
 
-images: $(IMAGES:%=image-%) ## build svdjobs and svdjobs-evaluate with docker, podman or buildah
+images: $(IMAGES:%=image-%) ## build the image of each stage with docker, podman or buildah (IMAGES=cpu: for CPUs)
+
+push: $(IMAGES:%=push-%) ## push these images
+
+push-%: NAME = $(REGISTRY)/svdjobs$(patsubst %,-%,$(filter-out cpu,$*))
+push-%: ; $(BUILDER) push $(NAME):$(TAG)
 
 image-%: NAME = $(REGISTRY)/svdjobs$(patsubst %,-%,$(filter-out cpu,$*))
 image-%:

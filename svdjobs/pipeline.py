@@ -60,7 +60,8 @@ class Stage:
     """The inputs that tell a pod its shard: name of the input → command-line option."""
     section: Section | None = None
     """The stage runs only if the config has this section."""
-    image: Literal["cpu", "evaluate"] = "cpu"
+    packages: Literal["core", "gate", "plan", "report", "numerics", "evaluate"] = "core"
+    """What its image holds: a lock in images/locks."""
     artifacts: tuple[str, ...] = ()
     """Files of its output that Argo stores as artifacts."""
     rows: type[Record] | None = None
@@ -71,7 +72,12 @@ class Stage:
     @property
     def module(self) -> str:
         """Full name of the stage's module."""
-        return f"svdjobs.stages.{self.name.replace('-', '_')}"
+        return f"svdjobs.stages.{self.key}"
+
+    @property
+    def key(self) -> str:
+        """The stage's name as a key of settings."""
+        return self.name.replace("-", "_")
 
     def wanted(self, config: SweepConfig) -> bool:
         """Whether a sweep with this config runs the stage."""
@@ -81,34 +87,48 @@ class Stage:
 # In the order in which one machine runs them. vLLM takes over torch's threads, so evaluate comes
 # after the other stages that compute.
 STAGES = (
-    Stage("plan", Resources(cpu="1", memory="4Gi", scratch="5Gi")),
+    Stage("plan", Resources(cpu="1", memory="4Gi", scratch="5Gi"), packages="plan"),
     Stage(
         "fetch",
         Resources(cpu="2", memory="4Gi", scratch="1Gi"),
         {"source": "--source"},
         in_sweep=False,
     ),
-    Stage("decompose", Resources(cpu="8", memory="32Gi"), {"unit": "--unit"}),
-    Stage("blend", Resources(cpu="4", memory="24Gi"), {"alpha": "--alpha"}),
-    Stage("rotations", Resources(cpu="8", memory="32Gi"), section="rotations", rows=RotationRow),
-    Stage("metrics", Resources(cpu="8", memory="32Gi"), section="metrics", rows=MetricsRow),
+    Stage("decompose", Resources(cpu="8", memory="32Gi"), {"unit": "--unit"}, packages="numerics"),
+    Stage("blend", Resources(cpu="4", memory="24Gi"), {"alpha": "--alpha"}, packages="numerics"),
+    Stage(
+        "rotations",
+        Resources(cpu="8", memory="32Gi"),
+        section="rotations",
+        packages="numerics",
+        rows=RotationRow,
+    ),
+    Stage(
+        "metrics",
+        Resources(cpu="8", memory="32Gi"),
+        section="metrics",
+        packages="numerics",
+        rows=MetricsRow,
+    ),
     Stage(
         "evaluate",
         Resources(cpu="8", memory="64Gi", scratch="100Gi", deadline_seconds=43_200),
         {"checkpoint": "--checkpoint", "unit": "--unit"},
         section="evaluate",
-        image="evaluate",
+        packages="evaluate",
     ),
     Stage("drop-weights", options={"alpha": "--alpha"}, in_sweep=False),
     Stage(
         "report",
         Resources(cpu="2", memory="8Gi", scratch="5Gi"),
+        packages="report",
         artifacts=("report.html", "junit.xml", "figures"),
     ),
     Stage(
         "gate",
         Resources(cpu="1", memory="2Gi", scratch="1Gi"),
         section="gate",
+        packages="gate",
         artifacts=("gate.md", "junit.xml"),
         in_sweep=False,
     ),

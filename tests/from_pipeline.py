@@ -1,5 +1,5 @@
 """Generate the sections about each stage in the Dockerfile and the chart from `svdjobs.pipeline`,
-and the environment that both images set.
+and the environment that all images set.
 
 python -m tests.from_pipeline        (`make render` runs it)
 """
@@ -15,7 +15,7 @@ from svdjobs.pipeline import SMALL, STAGES, Stage
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "images" / "Dockerfile"
 CHART = ROOT / "helm" / "svdjobs"
-# Of both images. Any user of group 0 can write /scratch and nothing else, so caches and temporary
+# Of all images. Any user of group 0 can write /scratch and nothing else, so caches and temporary
 # files are there. TMPDIR is /scratch itself, since a folder below it may not exist.
 ENVIRONMENT = {
     "PATH": "/opt/svdjobs/bin:$PATH",
@@ -39,15 +39,114 @@ def sized() -> list[Stage]:
     return [stage for stage in STAGES if stage.resources is not SMALL]
 
 
-def targets() -> str:
-    """The Dockerfile's targets for the stages that use the `cpu` image."""
-    return "\n".join(
-        f"FROM cpu AS {stage.name}\n"
-        f'LABEL org.opencontainers.image.title="svdjobs-{stage.name}"\n'
-        f'CMD ["{stage.name}", "--help"]\n'
-        for stage in STAGES
-        if stage.image == "cpu"
+# The locks that images on Python's base are installed from. Each but core is installed on another.
+BELOW = {
+    "core": None, "gate": "core", "analysis": "core", "plan": "analysis",
+    "report": "analysis", "numerics": "core", "stages": "numerics",
+}  # fmt: skip
+_INSTALL = """\
+RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \\
+    --mount=type=secret,id=ca.crt,target=/etc/ssl/certs/ca-certificates.crt \\
+    --mount=type=cache,target=/var/cache/uv \\
+    {before}UV_SYSTEM_CERTS=1 /tools/bin/uv pip install --quiet --cache-dir /var/cache/uv \\
+      --link-mode copy --compile-bytecode --python python3 --target /opt/{name} \\
+      --no-deps --require-hashes {excludes}-r /locks/{lock} \\
+    && rm -f /opt/{name}/.lock \\
+    && find /opt/{name} -depth -type d -name tests -exec rm -rf {{}} + {trim}
+"""
+# What nothing here imports: Arrow's servers, query plans and S3 client; Kubernetes for asyncio.
+_UNUSED = """\\
+    && cd /opt/{name} && rm -rf kubernetes/aio pyarrow/include \\
+      pyarrow/*flight* pyarrow/*substrait* pyarrow/*_s3*"""
+# torch's plain wheel links to most CUDA libraries, so these must stay. Those that only a GPU or a
+# compiler opens go, unless the lock is the one for GPUs.
+_CUDA = """\\
+    && if [ "$NUMERICS_LOCK" = numerics.lock ]; then cd /opt/{name} \\
+      && rm -rf nvidia/cudnn/lib/libcudnn_* nvidia/cu13/lib/libnvrtc*.alt.so* \\
+        nvidia/cu13/lib/libnvperf_* nvidia/*/include nvidia/*/lib/*.a \\
+        torch/include torch/lib/libtorch_cuda_linalg.so; fi \\
+    && PYTHONPATH=/opt/core:/opt/{name} \\
+      python3 -c "import torch; torch.linalg.eigh(torch.eye(3))\""""
+
+
+def packages() -> str:
+    """The Dockerfile's stages that install packages, and those that hold nothing else."""
+    return "\n".join(map(_packages, BELOW))
+
+
+def _packages(name: str) -> str:
+    """A stage `NAME-build` that installs what the lock adds, and a stage `NAME-packages`."""
+    below, under = BELOW[name], _under(name)
+    lock = "${NUMERICS_LOCK}" if name == "numerics" else f"{name}.lock"
+    argument = (
+        "# numerics-cuda.lock keeps what torch needs to compute on GPUs.\n"
+        "ARG NUMERICS_LOCK=numerics.lock\n"
+        if name == "numerics"
+        else ""
     )
+    pins = "s/^\\([a-z0-9-]*\\)==.*/\\1/p"
+    before = f"cat /locks/under-{name}/* | sed -n '{pins}' > /locks/under-{name}.txt \\\n    && "
+    locks = " ".join(f"images/locks/{one}.lock" for one in under)
+    copies = f"COPY {locks} /locks/under-{name}/\n" if under else ""
+    trim = {"gate": _UNUSED, "analysis": _UNUSED, "stages": _UNUSED, "numerics": _CUDA}
+    install = _INSTALL.format(
+        name=name,
+        lock=lock,
+        before=before if under else "",
+        excludes=f"--excludes /locks/under-{name}.txt " if under else "",
+        trim=trim.get(name, "").format(name=name),
+    ).rstrip()
+    folders = ":".join(f"/opt/{one}" for one in (*under, name))
+    check = (
+        "# torch's GPU packages may be missing: the locks leave them out on purpose.\n"
+        f"RUN ! PYTHONPATH={folders}:/tools python3 -m pip check \\\n"
+        "      | grep -vE '^(torch .* requires .* not installed|No broken requirements)'\n"
+    )
+    return (f"FROM {below}-build AS {name}-build\n" if below else "FROM tools AS core-build\n") + (
+        f"{argument}{copies}COPY images/locks/{lock} /locks/\n{install}\n{check}\n"
+        f"FROM {f'{below}-packages' if below else '${PYTHON_IMAGE}'} AS {name}-packages\n"
+        f"COPY --from={name}-build /opt/{name} /opt/svdjobs\n"
+    )
+
+
+def _under(name: str) -> list[str]:
+    """The locks below a lock, lowest first."""
+    below = BELOW[name]
+    return [*_under(below), below] if below else []
+
+
+def images() -> str:
+    """The Dockerfile's targets on Python's base: one for each stage, and `cpu`."""
+    made = [(stage.name, stage.packages) for stage in STAGES if stage.packages != "evaluate"]
+    return "\n".join(_image(name, lock) for name, lock in (*made, ("cpu", "stages")))
+
+
+def _image(name: str, lock: str) -> str:
+    suffix = "" if name == "cpu" else f"-{name}"
+    what = "every stage, on CPUs" if name == "cpu" else f"svdjobs' {name} stage"
+    command = '"--help"' if name == "cpu" else f'"{name}", "--help"'
+    return f"""\
+FROM {lock}-packages AS {name}
+COPY --from=installed /opt/svdjobs /opt/svdjobs
+{environment()}\
+ARG VERSION=unknown
+ARG GIT_COMMIT=unknown
+ARG PYTHON_IMAGE
+# This RUN must come before ENV and LABEL: buildah 1.28 compares the values of arguments only at a
+# RUN. Without it, ENV and LABEL with old values would come from its cache.
+RUN install -d -o 10001 -g 0 -m 2770 /scratch
+ENV SVDJOBS_GIT_COMMIT=${{GIT_COMMIT}}
+LABEL org.opencontainers.image.title="svdjobs{suffix}" \\
+      org.opencontainers.image.description="{what}" \\
+      org.opencontainers.image.licenses="Apache-2.0" \\
+      org.opencontainers.image.version="${{VERSION}}" \\
+      org.opencontainers.image.revision="${{GIT_COMMIT}}" \\
+      org.opencontainers.image.base.name="${{PYTHON_IMAGE}}"
+USER 10001:0
+WORKDIR /scratch
+ENTRYPOINT ["svdjobs"]
+CMD [{command}]
+"""
 
 
 def values() -> str:
@@ -58,7 +157,7 @@ def values() -> str:
 def _values(stage: Stage) -> str:
     own = stage.resources
     article = "an" if stage.name[0] in "aeiou" else "a"
-    holds = ": the checkpoint and the engine's caches" if stage.image == "evaluate" else ""
+    holds = ": the checkpoint and the engine's caches" if stage.packages == "evaluate" else ""
     deadline = "null" if own.deadline_seconds is None else own.deadline_seconds
     return f"""{stage.name}:
   # -- CPUs that the scheduler reserves for {article} {stage.name} pod.
@@ -76,9 +175,26 @@ def _values(stage: Stage) -> str:
 """
 
 
+def image_values() -> str:
+    """The keys of values.yaml for another image of each stage."""
+    return "".join(
+        f"  # -- Another image of the stage {stage.name}: any of registry, repository, tag and "
+        f"digest.\n  {camel(stage.key)}: {{}}\n"
+        for stage in STAGES
+    )
+
+
+def camel(name: str) -> str:
+    """A key of settings as the chart spells it."""
+    return re.sub(r"_([a-z])", lambda found: found[1].upper(), name)
+
+
 def schema(text: str) -> str:
-    """values.schema.json with a section for each stage."""
+    """values.schema.json with a section for each stage, and with its image."""
     document = json.loads(text)
+    images, one = document["properties"]["images"], {"$ref": "#/definitions/stageImage"}
+    others = {key: value for key, value in images["properties"].items() if value != one}
+    images["properties"] = {**others, **{camel(stage.key): one for stage in STAGES}}
     names, section = [stage.name for stage in sized()], {"$ref": "#/definitions/stage"}
     kept = {key: value for key, value in document["properties"].items() if value != section}
     required = [key for key in document["required"] if key in kept]
@@ -93,21 +209,24 @@ def environment() -> str:
     return f"ENV {settings}\n"
 
 
-def between(text: str, name: str, new: str, times: int = 1) -> str:
+def between(text: str, name: str, new: str) -> str:
     """The text of a file with the generated lines between the marks of `name` replaced by `new`."""
-    begin, end = f"# {name}: begin (generated by `make render`)\n", f"# {name}: end\n"
-    found = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
+    begin, end = f"# {name}: begin (generated by `make render`)\n", f"^ *# {name}: end\n"
+    found = re.compile(f"(?<={re.escape(begin)}).*?(?={end})", re.DOTALL | re.MULTILINE)
     replaced, count = found.subn(lambda _: new, text)
-    assert count == times
+    assert count == 1
     return replaced
 
 
 def main() -> None:
-    text = between(DOCKERFILE.read_text(encoding="utf-8"), "stages", targets())
-    DOCKERFILE.write_text(between(text, "environment", environment(), 2), encoding="utf-8")
+    text = DOCKERFILE.read_text(encoding="utf-8")
+    for name, new in (("packages", packages()), ("images", images())):
+        text = between(text, name, new)
+    DOCKERFILE.write_text(between(text, "environment", environment()), encoding="utf-8")
     path = CHART / "values.yaml"
     text = path.read_text(encoding="utf-8")
-    path.write_text(between(text, "stages", values()), encoding="utf-8")
+    text = between(between(text, "stages", values()), "images", image_values())
+    path.write_text(text, encoding="utf-8")
     path = CHART / "values.schema.json"
     path.write_text(schema(path.read_text(encoding="utf-8")), encoding="utf-8")
 

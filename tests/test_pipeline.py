@@ -56,10 +56,11 @@ def test_plan_hands_on_what_tasks_fan_out_over() -> None:
 
 def test_what_is_generated_is_current() -> None:
     dockerfile = from_pipeline.DOCKERFILE.read_text()
-    assert from_pipeline.between(dockerfile, "stages", from_pipeline.targets()) == dockerfile
-    both = from_pipeline.between(dockerfile, "environment", from_pipeline.environment(), 2)
-    assert both == dockerfile
+    for name in ("packages", "images", "environment"):
+        made = getattr(from_pipeline, name)()
+        assert from_pipeline.between(dockerfile, name, made) == dockerfile
     values = (from_pipeline.CHART / "values.yaml").read_text()
     assert from_pipeline.between(values, "stages", from_pipeline.values()) == values
+    assert from_pipeline.between(values, "images", from_pipeline.image_values()) == values
     schema = (from_pipeline.CHART / "values.schema.json").read_text()
     assert from_pipeline.schema(schema) == schema

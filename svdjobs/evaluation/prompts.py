@@ -6,7 +6,9 @@ in the tokenizer's chat template; any other style is itself a template that cont
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from svdjobs.errors import BenchmarkError, CheckpointError, first_line
@@ -34,6 +36,8 @@ def load_tokenizer(folder: str) -> Any:
     Raises:
         CheckpointError: there is none, or transformers cannot load it.
     """
+    if find_spec("torch") is None:  # a pod of plan: transformers would advise to install it
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
     transformers.utils.logging.set_verbosity_error()

@@ -21,7 +21,7 @@ from tests.argo_emulator.lint import lint
 ROOT = Path(__file__).parent.parent.parent
 DEMO = "jobs/sweeps/demo.yaml"
 GPUS: dict[str, Any] = {
-    "image": "registry.example/svdjobs:1.2.3",
+    "images": {"repository": "registry.example/svdjobs", "tag": "1.2.3"},
     "pull_secrets": ["regcred"],
     "user": None,
     "artifacts": True,
@@ -256,7 +256,7 @@ def test_what_would_be_replaced_is_refused(sign: str, who: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "where"),
     [
-        ({"image": "svdjobs:{{workflow.name}}"}, "image"),
+        ({"images": {"tag": "{{workflow.name}}"}}, "images.tag"),
         ({"store": "s3://{{inputs}}/x"}, "store"),
         ({"gpu": {"resource": "{{x}}"}}, "gpu.resource"),
         ({"node_selector": {"zone": "$(ZONE)"}}, "node_selector.zone"),
@@ -293,8 +293,8 @@ def test_old_files_go_and_others_stay(tmp_path: Path) -> None:
 
 def test_bad_settings_are_all_named(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
-    path.write_text("gpu: {count: -1}\npull_policy: Sometimes\nimages: x\n")
-    with pytest.raises(ConfigError, match=r"(?s)pull_policy: .*Always.*gpu\.count: .*\n  images: "):
+    path.write_text("gpu: {count: -1}\npull_policy: Sometimes\nimage: x\n")
+    with pytest.raises(ConfigError, match=r"(?s)pull_policy: .*Always.*gpu\.count: .*\n  image: "):
         load_settings(path)
     with pytest.raises(ConfigError, match=r"cluster settings .*none\.yaml"):
         load_settings(tmp_path / "none.yaml")

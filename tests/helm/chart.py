@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import helm_python
 import yaml
 from helm_python import _native
 
+from svdjobs import pipeline
 from svdjobs.cluster.manifests.settings import ClusterSettings
-from tests.from_pipeline import sized
+from tests.from_pipeline import camel, sized
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm/svdjobs"
@@ -77,14 +77,15 @@ def examples() -> dict[str, Values]:
     }
 
 
-def camel(name: str) -> str:
-    return re.sub(r"_([a-z])", lambda found: found[1].upper(), name)
-
-
 def values_of(settings: ClusterSettings) -> Values:
     """The chart's values that equal the settings: names in camelCase, except those below."""
     given = {camel(key): value for key, value in settings.model_dump(mode="json").items()}
     schedule = given.pop("schedule")
+    given["images"] = {camel(key): value for key, value in given["images"].items()}
+    for stage in pipeline.STAGES:
+        named = given["images"].get(camel(stage.key))
+        given["images"][camel(stage.key)] = _parts(named) if named else {}
+    given["images"]["registry"] = None
     store = {"url": given.pop("store"), "existingSecret": given.pop("secret")}
     for group in ("gpu", "limits", *STAGES):
         given[group] = {camel(key): value for key, value in given[group].items()}
@@ -94,6 +95,14 @@ def values_of(settings: ClusterSettings) -> Values:
         "serviceAccount": {"name": given["serviceAccount"]},
         "cron": {"schedules": [schedule]},
     }
+
+
+def _parts(image: str) -> Values:
+    """The chart's value for an image: its name, tag and digest."""
+    name, _, digest = image.partition("@")
+    repository, _, tag = name.rpartition(":")
+    registry, _, rest = repository.partition("/")
+    return {"registry": registry, "repository": rest, "tag": tag, "digest": digest or None}
 
 
 def parsed_patches(spec: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +120,12 @@ def parsed_patches(spec: dict[str, Any]) -> dict[str, Any]:
 
 UNUSUAL = ClusterSettings.model_validate(
     {
-        "image": "registry:5000/svdjobs:1.0",
-        "evaluate_image": "registry:5000/evaluate:1.0",
+        "images": {
+            "repository": "team-a/sweeps",
+            "tag": "1.0",
+            "evaluate": f"registry:5000/evaluate:1.0@sha256:{'0' * 64}",
+            "drop_weights": "registry:5000/a/b:2",
+        },
         "pull_policy": "Always",
         "pull_secrets": ("one", "two"),
         "service_account": "sweeps",

@@ -177,7 +177,7 @@ APART = "In a prompt or title, put a space between the two signs"
         ({"cron": {"config": "{{x}}"}}, (ARGO,), "config: Argo would replace '{{'. " + APART),
         ({"config": "title: $(x)"}, (ARGO,), "config: Kubernetes would replace '$('. " + APART),
         ({"cron": {"config": "$$x$$"}}, (ARGO,), "config: Kubernetes would replace '$$'. " + APART),
-        ({"image": "svdjobs:latest"}, (ARGO,), "`latest` changes while a sweep runs"),
+        ({"images": {"tag": "latest"}}, (ARGO,), "`latest` changes while a sweep runs"),
     ],
 )
 def test_refusals_say_what_to_do(

@@ -32,7 +32,7 @@ def resolved(schema: dict[str, Any]) -> dict[str, Any]:
 def schema_leaves(schema: dict[str, Any], above: str = "") -> Iterator[str]:
     for key, inner in resolved(schema)["properties"].items():
         found = resolved(inner)
-        if "properties" in found:
+        if "properties" in found and found is not SCHEMA["definitions"]["stageImage"]:
             yield from schema_leaves(found, f"{above}{key}.")
         else:
             yield f"{above}{key}"
@@ -80,7 +80,7 @@ def test_defaults_are_those_of_settings() -> None:
     assert limits.pop("evaluations") is None
     assert expected.pop("limits") == limits
     assert {key: DEFAULTS[key] for key in expected} == expected
-    assert {"store", "gpu", "user", "image", *STAGES} <= set(expected)
+    assert {"store", "gpu", "user", "images", *STAGES} <= set(expected)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,13 @@ def test_defaults_are_those_of_settings() -> None:
         ({"store": {"url": "s3://bucket"}}, "at '/store/url'"),
         ({"store": {"existingSecret": "Not A Name"}}, "at '/store/existingSecret'"),
         ({"devStore": {"secretKey": "x"}}, "at '/devStore'"),
-        ({"image": "svdjobs"}, "at '/image'"),
-        ({"image": "{{workflow.name}}:1"}, "at '/image'"),
-        ({"evaluateImage": "$(NAME):1"}, "at '/evaluateImage'"),
+        ({"images": {"repository": "svdjobs:1"}}, "at '/images/repository'"),
+        ({"images": {"tag": "{{workflow.name}}"}}, "at '/images/tag'"),
+        ({"images": {"registry": "$(NAME)"}}, "at '/images/registry'"),
+        ({"images": {"evaluate": {"digest": "sha256:1"}}}, "at '/images/evaluate/digest'"),
         ({"store": {"url": "s3://bucket/{{workflow.name}}"}}, "at '/store/url'"),
         ({"store": {"url": "s3://key:secret@bucket/run"}}, "at '/store/url'"),
-        ({"image": {"repository": "svdjobs", "tag": "1"}}, "at '/image'"),
+        ({"images": {"plan": "svdjobs:1"}}, "at '/images/plan'"),
         ({"decompose": {"memory": "32GB"}}, "at '/decompose/memory'"),
         ({"decompose": {"memory": 32}}, "at '/decompose/memory'"),
         ({"decompose": {"cpu": "four"}}, "at '/decompose/cpu'"),
@@ -136,8 +137,8 @@ def test_the_schema_refuses(values: dict[str, Any], where: str) -> None:
         {"user": None},
         {"store": {"existingSecret": None}},
         {"decompose": {"cpu": 0.5, "cpuLimit": "1500m"}},
-        {"image": f"host:5000/a/b:1@sha256:{'0' * 64}"},
-        {"image": f"host:5000/a/b@sha256:{'0' * 64}"},
+        {"images": {"registry": "host:5000/a/b", "plan": {"digest": f"sha256:{'0' * 64}"}}},
+        {"images": {"evaluate": {"registry": None, "repository": "a/b", "tag": "v1.0_x"}}},
         {"store": {"url": "/mnt/runs"}},
         {"nodeSelector": {"node-role.kubernetes.io/worker": ""}},
     ],

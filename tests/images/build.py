@@ -1,4 +1,4 @@
-"""Build the cpu image and find its base, once for all tests that need them."""
+"""Build the images and find their base, once for all tests that need them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,22 @@ import pytest
 from filelock import FileLock
 
 import svdjobs
+from svdjobs.pipeline import STAGES
 from tests.cluster_script import MISSING, SCRIPT, base_archive
 from tests.images.parsed import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # The full name of the image in the manifests: a node completes short names as Docker does.
 TAG = f"docker.io/library/svdjobs:{svdjobs.__version__}"
+TAGS = {
+    "cpu": TAG,
+    **{
+        stage.name: f"docker.io/library/svdjobs-{stage.name}:{svdjobs.__version__}"
+        for stage in STAGES
+        if stage.packages != "evaluate"
+    },
+}
+"""The images of all targets on Python's base."""
 STORE_TAG = f"docker.io/library/svdjobs-store:{svdjobs.__version__}"
 BASE = "localhost/python:3.11"
 LABEL = "svdjobs.tests.content"
@@ -67,19 +77,24 @@ def make_base() -> None:
             output(SCRIPT, "base-image", BASE, timeout=900)
 
 
-def build(base: str) -> None:
-    """Build the cpu image on `base`, unless the existing image was built from the same content."""
+def build(base: str, *targets: str) -> None:
+    """Build images on `base`, unless the existing ones were built from the same content."""
     with FileLock(LOCKS / "svdjobs-image.lock"):
         label = f"{LABEL}={content_of(base)}"
-        if label in labels():
-            return
-        output(
-            *("buildah", "build", "--layers", "--network=host", "--target=cpu", f"--tag={TAG}"),
-            *("--file=images/Dockerfile", f"--build-arg=PYTHON_IMAGE={base}"),
-            *("--build-arg=VLLM_IMAGE=", f"--build-arg=VERSION={svdjobs.__version__}"),
-            *(f"--build-arg=GIT_COMMIT={COMMIT}", f"--label={label}", *secrets(), "."),
-            timeout=1500,
-        )
+        for target in targets:
+            if label not in labels(TAGS[target]):
+                _build(base, target, label)
+
+
+def _build(base: str, target: str, label: str) -> None:
+    output(
+        *("buildah", "build", "--layers", "--network=host", f"--target={target}"),
+        f"--tag={TAGS[target]}",
+        *("--file=images/Dockerfile", f"--build-arg=PYTHON_IMAGE={base}"),
+        *("--build-arg=VLLM_IMAGE=", f"--build-arg=VERSION={svdjobs.__version__}"),
+        *(f"--build-arg=GIT_COMMIT={COMMIT}", f"--label={label}", *secrets(), "."),
+        timeout=1500,
+    )
 
 
 def build_store() -> None:
@@ -91,9 +106,9 @@ def build_store() -> None:
 
 
 def content_of(base: str) -> str:
-    """A hash of everything that the image is built from.
+    """A hash of everything that the images are built from.
 
-    buildah's own cache would find the image, too, but needs half a minute for that.
+    buildah's own cache would find them, too, but needs half a minute for each.
     """
     known = hashlib.sha256(output("podman", "image", "inspect", "--format={{.Id}}", base).encode())
     ignore = (ROOT / ".dockerignore").read_text().splitlines()
@@ -107,19 +122,19 @@ def content_of(base: str) -> str:
     return known.hexdigest()
 
 
-def labels() -> list[str]:
-    """The labels of the existing image, as `name=value`."""
-    found = run("podman", "image", "inspect", TAG)
+def labels(tag: str) -> list[str]:
+    """The labels of an existing image, as `name=value`."""
+    found = run("podman", "image", "inspect", tag)
     if found.returncode:
         return []
     given: dict[str, str] = json.loads(found.stdout)[0]["Labels"] or {}
     return [f"{name}={value}" for name, value in given.items()]
 
 
-def size() -> str:
-    """The size of the image on disk."""
-    found = json.loads(output("podman", "image", "inspect", TAG))[0]["Size"]
-    return f"{found / 1e9:.2f} GB"
+def size(tag: str = TAG) -> str:
+    """The size of an image on disk."""
+    found = json.loads(output("podman", "image", "inspect", tag))[0]["Size"]
+    return f"{found / 1e6:,.0f} MB"
 
 
 def secrets() -> list[str]:

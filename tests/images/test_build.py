@@ -32,7 +32,7 @@ rotations: {{rl1: {DEMO}/rl1, null_draws: 1}}
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    build(find_base(required=False))
+    build(find_base(required=False), "cpu")
     return TAG
 
 

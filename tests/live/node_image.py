@@ -12,22 +12,23 @@ import pytest
 from filelock import FileLock
 
 from tests.cluster_script import SCRIPT
-from tests.images.build import LOCKS, STORE_TAG, TAG, build, build_store, find_base, output
+from tests.images.build import LOCKS, STORE_TAG, TAG, TAGS, build, build_store, find_base, output
 from tests.live.cluster_access import Site
 
-TAGS = (TAG, STORE_TAG)
+LOADED = (*TAGS.values(), STORE_TAG)
 
 
 def provide(site: Site) -> str:
     """Build and load the images; return the name of the cpu image on the nodes.
 
-    If SVDJOBS_TEST_IMAGE names an image that the nodes can pull, nothing is built and loaded.
+    If SVDJOBS_TEST_IMAGE names a cpu image that nodes can pull, nothing is built and loaded. Nodes
+    must then be able to pull the images of the stages, too: the same name with -STAGE.
     """
     if given := os.environ.get("SVDJOBS_TEST_IMAGE"):
         return given
     if not site.local:
         pytest.fail("this cluster cannot load images from here: set SVDJOBS_TEST_IMAGE=reference")
-    build(find_base(required=True))
+    build(find_base(required=True), *TAGS)
     build_store()
     with FileLock(LOCKS / "svdjobs-load.lock"):
         if unlike(site):
@@ -51,6 +52,18 @@ def beside(image: str) -> str:
     return short(STORE_TAG)
 
 
+def parts(image: str) -> dict[str, str]:
+    """The settings `images` with which a sweep runs in the images beside a cpu image."""
+    repository, _, tag = image.rpartition(":")
+    return {"repository": repository, "tag": tag}
+
+
+def submitted_with(image: str) -> list[str]:
+    """The options that submit a Workflow with the images beside a cpu image."""
+    given = parts(image)
+    return ["-p", f"images={given['repository']}", "-p", f"tag={given['tag']}"]
+
+
 def short(tag: str) -> str:
     """The short name of an image, as manifests have it."""
     return tag.removeprefix("docker.io/library/")
@@ -59,7 +72,7 @@ def short(tag: str) -> str:
 def unlike(site: Site) -> list[str]:
     """The images that are missing on the node or differ from those of this machine."""
     known = digests(site)
-    return [tag for tag in TAGS if on_node(site, known.get(tag)) != here(tag)]
+    return [tag for tag in LOADED if on_node(site, known.get(tag)) != here(tag)]
 
 
 def here(tag: str) -> list[str]:
@@ -95,15 +108,15 @@ def stored(site: Site, digest: str) -> dict[str, Any]:
 
 
 def load(site: Site) -> None:
-    """Load both images from one temporary archive, and remove the images they replace."""
+    """Load all images from one temporary archive, and remove the images they replace."""
     before = digests(site)
     with tempfile.TemporaryDirectory(prefix="svdjobs-image-") as folder:
         archive = Path(folder) / "svdjobs.tar"
         save = ("podman", "save", "--quiet", "--multi-image-archive", f"--output={archive}")
-        site.run(*save, *TAGS, timeout=900)
+        site.run(*save, *LOADED, timeout=900)
         site.run(SCRIPT, "load", str(archive), timeout=900)
     now = digests(site)
-    replaced = {before.get(tag) for tag in TAGS if now.get(tag) != before.get(tag)}
+    replaced = {before.get(tag) for tag in LOADED if now.get(tag) != before.get(tag)}
     for name, digest in before.items():
         if name.startswith("sha256:") and digest in replaced:
             site.run("ctr", "-n", "k8s.io", "images", "rm", name)

@@ -12,6 +12,7 @@ from svdjobs.storage.dev_server import S3Server
 from svdjobs.storage.objects import write_bytes
 from tests.live.faults import SWEEP, all_closed, attempts, exited, times
 from tests.live.namespaces import Namespace, phases
+from tests.live.node_image import submitted_with
 from tests.live.sweeps import WORKFLOW
 from tests.waiting import until
 
@@ -29,7 +30,7 @@ def test_it_fails_alone_and_then_only_what_is_missing_is_made(
     config.write_text(SWEEP)
     submit = (
         "workflow", "submit", str(config), "--store", space.url(), "--file", str(WORKFLOW),
-        "-p", f"image={image}", "-p", f"evaluate-image={image}",
+        *submitted_with(image),
     )  # fmt: skip
 
     space.svdjobs(*submit, "--name", "broken")

@@ -16,6 +16,7 @@ from svdjobs.errors import RefusedError
 from tests.helm.chart import CHART, RELEASE, ROOT, Values, examples, values_of
 from tests.live.cluster_access import Site
 from tests.live.namespaces import Namespace
+from tests.live.node_image import parts
 from tests.live.sweeps import BLENDS
 from tests.waiting import until
 
@@ -132,8 +133,9 @@ def test_values_that_the_schema_refuses_change_nothing(
 def small(space: Namespace, image: str, **more: Any) -> Values:
     """Values for a small node without GPUs: the settings of workflows/."""
     settings = load_settings(ROOT / "workflows" / "demo-settings.yaml")
-    chosen = {"image": image, "evaluate_image": image, "store": space.url()}
-    return {**values_of(settings.model_copy(update=chosen)), "config": BLENDS, **more}
+    own = settings.images.model_copy(update=parts(image))
+    chosen = settings.model_copy(update={"images": own, "store": space.url()})
+    return {**values_of(chosen), "config": BLENDS, **more}
 
 
 def test_from_install_to_uninstall_with_sweeps_in_between(
@@ -197,7 +199,7 @@ def test_helm_test_tries_out_the_development_store(
     helm: helm_python.Config, space: Namespace, image: str, store_image: str
 ) -> None:
     values = {
-        "image": image,
+        "images": parts(image),
         "devStore": {"enabled": True, "image": store_image, "clusterIP": ADDRESS},
     }
     helm.install(CHART, RELEASE, values, namespace=space.name, wait="legacy", timeout=120)

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.live.namespaces import Namespace, manifests
+from tests.live.node_image import submitted_with
 from tests.live.sweeps import WORKFLOW
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -39,7 +40,7 @@ def test_a_regression_is_exit_code_3_and_a_wider_margin_passes(
     page = tmp_path / "step.md"
     environment = {**space.site.environment, "GITHUB_STEP_SUMMARY": str(page), "GITHUB_SHA": "c0de"}
     space.site = space.site._replace(environment=environment)
-    given = ("-p", f"image={image}", "-p", f"evaluate-image={image}", "--file", str(WORKFLOW))
+    given = (*submitted_with(image), "--file", str(WORKFLOW))
     words = ("ci", "run", str(config), "--store", f"{space.url('')}{{name}}", *given)
 
     said = space.svdjobs(*words, "--into", str(into), code=3, timeout=300)

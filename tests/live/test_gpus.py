@@ -11,6 +11,7 @@ from tests.cluster_script import SCRIPT
 from tests.live.cluster_access import Site
 from tests.live.faults import STAGE, sweep
 from tests.live.namespaces import Document, Namespace, ended
+from tests.live.node_image import parts
 from tests.live.sleeping_pods import hollow
 from tests.waiting import until
 
@@ -77,6 +78,7 @@ def test_evaluations_wait_for_gpus_and_nothing_else_does(
     space.apply({**limits, "data": {"evaluate": str(AT_ONCE)}})
     real = sweep(
         space, "gpus", "{name: gpus, before: a/b, after: c/d}", image=image,
+        images={**parts(image), "evaluate": image},
         limits={"semaphore": "limits", "parallelism": 16},
         gpu={"count": 1, "shared_memory": "64Mi", "node_selector": {f"{GPU}.product": PRODUCT}},
     )  # fmt: skip

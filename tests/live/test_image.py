@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.images.build import size
+from tests.images.build import TAGS, size
 from tests.live.cluster_access import Site
 from tests.live.namespaces import Namespace
 from tests.waiting import until
@@ -42,4 +42,5 @@ def test_it_runs_as_nobody_on_a_root_it_cannot_write(
     until(lambda: space.object("pods", "one")["status"]["phase"] == "Succeeded", 60, "the pod ends")
     assert space.kubectl("logs", "one").split() == ["10001", "0", "3"]
     if cluster.local:
-        measured(f"image {image}: {size()}")
+        for target, tag in TAGS.items():
+            measured(f"image {target}: {size(tag)}")

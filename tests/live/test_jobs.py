@@ -13,6 +13,7 @@ from svdjobs.storage.objects import write_bytes
 from tests.images.parsed import ROOT
 from tests.live.cluster_access import Site
 from tests.live.namespaces import Document, Namespace, manifests
+from tests.live.node_image import parts
 from tests.live.sweeps import SWEEP, contents, run_here
 from tests.waiting import until
 
@@ -54,9 +55,9 @@ def jobs(image: str, make_namespace: Callable[..., Namespace], tmp_path: Path) -
     space = make_namespace("svdjobs-jobs", account=False)
     config, settings = tmp_path / "sweep.yaml", tmp_path / "settings.yaml"
     config.write_text(ONE_SHARE)
-    chosen = {"image": image, "evaluate_image": image, "store": space.url()}
-    given = load_settings(ROOT / "workflows" / "demo-settings.yaml").model_copy(update=chosen)
-    settings.write_text(yaml.safe_dump(given.model_dump(mode="json")))
+    given = load_settings(ROOT / "workflows" / "demo-settings.yaml").model_dump(mode="json")
+    given |= {"images": parts(image), "store": space.url()}
+    settings.write_text(yaml.safe_dump(given))
     options = ("--settings", str(settings), "--into", str(tmp_path))
     space.tool("workflow", "render", str(config), *options)
     return Jobs(space, tmp_path)

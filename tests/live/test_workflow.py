@@ -10,6 +10,7 @@ import pytest
 
 from tests.live.cluster_access import Site
 from tests.live.namespaces import Document, Namespace, phases
+from tests.live.node_image import submitted_with
 from tests.live.sweeps import SWEEP, WORKFLOW, contents, run_here
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -28,8 +29,7 @@ class Swept(NamedTuple):
 def swept(image: str, make_namespace: Callable[..., Namespace]) -> Swept:
     """Run `argo submit workflows/demo.yaml` to its end."""
     space = make_namespace("svdjobs-sweep")
-    given = {"config": SWEEP, "store": space.url(), "image": image, "evaluate-image": image}
-    options = [word for key, value in given.items() for word in ("-p", f"{key}={value}")]
+    options = ["-p", f"config={SWEEP}", "-p", f"store={space.url()}", *submitted_with(image)]
     name = space.argo("submit", str(WORKFLOW), "-o", "name", *options).split()[-1]
     workflow = space.wait(name)
     return Swept(space, workflow, space.objects("pods", "app.kubernetes.io/name=svdjobs"))

@@ -85,6 +85,33 @@ readOnlyRootFilesystem: true
 {{- end }}
 {{- end -}}
 
+{{/* What the names of the sweep's images begin with. */}}
+{{- define "svdjobs.images" -}}
+{{- with .Values.images.registry }}{{ . }}/{{ end }}{{ .Values.images.repository -}}
+{{- end -}}
+
+{{/* A stage's image; the arguments: root, stage, and what counts as svdjobs.images and as the tag. */}}
+{{- define "svdjobs.image" -}}
+{{- $root := index . 0 -}}
+{{- $stage := index . 1 -}}
+{{- $own := index $root.Values.images ($stage | camelcase | untitle) | default dict -}}
+{{- if or $own.registry $own.repository $own.tag $own.digest -}}
+{{- with $own.registry | default $root.Values.images.registry }}{{ . }}/{{ end -}}
+{{- $own.repository | default (printf "%s-%s" $root.Values.images.repository $stage) -}}
+{{- if or $own.tag (not $own.digest) }}:{{ $own.tag | default $root.Values.images.tag }}{{ end -}}
+{{- with $own.digest }}@{{ . }}{{ end -}}
+{{- else if and (eq $stage "evaluate") (not ($root.Values.gpu.count | int)) -}}
+{{ index . 2 }}:{{ index . 3 }}
+{{- else -}}
+{{ index . 2 }}-{{ $stage }}:{{ index . 3 }}
+{{- end -}}
+{{- end -}}
+
+{{/* The same for a template of Argo, whose parameters name the images. */}}
+{{- define "svdjobs.argoImage" -}}
+{{- include "svdjobs.image" (append (append . "{{workflow.parameters.images}}") "{{workflow.parameters.tag}}") -}}
+{{- end -}}
+
 {{/* Refuses values that a sweep would read differently, or that change while it runs. */}}
 {{- define "svdjobs.refuse" -}}
 {{- range $found, $who := dict "{{" "Argo" "$(" "Kubernetes" "$$" "Kubernetes" -}}
@@ -92,9 +119,9 @@ readOnlyRootFilesystem: true
 {{- fail (printf "config: %s would replace '%s'. In a prompt or title, put a space between the two signs; a chat template belongs to the tokenizer." $who $found) -}}
 {{- end -}}
 {{- end -}}
-{{- range list .Values.image .Values.evaluateImage -}}
-{{- if hasSuffix ":latest" . -}}
-{{- fail (printf "image %s: `latest` changes while a sweep runs. Name a fixed tag or a digest." .) -}}
+{{- range $name, $own := merge (dict "tag" (dict "tag" .Values.images.tag)) (omit .Values.images "tag" "registry" "repository") -}}
+{{- if and $own (eq ($own.tag | default "") "latest") -}}
+{{- fail (printf "images.%s: `latest` changes while a sweep runs. Name a fixed tag or a digest." $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -8,12 +8,12 @@ arguments:
   - description: 'The run''s store: s3://bucket/prefix'
     name: store
     value: {{ $.Values.store.url | toString | toJson }}
-  - description: Image of all stages but evaluate
-    name: image
-    value: {{ $.Values.image | toString | toJson }}
-  - description: Image of the stage evaluate
-    name: evaluate-image
-    value: {{ $.Values.evaluateImage | toString | toJson }}
+  - description: The images' names without -STAGE and tag
+    name: images
+    value: {{ include "svdjobs.images" $ | toString | toJson }}
+  - description: The images' tag
+    name: tag
+    value: {{ $.Values.images.tag | toString | toJson }}
   - description: GPUs of each evaluation pod; 0 evaluates on CPUs
     name: gpus
     value: {{ $.Values.gpu.count | int64 | toString | toJson }}
@@ -104,7 +104,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "plan") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:
@@ -212,7 +212,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "fetch") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:
@@ -281,7 +281,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "decompose") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:
@@ -350,7 +350,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "blend") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:
@@ -417,7 +417,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "rotations") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:
@@ -481,7 +481,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "metrics") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:
@@ -552,7 +552,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.evaluate-image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "evaluate") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:
@@ -648,7 +648,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "drop-weights") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:
@@ -718,7 +718,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "report") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:
@@ -806,7 +806,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "report") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:
@@ -874,7 +874,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "gate") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:
@@ -955,7 +955,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "gate") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:
@@ -1017,7 +1017,7 @@ templates:
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
-    image: '{{`{{workflow.parameters.image}}`}}'
+    image: {{ include "svdjobs.argoImage" (list $ "plan") | toString | toJson }}
     imagePullPolicy: {{ $.Values.pullPolicy | toString | toJson }}
     resources:
       limits:

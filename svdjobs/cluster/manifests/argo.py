@@ -77,8 +77,8 @@ def parameters(settings: ClusterSettings, config: str) -> list[tuple[str, str, s
     return [
         ("config", config, "The sweep's config: YAML text, as in the files of jobs/sweeps/"),
         ("store", settings.store, "The run's store: s3://bucket/prefix"),
-        ("image", settings.image, "Image of all stages but evaluate"),
-        ("evaluate-image", settings.evaluate_image, "Image of the stage evaluate"),
+        ("images", settings.images.repository, "The images' names without -STAGE and tag"),
+        ("tag", settings.images.tag, "The images' tag"),
         ("gpus", str(settings.gpu.count), "GPUs of each evaluation pod; 0 evaluates on CPUs"),
         ("keep-weights", "true", "false: delete an alpha's weights after its evaluation"),
     ]
@@ -151,7 +151,9 @@ def _stage_template(
     return Container(
         name=stage,
         labels={"svdjobs.io/stage": stage},
-        image=f"{{{{workflow.parameters.{'evaluate-image' if evaluates else 'image'}}}}}",
+        image=pods.image(
+            settings, stage, "{{workflow.parameters.images}}", "{{workflow.parameters.tag}}"
+        ),
         image_pull_policy=settings.pull_policy,
         command=parsed.command,
         args=pods.arguments(

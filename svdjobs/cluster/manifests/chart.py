@@ -93,8 +93,14 @@ def _settings(marks: _Marks) -> ClusterSettings:
     text, number, whole, helper = marks.text, marks.number, marks.whole, marks.helper
     return ClusterSettings.model_validate(
         {
-            "image": text("$.Values.image"),
-            "evaluate_image": text("$.Values.evaluateImage"),
+            "images": {
+                "repository": text('include "svdjobs.images" $'),
+                "tag": text("$.Values.images.tag"),
+                **{
+                    stage.key: text(f'include "svdjobs.argoImage" (list $ "{stage.name}")')
+                    for stage in pipeline.STAGES
+                },
+            },
             "pull_secrets": [helper("svdjobs.pullSecrets")],
             "service_account": text('include "svdjobs.account" $'),
             "secret": helper("svdjobs.envFrom"),

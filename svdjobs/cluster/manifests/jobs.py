@@ -160,7 +160,9 @@ def _pod(settings: ClusterSettings, run: str, stage: str, args: list[str]) -> di
         "containers": [
             {
                 "name": "main",
-                "image": settings.evaluate_image if evaluates else settings.image,
+                "image": pods.image(
+                    settings, stage, settings.images.repository, settings.images.tag
+                ),
                 **container,
                 "args": pods.arguments(stage, path, settings.store, args),
             }

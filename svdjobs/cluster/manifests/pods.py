@@ -24,7 +24,19 @@ def resources_of(settings: ClusterSettings, stage: str) -> StageSettings:
 
 def evaluates(stage: str) -> bool:
     """Whether a stage runs engines, so that its pods use vLLM's image and GPUs."""
-    return any(one.name == stage and one.image == "evaluate" for one in pipeline.STAGES)
+    return any(one.name == stage and one.packages == "evaluate" for one in pipeline.STAGES)
+
+
+def image(settings: ClusterSettings, stage: str, repository: str, tag: str) -> str:
+    """The image of a stage's pod; `repository` and `tag` are used unless the settings name it.
+
+    notify runs in the image of plan, which the node has.
+    """
+    stage = "plan" if stage == "notify" else stage
+    if named := getattr(settings.images, pipeline.stage(stage).key):
+        return str(named)
+    on_cpus = evaluates(stage) and not settings.gpu.count
+    return f"{repository}{'' if on_cpus else f'-{stage}'}:{tag}"
 
 
 def arguments(stage: str, config: str, store: str, more: list[str]) -> list[str]:

@@ -67,6 +67,39 @@ class GpuSettings(Settings):
     """Name of the scheduler that places the pods; default: the cluster's."""
 
 
+class CommonImageSettings(Settings):
+    """Images: a stage's is REPOSITORY-STAGE:TAG, unless a key of the stage gives another, with
+    a tag or a digest. Evaluations on CPUs run in the cpu image, REPOSITORY:TAG."""
+
+    repository: str = "svdjobs"
+    """What the names of all images begin with, e.g. registry.example/team/svdjobs."""
+    tag: str = __version__
+    """Tag of all images."""
+
+
+def _image_keys() -> dict[str, Any]:
+    """A key for each stage, with another image."""
+    return {
+        stage.key: (
+            str | None,
+            Field(default=None, description=f"Another image of the stage {stage.name}."),
+        )
+        for stage in pipeline.STAGES
+    }
+
+
+if TYPE_CHECKING:
+    ImageSettings = CommonImageSettings
+else:
+    ImageSettings = create_model(
+        "ImageSettings",
+        __base__=CommonImageSettings,
+        __module__=__name__,
+        __doc__=CommonImageSettings.__doc__,
+        **_image_keys(),
+    )
+
+
 class LimitSettings(Settings):
     """How many pods run at once, how often they are retried, how long ended Workflows stay."""
 
@@ -87,10 +120,7 @@ class LimitSettings(Settings):
 class CommonSettings(Settings):
     """Everything besides the sweep that the generated manifests depend on."""
 
-    image: str = f"svdjobs:{__version__}"
-    """Image of all stages but evaluate."""
-    evaluate_image: str = f"svdjobs-evaluate:{__version__}"
-    """Image of the stage evaluate."""
+    images: ImageSettings = ImageSettings()
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     """When nodes pull images: IfNotPresent, Always or Never."""
     pull_secrets: tuple[str, ...] = ()
