@@ -25,7 +25,7 @@ PROGRAMS := buildah podman runc chromium
 MISSING   = $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo train-demo test test-exports test-cluster fuzz faults lint format typecheck render verify bench docs-figures lock images push clean
+.PHONY: help setup programs demo train-demo test test-exports test-cluster fuzz faults lint format typecheck render verify bench bench-gpu docs-figures lock images push clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -102,6 +102,9 @@ bench: $(STAMP) ## time svdjobs against the usual procedures, side by side; also
 	$(BIN)/python -m tests.benchmarks.reading
 	$(BIN)/python -m tests.benchmarks.grading
 	$(BIN)/python -m tests.benchmarks.report
+
+bench-gpu: $(STAMP) ## time decompositions and blends on a GPU beside the CPUs; also runs/bench-gpu.json
+	$(BIN)/python -m tests.benchmarks.gpu
 
 docs-figures: $(STAMP) ## measure again the numbers that the docs quote: the demo, and the results of `make bench`
 	$(BIN)/python -m tests.benchmarks.figures

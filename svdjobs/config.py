@@ -38,6 +38,16 @@ class SelectionConfig(Settings):
     sweep that blends less. Tensors that `include` or `exclude` leaves out do not count."""
 
 
+class ComputeConfig(Settings):
+    """Where matrices are decomposed, blended and measured. Results do not depend on it but in their
+    last bits."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """cuda: all GPUs that are visible; each matrix is computed on one of them, several at the same
+    time. auto: GPUs if torch can use some, and CPUs otherwise, or if a GPU's memory does not hold
+    the largest matrix."""
+
+
 class DecomposeConfig(Settings):
     """How the weight matrices are decomposed."""
 
@@ -46,10 +56,14 @@ class DecomposeConfig(Settings):
     compute. 0: one file per 0.1 teraflop, at most 256."""
     workers: int = Field(default=0, ge=0)
     """Matrices that one machine decomposes at the same time. 0: one per core, or fewer if they
-    would take more than half of the memory."""
+    would take more than half of the memory; on GPUs up to four on each."""
     shards: int = Field(default=0, ge=0)
     """Pods that decompose each checkpoint on a cluster, at most one per file of factors. 0: one pod
     per 50 teraflops."""
+    vectors: Literal["float64", "float32"] = "float64"
+    """Dtype in which singular vectors are stored; they are computed in float64. float32 takes half
+    the space and costs about 1e-7 of the change that a blend makes. Angles of `rotations` and
+    `metrics` below about 1e-6 are then lost in rounding."""
 
 
 class BlendConfig(Settings):
@@ -356,6 +370,7 @@ class SweepConfig(Settings):
     """Read pickled `.bin` weights (with weights_only) if a checkpoint has no safetensors file."""
     selection: Annotated[SelectionConfig, BeforeValidator(_selection)] = SelectionConfig()
     """Give `all` instead of a section to blend every 2-D tensor, embeddings included."""
+    compute: ComputeConfig = ComputeConfig()
     decompose: DecomposeConfig = DecomposeConfig()
     blend: BlendConfig = BlendConfig()
     evaluate: EvaluateConfig | None = None

@@ -170,6 +170,10 @@ class Estimate(Record):
     """Elements of all blended matrices, times the number of alphas."""
     bytes_read: int
     bytes_written: int
+    vector_bytes: int = 0
+    """Of these, singular vectors."""
+    checkpoint_bytes: int = 0
+    """Of these, weights of blended checkpoints."""
     peak_memory_bytes: int
 
 

@@ -30,6 +30,7 @@ FLOORS = [
         "provenance",
         "progress",
         "parallel",
+        "devices",
         "attempts",
         "deadline",
     },

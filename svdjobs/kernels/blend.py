@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
+from svdjobs.kernels import dense
 from svdjobs.kernels.spectrum import RANK_GUARD, gram, long_side_chunks, singular_values
 
 # The largest error of D in float32, relative to D and to W. The latter is a third of the error of
@@ -81,18 +81,18 @@ def signal(
     """
     m, n = w_after_MN.shape
     dtype = torch.float32 if float32_suffices(s_after_K, r_K) else torch.float64
-    basis = basis_KK.to(dtype).numpy()
-    operator_KK = (basis * r_K.to(dtype).numpy()) @ basis.T
-    d_MN = np.empty((m, n), dtype=np.float32)
+    basis_KK = basis_KK.to(dtype)
+    operator_KK = dense.product(basis_KK * r_K.to(dtype), basis_KK.T)
+    d_MN = torch.empty(m, n, dtype=torch.float32, device=w_after_MN.device)
     start = 0
     for a_CK in long_side_chunks(w_after_MN, dtype):
         stop = start + len(a_CK)
         if m >= n:
-            np.matmul(a_CK, operator_KK, out=d_MN[start:stop], casting="same_kind")
+            dense.product_into(d_MN[start:stop], a_CK, operator_KK)
         else:
-            np.matmul(operator_KK, a_CK.T, out=d_MN[:, start:stop], casting="same_kind")
+            dense.product_into(d_MN[:, start:stop], operator_KK, a_CK.T)
         start = stop
-    return torch.from_numpy(d_MN)
+    return d_MN
 
 
 def float32_error(r_K: torch.Tensor) -> float:

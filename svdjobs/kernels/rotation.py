@@ -11,12 +11,11 @@ informative on both sides.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
+from svdjobs.kernels import dense
 from svdjobs.kernels.spectrum import decompose, long_side_chunks, rank
 
 
@@ -58,17 +57,17 @@ def overlaps(a: Bases, b: Bases, r: int) -> Overlaps:
     M×K basis is ever formed.
     """
     qa_KR, qb_KR = a.square_KK[:, :r], b.square_KK[:, :r]
-    cross_KK = torch.from_numpy(cross_gram(a.w_MN, b.w_MN))
+    cross_KK = cross_gram(a.w_MN, b.w_MN)
     thin_RR = (qa_KR.T @ cross_KK @ qb_KR) / a.s_K[:r, None] / b.s_K[None, :r]
     return Overlaps(thin_RR, qa_KR.T @ qb_KR)
 
 
-def cross_gram(a_MN: torch.Tensor, b_MN: torch.Tensor) -> np.ndarray:
+def cross_gram(a_MN: torch.Tensor, b_MN: torch.Tensor) -> torch.Tensor:
     """Return W_aᵀ·W_b (M >= N) or W_a·W_bᵀ (M < N) in float64, K×K, summed over chunks."""
     k = min(a_MN.shape)
-    total_KK = np.zeros((k, k))
+    total_KK = torch.zeros(k, k, dtype=torch.float64, device=a_MN.device)
     for a_CK, b_CK in zip(long_side_chunks(a_MN), long_side_chunks(b_MN), strict=True):
-        total_KK += a_CK.T @ b_CK
+        total_KK += dense.product(a_CK.T, b_CK)
     return total_KK
 
 
@@ -87,9 +86,9 @@ def haar_mse(long: int, short: int) -> float:
 
 def thin_top(bases: Bases, t: int) -> torch.Tensor:
     """Return the first t vectors of the thin side, L×T with L = max(M, N): W·v/s."""
-    square_KT = bases.square_KK[:, :t].numpy()
-    pieces = [a_CK @ square_KT for a_CK in long_side_chunks(bases.w_MN)]
-    return torch.from_numpy(np.concatenate(pieces)) / bases.s_K[:t]
+    square_KT = bases.square_KK[:, :t]
+    pieces = [dense.product(a_CK, square_KT) for a_CK in long_side_chunks(bases.w_MN)]
+    return torch.cat(pieces) / bases.s_K[:t]
 
 
 def principal_angles(qa_NT: torch.Tensor, qb_NT: torch.Tensor) -> torch.Tensor:
@@ -137,31 +136,31 @@ def touchable_share(before_MN: torch.Tensor, after: Bases) -> float | None:
     For a random update it is 1/max(m, n). None if nothing changed.
     """
     r = rank(after.s_K)
-    basis_KR = after.square_KK[:, :r].numpy()
-    diagonal_R, total = np.zeros(r), 0.0
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]] = zip(
-        long_side_chunks(before_MN), long_side_chunks(after.w_MN), strict=True
-    )
+    basis_KR = after.square_KK[:, :r]
+    diagonal_R, total = torch.zeros_like(after.s_K[:r]), 0.0
+    pairs = zip(long_side_chunks(before_MN), long_side_chunks(after.w_MN), strict=True)
     for before_CK, after_CK in pairs:
         delta_CK = after_CK - before_CK
-        total += float(np.square(delta_CK).sum())
-        diagonal_R += ((after_CK @ basis_KR) * (delta_CK @ basis_KR)).sum(axis=0)
-    diagonal_R /= after.s_K[:r].numpy()
-    return float(np.square(diagonal_R).sum()) / total if total > 0 else None
+        total += float(delta_CK.square().sum())
+        moved_CR = dense.product(after_CK, basis_KR) * dense.product(delta_CK, basis_KR)
+        diagonal_R += moved_CR.sum(dim=0)
+    diagonal_R /= after.s_K[:r]
+    return float(diagonal_R.square().sum()) / total if total > 0 else None
 
 
 def update_norm(before_MN: torch.Tensor, after_MN: torch.Tensor) -> tuple[float, float]:
     """Return ‖W_after − W_before‖_F and ‖W_before‖_F, in float64."""
     delta, scale = 0.0, 0.0
     for b_CK, a_CK in zip(long_side_chunks(before_MN), long_side_chunks(after_MN), strict=True):
-        delta += float(np.square(a_CK - b_CK).sum())
-        scale += float(np.square(b_CK).sum())
+        delta += float((a_CK - b_CK).square().sum())
+        scale += float(b_CK.square().sum())
     return math.sqrt(delta), math.sqrt(scale)
 
 
 def random_update(w_MN: torch.Tensor, norm: float, seed: int) -> torch.Tensor:
     """Return W + E in float32, with Gaussian E of Frobenius norm `norm`: the null of an update."""
     generator = torch.Generator().manual_seed(seed)
-    e_MN = torch.randn(w_MN.shape, generator=generator, dtype=torch.float32)
+    # Drawn on the CPU, so that the update is the same on every device.
+    e_MN = torch.randn(w_MN.shape, generator=generator, dtype=torch.float32).to(w_MN.device)
     scale = norm / math.sqrt(float(e_MN.to(torch.float64).square().sum()))
     return w_MN.to(torch.float32) + e_MN * scale

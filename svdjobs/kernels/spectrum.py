@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from svdjobs.errors import NumericalError
+from svdjobs.kernels import dense
 
 RANK_GUARD = 1e-7
 ENERGY_TOLERANCE = 1e-12
@@ -64,6 +65,8 @@ def decompose(w_MN: torch.Tensor, *, vectors: bool = True) -> Decomposition:
     for method, route in routes:
         try:
             result = _checked(w_MN, *route(w_MN, vectors), method=method)
+        except torch.OutOfMemoryError:
+            raise
         except (np.linalg.LinAlgError, RuntimeError) as error:  # did not converge
             failures.append(f"{method}: {error}")
             continue
@@ -76,49 +79,42 @@ def decompose(w_MN: torch.Tensor, *, vectors: bool = True) -> Decomposition:
     )
 
 
-def gram(w_MN: torch.Tensor) -> np.ndarray:
+def gram(w_MN: torch.Tensor) -> torch.Tensor:
     """Return the float64 Gram matrix of the smaller side, K×K: WᵀW if M >= N, W·Wᵀ otherwise.
 
-    It is summed over chunks of the longer side, so no float64 copy of W ever exists. numpy turns
-    `a.T @ a` into BLAS syrk, half the work of a general product; torch does not.
+    It is summed over chunks of the longer side, so no float64 copy of W ever exists.
     """
     return gram_and_energy(w_MN)[0]
 
 
-def gram_and_energy(w_MN: torch.Tensor) -> tuple[np.ndarray, float]:
+def gram_and_energy(w_MN: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Return the Gram matrix and, from the same pass over the elements, ‖W‖_F²."""
     k = min(w_MN.shape)
-    total_KK, energy = np.zeros((k, k)), 0.0
+    total_KK, energy = torch.zeros(k, k, dtype=torch.float64, device=w_MN.device), 0.0
     for a_CK in long_side_chunks(w_MN):
-        total_KK += a_CK.T @ a_CK
-        energy += _square_sum(a_CK)
+        total_KK += dense.self_product(a_CK)
+        energy += dense.square_sum(a_CK)
     return total_KK, energy
-
-
-def _square_sum(a: np.ndarray) -> float:
-    """Return Σa² without an array of squares, and without a copy of a Fortran-ordered array."""
-    flat = a.T.reshape(-1) if a.flags.f_contiguous else a.reshape(-1)
-    return float(np.dot(flat, flat))
 
 
 def long_side_chunks(
     w_MN: torch.Tensor, dtype: torch.dtype = torch.float64
-) -> Iterator[np.ndarray]:
+) -> Iterator[torch.Tensor]:
     """Yield pieces C×K of W (of Wᵀ if M < N) along the longer side, in float64 by default."""
     m, n = w_MN.shape
     step = max(256, CHUNK_ELEMENTS // max(1, min(m, n)))
     for start in range(0, max(m, n), step):
         if m >= n:
-            yield w_MN[start : start + step].to(dtype).numpy()
+            yield w_MN[start : start + step].to(dtype)
         else:
             # A transposed view is cheaper to use than to copy into the other order.
-            yield w_MN[:, start : start + step].to(dtype).contiguous().numpy().T
+            yield w_MN[:, start : start + step].to(dtype).contiguous().T
 
 
-def singular_values(gram_KK: np.ndarray) -> torch.Tensor:
+def singular_values(gram_KK: torch.Tensor) -> torch.Tensor:
     """Return the singular values, float64 and descending, from a Gram matrix."""
     # Rounding can make the smallest eigenvalues negative.
-    return torch.from_numpy(np.sqrt(np.clip(np.linalg.eigvalsh(gram_KK)[::-1], 0, None)))
+    return dense.eigvalsh(gram_KK).clamp_min(0).sqrt()
 
 
 def fix_signs(basis_KK: torch.Tensor) -> torch.Tensor:
@@ -144,16 +140,15 @@ def stable_rank(s_K: torch.Tensor) -> float | None:
 
 def squared_norm(w_MN: torch.Tensor) -> float:
     """Return ‖W‖_F² in float64, without a float64 copy of W."""
-    return sum(_square_sum(a_CK) for a_CK in long_side_chunks(w_MN))
+    return sum(dense.square_sum(a_CK) for a_CK in long_side_chunks(w_MN))
 
 
 def _gram_route(w_MN: torch.Tensor, vectors: bool) -> _Unchecked:
     gram_KK, energy = gram_and_energy(w_MN)
     if not vectors:
         return _Unchecked(singular_values(gram_KK), None, energy)
-    squares_K, basis_KK = np.linalg.eigh(gram_KK)
-    s_K = torch.from_numpy(np.sqrt(np.clip(squares_K[::-1], 0, None)))
-    return _Unchecked(s_K, torch.from_numpy(basis_KK[:, ::-1].copy()), energy)
+    squares_K, basis_KK = dense.eigh(gram_KK)
+    return _Unchecked(squares_K.clamp_min(0).sqrt(), basis_KK, energy)
 
 
 def _svd_route(w_MN: torch.Tensor, vectors: bool) -> _Unchecked:
@@ -183,12 +178,13 @@ def _checked(
 def _residual(w_MN: torch.Tensor, s_K: torch.Tensor, basis_KK: torch.Tensor) -> float:
     """Return ‖G·x − V·s²·Vᵀ·x‖ / (s₁²·‖x‖) for one fixed random x, without forming G."""
     x_K = torch.randn(len(s_K), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    direct_K = np.zeros(len(s_K))
+    x_K = x_K.to(w_MN.device)
+    direct_K = torch.zeros_like(x_K)
     for a_CK in long_side_chunks(w_MN):
-        direct_K += a_CK.T @ (a_CK @ x_K.numpy())
+        direct_K += dense.product(a_CK.T, dense.product(a_CK, x_K))
     composed_K = basis_KK @ (s_K.square() * (basis_KK.T @ x_K))
     scale = float(s_K[0].square() * x_K.norm()) if len(s_K) else 0.0
-    return _relative(float((torch.from_numpy(direct_K) - composed_K).norm()), scale)
+    return _relative(float((direct_K - composed_K).norm()), scale)
 
 
 def _relative(error: float, scale: float) -> float:

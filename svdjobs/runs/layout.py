@@ -180,7 +180,7 @@ def plan_settings(config: SweepConfig) -> dict[str, Any]:
     """The settings that a plan depends on."""
     other_stages = {
         *("name", "store", "tokenizer", "evaluate", "report", "gate", "direction"),
-        *("checkpoints", "variants", "map", "metrics"),
+        *("checkpoints", "variants", "map", "metrics", "compute"),
     }
     return {**config.model_dump(mode="json", exclude=other_stages), **direction_settings(config)}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from svdjobs.parallel import in_order, threads
+from svdjobs.devices import Device, computing
+from svdjobs.parallel import in_order
 from svdjobs.progress import track
 from svdjobs.records import Record
 from svdjobs.runs.outputs import Output, read_finished, require
@@ -21,12 +22,14 @@ def write_rows(
     rows: Callable[[str], Sequence[Record]],
     flops: Mapping[str, float],
     *,
-    workers: int,
+    device: Device,
+    bytes_each: int,
 ) -> None:
     """Measure the matrices of every missing part, and write the rows of each part to a file.
 
-    `rows` measures one matrix, in one of `workers` threads; `flops` is the work for each. A killed
-    run resumes with the next part.
+    `rows` measures one matrix, which takes up to `bytes_each` of memory, in a thread of its own and
+    on the device of that thread; `flops` is the work for each. A killed run resumes with the next
+    part.
     """
     store = output.store
     files = {f"rows-{number:05d}.jsonl": names for number, names in enumerate(parts)}
@@ -38,9 +41,9 @@ def write_rows(
 
     with (
         track(output.prefix, sum(flops[name] for name in todo)) as advance,
-        threads(workers) as pool,
+        computing(device, bytes_each) as pool,
     ):
-        found = in_order(pool, lines_of, todo, ahead=2 * workers)
+        found = in_order(pool.threads, lines_of, todo, ahead=2 * pool.workers)
         for file, names in missing.items():
             lines: list[str] = []
             for name in names:

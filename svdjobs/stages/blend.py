@@ -28,6 +28,7 @@ from svdjobs.checkpoint.writer import (
     weight_files,
 )
 from svdjobs.config import SweepConfig
+from svdjobs.devices import Pool, computing_beside
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import BlendRecord, CastRecord, FileRecord, Manifest, Plan, TensorPlan
@@ -148,10 +149,15 @@ def _blend_alphas(
     def prepare(tensor: StoredTensor) -> PreparedTensor:
         return prepare_tensor(tensor, sources, checked)
 
-    workers = worker_count(peak_bytes(sources))
-    with track(f"blend {len(jobs)} alphas", total) as advance, threads(workers) as pool:
+    bytes_each, device = peak_bytes(sources), config.compute.device
+    workers = worker_count(bytes_each)
+    with (
+        track(f"blend {len(jobs)} alphas", total) as advance,
+        threads(workers) as pool,
+        computing_beside(Pool(pool, workers), device, bytes_each) as preparing,
+    ):
         chosen = [tensor for tensor in ahead if tensor.chosen]
-        blends = in_order(pool, prepare, chosen, ahead=2 * workers)
+        blends = in_order(preparing.threads, prepare, chosen, ahead=2 * preparing.workers)
         for weight_file in all_files:
             pending = missing[weight_file.name]
             advance(weight_file.bytes * (len(jobs) - len(pending)))

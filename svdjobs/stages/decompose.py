@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svdjobs.checkpoint.reader import Checkpoint
-from svdjobs.checkpoint.safetensors_format import OutputTensor
+from svdjobs.checkpoint.safetensors_format import SAFETENSORS_NAMES, OutputTensor
 from svdjobs.checkpoint.writer import Shard, open_shard
 from svdjobs.config import SweepConfig
+from svdjobs.devices import Device, Pool, computing, here
 from svdjobs.errors import NumericalError
-from svdjobs.parallel import in_order, threads, worker_count
+from svdjobs.parallel import in_order
 from svdjobs.progress import Advance, say, track
 from svdjobs.records import FactorRecord, FileRecord, Manifest, TensorPlan
 from svdjobs.runs import cost, layout, shards
@@ -38,13 +39,14 @@ class Part:
     """One file of factors, and the tensors in it."""
 
     key: str
-    vectors: bool
+    vectors: str | None
+    """The dtype of stored vectors by safetensors' name; None: only singular values."""
     tensors: tuple[TensorPlan, ...]
 
     @property
     def flops(self) -> float:
         """Operations to decompose its tensors."""
-        return sum(cost.decompose_flops(t.shape, vectors=self.vectors) for t in self.tensors)
+        return sum(cost.decompose_flops(t.shape, vectors=bool(self.vectors)) for t in self.tensors)
 
 
 def run(
@@ -72,6 +74,8 @@ def run(
             plan.selected,
             plan.parts,
             workers=config.decompose.workers,
+            device=config.compute.device,
+            dtype=SAFETENSORS_NAMES[config.decompose.vectors],
             shard=shard,
             force=force,
         )
@@ -90,11 +94,14 @@ def decompose_checkpoint(
     parts: Sequence[Sequence[str]],
     *,
     workers: int = 0,
+    device: Device = "cpu",
+    dtype: str = "F64",
     shard: shards.Shard | None = None,
     force: bool = False,
 ) -> Manifest | None:
     """Decompose the given tensors of one checkpoint into `factors/<checkpoint id>/`.
 
+    `dtype` is that of stored vectors, by safetensors' name.
     With a `shard`, decompose its parts only, and return None while parts of other shards are
     missing.
     """
@@ -104,7 +111,11 @@ def decompose_checkpoint(
         OutputKey(
             stage=STAGE,
             version=VERSION,
-            config={"vectors": target.vectors, "parts": [list(part) for part in parts]},
+            config={
+                "vectors": target.vectors,
+                "parts": [list(part) for part in parts],
+                **({"dtype": dtype} if target.vectors and dtype != "F64" else {}),
+            },
             inputs={"checkpoint": origin},
         ),
         force=force,
@@ -115,14 +126,15 @@ def decompose_checkpoint(
     all_parts = [
         Part(
             output.key(f"part-{number:05d}.safetensors"),
-            target.vectors,
+            dtype if target.vectors else None,
             tuple(by_name[name] for name in names),
         )
         for number, names in enumerate(parts)
     ]
-    count = workers or worker_count(cost.peak_tensor_bytes(tensors))
     own_parts = all_parts if shard is None else shard.pick(all_parts)
-    _make_parts(store, _missing_parts(output, own_parts), count, target.checkpoint_id, checkpoint)
+    if missing := _missing_parts(output, own_parts):
+        with computing(device, cost.peak_tensor_bytes(tensors), workers=workers) as pool:
+            _make_parts(store, missing, pool, target.checkpoint_id, checkpoint)
     if shard is not None and _missing_parts(output, all_parts):
         return None
     fallbacks = []
@@ -147,26 +159,28 @@ def _missing_parts(output: Output, parts: Sequence[Part]) -> list[Part]:
 
 
 def _make_parts(
-    store: Store, missing: list[Part], workers: int, checkpoint_id: str, checkpoint: Checkpoint
+    store: Store,
+    missing: list[Part],
+    pool: Pool,
+    checkpoint_id: str,
+    checkpoint: Checkpoint,
 ) -> None:
     """Decompose the tensors of the missing parts, and write each part."""
-    if not missing:
-        return
     vectors = missing[0].vectors
 
     def decompose(tensor: TensorPlan) -> Decomposition:
-        return decompose_tensor(checkpoint, tensor, vectors=vectors)
+        return decompose_tensor(checkpoint, tensor, vectors=bool(vectors))
 
     tensors = [tensor for part in missing for tensor in part.tensors]
     flops = sum(part.flops for part in missing)
-    with track(f"decompose {checkpoint_id}", flops) as advance, threads(workers) as pool:
-        decompositions = in_order(pool, decompose, tensors, ahead=2 * workers)
+    with track(f"decompose {checkpoint_id}", flops) as advance:
+        decompositions = in_order(pool.threads, decompose, tensors, ahead=2 * pool.workers)
         for part in missing:
             _write_part(part, store, decompositions, advance)
 
 
 def decompose_tensor(checkpoint: Checkpoint, tensor: TensorPlan, *, vectors: bool) -> Decomposition:
-    """Read and decompose one tensor.
+    """Read one tensor, and decompose it on the device of this thread.
 
     Raises:
         NumericalError: both decompositions, by the Gram matrix and direct, fail their checks.
@@ -175,12 +189,14 @@ def decompose_tensor(checkpoint: Checkpoint, tensor: TensorPlan, *, vectors: boo
     from svdjobs.kernels.spectrum import decompose
 
     try:
-        return decompose(checkpoint.read(tensor.name), vectors=vectors)
+        found = decompose(checkpoint.read(tensor.name).to(here()), vectors=vectors)
     except NumericalError as error:
         raise NumericalError(
             f"{checkpoint.label}: tensor {tensor.name!r} {list(tensor.shape)}: {error}. "
             f"Leave it out with selection.exclude, and report it as a bug."
         ) from None
+    basis_KK = None if found.basis_KK is None else found.basis_KK.cpu()
+    return found._replace(s_K=found.s_K.cpu(), basis_KK=basis_KK)
 
 
 def _write_part(
@@ -194,6 +210,8 @@ def _write_part(
             digests = {}
             for kind, values in ((BASIS, factors.basis_KK), (S, factors.s_K)):
                 if values is not None:
+                    if kind == BASIS and part.vectors == "F32":
+                        values = values.float()
                     writer.write(values)
                     digests[kind] = tensor_sha256(values)
             records.append(
@@ -205,7 +223,7 @@ def _write_part(
                     sha256=digests,
                 )
             )
-            advance(cost.decompose_flops(tensor.shape, vectors=part.vectors), tensor.name)
+            advance(cost.decompose_flops(tensor.shape, vectors=bool(part.vectors)), tensor.name)
         file = writer.finish(part.key)
     document = {
         "file": file.model_dump(),
@@ -218,5 +236,5 @@ def _output_tensors(part: Part) -> Iterator[OutputTensor]:
     for tensor in part.tensors:
         k = min(tensor.shape)
         if part.vectors:
-            yield OutputTensor(f"{tensor.name}.{BASIS}", "F64", (k, k))
+            yield OutputTensor(f"{tensor.name}.{BASIS}", part.vectors, (k, k))
         yield OutputTensor(f"{tensor.name}.{S}", "F64", (k,))

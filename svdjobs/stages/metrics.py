@@ -12,9 +12,9 @@ from svdjobs.checkpoint.matrices import Sizes
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.config import MetricsConfig, SweepConfig
+from svdjobs.devices import here
 from svdjobs.errors import IncompleteError
 from svdjobs.fingerprint import derived_seed
-from svdjobs.parallel import worker_count
 from svdjobs.records import (
     Manifest,
     MetricsRow,
@@ -78,9 +78,9 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     def rows(name: str) -> list[MetricsRow]:
         return measure(tensors[name], [source.bases(name) for source in sources], sizes, measured)
 
-    workers = worker_count((TENSORS + len(chain)) * cost.peak_tensor_bytes(selected))
+    bytes_each = (TENSORS + len(chain)) * cost.peak_tensor_bytes(selected)
     flops = {t.name: cost.metrics_flops(t.shape, measured.null_draws) for t in selected}
-    write_rows(output, parts, rows, flops, workers=workers)
+    write_rows(output, parts, rows, flops, device=config.compute.device, bytes_each=bytes_each)
     return output.commit()
 
 
@@ -95,7 +95,7 @@ class _Source:
         """A matrix with its decomposition: the one in the factors, or the same, computed."""
         from svdjobs.kernels.rotation import bases_of
 
-        w_MN = self._checkpoint.read(name)
+        w_MN = self._checkpoint.read(name).to(here())
         if self._factors is not None and name in self._factors:
             return self._factors.bases(name, w_MN)
         return bases_of(w_MN)

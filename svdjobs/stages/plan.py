@@ -25,7 +25,7 @@ from svdjobs.weights.variants import areas, check_directions
 
 STAGE = "plan"
 VERSION = "5"
-STORAGE_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+STORAGE_ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> Plan:
@@ -246,12 +246,13 @@ def _estimate(
     item = STORAGE_ITEM_BYTES[config.blend.storage_dtype]
     bases = config.bases_of
     elements = {entry.name: entry.elements for entry in opened[bases].entries.values()}
-    checkpoint_bytes = item * sum(elements.values())
-    factor_bytes = sum(
-        8 * min(t.shape) * (min(t.shape) + 1 if target.vectors else 1)
-        for target in targets
-        for t in chosen
+    checkpoints = len(config.alphas) * config.blend.write_checkpoints
+    written = item * sum(elements.values()) * checkpoints
+    vector_item = STORAGE_ITEM_BYTES[config.decompose.vectors]
+    vector_bytes = sum(
+        vector_item * min(t.shape) ** 2 for target in targets if target.vectors for t in chosen
     )
+    factor_bytes = vector_bytes + sum(8 * min(t.shape) for _ in targets for t in chosen)
     weights = {
         checkpoint_id: sum(entry.bytes for entry in checkpoint.entries.values())
         for checkpoint_id, checkpoint in opened.items()
@@ -262,8 +263,9 @@ def _estimate(
         blend_flops=blend,
         blended_elements=blended * len(config.alphas),
         bytes_read=sum(weights.values()) + weights[bases] + factor_bytes,
-        bytes_written=factor_bytes
-        + checkpoint_bytes * len(config.alphas) * config.blend.write_checkpoints,
+        bytes_written=factor_bytes + written,
+        vector_bytes=vector_bytes,
+        checkpoint_bytes=written,
         peak_memory_bytes=cost.PROCESS_BYTES + cost.peak_tensor_bytes(chosen),
     )
 
@@ -297,10 +299,23 @@ def _refuse(
     if free is not None and estimate.bytes_written > free + stored:
         reasons.append(
             f"not enough disk: the sweep writes {size(estimate.bytes_written)}, {store.url} has "
-            f"{size(free)} left. Use fewer alphas, storage_dtype bfloat16, or another `store`."
+            f"{size(free)} left. {_to_write_less(config, estimate)}"
         )
     if reasons:
         raise CheckpointError("\n  ".join(["this sweep cannot run:", *reasons]))
+
+
+def _to_write_less(config: SweepConfig, estimate: Estimate) -> str:
+    """What to do if a sweep writes too much, and how much each saves."""
+    checkpoints = estimate.checkpoint_bytes
+    savings = []
+    if checkpoints and config.evaluate:
+        savings.append(f"blend.write_checkpoints false (saves {size(checkpoints)})")
+    elif checkpoints:
+        savings.append(f"fewer alphas (each {size(checkpoints // len(config.alphas))})")
+    if config.decompose.vectors == "float64":
+        savings.append(f"decompose.vectors float32 (saves {size(estimate.vector_bytes // 2)})")
+    return f"Set {', '.join(savings)}; or use another `store`." if savings else "Use another one."
 
 
 def _low_coverage(config: SweepConfig, tensors: list[TensorPlan]) -> str | None:

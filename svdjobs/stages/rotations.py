@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.config import RotationsConfig, SweepConfig
+from svdjobs.devices import here
 from svdjobs.errors import IncompleteError
 from svdjobs.fingerprint import derived_seed
-from svdjobs.parallel import worker_count
 from svdjobs.records import (
     Manifest,
     Record,
@@ -73,11 +73,14 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
     flops = {name: _flops(shape, rotations.null_draws) for name, shape in shapes.items()}
 
     def rows(tensor: str) -> list[RotationRow]:
-        triple = [f.bases(tensor, c.read(tensor)) for c, f in zip(views, factors, strict=True)]
+        triple = [
+            factor.bases(tensor, view.read(tensor).to(here()))
+            for view, factor in zip(views, factors, strict=True)
+        ]
         return [measure(tensor, triple, rotations)]
 
-    workers = worker_count(TRIPLES * cost.peak_tensor_bytes(plan.selected))
-    write_rows(output, plan.parts, rows, flops, workers=workers)
+    bytes_each = TRIPLES * cost.peak_tensor_bytes(plan.selected)
+    write_rows(output, plan.parts, rows, flops, device=config.compute.device, bytes_each=bytes_each)
     return output.commit()
 
 

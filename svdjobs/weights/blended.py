@@ -12,6 +12,7 @@ from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.checkpoint.safetensors_format import FLOATS, SAFETENSORS_NAMES
 from svdjobs.checkpoint.writer import to_storage
 from svdjobs.config import SweepConfig
+from svdjobs.devices import here
 from svdjobs.errors import NumericalError
 from svdjobs.parallel import in_order, threads, worker_count
 from svdjobs.progress import say
@@ -256,7 +257,9 @@ def prepare_matrix(
     check: bool = False,
     w_MN: torch.Tensor | None = None,
 ) -> PreparedMatrix:
-    """Compute what does not depend on alpha for one matrix. Without `w_MN`, read its values.
+    """Compute what does not depend on alpha for one matrix, on the device of this thread.
+
+    Without `w_MN`, read its values. The result is on the CPU.
 
     With `check`, compute the spectrum of W(0); if it misses the target, use a direct SVD instead.
 
@@ -268,15 +271,17 @@ def prepare_matrix(
     w_MN = sources.matrices.view.read(tensor.name) if w_MN is None else w_MN.contiguous()
     s_bases_K, s_values_K = sources.factors.s(tensor.name), sources.values.s(tensor.name)
     ratio = blend.blend_ratio(s_values_K, s_bases_K)
-    d_MN = blend.signal(w_MN, s_bases_K, sources.factors.basis(tensor.name), ratio.r_K)
+    on_MN, device = w_MN.to(here()), here()
+    basis_KK = sources.factors.basis(tensor.name).to(device)
+    d_MN = blend.signal(on_MN, s_bases_K.to(device), basis_KK, ratio.r_K.to(device))
     error = None
     if check:
-        target_K = blend.target_spectrum(s_values_K, s_bases_K, 0.0)
-        error = blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K)
+        target_K = blend.target_spectrum(s_values_K, s_bases_K, 0.0).to(device)
+        error = blend.spectrum_error(blend.blend(on_MN, d_MN, 0.0), target_K)
         if not error <= SPECTRUM_TOLERANCE:  # true for NaN, too
             say(f"{tensor.name}: blend misses its spectrum by {error:.2g}, using a direct SVD")
-            d_MN = blend.signal_direct(w_MN, s_values_K)
-            error = blend.spectrum_error(blend.blend(w_MN, d_MN, 0.0), target_K)
+            d_MN = blend.signal_direct(on_MN, s_values_K.to(device))
+            error = blend.spectrum_error(blend.blend(on_MN, d_MN, 0.0), target_K)
         if not error <= SPECTRUM_TOLERANCE:
             raise NumericalError(
                 f"tensor {tensor.name!r} {list(tensor.shape)}: the singular values of W(0) miss "
@@ -286,7 +291,7 @@ def prepare_matrix(
             )
     return PreparedMatrix(
         w_MN,
-        d_MN,
+        d_MN.cpu(),
         s_values_K,
         s_bases_K,
         ratio.guarded,

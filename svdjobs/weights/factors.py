@@ -107,17 +107,18 @@ class Factors:
         Raises:
             StorageError: the sha256 differs from the recorded one.
         """
-        return self._checked(f"{name}.{BASIS}")
+        return self._checked(f"{name}.{BASIS}").double()
 
     def bases(self, name: str, w_MN: torch.Tensor) -> Bases:
-        """The matrix `w_MN` of this name with its decomposition.
+        """The matrix `w_MN` of this name with its decomposition, on the device of the matrix.
 
         Raises:
             StorageError: the sha256 differs from the recorded one.
         """
         from svdjobs.kernels.rotation import Bases
 
-        return Bases(w_MN, self.s(name), self.basis(name))
+        device = w_MN.device
+        return Bases(w_MN, self.s(name).to(device), self.basis(name).to(device))
 
     def _checked(self, name: str) -> torch.Tensor:
         with _errors_as_damage():

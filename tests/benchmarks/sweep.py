@@ -16,8 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -35,9 +37,14 @@ RELATIVE_UPDATE = 3e-3
 
 
 def make_pair(
-    folder: Path, layers: int, shapes: tuple[tuple[int, int], ...] = (Q, K, UP, DOWN)
+    folder: Path,
+    layers: int,
+    shapes: tuple[tuple[int, int], ...] | None = None,
+    layer: Mapping[str, tuple[int, int]] = MappingProxyType(LAYER),
 ) -> None:
     """Write before, with power-law spectra, and after, which is before plus a Gaussian update.
+
+    A layer has the matrices of `layer`, or those of them that have one of `shapes`.
 
     Each layer has its own file, so that this process holds one layer in memory at a time.
     """
@@ -47,14 +54,14 @@ def make_pair(
     index: dict[str, str] = {}
     for role in ("before", "after"):
         (folder / role).mkdir(parents=True)
-    for layer in range(layers):
-        file = f"model-{layer + 1:05d}-of-{layers:05d}.safetensors"
+    for place in range(layers):
+        file = f"model-{place + 1:05d}-of-{layers:05d}.safetensors"
         tensors: dict[str, dict[str, torch.Tensor]] = {"before": {}, "after": {}}
-        for number, (module, (m, n)) in enumerate(LAYER.items()):
-            if (m, n) not in shapes:
+        for number, (module, (m, n)) in enumerate(layer.items()):
+            if shapes is not None and (m, n) not in shapes:
                 continue
-            name = f"model.layers.{layer}.{module}.weight"
-            generator = torch.Generator().manual_seed(100 * layer + number)
+            name = f"model.layers.{place}.{module}.weight"
+            generator = torch.Generator().manual_seed(100 * place + number)
             scale_N = torch.arange(1, n + 1, dtype=torch.float32) ** -0.3
             w_MN = torch.randn(m, n, generator=generator) * scale_N * 0.05
             e_MN = torch.randn(m, n, generator=generator)

@@ -80,6 +80,28 @@ def test_every_alpha_is_the_textbook_blend(make_config: MakeConfig, chain: dict[
                 assert torch.equal(written[name], after[name])
 
 
+def test_vectors_in_float32_cost_a_millionth_of_the_change(
+    make_config: MakeConfig, chain: dict[str, Path], tmp_path: Path
+) -> None:
+    before, after = tensors(chain["base"]), tensors(chain["rl2"])
+    sizes, found = {}, {}
+    for dtype in ("float64", "float32"):
+        store, vectors = str(tmp_path / dtype), {"vectors": dtype}
+        config = make_config(alphas=[0], rotations=None, decompose=vectors, store=store)
+        found[dtype] = tensors(blended(config)[0.0])
+        made = plan.run(config, LocalStore(store))
+        sizes[dtype] = made.estimate.vector_bytes
+        factors = Path(store, "factors", "after", "part-00000.safetensors")
+        stored = {str(t.dtype) for n, t in load_file(factors).items() if n.endswith(".basis")}
+        assert stored == {f"torch.{dtype}"}
+    assert sizes["float64"] == 2 * sizes["float32"] > 0
+    for name in (n for n in after if n.endswith("_proj.weight")):
+        d = truth(before[name], after[name])
+        apart = found["float32"][name].double() - found["float64"][name].double()
+        rounding = 1.2e-7 * float(after[name].double().norm())
+        assert float(apart.norm()) < 1e-6 * float(d.norm()) + rounding
+
+
 def test_transformers_loads_a_blend(make_config: MakeConfig, chain: dict[str, Path]) -> None:
     from transformers import AutoTokenizer
 

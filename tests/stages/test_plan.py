@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -131,6 +132,55 @@ def test_not_enough_disk(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(LocalStore, "free_bytes", lambda self: 1000)
     with pytest.raises(CheckpointError, match=r"not enough disk: the sweep writes .* has 1000 B"):
         make(make_config())
+
+
+def header_only(folder: Path, layers: int, first: float) -> Path:
+    """A checkpoint of 70 billion parameters in bfloat16, as files without blocks on the disk."""
+    folder.mkdir(parents=True)
+    h, kv, mlp = 8192, 1024, 28_672
+    shapes = {
+        "self_attn.q_proj": (h, h), "self_attn.k_proj": (kv, h), "self_attn.v_proj": (kv, h),
+        "self_attn.o_proj": (h, h), "mlp.gate_proj": (mlp, h), "mlp.up_proj": (mlp, h),
+        "mlp.down_proj": (h, mlp),
+    }  # fmt: skip
+    index = {}
+    for layer in range(layers):
+        file, header, offset = f"model-{layer + 1:05d}-of-{layers:05d}.safetensors", {}, 0
+        for module, shape in shapes.items():
+            name = f"model.layers.{layer}.{module}.weight"
+            end = offset + 2 * math.prod(shape)
+            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
+            index[name], offset = file, end
+        text = json.dumps(header).encode()
+        with (folder / file).open("wb") as out:
+            out.write(len(text).to_bytes(8, "little") + text)
+            out.write(torch.full((64,), first).bfloat16().view(torch.uint8).numpy().tobytes())
+            out.truncate(8 + len(text) + offset)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    settings = {"architectures": ["LlamaForCausalLM"], "hidden_size": h, "vocab_size": 128_256}
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_70b_on_a_volume_of_300_gb(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep that is only read fits; any other is refused with what to set."""
+    monkeypatch.setattr(LocalStore, "free_bytes", lambda self: 300 * 10**9)
+    pair = {
+        role: str(header_only(tmp_path / role, 80, first))
+        for role, first in (("before", 1.0), ("after", 1.5))
+    }
+    wanted = {**pair, "rotations": None, "alphas": {"from": 0, "to": 1, "step": 0.2}}
+    with pytest.raises(CheckpointError) as caught:
+        make(make_config(**wanted))
+    said = str(caught.value)
+    assert re.search(r"Set blend\.write_checkpoints false \(saves 1\.5 TiB\)", said)
+    assert re.search(r"decompose\.vectors float32 \(saves 10\d\.\d GiB\)", said)
+    less = {"decompose": {"vectors": "float32"}, "blend": {"write_checkpoints": False}}
+    made = make(make_config(**wanted, **less))
+    assert len(made.selected) == 560
+    assert made.estimate.bytes_written < 120 * 2**30
 
 
 def test_nothing_left_to_blend(make_config: MakeConfig) -> None:

@@ -129,13 +129,14 @@ def gap_near(s_R: torch.Tensor, k: int) -> int:
 def random_pair(pair: Pair, seed: int) -> Pair:
     """The null of a pair: before, and before plus Gaussian noise of the update's norm."""
     before_MN = pair.before.w_MN.to(torch.float64)
-    noise_MN = random_update(torch.zeros(pair.shape), pair.update_norm, seed).to(torch.float64)
+    zeros_MN = torch.zeros(pair.shape, device=before_MN.device)
+    noise_MN = random_update(zeros_MN, pair.update_norm, seed).to(torch.float64)
     return Pair(pair.before._replace(w_MN=before_MN), bases_of(before_MN + noise_MN))
 
 
 def permuted(w_MN: torch.Tensor) -> torch.Tensor:
     """The matrix with its entries in random order: what is left of it without structure."""
-    return w_MN.reshape(-1)[_order(w_MN.numel())].reshape(w_MN.shape)
+    return w_MN.reshape(-1)[_order(w_MN.numel()).to(w_MN.device)].reshape(w_MN.shape)
 
 
 @lru_cache(maxsize=1)

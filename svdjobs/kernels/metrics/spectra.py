@@ -141,7 +141,7 @@ def _hill(s_K: torch.Tensor) -> tuple[float, float] | None:
     count = int(TAIL * len(s_K))
     if count < 10 or float(s_K[count]) <= 0:
         return None
-    logs = np.log(s_K[: count + 1].square().numpy())
+    logs = np.log(s_K[: count + 1].square().cpu().numpy())
     excess = float((logs[:count] - logs[count]).mean())
     return (1 + 1 / excess, 1 / excess / math.sqrt(count)) if excess > 0 else None
 

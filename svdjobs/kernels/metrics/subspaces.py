@@ -165,9 +165,9 @@ def _matches(pair: Pair, side: str) -> torch.Tensor:
     """max over sets c of ‖U_cᵀ·u′_i‖ for after's leading directions i."""
     overlap_RT = pair.side(side)[:, : gap_near(pair.after.s_K[: pair.rank], LEADING)]
     s_R = pair.before.s_K[: pair.rank]
-    new = torch.ones(pair.rank, dtype=torch.bool)
+    new = torch.ones_like(s_R, dtype=torch.bool)
     new[1:] = (s_R[:-1] - s_R[1:]) > TIE * s_R[0]
     which_R = new.cumsum(0) - 1
-    sums = torch.zeros(int(which_R[-1]) + 1, overlap_RT.shape[1], dtype=overlap_RT.dtype)
+    sums = overlap_RT.new_zeros(int(which_R[-1]) + 1, overlap_RT.shape[1])
     sums.index_add_(0, which_R, overlap_RT.square())
     return sums.max(dim=0).values.sqrt()

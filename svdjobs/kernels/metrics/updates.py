@@ -225,7 +225,7 @@ def unchanged_in_bf16(pair: Pair) -> Values:
     size_MN = before_MN.abs()
     # Every so-many-th entry is enough to know a tenth.
     some = size_MN.reshape(-1)[:: max(1, size_MN.numel() // _SAMPLED)].to(torch.float64)
-    low, high = torch.quantile(some, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist()
+    low, high = (float(torch.quantile(some, share)) for share in (0.1, 0.9))
     return {
         "all": float(same.double().mean()),
         "smallest": float(same[size_MN <= low].double().mean()),
