@@ -54,19 +54,32 @@ RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \\
     && rm -f /opt/{name}/.lock \\
     && find /opt/{name} -depth -type d -name tests -exec rm -rf {{}} + {trim}
 """
-# What nothing here imports: Arrow's servers, query plans and S3 client; Kubernetes for asyncio.
+# What nothing here imports: Arrow's servers and S3 client; Kubernetes for asyncio.
 _UNUSED = """\\
-    && cd /opt/{name} && rm -rf kubernetes/aio pyarrow/include \\
-      pyarrow/*flight* pyarrow/*substrait* pyarrow/*_s3*"""
+    && cd /opt/{name} && rm -rf kubernetes/aio pyarrow/include pyarrow/*flight* pyarrow/*_s3*"""
+# transformers compiles the few models that it imports for a tokenizer when it needs them.
+_MODELS = """\\
+    && rm -rf /opt/{name}/transformers/models/*/__pycache__"""
 # torch's plain wheel links to most CUDA libraries, so these must stay. Those that only a GPU or a
 # compiler opens go, unless the lock is the one for GPUs.
 _CUDA = """\\
     && if [ "$NUMERICS_LOCK" = numerics.lock ]; then cd /opt/{name} \\
       && rm -rf nvidia/cudnn/lib/libcudnn_* nvidia/cu13/lib/libnvrtc*.alt.so* \\
         nvidia/cu13/lib/libnvperf_* nvidia/*/include nvidia/*/lib/*.a \\
-        torch/include torch/lib/libtorch_cuda_linalg.so; fi \\
-    && PYTHONPATH=/opt/core:/opt/{name} \\
-      python3 -c "import torch; torch.linalg.eigh(torch.eye(3))\""""
+        torch/include torch/lib/libtorch_cuda_linalg.so; fi"""
+_TRIM = {
+    "gate": _UNUSED, "analysis": _UNUSED, "plan": _MODELS, "numerics": _CUDA, "stages": _UNUSED,
+}  # fmt: skip
+# What must work when the packages of a lock are there, and what was removed is not.
+_TRIED = {
+    "core": "import boto3, huggingface_hub, ml_dtypes, safetensors",
+    "gate": "import kubernetes, scipy.special",
+    "analysis": "import datasets, pyarrow.parquet, scipy.stats",
+    "plan": "import transformers; transformers.AutoTokenizer",
+    "report": "import jinja2, vl_convert",
+    "numerics": "import scipy, torch; torch.linalg.eigh(torch.eye(3))",
+    "stages": "import datasets, kubernetes, math_verify, pyarrow.parquet, transformers, vl_convert",
+}
 
 
 def packages() -> str:
@@ -88,19 +101,19 @@ def _packages(name: str) -> str:
     before = f"cat /locks/under-{name}/* | sed -n '{pins}' > /locks/under-{name}.txt \\\n    && "
     locks = " ".join(f"images/locks/{one}.lock" for one in under)
     copies = f"COPY {locks} /locks/under-{name}/\n" if under else ""
-    trim = {"gate": _UNUSED, "analysis": _UNUSED, "stages": _UNUSED, "numerics": _CUDA}
     install = _INSTALL.format(
         name=name,
         lock=lock,
         before=before if under else "",
         excludes=f"--excludes /locks/under-{name}.txt " if under else "",
-        trim=trim.get(name, "").format(name=name),
+        trim=_TRIM.get(name, "").format(name=name),
     ).rstrip()
     folders = ":".join(f"/opt/{one}" for one in (*under, name))
     check = (
         "# torch's GPU packages may be missing: the locks leave them out on purpose.\n"
         f"RUN ! PYTHONPATH={folders}:/tools python3 -m pip check \\\n"
         "      | grep -vE '^(torch .* requires .* not installed|No broken requirements)'\n"
+        f'RUN PYTHONPATH={folders} python3 -c "{_TRIED[name]}"\n'
     )
     return (f"FROM {below}-build AS {name}-build\n" if below else "FROM tools AS core-build\n") + (
         f"{argument}{copies}COPY images/locks/{lock} /locks/\n{install}\n{check}\n"
