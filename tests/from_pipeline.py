@@ -183,6 +183,18 @@ def _values(stage: Stage) -> str:
   memoryLimit: null
   # -- Size of /scratch{holds}.
   scratch: {own.scratch}
+  # -- GPUs of a pod that computes on them (`compute.device`); evaluation pods get `gpu.count`.
+  gpus: 0
+  # -- Labels that a node must have; null: `gpu.nodeSelector` with GPUs, else `nodeSelector`.
+  nodeSelector: null
+  # -- Taints that the pods tolerate; null: `gpu.tolerations` with GPUs, else `tolerations`.
+  tolerations: null
+  # -- Affinity of the pods; null: `gpu.affinity` for pods with GPUs.
+  affinity: null
+  # -- topologySpreadConstraints of the pods, as Kubernetes spells them.
+  topologySpread: []
+  # -- Priority class of the pods; null: `gpu.priorityClass` for pods with GPUs.
+  priorityClass: null
   # -- Time limit of one attempt in seconds; null: no limit.
   deadlineSeconds: {deadline}
 """

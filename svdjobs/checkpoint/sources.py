@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from fnmatch import fnmatch
 from importlib.resources import files
@@ -208,6 +209,14 @@ def _folder_nearly(folder: Path) -> Path | None:
         return None
     close = difflib.get_close_matches(folder.name, names, n=1, cutoff=0.8)
     return folder.parent / close[0] if close else None
+
+
+def in_shared_cache(source: str) -> bool:
+    """Whether a read-only cache of the hub, which pods share, holds the whole checkpoint."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    return cache.exists() and not os.access(cache, os.W_OK) and _cached(source) is not None
 
 
 def _cached(source: str) -> LocalStore | None:

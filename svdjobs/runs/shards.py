@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from svdjobs.checkpoint.sources import in_shared_cache
 from svdjobs.config import ENGINES, VARIANTS, SweepConfig, alpha_id
 from svdjobs.errors import ConfigError
 from svdjobs.progress import say
@@ -119,7 +120,11 @@ def fan_outs(config: SweepConfig, plan: Plan | None) -> dict[str, Any]:
     if baselines:
         baselines += config.checkpoints
     return {
-        "fetch": [layout.slug(source) for source in hub_sources(config)],
+        "fetch": [
+            layout.slug(source)
+            for source in hub_sources(config)
+            if plan is None or not in_shared_cache(source)
+        ],
         "decompose": [shard.id for shard in decompose_shards(config, plan)],
         "alphas": [alpha_id(alpha) for alpha in config.alphas],
         "baselines": [checkpoint_id for checkpoint_id in baselines if checkpoint_id != "after"],

@@ -87,7 +87,7 @@ def values_of(settings: ClusterSettings) -> Values:
         given["images"][camel(stage.key)] = _parts(named) if named else {}
     given["images"]["registry"] = None
     store = {"url": given.pop("store"), "existingSecret": given.pop("secret")}
-    for group in ("gpu", "limits", *STAGES):
+    for group in ("gpu", "limits", "proxy", *STAGES):
         given[group] = {camel(key): value for key, value in given[group].items()}
     return {
         **given,
@@ -118,6 +118,7 @@ def parsed_patches(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_TOLERATION = {"key": "gpu", "operator": "Exists"}
 UNUSUAL = ClusterSettings.model_validate(
     {
         "images": {
@@ -127,6 +128,15 @@ UNUSUAL = ClusterSettings.model_validate(
             "drop_weights": "registry:5000/a/b:2",
         },
         "pull_policy": "Always",
+        "extra_env": [{"name": "HF_HUB_OFFLINE", "value": "1"}],
+        "extra_env_from": [{"configMapRef": {"name": "more"}}],
+        "extra_volumes": [{"name": "data", "emptyDir": {}}],
+        "extra_volume_mounts": [{"name": "data", "mountPath": "/data"}],
+        "ca_config_map": "authorities",
+        "proxy": {"http": "http://p:3128", "https": "http://p:3128", "no_proxy": "s3,10.0.0.0/8"},
+        "model_cache": {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
+        "scratch_class": "fast",
+        "protect": True,
         "pull_secrets": ("one", "two"),
         "service_account": "sweeps",
         "secret": "keys",
@@ -169,7 +179,16 @@ UNUSUAL = ClusterSettings.model_validate(
             "memory_limit": "2Gi",
             "scratch": "3Gi",
             "deadline_seconds": 1_000_000,
+            "node_selector": {"disk": "slow"},
+            "tolerations": [],
+            "affinity": {"podAntiAffinity": {}},
+            "priority_class": "low",
+            "topology_spread": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+            ],
         },
+        "decompose": {"gpus": 2},
+        "metrics": {"gpus": 1, "tolerations": [_TOLERATION]},
         "evaluate": {"deadline_seconds": None},
     }
 )

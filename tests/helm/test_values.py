@@ -20,7 +20,7 @@ DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 # Maps in which users choose the keys.
 FREE = {
     "podLabels", "podAnnotations", "nodeSelector", "serviceAccount.annotations",
-    "gpu.nodeSelector", "gpu.affinity", "global",
+    "gpu.nodeSelector", "gpu.affinity", "global", "modelCache",
 }  # fmt: skip
 
 
@@ -68,7 +68,11 @@ def test_only_maps_of_the_users_own_are_open() -> None:
         for path, schema in objects(SCHEMA)
         if schema.get("additionalProperties") is not False
     }
-    rules = {"networkPolicy.dns/items", "networkPolicy.extraEgress/items"}
+    rules = {
+        "networkPolicy.dns/items", "networkPolicy.extraEgress/items",
+        "extraEnv/items", "extraEnvFrom/items", "extraVolumes/items", "extraVolumeMounts/items",
+        "/definitions/stage.topologySpread/items",
+    }  # fmt: skip
     assert opened == FREE | rules
 
 

@@ -61,6 +61,115 @@ semaphores:
 {{- if .Values.devStore.enabled }}
 - secretRef: {name: {{ include "svdjobs.devStore" . }}}
 {{- end }}
+{{- with .Values.extraEnvFrom }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Environment variables of all pods: `environment` of svdjobs/cluster/manifests/pods.py. */}}
+{{- define "svdjobs.env" -}}
+{{- if .Values.caConfigMap }}
+{{- range list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "CURL_CA_BUNDLE" "AWS_CA_BUNDLE" }}
+- name: {{ . }}
+  value: /etc/svdjobs/ca/ca.crt
+{{- end }}
+{{- end }}
+{{- range $name, $value := dict "HTTP_PROXY" .Values.proxy.http "HTTPS_PROXY" .Values.proxy.https "NO_PROXY" .Values.proxy.noProxy }}
+{{- if $value }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- if .Values.modelCache }}
+- name: HF_HUB_CACHE
+  value: /models
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "svdjobs.volumeMounts" -}}
+{{- if .Values.caConfigMap }}
+- {name: ca, mountPath: /etc/svdjobs/ca, readOnly: true}
+{{- end }}
+{{- if .Values.modelCache }}
+- {name: models, mountPath: /models, readOnly: true}
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "svdjobs.volumes" -}}
+{{- with .Values.caConfigMap }}
+- name: ca
+  configMap: {name: {{ . | quote }}}
+{{- end }}
+{{- with .Values.modelCache }}
+- name: models
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The volume of /scratch, of a size. */}}
+{{- define "svdjobs.scratch" -}}
+{{- $root := index . 0 -}}
+- name: scratch
+{{- if $root.Values.scratchClass }}
+  ephemeral:
+    volumeClaimTemplate:
+      spec:
+        accessModes: [ReadWriteOnce]
+        storageClassName: {{ $root.Values.scratchClass | quote }}
+        resources: {requests: {storage: {{ index . 1 | toString | quote }}}}
+{{- else }}
+  emptyDir: {sizeLimit: {{ index . 1 | toString | quote }}}
+{{- end }}
+{{- end -}}
+
+{{/* A stage's nodeSelector, tolerations, affinity or priorityClass: its own, else those of GPUs, else the common ones. */}}
+{{- define "svdjobs.placed" -}}
+{{- $root := index . 0 -}}
+{{- $own := index $root.Values (index . 1) -}}
+{{- $field := index . 2 -}}
+{{- $gpus := or (eq (index . 1) "evaluate") (gt (int $own.gpus) 0) -}}
+{{- $found := index $own $field -}}
+{{- if kindIs "invalid" $found -}}
+{{- $found = $gpus | ternary (index $root.Values.gpu $field) (index $root.Values $field) -}}
+{{- end -}}
+{{- if kindIs "string" $found -}}{{ $found }}{{- else if $found -}}{{ toYaml $found }}{{- end -}}
+{{- end -}}
+
+{{/* What a pod has that a template of Argo lacks: `beside` of svdjobs/cluster/manifests/pods.py. */}}
+{{- define "svdjobs.patched" -}}
+{{- $root := index . 0 -}}
+{{- if and (ne (index . 1) "evaluate") (gt (int (index $root.Values (index . 1) "gpus")) 0) $root.Values.gpu.runtimeClass }}
+runtimeClassName: {{ $root.Values.gpu.runtimeClass | quote }}
+{{- end }}
+{{- with index $root.Values (index . 1) "topologySpread" -}}
+{{ "" }}
+topologySpreadConstraints:
+{{ toYaml . }}
+{{- end -}}
+{{- end -}}
+
+{{/* The request of a stage's own GPUs. */}}
+{{- define "svdjobs.gpus" -}}
+{{- $root := index . 0 -}}
+{{- with index $root.Values (index . 1) "gpus" -}}
+{{ $root.Values.gpu.resource }}: {{ . | int64 | toString | quote }}
+{{- end -}}
+{{- end -}}
+
+{{/* 9999: for pods without a controller it must be a number, here of all pods (ALL_PODS of argo.py). */}}
+{{- define "svdjobs.disruptions" -}}
+{{- if .Values.protect }}
+minAvailable: 9999
+{{- end }}
 {{- end -}}
 
 {{/* The restricted Pod Security level requires this of a pod, and of a container. */}}
@@ -70,6 +179,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- if not (kindIs "invalid" .Values.user) }}
 runAsUser: {{ .Values.user | int64 }}
 runAsGroup: 0
+{{- if .Values.scratchClass }}
+fsGroup: 0
+{{- end }}
 {{- end }}
 {{- end -}}
 

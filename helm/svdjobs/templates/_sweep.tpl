@@ -26,6 +26,9 @@ imagePullSecrets: {{- . | trim | nindent 2 }}
 {{- end }}
 onExit: notify
 parallelism: {{ $.Values.limits.parallelism | int64 }}
+{{- with include "svdjobs.disruptions" $ }}
+podDisruptionBudget: {{- . | trim | nindent 2 }}
+{{- end }}
 podGC:
   deleteDelayDuration: 60s
   strategy: OnPodSuccess
@@ -87,6 +90,9 @@ templates:
   {{- with $.Values.plan.deadlineSeconds }}
   activeDeadlineSeconds: {{ . | int64 }}
   {{- end }}
+  {{- with include "svdjobs.placed" (list $ "plan" "affinity") }}
+  affinity: {{- . | trim | nindent 4 }}
+  {{- end }}
   container:
     args:
     - plan
@@ -101,6 +107,9 @@ templates:
     env:
     - name: SVDJOBS_CONFIG
       value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.env" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -110,11 +119,21 @@ templates:
       limits:
         cpu: {{ $.Values.plan.cpuLimit | default $.Values.plan.cpu | toString | toJson }}
         memory: {{ $.Values.plan.memoryLimit | default $.Values.plan.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.plan.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.plan.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "plan") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
       requests:
         cpu: {{ $.Values.plan.cpu | toString | toJson }}
         memory: {{ $.Values.plan.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.plan.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.plan.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "plan") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -124,12 +143,15 @@ templates:
     volumeMounts:
     - mountPath: /scratch
       name: scratch
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   metadata:
     labels:
       svdjobs.io/stage: plan
-  {{- with $.Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "plan" "nodeSelector") }}
+  nodeSelector: {{- . | trim | nindent 4 }}
   {{- end }}
   outputs:
     parameters:
@@ -175,6 +197,12 @@ templates:
         path: /scratch/units/gate.json
   podSpecPatch: |
     terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
+    {{- with include "svdjobs.patched" (list $ "plan") }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+  {{- with include "svdjobs.placed" (list $ "plan" "priorityClass") }}
+  priorityClassName: {{ . | toString | toJson }}
+  {{- end }}
   retryStrategy:
     backoff:
       duration: 10s
@@ -184,16 +212,25 @@ templates:
       forbidden')
     limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
     retryPolicy: Always
-  {{- with $.Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "plan" "tolerations") }}
+  tolerations: {{- . | trim | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: {{ $.Values.plan.scratch | toString | toJson }}
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ($.Values.plan.scratch)) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "plan" "scheduler") }}
+  schedulerName: {{ . | toString | toJson }}
+  {{- end }}
 - name: fetch
   {{- with $.Values.fetch.deadlineSeconds }}
   activeDeadlineSeconds: {{ . | int64 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "fetch" "affinity") }}
+  affinity: {{- . | trim | nindent 4 }}
   {{- end }}
   container:
     args:
@@ -209,6 +246,9 @@ templates:
     env:
     - name: SVDJOBS_CONFIG
       value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.env" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -218,11 +258,21 @@ templates:
       limits:
         cpu: {{ $.Values.fetch.cpuLimit | default $.Values.fetch.cpu | toString | toJson }}
         memory: {{ $.Values.fetch.memoryLimit | default $.Values.fetch.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.fetch.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.fetch.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "fetch") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
       requests:
         cpu: {{ $.Values.fetch.cpu | toString | toJson }}
         memory: {{ $.Values.fetch.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.fetch.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.fetch.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "fetch") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -232,6 +282,9 @@ templates:
     volumeMounts:
     - mountPath: /scratch
       name: scratch
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   inputs:
     parameters:
@@ -239,11 +292,17 @@ templates:
   metadata:
     labels:
       svdjobs.io/stage: fetch
-  {{- with $.Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "fetch" "nodeSelector") }}
+  nodeSelector: {{- . | trim | nindent 4 }}
   {{- end }}
   podSpecPatch: |
     terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
+    {{- with include "svdjobs.patched" (list $ "fetch") }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+  {{- with include "svdjobs.placed" (list $ "fetch" "priorityClass") }}
+  priorityClassName: {{ . | toString | toJson }}
+  {{- end }}
   retryStrategy:
     backoff:
       duration: 10s
@@ -253,16 +312,25 @@ templates:
       forbidden')
     limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
     retryPolicy: Always
-  {{- with $.Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "fetch" "tolerations") }}
+  tolerations: {{- . | trim | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: {{ $.Values.fetch.scratch | toString | toJson }}
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ($.Values.fetch.scratch)) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "fetch" "scheduler") }}
+  schedulerName: {{ . | toString | toJson }}
+  {{- end }}
 - name: decompose
   {{- with $.Values.decompose.deadlineSeconds }}
   activeDeadlineSeconds: {{ . | int64 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "decompose" "affinity") }}
+  affinity: {{- . | trim | nindent 4 }}
   {{- end }}
   container:
     args:
@@ -278,6 +346,9 @@ templates:
     env:
     - name: SVDJOBS_CONFIG
       value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.env" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -287,11 +358,21 @@ templates:
       limits:
         cpu: {{ $.Values.decompose.cpuLimit | default $.Values.decompose.cpu | toString | toJson }}
         memory: {{ $.Values.decompose.memoryLimit | default $.Values.decompose.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.decompose.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.decompose.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "decompose") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
       requests:
         cpu: {{ $.Values.decompose.cpu | toString | toJson }}
         memory: {{ $.Values.decompose.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.decompose.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.decompose.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "decompose") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -301,6 +382,9 @@ templates:
     volumeMounts:
     - mountPath: /scratch
       name: scratch
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   inputs:
     parameters:
@@ -308,11 +392,17 @@ templates:
   metadata:
     labels:
       svdjobs.io/stage: decompose
-  {{- with $.Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "decompose" "nodeSelector") }}
+  nodeSelector: {{- . | trim | nindent 4 }}
   {{- end }}
   podSpecPatch: |
     terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
+    {{- with include "svdjobs.patched" (list $ "decompose") }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+  {{- with include "svdjobs.placed" (list $ "decompose" "priorityClass") }}
+  priorityClassName: {{ . | toString | toJson }}
+  {{- end }}
   retryStrategy:
     backoff:
       duration: 10s
@@ -322,16 +412,25 @@ templates:
       forbidden')
     limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
     retryPolicy: Always
-  {{- with $.Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "decompose" "tolerations") }}
+  tolerations: {{- . | trim | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: {{ $.Values.decompose.scratch | toString | toJson }}
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ($.Values.decompose.scratch)) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "decompose" "scheduler") }}
+  schedulerName: {{ . | toString | toJson }}
+  {{- end }}
 - name: blend
   {{- with $.Values.blend.deadlineSeconds }}
   activeDeadlineSeconds: {{ . | int64 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "blend" "affinity") }}
+  affinity: {{- . | trim | nindent 4 }}
   {{- end }}
   container:
     args:
@@ -347,6 +446,9 @@ templates:
     env:
     - name: SVDJOBS_CONFIG
       value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.env" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -356,11 +458,21 @@ templates:
       limits:
         cpu: {{ $.Values.blend.cpuLimit | default $.Values.blend.cpu | toString | toJson }}
         memory: {{ $.Values.blend.memoryLimit | default $.Values.blend.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.blend.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.blend.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "blend") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
       requests:
         cpu: {{ $.Values.blend.cpu | toString | toJson }}
         memory: {{ $.Values.blend.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.blend.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.blend.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "blend") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -370,6 +482,9 @@ templates:
     volumeMounts:
     - mountPath: /scratch
       name: scratch
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   inputs:
     parameters:
@@ -377,11 +492,17 @@ templates:
   metadata:
     labels:
       svdjobs.io/stage: blend
-  {{- with $.Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "blend" "nodeSelector") }}
+  nodeSelector: {{- . | trim | nindent 4 }}
   {{- end }}
   podSpecPatch: |
     terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
+    {{- with include "svdjobs.patched" (list $ "blend") }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+  {{- with include "svdjobs.placed" (list $ "blend" "priorityClass") }}
+  priorityClassName: {{ . | toString | toJson }}
+  {{- end }}
   retryStrategy:
     backoff:
       duration: 10s
@@ -391,16 +512,25 @@ templates:
       forbidden')
     limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
     retryPolicy: Always
-  {{- with $.Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "blend" "tolerations") }}
+  tolerations: {{- . | trim | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: {{ $.Values.blend.scratch | toString | toJson }}
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ($.Values.blend.scratch)) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "blend" "scheduler") }}
+  schedulerName: {{ . | toString | toJson }}
+  {{- end }}
 - name: rotations
   {{- with $.Values.rotations.deadlineSeconds }}
   activeDeadlineSeconds: {{ . | int64 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "rotations" "affinity") }}
+  affinity: {{- . | trim | nindent 4 }}
   {{- end }}
   container:
     args:
@@ -414,6 +544,9 @@ templates:
     env:
     - name: SVDJOBS_CONFIG
       value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.env" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -423,11 +556,21 @@ templates:
       limits:
         cpu: {{ $.Values.rotations.cpuLimit | default $.Values.rotations.cpu | toString | toJson }}
         memory: {{ $.Values.rotations.memoryLimit | default $.Values.rotations.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.rotations.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.rotations.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "rotations") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
       requests:
         cpu: {{ $.Values.rotations.cpu | toString | toJson }}
         memory: {{ $.Values.rotations.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.rotations.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.rotations.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "rotations") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -437,15 +580,24 @@ templates:
     volumeMounts:
     - mountPath: /scratch
       name: scratch
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   metadata:
     labels:
       svdjobs.io/stage: rotations
-  {{- with $.Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "rotations" "nodeSelector") }}
+  nodeSelector: {{- . | trim | nindent 4 }}
   {{- end }}
   podSpecPatch: |
     terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
+    {{- with include "svdjobs.patched" (list $ "rotations") }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+  {{- with include "svdjobs.placed" (list $ "rotations" "priorityClass") }}
+  priorityClassName: {{ . | toString | toJson }}
+  {{- end }}
   retryStrategy:
     backoff:
       duration: 10s
@@ -455,16 +607,25 @@ templates:
       forbidden')
     limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
     retryPolicy: Always
-  {{- with $.Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "rotations" "tolerations") }}
+  tolerations: {{- . | trim | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: {{ $.Values.rotations.scratch | toString | toJson }}
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ($.Values.rotations.scratch)) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "rotations" "scheduler") }}
+  schedulerName: {{ . | toString | toJson }}
+  {{- end }}
 - name: metrics
   {{- with $.Values.metrics.deadlineSeconds }}
   activeDeadlineSeconds: {{ . | int64 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "metrics" "affinity") }}
+  affinity: {{- . | trim | nindent 4 }}
   {{- end }}
   container:
     args:
@@ -478,6 +639,9 @@ templates:
     env:
     - name: SVDJOBS_CONFIG
       value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.env" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -487,11 +651,21 @@ templates:
       limits:
         cpu: {{ $.Values.metrics.cpuLimit | default $.Values.metrics.cpu | toString | toJson }}
         memory: {{ $.Values.metrics.memoryLimit | default $.Values.metrics.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.metrics.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.metrics.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "metrics") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
       requests:
         cpu: {{ $.Values.metrics.cpu | toString | toJson }}
         memory: {{ $.Values.metrics.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.metrics.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.metrics.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "metrics") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -501,15 +675,24 @@ templates:
     volumeMounts:
     - mountPath: /scratch
       name: scratch
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   metadata:
     labels:
       svdjobs.io/stage: metrics
-  {{- with $.Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "metrics" "nodeSelector") }}
+  nodeSelector: {{- . | trim | nindent 4 }}
   {{- end }}
   podSpecPatch: |
     terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
+    {{- with include "svdjobs.patched" (list $ "metrics") }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+  {{- with include "svdjobs.placed" (list $ "metrics" "priorityClass") }}
+  priorityClassName: {{ . | toString | toJson }}
+  {{- end }}
   retryStrategy:
     backoff:
       duration: 10s
@@ -519,19 +702,25 @@ templates:
       forbidden')
     limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
     retryPolicy: Always
-  {{- with $.Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "metrics" "tolerations") }}
+  tolerations: {{- . | trim | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: {{ $.Values.metrics.scratch | toString | toJson }}
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ($.Values.metrics.scratch)) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "metrics" "scheduler") }}
+  schedulerName: {{ . | toString | toJson }}
+  {{- end }}
 - name: evaluate
   {{- with $.Values.evaluate.deadlineSeconds }}
   activeDeadlineSeconds: {{ . | int64 }}
   {{- end }}
-  {{- with $.Values.gpu.affinity }}
-  affinity: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "evaluate" "affinity") }}
+  affinity: {{- . | trim | nindent 4 }}
   {{- end }}
   container:
     args:
@@ -549,6 +738,9 @@ templates:
     env:
     - name: SVDJOBS_CONFIG
       value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.env" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -558,11 +750,15 @@ templates:
       limits:
         cpu: {{ $.Values.evaluate.cpuLimit | default $.Values.evaluate.cpu | toString | toJson }}
         memory: {{ $.Values.evaluate.memoryLimit | default $.Values.evaluate.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.evaluate.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.evaluate.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
       requests:
         cpu: {{ $.Values.evaluate.cpu | toString | toJson }}
         memory: {{ $.Values.evaluate.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.evaluate.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.evaluate.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -574,6 +770,9 @@ templates:
       name: scratch
     - mountPath: /dev/shm
       name: shm
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   inputs:
     parameters:
@@ -585,8 +784,11 @@ templates:
       {{- with include "svdjobs.queue" $ }}
       kueue.x-k8s.io/queue-name: {{ . | toString | toJson }}
       {{- end }}
-  {{- with $.Values.gpu.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
+      {{- with $.Values.kueue.priorityClass }}
+      kueue.x-k8s.io/priority-class: {{ . | toString | toJson }}
+      {{- end }}
+  {{- with include "svdjobs.placed" (list $ "evaluate" "nodeSelector") }}
+  nodeSelector: {{- . | trim | nindent 4 }}
   {{- end }}
   podSpecPatch: |
     terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
@@ -600,7 +802,10 @@ templates:
     {{- with $.Values.gpu.runtimeClass }}
     runtimeClassName: {{ . | toString | toJson }}
     {{- end }}
-  {{- with $.Values.gpu.priorityClass }}
+    {{- with include "svdjobs.patched" (list $ "evaluate") }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+  {{- with include "svdjobs.placed" (list $ "evaluate" "priorityClass") }}
   priorityClassName: {{ . | toString | toJson }}
   {{- end }}
   retryStrategy:
@@ -612,23 +817,26 @@ templates:
       forbidden')
     limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
     retryPolicy: Always
-  {{- with $.Values.gpu.scheduler }}
+  {{- with include "svdjobs.placed" (list $ "evaluate" "scheduler") }}
   schedulerName: {{ . | toString | toJson }}
   {{- end }}
   {{- with include "svdjobs.synchronization" $ }}
   synchronization: {{- . | trim | nindent 4 }}
   {{- end }}
-  {{- with $.Values.gpu.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "evaluate" "tolerations") }}
+  tolerations: {{- . | trim | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: {{ $.Values.evaluate.scratch | toString | toJson }}
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ($.Values.evaluate.scratch)) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
   - emptyDir:
       medium: Memory
       sizeLimit: {{ $.Values.gpu.sharedMemory | toString | toJson }}
     name: shm
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
 - name: drop-weights
   activeDeadlineSeconds: 600
   container:
@@ -645,6 +853,9 @@ templates:
     env:
     - name: SVDJOBS_CONFIG
       value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.env" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -654,11 +865,15 @@ templates:
       limits:
         cpu: 500m
         memory: 1Gi
-        ephemeral-storage: 1Gi
+        {{- with ternary "" ("1Gi") (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
       requests:
         cpu: 500m
         memory: 1Gi
-        ephemeral-storage: 1Gi
+        {{- with ternary "" ("1Gi") (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -668,6 +883,9 @@ templates:
     volumeMounts:
     - mountPath: /scratch
       name: scratch
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   inputs:
     parameters:
@@ -693,13 +911,19 @@ templates:
   tolerations: {{- toYaml . | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: 1Gi
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ("1Gi")) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
 {{- if $.Values.artifacts }}
 - name: report
   {{- with $.Values.report.deadlineSeconds }}
   activeDeadlineSeconds: {{ . | int64 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "report" "affinity") }}
+  affinity: {{- . | trim | nindent 4 }}
   {{- end }}
   container:
     args:
@@ -715,6 +939,9 @@ templates:
     env:
     - name: SVDJOBS_CONFIG
       value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.env" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -724,11 +951,21 @@ templates:
       limits:
         cpu: {{ $.Values.report.cpuLimit | default $.Values.report.cpu | toString | toJson }}
         memory: {{ $.Values.report.memoryLimit | default $.Values.report.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.report.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.report.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "report") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
       requests:
         cpu: {{ $.Values.report.cpu | toString | toJson }}
         memory: {{ $.Values.report.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.report.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.report.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "report") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -738,12 +975,15 @@ templates:
     volumeMounts:
     - mountPath: /scratch
       name: scratch
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   metadata:
     labels:
       svdjobs.io/stage: report
-  {{- with $.Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "report" "nodeSelector") }}
+  nodeSelector: {{- . | trim | nindent 4 }}
   {{- end }}
   outputs:
     artifacts:
@@ -770,6 +1010,12 @@ templates:
         key: '{{`{{workflow.name}}`}}/figures'
   podSpecPatch: |
     terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
+    {{- with include "svdjobs.patched" (list $ "report") }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+  {{- with include "svdjobs.placed" (list $ "report" "priorityClass") }}
+  priorityClassName: {{ . | toString | toJson }}
+  {{- end }}
   retryStrategy:
     backoff:
       duration: 10s
@@ -779,17 +1025,26 @@ templates:
       forbidden')
     limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
     retryPolicy: Always
-  {{- with $.Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "report" "tolerations") }}
+  tolerations: {{- . | trim | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: {{ $.Values.report.scratch | toString | toJson }}
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ($.Values.report.scratch)) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "report" "scheduler") }}
+  schedulerName: {{ . | toString | toJson }}
+  {{- end }}
 {{- else }}
 - name: report
   {{- with $.Values.report.deadlineSeconds }}
   activeDeadlineSeconds: {{ . | int64 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "report" "affinity") }}
+  affinity: {{- . | trim | nindent 4 }}
   {{- end }}
   container:
     args:
@@ -803,6 +1058,9 @@ templates:
     env:
     - name: SVDJOBS_CONFIG
       value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.env" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -812,11 +1070,21 @@ templates:
       limits:
         cpu: {{ $.Values.report.cpuLimit | default $.Values.report.cpu | toString | toJson }}
         memory: {{ $.Values.report.memoryLimit | default $.Values.report.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.report.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.report.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "report") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
       requests:
         cpu: {{ $.Values.report.cpu | toString | toJson }}
         memory: {{ $.Values.report.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.report.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.report.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "report") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -826,15 +1094,24 @@ templates:
     volumeMounts:
     - mountPath: /scratch
       name: scratch
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   metadata:
     labels:
       svdjobs.io/stage: report
-  {{- with $.Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "report" "nodeSelector") }}
+  nodeSelector: {{- . | trim | nindent 4 }}
   {{- end }}
   podSpecPatch: |
     terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
+    {{- with include "svdjobs.patched" (list $ "report") }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+  {{- with include "svdjobs.placed" (list $ "report" "priorityClass") }}
+  priorityClassName: {{ . | toString | toJson }}
+  {{- end }}
   retryStrategy:
     backoff:
       duration: 10s
@@ -844,18 +1121,27 @@ templates:
       forbidden')
     limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
     retryPolicy: Always
-  {{- with $.Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "report" "tolerations") }}
+  tolerations: {{- . | trim | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: {{ $.Values.report.scratch | toString | toJson }}
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ($.Values.report.scratch)) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "report" "scheduler") }}
+  schedulerName: {{ . | toString | toJson }}
+  {{- end }}
 {{- end }}
 {{- if $.Values.artifacts }}
 - name: gate
   {{- with $.Values.gate.deadlineSeconds }}
   activeDeadlineSeconds: {{ . | int64 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "gate" "affinity") }}
+  affinity: {{- . | trim | nindent 4 }}
   {{- end }}
   container:
     args:
@@ -871,6 +1157,9 @@ templates:
     env:
     - name: SVDJOBS_CONFIG
       value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.env" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -880,11 +1169,21 @@ templates:
       limits:
         cpu: {{ $.Values.gate.cpuLimit | default $.Values.gate.cpu | toString | toJson }}
         memory: {{ $.Values.gate.memoryLimit | default $.Values.gate.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.gate.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.gate.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "gate") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
       requests:
         cpu: {{ $.Values.gate.cpu | toString | toJson }}
         memory: {{ $.Values.gate.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.gate.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.gate.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "gate") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -894,12 +1193,15 @@ templates:
     volumeMounts:
     - mountPath: /scratch
       name: scratch
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   metadata:
     labels:
       svdjobs.io/stage: gate
-  {{- with $.Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "gate" "nodeSelector") }}
+  nodeSelector: {{- . | trim | nindent 4 }}
   {{- end }}
   outputs:
     artifacts:
@@ -919,6 +1221,12 @@ templates:
         key: '{{`{{workflow.name}}`}}/gate/junit.xml'
   podSpecPatch: |
     terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
+    {{- with include "svdjobs.patched" (list $ "gate") }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+  {{- with include "svdjobs.placed" (list $ "gate" "priorityClass") }}
+  priorityClassName: {{ . | toString | toJson }}
+  {{- end }}
   retryStrategy:
     backoff:
       duration: 10s
@@ -928,17 +1236,26 @@ templates:
       forbidden')
     limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
     retryPolicy: Always
-  {{- with $.Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "gate" "tolerations") }}
+  tolerations: {{- . | trim | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: {{ $.Values.gate.scratch | toString | toJson }}
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ($.Values.gate.scratch)) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "gate" "scheduler") }}
+  schedulerName: {{ . | toString | toJson }}
+  {{- end }}
 {{- else }}
 - name: gate
   {{- with $.Values.gate.deadlineSeconds }}
   activeDeadlineSeconds: {{ . | int64 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "gate" "affinity") }}
+  affinity: {{- . | trim | nindent 4 }}
   {{- end }}
   container:
     args:
@@ -952,6 +1269,9 @@ templates:
     env:
     - name: SVDJOBS_CONFIG
       value: '{{`{{workflow.parameters.config}}`}}'
+    {{- with include "svdjobs.env" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -961,11 +1281,21 @@ templates:
       limits:
         cpu: {{ $.Values.gate.cpuLimit | default $.Values.gate.cpu | toString | toJson }}
         memory: {{ $.Values.gate.memoryLimit | default $.Values.gate.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.gate.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.gate.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "gate") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
       requests:
         cpu: {{ $.Values.gate.cpu | toString | toJson }}
         memory: {{ $.Values.gate.memory | toString | toJson }}
-        ephemeral-storage: {{ $.Values.gate.scratch | toString | toJson }}
+        {{- with ternary "" ($.Values.gate.scratch) (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
+        {{- with include "svdjobs.gpus" (list $ "gate") }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -975,15 +1305,24 @@ templates:
     volumeMounts:
     - mountPath: /scratch
       name: scratch
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   metadata:
     labels:
       svdjobs.io/stage: gate
-  {{- with $.Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "gate" "nodeSelector") }}
+  nodeSelector: {{- . | trim | nindent 4 }}
   {{- end }}
   podSpecPatch: |
     terminationGracePeriodSeconds: {{ $.Values.limits.graceSeconds | int64 }}
+    {{- with include "svdjobs.patched" (list $ "gate") }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+  {{- with include "svdjobs.placed" (list $ "gate" "priorityClass") }}
+  priorityClassName: {{ . | toString | toJson }}
+  {{- end }}
   retryStrategy:
     backoff:
       duration: 10s
@@ -993,13 +1332,19 @@ templates:
       forbidden')
     limit: {{ $.Values.limits.retries | int64 | toString | toJson }}
     retryPolicy: Always
-  {{- with $.Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- with include "svdjobs.placed" (list $ "gate" "tolerations") }}
+  tolerations: {{- . | trim | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: {{ $.Values.gate.scratch | toString | toJson }}
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ($.Values.gate.scratch)) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.placed" (list $ "gate" "scheduler") }}
+  schedulerName: {{ . | toString | toJson }}
+  {{- end }}
 {{- end }}
 - name: notify
   activeDeadlineSeconds: 600
@@ -1014,6 +1359,9 @@ templates:
     - '{{`{{workflow.status}}`}}'
     command:
     - svdjobs
+    {{- with include "svdjobs.env" $ }}
+    env: {{- . | trim | nindent 6 }}
+    {{- end }}
     {{- with include "svdjobs.envFrom" $ }}
     envFrom: {{- . | trim | nindent 6 }}
     {{- end }}
@@ -1023,11 +1371,15 @@ templates:
       limits:
         cpu: 500m
         memory: 1Gi
-        ephemeral-storage: 1Gi
+        {{- with ternary "" ("1Gi") (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
       requests:
         cpu: 500m
         memory: 1Gi
-        ephemeral-storage: 1Gi
+        {{- with ternary "" ("1Gi") (empty $.Values.scratchClass | not) }}
+        ephemeral-storage: {{ . | toString | toJson }}
+        {{- end }}
     securityContext:
       allowPrivilegeEscalation: false
       capabilities:
@@ -1037,6 +1389,9 @@ templates:
     volumeMounts:
     - mountPath: /scratch
       name: scratch
+    {{- with include "svdjobs.volumeMounts" $ }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     workingDir: /scratch
   metadata:
     labels:
@@ -1059,9 +1414,12 @@ templates:
   tolerations: {{- toYaml . | nindent 4 }}
   {{- end }}
   volumes:
-  - emptyDir:
-      sizeLimit: 1Gi
-    name: scratch
+  {{- with include "svdjobs.scratch" (list $ ("1Gi")) }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with include "svdjobs.volumes" $ }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
 - name: alpha
   dag:
     failFast: false

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hera.workflows import models as m
 
 NAME = "svdjobs-sweep"
+ALL_PODS = 9999
 UNITS = f"{pods.SCRATCH}/units"
 CONFIG_VARIABLE = "SVDJOBS_CONFIG"
 TOKEN = "executor-token"
@@ -64,6 +65,12 @@ def sweep(settings: ClusterSettings, config: str) -> Workflow:
         security_context=m.PodSecurityContext.model_validate(pods.security(settings)),
         pod_metadata=m.Metadata(labels=pods.LABELS),
         pod_spec_patch=_executor(),
+        # Argo makes the budget; for pods without a controller it must be a number of pods.
+        pod_disruption_budget=(
+            m.PodDisruptionBudgetSpec(min_available=m.IntOrString(root=ALL_PODS))
+            if settings.protect
+            else None
+        ),
         pod_gc=m.PodGC(strategy="OnPodSuccess", delete_delay_duration="60s"),
         ttl_strategy=m.TTLStrategy(
             seconds_after_success=limits.keep_success_seconds,
@@ -163,7 +170,7 @@ def _stage_template(
             [*args, *options],
         ),
         working_dir=parsed.working_dir,
-        env=None if stage == "notify" else [config],
+        env=[*([] if stage == "notify" else [config]), *(parsed.env or [])] or None,
         env_from=parsed.env_from,
         inputs=[Parameter(name=name) for name in inputs] or None,
         outputs=list(outputs) if outputs else None,
@@ -177,7 +184,7 @@ def _stage_template(
         priority_class_name=where.priority_class_name,
         scheduler_name=where.scheduler_name,
         active_deadline_seconds=own.deadline_seconds,
-        pod_spec_patch=_patch(settings, evaluates),
+        pod_spec_patch=_patch(settings, stage),
         retry_strategy=m.RetryStrategy(
             limit=str(settings.limits.retries),
             retry_policy="Always",
@@ -190,16 +197,15 @@ def _stage_template(
     )
 
 
-def _patch(settings: ClusterSettings, evaluates: bool) -> str:
+def _patch(settings: ClusterSettings, stage: str) -> str:
     """The template's podSpecPatch: fields that a template lacks, and the number of GPUs, a
     parameter that `resources` of a template may not contain."""
     spec: dict[str, Any] = {"terminationGracePeriodSeconds": settings.limits.grace_seconds}
-    if evaluates:
+    if pods.evaluates(stage):
         gpus = {settings.gpu.resource: "{{workflow.parameters.gpus}}"}
         main = {"name": "main", "resources": {"limits": gpus, "requests": gpus}}
         spec["containers"] = [main]
-        if settings.gpu.runtime_class:
-            spec["runtimeClassName"] = settings.gpu.runtime_class
+    spec |= pods.beside(settings, stage)
     # YAML, not JSON: JSON would end in `}}`, which Argo would read as the end of a parameter.
     return dump(spec)
 

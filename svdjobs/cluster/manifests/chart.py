@@ -38,6 +38,8 @@ class _Expression(NamedTuple):
     printed: str
     optional: bool
     """Whether its field is left out if the value is empty."""
+    items: bool = False
+    """Whether it is items of a list, and its line the place for them."""
 
 
 class _Marks:
@@ -56,12 +58,26 @@ class _Marks:
         """A mark for a mapping or a list, which fills a field as a whole."""
         return self._mark(value, "toYaml {} | nindent INDENT", optional=True)
 
-    def helper(self, name: str, *, optional: bool = True) -> str:
+    def helper(self, name: str, given: str = "$", *, optional: bool = True) -> str:
         """A mark for the YAML text of a helper of the chart, which fills a field as a whole."""
-        return self._mark(f'include "{name}" $', "{} | trim | nindent INDENT", optional)
+        return self._mark(f'include "{name}" {given}', "{} | trim | nindent INDENT", optional)
 
-    def _mark(self, value: str, printed: str, optional: bool) -> str:
-        expression = _Expression(value, printed, optional)
+    def value(self, mark: str) -> str:
+        """The expression of a mark, in Helm's language."""
+        found = _MARK.search(mark)
+        assert found
+        return self.expressions[int(found["number"])].value
+
+    def items(self, value: str) -> str:
+        """A mark for the YAML text of further items of a list, of which it is the name of one."""
+        return self._mark(value, "{} | trim | nindent INDENT", optional=True, items=True)
+
+    def all_items(self, mark: str) -> str:
+        """The mark for a list that has only the items of a mark."""
+        return self._mark(self.value(mark), "{} | trim | nindent INDENT", optional=True)
+
+    def _mark(self, value: str, printed: str, optional: bool, items: bool = False) -> str:
+        expression = _Expression(value, printed, optional, items)
         if expression not in self.expressions:
             self.expressions.append(expression)
         return f"mark-{self.expressions.index(expression):05d}"
@@ -105,9 +121,15 @@ def _settings(marks: _Marks) -> ClusterSettings:
             "service_account": text('include "svdjobs.account" $'),
             "secret": helper("svdjobs.envFrom"),
             "store": text("$.Values.store.url"),
+            "extra_env": [{"name": marks.items('include "svdjobs.env" $')}],
+            "extra_volumes": [{"name": marks.items('include "svdjobs.volumes" $'), "emptyDir": {}}],
+            "extra_volume_mounts": [
+                {"name": marks.items('include "svdjobs.volumeMounts" $'), "mountPath": "/"}
+            ],
             "user": _as_number(helper("svdjobs.podSecurity", optional=False)),
             "node_selector": {whole("$.Values.nodeSelector"): ""},
             "tolerations": [{"key": whole("$.Values.tolerations")}],
+            "protect": True,
             "limits": {
                 "parallelism": number("$.Values.limits.parallelism"),
                 "semaphore": helper("svdjobs.synchronization"),
@@ -121,14 +143,10 @@ def _settings(marks: _Marks) -> ClusterSettings:
                 "count": number("$.Values.gpu.count"),
                 "shared_memory": text("$.Values.gpu.sharedMemory"),
                 "runtime_class": text("$.Values.gpu.runtimeClass", optional=True),
-                "node_selector": {whole("$.Values.gpu.nodeSelector"): ""},
-                "tolerations": [{"key": whole("$.Values.gpu.tolerations")}],
-                "affinity": _affinity(whole("$.Values.gpu.affinity")),
-                "priority_class": text("$.Values.gpu.priorityClass", optional=True),
                 "scheduler": text("$.Values.gpu.scheduler", optional=True),
             },
             **{
-                stage.name: _stage(marks, f"$.Values.{stage.name}")
+                stage.name: _stage(marks, stage)
                 for stage in pipeline.STAGES
                 if stage.name in ClusterSettings.model_fields
             },
@@ -143,9 +161,15 @@ def _affinity(mark: str) -> dict[str, Any]:
     return {"nodeAffinity": required}
 
 
-def _stage(marks: _Marks, values: str) -> dict[str, Any]:
-    """The resources of a stage's pod."""
+def _stage(marks: _Marks, stage: pipeline.Stage) -> dict[str, Any]:
+    """The resources of a stage's pod, and where it runs."""
+    values, given = f"$.Values.{stage.name}", f'(list $ "{stage.name}"'
+    placed = "svdjobs.placed"
     return {
+        "node_selector": {marks.helper(placed, f'{given} "nodeSelector")'): ""},
+        "tolerations": [{"key": marks.helper(placed, f'{given} "tolerations")')}],
+        "affinity": _affinity(marks.helper(placed, f'{given} "affinity")')),
+        "priority_class": marks.text(f'include "{placed}" {given} "priorityClass")', optional=True),
         "cpu": marks.text(f"{values}.cpu"),
         "memory": marks.text(f"{values}.memory"),
         "cpu_limit": marks.text(f"{values}.cpuLimit | default {values}.cpu"),
@@ -161,32 +185,67 @@ def _spec(settings: ClusterSettings, marks: _Marks) -> dict[str, Any]:
     labels = marks.whole('merge (include "svdjobs.podLabels" $ | fromYaml) $.Values.podLabels')
     pull_policy = marks.text("$.Values.pullPolicy")
     queue = marks.text('include "svdjobs.queue" $', optional=True)
-    spec: dict[str, Any] = _filled(argo.sweep(settings, config).to_dict()["spec"])
+    spec: dict[str, Any] = _filled(argo.sweep(settings, config).to_dict()["spec"], marks)
     for parameter in spec["arguments"]["parameters"]:
         if parameter["name"] == "keep-weights":
             parameter["value"] = marks.text("$.Values.keepWeights")
     spec["podMetadata"] = {"labels": labels, "annotations": marks.whole("$.Values.podAnnotations")}
     # The name comes first, so that a field that may be left out never begins an item of the list.
     spec["templates"] = [{"name": one["name"], **one} for one in spec["templates"]]
+    spec["podDisruptionBudget"] = marks.helper("svdjobs.disruptions")
     for one in spec["templates"]:
         if "container" in one:
             one["container"]["imagePullPolicy"] = pull_policy
+            _on_disk_or_class(one, marks)
+            if one["name"] in ClusterSettings.model_fields:
+                spread = marks.items(f'include "svdjobs.patched" (list $ "{one["name"]}")')
+                one["podSpecPatch"] += f"{spread}: ''\n"
+                scheduler = f'include "svdjobs.placed" (list $ "{one["name"]}" "scheduler")'
+                one["schedulerName"] = marks.text(scheduler, optional=True)
         if one["name"] == "evaluate":
             one["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = queue
+            priority = marks.text("$.Values.kueue.priorityClass", optional=True)
+            one["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] = priority
     return spec
 
 
-def _filled(node: Any) -> Any:
-    """The document in which each field of `_WHOLE` that contains a mark is that mark."""
+def _on_disk_or_class(template: dict[str, Any], marks: _Marks) -> None:
+    """Let the chart's values decide whether /scratch is on the node's disk."""
+    stage = template["name"]
+    scratch = next(volume for volume in template["volumes"] if volume.get("name") == "scratch")
+    size = scratch["emptyDir"]["sizeLimit"]
+    sized = marks.value(size) if _MARK.search(size) else json.dumps(size)
+    place = template["volumes"].index(scratch)
+    helper = f'include "svdjobs.scratch" (list $ ({sized}))'
+    template["volumes"][place] = marks.items(helper)
+    for amounts in template["container"]["resources"].values():
+        own = f'ternary "" ({sized}) (empty $.Values.scratchClass | not)'
+        amounts["ephemeral-storage"] = marks.text(own, optional=True)
+        if stage in ClusterSettings.model_fields and stage != "evaluate":
+            gpus = f'include "svdjobs.gpus" (list $ "{stage}")'
+            amounts[marks.items(gpus)] = ""
+
+
+def _filled(node: Any, marks: _Marks) -> Any:
+    """The document in which each field of `_WHOLE` that contains a mark is that mark, and each item
+    with the place for further items is only that mark."""
     if isinstance(node, list):
-        return [_filled(item) for item in node]
+        return [_place_of_items(item, marks) or _filled(item, marks) for item in node]
     if not isinstance(node, dict):
         return node
     document = {}
     for key, value in node.items():
         mark = _MARK.search(json.dumps(value)) if key in _WHOLE else None
-        document[key] = f"mark-{mark['number']}" if mark else _filled(value)
+        document[key] = f"mark-{mark['number']}" if mark else _filled(value, marks)
+        alone = isinstance(value, list) and len(value) == 1
+        if alone and (only := _place_of_items(value[0], marks)):
+            document[key] = marks.all_items(only)  # without items there is no list
     return document
+
+
+def _place_of_items(item: Any, marks: _Marks) -> str | None:
+    mark = _MARK.search(str(item.get("name"))) if isinstance(item, dict) else None
+    return mark[0] if mark and marks.expressions[int(mark["number"])].items else None
 
 
 def _line(line: str, expressions: list[_Expression]) -> str:
@@ -198,7 +257,11 @@ def _line(line: str, expressions: list[_Expression]) -> str:
     line = _ARGO.sub(lambda found: f"{{{{`{found[0]}`}}}}", line)
     if mark is None:
         return line
-    value, printed, optional = expressions[int(mark["number"])]
+    value, printed, optional, items = expressions[int(mark["number"])]
+    if items:
+        start = " " * (len(line) - len(line.lstrip(" ")))
+        text = printed.format(".").replace("INDENT", str(len(start)))
+        return f"{start}{{{{- with {value} }}}}\n{start}{{{{- {text} }}}}\n{start}{{{{- end }}}}\n"
     start = " " * (len(line) - len(line.lstrip(" -")))
     text = printed.format("." if optional else value).replace("INDENT", str(len(start) + 2))
     if mark["quote"]:

@@ -172,8 +172,7 @@ def _pod(settings: ClusterSettings, run: str, stage: str, args: list[str]) -> di
             {"name": "config", "configMap": {"name": f"{run}-config"}},
         ],
     }
-    if evaluates and settings.gpu.runtime_class:
-        spec["runtimeClassName"] = settings.gpu.runtime_class
+    spec |= pods.beside(settings, stage)
     if settings.pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.pull_secrets]
     return spec

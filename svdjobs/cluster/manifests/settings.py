@@ -32,6 +32,21 @@ class StageSettings(Settings):
     """Most memory of the pod, which is killed if it needs more; default: `memory`."""
     scratch: Quantity = "20Gi"
     """Size limit of /scratch, and request of ephemeral storage."""
+    gpus: int = Field(default=0, ge=0)
+    """GPUs of a pod that computes on them (`compute.device` of the sweep), with an image that can
+    (images/README.md). Evaluation pods get `gpu.count` instead."""
+    node_selector: dict[str, str] | None = None
+    """Labels that a node must have. null: `gpu.node_selector` for pods with GPUs, `node_selector`
+    for others."""
+    tolerations: tuple[dict[str, Any], ...] | None = None
+    """Taints that the pods tolerate, as Kubernetes spells them. null: `gpu.tolerations` for pods
+    with GPUs, `tolerations` for others."""
+    affinity: dict[str, Any] | None = None
+    """Affinity of the pods, as Kubernetes spells it. null: `gpu.affinity` for pods with GPUs."""
+    topology_spread: tuple[dict[str, Any], ...] = ()
+    """topologySpreadConstraints of the pods, as Kubernetes spells them."""
+    priority_class: str | None = None
+    """PriorityClass of the pods. null: `gpu.priority_class` for pods with GPUs."""
     deadline_seconds: int | None = Field(default=None, ge=1)
     """Time limit of one attempt in seconds; None: no limit. A plain Job is limited as a whole, with
     retries and waiting: to this many seconds for every `limits.parallelism` pods."""
@@ -117,6 +132,17 @@ class LimitSettings(Settings):
     """Seconds until a Workflow that failed, or an ended Job, is deleted."""
 
 
+class ProxySettings(Settings):
+    """Proxies of all pods, as environment variables."""
+
+    http: str | None = None
+    """HTTP_PROXY, e.g. http://proxy.example:3128."""
+    https: str | None = None
+    """HTTPS_PROXY."""
+    no_proxy: str = ""
+    """NO_PROXY: hosts that are reached without a proxy, separated by commas, e.g. the store."""
+
+
 class CommonSettings(Settings):
     """Everything besides the sweep that the generated manifests depend on."""
 
@@ -131,6 +157,26 @@ class CommonSettings(Settings):
     """A Secret whose keys become environment variables: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
     HF_TOKEN, SVDJOBS_NOTIFY_URL… It may be missing, e.g. if a role of the service account grants
     access."""
+    extra_env: tuple[dict[str, Any], ...] = ()
+    """Further environment variables of all pods, as Kubernetes spells them."""
+    extra_env_from: tuple[dict[str, Any], ...] = ()
+    """Further Secrets and ConfigMaps whose keys become environment variables, as Kubernetes spells
+    them. If two have the same key, the later one counts."""
+    extra_volumes: tuple[dict[str, Any], ...] = ()
+    """Further volumes of all pods, as Kubernetes spells them."""
+    extra_volume_mounts: tuple[dict[str, Any], ...] = ()
+    """Where the pods' containers mount them."""
+    ca_config_map: str | None = None
+    """A ConfigMap whose key `ca.crt` holds the certificates that pods trust, for a store or a hub
+    with a private authority. They replace those of the images, so it should hold both."""
+    proxy: ProxySettings = ProxySettings()
+    model_cache: dict[str, Any] = Field(default={})
+    """A volume with a cache of the Hugging Face hub (a folder like ~/.cache/huggingface/hub), as
+    Kubernetes spells its source, e.g. {persistentVolumeClaim: {claimName: models}}. All pods mount
+    it read-only, read the checkpoints that it holds from it, and do not fetch them."""
+    scratch_class: str | None = None
+    """StorageClass of /scratch, which is then a volume of its own for each pod. null: the node's
+    disk (an emptyDir)."""
     store: str = "s3://svdjobs/demo"
     """Default of the Workflow's parameter `store`."""
     artifacts: bool = False
@@ -145,6 +191,9 @@ class CommonSettings(Settings):
     """Labels that a node must have for all pods but evaluation pods."""
     tolerations: tuple[dict[str, Any], ...] = ()
     """Taints that all pods but evaluation pods tolerate, as Kubernetes spells them."""
+    protect: bool = False
+    """Refuse to drain a node while pods of a sweep run on it: each Workflow gets a
+    PodDisruptionBudget. The account of Argo's controller must be allowed to make one."""
     limits: LimitSettings = LimitSettings()
     gpu: GpuSettings = GpuSettings()
 
