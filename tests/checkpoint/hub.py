@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ class Hub(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         host, port = self.server_address[:2]
-        return f"http://{host!s}:{port}"
+        scheme = "https" if isinstance(self.socket, ssl.SSLSocket) else "http"
+        return f"{scheme}://{host!s}:{port}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -111,9 +113,15 @@ def use(hub: Hub, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
 
 
 @contextmanager
-def serving(models: dict[str, Path], address: str = "127.0.0.1") -> Iterator[Hub]:
-    """Run the hub while the block runs."""
+def serving(
+    models: dict[str, Path], address: str = "127.0.0.1", certificate: Path | None = None
+) -> Iterator[Hub]:
+    """Run the hub while the block runs; with TLS if it is given a key and its certificate."""
     with Hub(models, address) as hub:
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            hub.socket = context.wrap_socket(hub.socket, server_side=True)
         thread = threading.Thread(target=hub.serve_forever, daemon=True)
         thread.start()
         try:

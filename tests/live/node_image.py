@@ -15,7 +15,9 @@ from tests.cluster_script import SCRIPT
 from tests.images.build import LOCKS, STORE_TAG, TAG, TAGS, build, build_store, find_base, output
 from tests.live.cluster_access import Site
 
-LOADED = (*TAGS.values(), STORE_TAG)
+# There is no image of vLLM here; engines run transformers in the cpu image under its name.
+EVALUATE_TAG = TAG.replace("svdjobs:", "svdjobs-evaluate:")
+LOADED = (*TAGS.values(), EVALUATE_TAG, STORE_TAG)
 
 
 def provide(site: Site) -> str:
@@ -29,6 +31,7 @@ def provide(site: Site) -> str:
     if not site.local:
         pytest.fail("this cluster cannot load images from here: set SVDJOBS_TEST_IMAGE=reference")
     build(find_base(required=True), *TAGS)
+    output("podman", "tag", TAG, EVALUATE_TAG)
     build_store()
     with FileLock(LOCKS / "svdjobs-load.lock"):
         if unlike(site):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,19 @@ from svdjobs.cluster.api import Cluster
 from svdjobs.cluster.doctor.cluster import may
 from svdjobs.cluster.manifests.settings import load_settings
 from svdjobs.errors import RefusedError
+from tests.checkpoint.hub import COMMIT, serving
 from tests.helm.chart import CHART, RELEASE, ROOT, Values, examples, values_of
 from tests.live.cluster_access import Site
-from tests.live.namespaces import Namespace
+from tests.live.faults import attempts
+from tests.live.namespaces import Document, Namespace
 from tests.live.node_image import parts
+from tests.live.private_network import authority, proxy
 from tests.live.sweeps import BLENDS
 from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
+DEMO = ROOT / "svdjobs" / "demo" / "checkpoints"
 # Without DNS in the cluster, the Service needs a fixed address.
 ADDRESS = "10.96.201.17"
 KINDS = {
@@ -184,6 +190,87 @@ def scheduled(space: Namespace) -> str | None:
     found = space.objects("workflows", "workflows.argoproj.io/cron-workflow=svdjobs-nightly")
     assert len(found) < 2
     return str(found[0]["metadata"]["name"]) if found else None
+
+
+def test_behind_a_proxy_and_a_private_authority_with_a_cache_of_models(
+    image: str, helm: helm_python.Config, space: Namespace, cluster: Site, tmp_path: Path
+) -> None:
+    """`before` lies in the cache volume. `after` comes from a hub that only the proxy reaches by
+    its name, with a certificate that only the private authority vouches for."""
+    if not cluster.local:
+        pytest.skip("NO VOLUME: only the cluster of SVDJOBS_CLUSTER has folders of this machine")
+    models = {"lab/base": DEMO / "base", "lab/rl2": DEMO / "rl2"}
+    ca, server = authority(tmp_path, cluster.address)
+    with (
+        serving(models, cluster.address, certificate=server) as hub,
+        proxy(cluster.address) as (address, reached),
+        tempfile.TemporaryDirectory(prefix="svdjobs-models-") as cache,
+    ):
+        fill(Path(cache), "lab/base", DEMO / "base")
+        space.apply(*volume(space.name, cache), authorities(ca))
+        values = small(space, image)
+        values |= {
+            "config": HUB, "caConfigMap": "authorities", "proxy": {"https": address},
+            "modelCache": {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
+            "extraEnv": [
+                {"name": "HF_ENDPOINT", "value": hub.url},
+                {"name": "HF_HUB_DISABLE_XET", "value": "1"},
+            ],
+        }  # fmt: skip
+        try:
+            helm.install(CHART, RELEASE, values, namespace=space.name)
+            submit = ("submit", "--from", "workflowtemplate/svdjobs-sweep", "-o", "name")
+            found = space.wait(space.argo(*submit).split()[-1])
+        finally:
+            space.kubectl("delete", "persistentvolume", space.name, "--wait=false")
+        tried = attempts(found)
+        assert "fetch(0:lab--rl2)" in tried and len(tried) > 5
+        assert not [name for name in tried if "lab--base" in name]
+        weights = (DEMO / "rl2" / "model.safetensors").stat().st_size
+        assert weights < hub.weight_bytes < 1.2 * weights
+        assert set(reached) == {hub.url.removeprefix("https://")}
+
+
+HUB = """
+name: hub
+before: lab/base
+after: lab/rl2
+alphas: [0.5]
+decompose: {parts: 1, shards: 1}
+"""
+
+
+def fill(cache: Path, repository: str, checkpoint: Path) -> None:
+    """Put a checkpoint into a cache of the hub as huggingface_hub lays it out, for all to read."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    shutil.copytree(checkpoint, folder / "snapshots" / COMMIT)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMIT)
+    cache.chmod(0o755)
+
+
+def volume(namespace: str, folder: str) -> tuple[Document, Document]:
+    """A volume that is a folder of this machine, and the claim `models` to it."""
+    common: Document = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
+    spec = {**common, "capacity": {"storage": "1Gi"}, "hostPath": {"path": folder}}
+    claim = {"resources": {"requests": {"storage": "1Gi"}}, "volumeName": namespace}
+    return (
+        {
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": namespace},
+            "spec": {**spec, "persistentVolumeReclaimPolicy": "Retain"},
+        },
+        {
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models"},
+            "spec": {**common, **claim},
+        },
+    )  # fmt: skip
+
+
+def authorities(certificate: Path) -> Document:
+    data = {"ca.crt": certificate.read_text()}
+    return {
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "authorities"}, "data": data,
+    }  # fmt: skip
 
 
 def test_without_kueue_it_says_so(helm: helm_python.Config, space: Namespace) -> None:
