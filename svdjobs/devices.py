@@ -1,8 +1,8 @@
 """Threads that compute on GPUs: where to compute, and how many matrices at a time.
 
 Each thread has one GPU and a stream of its own on it, so that the small kernels of an eigensolver
-overlap with those of other matrices. A matrix for which the memory does not suffice after all is
-computed on the CPU instead.
+overlap with those of other matrices. A matrix that a GPU fails at, for example since its memory does
+not suffice after all, is computed on the CPU instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from svdjobs.errors import ConfigError
+from svdjobs.errors import ConfigError, NumericalError, first_line
 from svdjobs.parallel import threads, worker_count
 from svdjobs.progress import say
 
@@ -129,7 +129,7 @@ def _gpu_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
 
 
 class _OnGpus(ThreadPoolExecutor):
-    """Runs a function again on the CPU if the GPU's memory did not suffice."""
+    """Runs a function again on the CPU if the GPU failed."""
 
     def submit(self, function: Callable[..., Any], /, *given: Any, **more: Any) -> Future[Any]:
         return super().submit(_or_on_cpu, function, *given, **more)
@@ -140,10 +140,10 @@ def _or_on_cpu(function: Callable[..., Any], *given: Any, **more: Any) -> Any:
 
     try:
         return function(*given, **more)
-    except torch.OutOfMemoryError:
-        pass  # the exception would keep the tensors of its frames
+    except (RuntimeError, NumericalError) as error:  # torch's own are RuntimeErrors
+        why = first_line(error)  # the exception itself would keep the tensors of its frames
     torch.cuda.empty_cache()
-    say("a GPU's memory did not suffice for a matrix, which is computed on the CPU instead")
+    say(f"a GPU failed at a matrix, which is computed on the CPU instead: {why}")
     own, _thread.device = _thread.device, torch.device("cpu")
     try:
         return function(*given, **more)

@@ -11,7 +11,7 @@ import torch
 from svdjobs import devices
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import SweepConfig
-from svdjobs.errors import ConfigError
+from svdjobs.errors import ConfigError, NumericalError
 from svdjobs.records import MetricsRow, RotationRow
 from svdjobs.runs.rows import load_rows
 from svdjobs.stages import blend, decompose, metrics, plan, rotations
@@ -45,18 +45,19 @@ def test_threads_are_dealt_out_to_all_gpus() -> None:
     assert devices.here() == torch.device("cpu")
 
 
-def test_a_matrix_that_does_not_fit_is_computed_on_the_cpu(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, RuntimeError, NumericalError])
+def test_a_matrix_that_a_gpu_fails_at_is_computed_on_the_cpu(
+    kind: type[Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def size(number: int) -> tuple[str, int]:
         if devices.here().type == "cuda" and number == 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise kind("CUDA out of memory\nand more")
         return devices.here().type, number
 
     with machine_with(gpus=1), devices.computing("cuda", 1, workers=1) as pool:
         found = list(pool.threads.map(size, range(4)))
     assert found == [("cuda", 0), ("cuda", 1), ("cpu", 2), ("cuda", 3)]
-    assert "is computed on the CPU instead" in capsys.readouterr().err
+    assert "is computed on the CPU instead: CUDA out of memory\n" in capsys.readouterr().err
 
 
 def test_stages_on_gpus_come_to_what_they_come_to_on_cpus(

@@ -81,7 +81,8 @@ def proxy(address: str) -> Iterator[tuple[str, list[str]]]:
     """A proxy at an address of this machine: its URL, and the hosts that it was asked for."""
     with socketserver.ThreadingTCPServer((address, 0), _Tunnel) as server:
         server.daemon_threads = True
-        server.reached = reached = []  # type: ignore[attr-defined]
+        reached: list[str] = []
+        server.reached = reached  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
