@@ -1,8 +1,8 @@
 """Threads that compute on GPUs: where to compute, and how many matrices at a time.
 
 Each thread has one GPU and a stream of its own on it, so that the small kernels of an eigensolver
-overlap with those of other matrices. A matrix that a GPU fails at, for example since its memory does
-not suffice after all, is computed on the CPU instead.
+overlap with those of other matrices. A matrix that a GPU fails at, for example since its memory
+does not suffice after all, is computed on the CPU instead.
 """
 
 from __future__ import annotations

@@ -141,6 +141,55 @@ def test_settings_of_gpus_reach_evaluation_and_nothing_else() -> None:
     assert "runAsUser" not in whole["spec"]["securityContext"]
 
 
+def test_a_stage_with_gpus_goes_where_they_are() -> None:
+    own = {"decompose": {"gpus": 2}, "metrics": {"gpus": 1, "node_selector": {"pool": "small"}}}
+    whole = argo.sweep(ClusterSettings.model_validate({**GPUS, **own}), SWEEPS["demo"]).to_dict()
+    decompose, metrics = leaf(whole, "decompose"), leaf(whole, "metrics")
+    assert decompose["container"]["resources"]["requests"]["nvidia.com/gpu"] == "2"
+    assert decompose["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    assert decompose["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert decompose["priorityClassName"] == "batch"
+    assert yaml.safe_load(decompose["podSpecPatch"])["runtimeClassName"] == "nvidia"
+    assert metrics["nodeSelector"] == {"pool": "small"}
+    assert "nvidia.com/gpu" not in leaf(whole, "rotations")["container"]["resources"]["requests"]
+
+
+def test_networks_and_volumes_reach_every_pod() -> None:
+    settings = {
+        "ca_config_map": "authorities",
+        "proxy": {"https": "http://proxy:3128", "no_proxy": "s3"},
+        "model_cache": {"persistentVolumeClaim": {"claimName": "models"}},
+        "extra_env": [{"name": "HF_ENDPOINT", "value": "https://hub"}],
+        "scratch_class": "fast",
+        "protect": True,
+    }
+    given = ClusterSettings.model_validate(settings)
+    whole = argo.sweep(given, SWEEPS["demo"]).to_dict()
+    assert whole["spec"]["podDisruptionBudget"] == {"minAvailable": argo.ALL_PODS}
+    assert whole["spec"]["securityContext"]["fsGroup"] == 0
+    jobs = documents(render.render(SWEEPS["demo"], given, where="test"), "jobs/kubernetes")
+    specs = [job["spec"]["template"]["spec"] for job in jobs if job["kind"] == "Job"]
+    pods = [
+        (one["container"], one["volumes"])
+        for one in whole["spec"]["templates"]
+        if "container" in one
+    ]
+    pods += [(spec["containers"][0], spec["volumes"]) for spec in specs]
+    assert len(pods) > 15
+    for container, volumes in pods:
+        env = {item["name"]: item.get("value") for item in container["env"]}
+        assert env["AWS_CA_BUNDLE"] == env["SSL_CERT_FILE"] == "/etc/svdjobs/ca/ca.crt"
+        assert (env["HTTPS_PROXY"], env["NO_PROXY"]) == ("http://proxy:3128", "s3")
+        assert (env["HF_HUB_CACHE"], env["HF_ENDPOINT"]) == ("/models", "https://hub")
+        assert "HTTP_PROXY" not in env
+        mounts = {item["name"]: item.get("readOnly", False) for item in container["volumeMounts"]}
+        assert mounts["ca"] and mounts["models"]
+        kinds = {volume["name"]: set(volume) - {"name"} for volume in volumes}
+        assert kinds["scratch"] == {"ephemeral"}
+        assert kinds["models"] == {"persistentVolumeClaim"}
+        assert "ephemeral-storage" not in container["resources"]["requests"]
+
+
 def test_argo_s_own_containers_are_restricted_too() -> None:
     """Otherwise a namespace with the restricted Pod Security level refuses every pod."""
     whole = argo.sweep(ClusterSettings(), SWEEPS["demo"]).to_dict()

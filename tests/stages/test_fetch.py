@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from svdjobs.errors import ConfigError, DamagedError, UnavailableError
 from svdjobs.runs import shards
 from svdjobs.stages import blend, decompose, evaluate, fetch, metrics, plan, report
 from svdjobs.storage.open import open_store
-from tests.checkpoint.hub import Hub, serving, use
+from tests.checkpoint.hub import COMMIT, Hub, serving, use
 from tests.checkpoints import make_checkpoint
 
 
@@ -145,6 +146,27 @@ def test_bytes_that_differ_from_what_the_hub_says_are_refused(
     with pytest.raises(DamagedError, match=r"lab/before@.* the hub says 0000"):
         fetch.run(config, store, slugs=["lab--before"])
     assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_what_a_shared_cache_holds_is_not_fetched(
+    hub: Hub,
+    models: dict[str, Path],
+    benchmark_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = config_of(str(tmp_path / "run"), benchmark_file)
+    made = plan.run(config, open_store(config.store_url))
+    cache = tmp_path / "cache" / "models--lab--before"
+    shutil.copytree(models["lab/before"], cache / "snapshots" / COMMIT)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(COMMIT)
+    both = ["lab--before", "lab--after@main"]
+    assert shards.fan_outs(config, made)["fetch"] == both, "a cache of this pod alone"
+    monkeypatch.setattr("os.access", lambda *_: False)  # a volume that is mounted read-only
+    assert shards.fan_outs(config, made)["fetch"] == both[1:]
+    next(cache.rglob("*.safetensors")).unlink()
+    assert shards.fan_outs(config, made)["fetch"] == both, "it is not whole"
 
 
 def test_wrong_use(benchmark_file: Path, tmp_path: Path) -> None:
