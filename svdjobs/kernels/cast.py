@@ -28,27 +28,37 @@ class Kept(NamedTuple):
     """‖[cast(W(alpha)) − cast(W_after)] − (1−alpha)·D‖²."""
 
 
-def kept(
-    w_after_C: torch.Tensor,
-    d_C: torch.Tensor,
-    w_alpha_C: torch.Tensor,
-    alpha: float,
-    dtype: torch.dtype,
-) -> Kept:
-    """Return the sums over one chunk after a cast. All tensors are flat and float32.
+class Cast:
+    """A chunk of W_after and of D in one dtype: what the casts of its blends have in common.
 
-    Within a chunk of about a million elements, the dot products are in float32. The caller adds up
-    the chunks in float64. The fraction is then accurate to about 1e-5.
+    All tensors are flat and float32. Within a chunk of about a million elements, the dot products
+    are in float32. The caller adds up the chunks in float64. The fraction is then accurate to about
+    1e-5.
     """
-    rounded_C = rounded(w_alpha_C, dtype)
-    projection = float(torch.dot(rounded_C - w_after_C, d_C))
-    error_C = rounded_C - rounded(w_after_C, dtype)
-    error_C.sub_(d_C, alpha=1 - alpha)
-    return Kept(projection, float(torch.dot(error_C, error_C)))
+
+    def __init__(self, w_after_C: torch.Tensor, d_C: torch.Tensor, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._d_C = d_C
+        self._after_C = rounded(w_after_C, dtype)
+        # ⟨cast(W_after) − W_after, D⟩, which is in the projection of every alpha.
+        apart = self._after_C is not w_after_C
+        self._bias = float(torch.dot(self._after_C - w_after_C, d_C)) if apart else 0.0
+
+    def kept(self, w_alpha_C: torch.Tensor, alpha: float) -> Kept:
+        """Return the sums over the chunk of a blend."""
+        change_C = rounded(w_alpha_C, self._dtype)
+        # In place, unless the cast was none and this is the blend itself.
+        if change_C is w_alpha_C:
+            change_C = change_C - self._after_C
+        else:
+            change_C.sub_(self._after_C)
+        projection = float(torch.dot(change_C, self._d_C)) + self._bias
+        error_C = change_C.sub_(self._d_C, alpha=1 - alpha)
+        return Kept(projection, float(torch.dot(error_C, error_C)))
 
 
 def rounded(w: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Cast a float32 tensor to a dtype and back to float32.
+    """Cast a float32 tensor to a dtype and back to float32; for float32 it is the tensor itself.
 
     Values beyond the range of float16 become its largest value, to keep sums finite.
     """

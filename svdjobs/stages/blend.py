@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -170,7 +170,7 @@ def _blend_alphas(
                     blends,
                     bases,
                     storage,
-                    pool,
+                    Pool(pool, workers),
                     config=config,
                     advance=advance,
                 )
@@ -190,12 +190,13 @@ def _write_weight_file(
     blends: Iterator[PreparedTensor],
     bases: Checkpoint,
     storage: str,
-    pool: ThreadPoolExecutor,
+    pool: Pool,
     *,
     config: SweepConfig,
     advance: Advance,
 ) -> None:
-    """Write one weight file of several alphas, each by its own thread."""
+    """Write one weight file of several alphas, some of them by each thread."""
+    workers = pool.workers
     with ExitStack() as stack:
         for job in jobs:
             if config.blend.write_checkpoints:
@@ -205,9 +206,14 @@ def _write_weight_file(
         for tensor, stored in zip(tensors, weight_file.tensors, strict=True):
             if tensor.chosen:
                 prepared = next(blends)
+                # A thread writes some of the alphas, chunk by chunk: what their casts have in
+                # common is computed once.
+                shares = [jobs[start::workers] for start in range(min(workers, len(jobs)))]
                 running = [
-                    pool.submit(_write_blend, store, tensor.name, prepared, job, storage, config)
-                    for job in jobs
+                    pool.threads.submit(
+                        _write_blends, store, tensor.name, prepared, some, storage, config
+                    )
+                    for some in shares
                 ]
                 # If one fails, ExitStack closes the files, so no other may still be writing.
                 wait(running)
@@ -229,62 +235,62 @@ def _write_weight_file(
         write_json(store, job.output.key(_record_name(weight_file)), document)
 
 
-def _write_blend(
+def _write_blends(
     store: Store,
     name: str,
     prepared: PreparedTensor,
-    job: _Job,
+    jobs: Sequence[_Job],
     storage: str,
     config: SweepConfig,
 ) -> None:
-    """Write one tensor at one alpha, and measure what each storage dtype keeps of its matrices."""
-    if prepared.alone:
-        ((tensor, matrix),) = prepared.parts
-        casts = _write_and_measure(name, prepared.w, prepared.d, job, storage, write=True)
-        _record_matrix(store, tensor, matrix, job, _records(casts, matrix, job), config)
-        return
-    if job.writer:
-        _write_and_measure(name, prepared.w, prepared.d, job, storage, write=True, measure=False)
+    """Write one tensor at some alphas, and measure what each dtype keeps of its matrices."""
+    if not prepared.alone and any(job.writer for job in jobs):
+        _write_and_measure(name, prepared.w, prepared.d, jobs, storage, write=True, measure=False)
     for tensor, matrix in prepared.parts:
         w, d = matrix.w_MN.reshape(-1), matrix.d_MN.reshape(-1)
-        casts = _write_and_measure(tensor.name, w, d, job, storage, write=False)
-        _record_matrix(store, tensor, matrix, job, _records(casts, matrix, job), config)
+        measured = _write_and_measure(tensor.name, w, d, jobs, storage, write=prepared.alone)
+        for job, casts in zip(jobs, measured, strict=True):
+            _record_matrix(store, tensor, matrix, job, _records(casts, matrix, job), config)
 
 
 def _write_and_measure(
     name: str,
     w: torch.Tensor,
     d: torch.Tensor,
-    job: _Job,
+    jobs: Sequence[_Job],
     storage: str,
     *,
     write: bool,
     measure: bool = True,
-) -> dict[str, Kept]:
-    """Blend a flat tensor chunk by chunk. Returns what each cast keeps of the whole tensor."""
+) -> list[dict[str, Kept]]:
+    """Blend a flat tensor chunk by chunk. Returns what each cast keeps of it, for each alpha."""
     import torch
 
     from svdjobs.kernels import cast
     from svdjobs.kernels.blend import blend
 
-    projections = dict.fromkeys(cast.CAST_DTYPES, 0.0)
-    errors = dict.fromkeys(cast.CAST_DTYPES, 0.0)
+    sums = [{name: cast.Kept(0.0, 0.0) for name in cast.CAST_DTYPES} for _ in jobs]
     pairs = zip(
         w.split(CHUNK_ELEMENTS),  # type: ignore[no-untyped-call]
         d.split(CHUNK_ELEMENTS),  # type: ignore[no-untyped-call]
         strict=True,
     )
     for w_C, d_C in pairs:
-        w_alpha_C = blend(w_C, d_C, job.alpha)
-        if write and job.writer:
-            job.writer.write(to_storage(w_alpha_C, storage, name))
-        if measure and job.alpha != 1:
-            w32_C = w_C.to(torch.float32)
-            for dtype_name, dtype in cast.CAST_DTYPES.items():
-                kept = cast.kept(w32_C, d_C, w_alpha_C, job.alpha, dtype)
-                projections[dtype_name] += kept.projection
-                errors[dtype_name] += kept.error
-    return {n: cast.Kept(projections[n], errors[n]) for n in cast.CAST_DTYPES}
+        w32_C = w_C.to(torch.float32)
+        casts = {
+            n: cast.Cast(w32_C, d_C, dtype) for n, dtype in cast.CAST_DTYPES.items() if measure
+        }
+        for job, own in zip(jobs, sums, strict=True):
+            w_alpha_C = blend(w_C if job.alpha == 1 else w32_C, d_C, job.alpha)
+            if write and job.writer:
+                job.writer.write(to_storage(w_alpha_C, storage, name))
+            for dtype, found in casts.items() if job.alpha != 1 else ():
+                kept = found.kept(w_alpha_C, job.alpha)
+                before = own[dtype]
+                own[dtype] = cast.Kept(
+                    before.projection + kept.projection, before.error + kept.error
+                )
+    return sums
 
 
 def _records(casts: dict[str, Kept], matrix: PreparedMatrix, job: _Job) -> dict[str, CastRecord]:

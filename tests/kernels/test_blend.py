@@ -110,7 +110,7 @@ def test_realised_fraction_is_one_in_float32_and_small_in_bfloat16() -> None:
     fractions = {}
     w_alpha = blend.blend(after, d, 0.2).reshape(-1)  # shared by all dtypes, so it must survive
     for name, dtype in cast.CAST_DTYPES.items():
-        kept = cast.kept(after.reshape(-1), d.reshape(-1), w_alpha, 0.2, dtype)
+        kept = cast.Cast(after.reshape(-1), d.reshape(-1), dtype).kept(w_alpha, 0.2)
         fractions[name] = kept.projection / cast.signal(float(d.square().sum()), 0.2)
     assert fractions["float32"] == pytest.approx(1, abs=1e-3)
     assert abs(fractions["bfloat16"]) < 0.3
@@ -122,7 +122,9 @@ def test_realised_fraction_against_the_definition() -> None:
     d = computed_signal(before, after)
     alpha = 0.4
     w_alpha = blend.blend(after, d, alpha)
-    kept = cast.kept(after.reshape(-1), d.reshape(-1), w_alpha.reshape(-1), alpha, torch.float16)
+    kept = cast.Cast(after.reshape(-1), d.reshape(-1), torch.float16).kept(
+        w_alpha.reshape(-1), alpha
+    )
     full = cast.signal(float(d.double().square().sum()), alpha)
     change = w_alpha.half().double() - after.double()
     expected = float((change * d.double()).sum() / ((1 - alpha) * d.double().square().sum()))
@@ -145,7 +147,9 @@ def test_an_unbiased_cast_can_still_hide_the_blend(name: str, digits: int) -> No
     d *= 2e-5 * after.norm() / d.norm()
     w_alpha = blend.blend(after, d, 0.0)
     flat = after.reshape(-1), d.reshape(-1), w_alpha.reshape(-1)
-    kept, exact = (cast.kept(*flat, 0.0, cast.CAST_DTYPES[n]) for n in (name, "float32"))
+    kept, exact = (
+        cast.Cast(*flat[:2], cast.CAST_DTYPES[n]).kept(flat[2], 0.0) for n in (name, "float32")
+    )
     ulp = 2.0 ** (torch.frexp(after.double()).exponent - digits)
     expected = d.double().abs() * (ulp - d.double().abs())
     signal = float(d.double().square().sum())
@@ -157,8 +161,8 @@ def test_an_unbiased_cast_can_still_hide_the_blend(name: str, digits: int) -> No
 
 def test_a_cast_beyond_the_range_gives_finite_numbers() -> None:
     after, d = torch.tensor([1e6, 1.0]), torch.tensor([10.0, 0.5])
-    kept = cast.kept(after, d, blend.blend(after, d, 0.0), 0.0, torch.float16)
+    kept = cast.Cast(after, d, torch.float16).kept(blend.blend(after, d, 0.0), 0.0)
     assert kept.error == 100
     assert kept.projection == pytest.approx((65504 - 1e6) * 10 + 0.25)
-    one = cast.kept(after, d, after, 1.0, torch.float16)
+    one = cast.Cast(after, d, torch.float16).kept(after, 1.0)
     assert one.error == 0
