@@ -42,7 +42,7 @@ class Resources:
 
     cpu: str = "4"
     memory: str = "16Gi"
-    scratch: str = "20Gi"
+    scratch: str = "10Gi"
     deadline_seconds: int | None = None
 
 

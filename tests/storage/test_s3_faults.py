@@ -326,6 +326,16 @@ def test_the_cause_of_a_refusal_is_named(
         assert ("wrong, or lack" in str(caught.value)) == (kind == "403")
 
 
+@pytest.mark.usefixtures("impatient")
+def test_in_a_pod_expired_credentials_are_those_of_a_secret(
+    store: S3Store, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    proxy.traffic.faults = [Fault("expired", times=FOREVER)]
+    with pytest.raises(StorageError, match=r"Renew the Secret .*svdjobs-store.* submit .* again"):
+        store.read("first")
+
+
 def test_an_endpoint_without_a_scheme_is_not_a_damaged_object(
     store: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ class StageSettings(Settings):
     """Most CPUs of the pod; default: `cpu`, so that no node is overcommitted."""
     memory_limit: Quantity | None = None
     """Most memory of the pod, which is killed if it needs more; default: `memory`."""
-    scratch: Quantity = "20Gi"
+    scratch: Quantity = "10Gi"
     """Size limit of /scratch, and request of ephemeral storage."""
     gpus: int = Field(default=0, ge=0)
     """GPUs of a pod that computes on them (`compute.device` of the sweep), with an image that can

@@ -195,9 +195,8 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
         )
     if code in _EXPIRED:
         return StorageError(
-            f"{doing} {url}: the credentials have expired ({code}). Get new ones (log in again, or "
-            f"set AWS_SESSION_TOKEN with its keys), then run the same command again: finished "
-            f"outputs are kept and skipped."
+            f"{doing} {url}: the credentials have expired ({code}). {_renew()}: finished outputs "
+            f"are kept and skipped."
         )
     if code in _REFUSED or status == 401:
         return StorageError(
@@ -219,6 +218,20 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
     if code:
         return StorageError(f"{doing} {url}: {_endpoint()} refused it with {code} (HTTP {status}).")
     return _unanswered(error, theirs, doing=doing, url=url)
+
+
+def _renew() -> str:
+    """What to do about credentials that have expired, on a machine and in a pod."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return (
+            "Renew the Secret that pods get them from (svdjobs-store, unless the settings or the "
+            "chart's store.existingSecret name another) or the role of their account, then submit "
+            "the sweep again"
+        )
+    return (
+        "Get new ones (log in again, or set AWS_SESSION_TOKEN with its keys), then run the same "
+        "command again"
+    )
 
 
 def no_store(url: str, doing: str) -> StorageError:
