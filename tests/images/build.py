@@ -77,6 +77,19 @@ def make_base() -> None:
             output(SCRIPT, "base-image", BASE, timeout=900)
 
 
+def build_all(base: str) -> None:
+    """Build the images of all targets. Of those with the same packages, which differ in a label and
+    the default command, one is built and has the names of all."""
+    same: dict[str, list[str]] = {}
+    for stage in STAGES:
+        if stage.packages != "evaluate":
+            same.setdefault(stage.packages, []).append(stage.name)
+    build(base, "cpu", *(names[0] for names in same.values()))
+    for first, *others in same.values():
+        for other in others:
+            output("podman", "tag", TAGS[first], TAGS[other])
+
+
 def build(base: str, *targets: str) -> None:
     """Build images on `base`, unless the existing ones were built from the same content."""
     with FileLock(LOCKS / "svdjobs-image.lock"):

@@ -12,7 +12,16 @@ import pytest
 from filelock import FileLock
 
 from tests.cluster_script import SCRIPT
-from tests.images.build import LOCKS, STORE_TAG, TAG, TAGS, build, build_store, find_base, output
+from tests.images.build import (
+    LOCKS,
+    STORE_TAG,
+    TAG,
+    TAGS,
+    build_all,
+    build_store,
+    find_base,
+    output,
+)
 from tests.live.cluster_access import Site
 
 # There is no image of vLLM here; engines run transformers in the cpu image under its name.
@@ -30,7 +39,7 @@ def provide(site: Site) -> str:
         return given
     if not site.local:
         pytest.fail("this cluster cannot load images from here: set SVDJOBS_TEST_IMAGE=reference")
-    build(find_base(required=True), *TAGS)
+    build_all(find_base(required=True))
     output("podman", "tag", TAG, EVALUATE_TAG)
     build_store()
     with FileLock(LOCKS / "svdjobs-load.lock"):
