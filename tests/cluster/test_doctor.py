@@ -12,6 +12,7 @@ import pytest
 from svdjobs.cluster.doctor import store as doctor_store
 from svdjobs.cluster.doctor.checks import Check, all_well, guarded, plain_lines, summary
 from svdjobs.cluster.doctor.cluster import Needs, check_cluster, gpu_checks
+from svdjobs.cluster.manifests import argo
 from svdjobs.errors import StorageError
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.s3.store import S3Store
@@ -183,6 +184,38 @@ def test_a_cluster_without_argo() -> None:
         checks = by_name(check_cluster(server.cluster(patience_seconds=1), Needs()))
     assert checks["argo: resources"].status == "fail"
     assert "Install Argo Workflows 3.7" in checks["argo: resources"].advice
+
+
+@pytest.mark.parametrize(
+    ("settings", "container", "found", "advice"),
+    [
+        ({}, "wait", "ok", ""),
+        ({"config": "initlessPod:\n  enabled: false\n"}, "wait", "ok", ""),
+        ({"config": "initlessPod:\n  enabled: true\n"}, "wait", "fail", "initlessPods: true"),
+        ({"initlessPod": "enabled: true\n"}, "wait", "fail", "initlessPods: true"),
+        ({"initlessPod": "enabled: true\n"}, "supervisor", "ok", ""),
+        ({}, "supervisor", "fail", "initlessPods: false"),
+    ],
+)
+def test_argo_s_layout_of_pods_is_that_of_the_template(
+    settings: dict[str, str], container: str, found: str, advice: str
+) -> None:
+    template = {"spec": {"podSpecPatch": argo.executor(initless=container == "supervisor")}}
+
+    def respond(method: str, path: str, query: dict[str, str], body: Body) -> Answer:
+        if path == "/version":
+            return 200, {"gitVersion": "v1.34.4"}
+        if path.endswith("/workflowtemplates/svdjobs-sweep"):
+            return 200, template
+        if path == "/api/v1/configmaps":
+            return 200, {"items": [{"data": settings}]}
+        return status(403, "Forbidden", 'User "x" cannot')
+
+    with answering(respond) as server:
+        checks = by_name(check_cluster(server.cluster(patience_seconds=1), Needs()))
+    layout = checks["argo: pod layout"]
+    assert layout.status == found
+    assert advice in layout.advice
 
 
 def test_an_error_is_a_failed_check() -> None:

@@ -120,7 +120,7 @@ def leaf(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_settings_of_gpus_reach_evaluation_and_nothing_else() -> None:
-    whole = argo.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"]).to_dict()
+    whole = argo.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"])
     evaluate, blend = leaf(whole, "evaluate"), leaf(whole, "blend")
     gpus = {"nvidia.com/gpu": "{{workflow.parameters.gpus}}"}
     assert yaml.safe_load(evaluate["podSpecPatch"]) == {
@@ -143,7 +143,7 @@ def test_settings_of_gpus_reach_evaluation_and_nothing_else() -> None:
 
 def test_a_stage_with_gpus_goes_where_they_are() -> None:
     own = {"decompose": {"gpus": 2}, "metrics": {"gpus": 1, "node_selector": {"pool": "small"}}}
-    whole = argo.sweep(ClusterSettings.model_validate({**GPUS, **own}), SWEEPS["demo"]).to_dict()
+    whole = argo.sweep(ClusterSettings.model_validate({**GPUS, **own}), SWEEPS["demo"])
     decompose, metrics = leaf(whole, "decompose"), leaf(whole, "metrics")
     assert decompose["container"]["resources"]["requests"]["nvidia.com/gpu"] == "2"
     assert decompose["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
@@ -164,7 +164,7 @@ def test_networks_and_volumes_reach_every_pod() -> None:
         "protect": True,
     }
     given = ClusterSettings.model_validate(settings)
-    whole = argo.sweep(given, SWEEPS["demo"]).to_dict()
+    whole = argo.sweep(given, SWEEPS["demo"])
     assert whole["spec"]["podDisruptionBudget"] == {"minAvailable": argo.ALL_PODS}
     assert whole["spec"]["securityContext"]["fsGroup"] == 0
     jobs = documents(render.render(SWEEPS["demo"], given, where="test"), "jobs/kubernetes")
@@ -192,7 +192,7 @@ def test_networks_and_volumes_reach_every_pod() -> None:
 
 def test_argo_s_own_containers_are_restricted_too() -> None:
     """Otherwise a namespace with the restricted Pod Security level refuses every pod."""
-    whole = argo.sweep(ClusterSettings(), SWEEPS["demo"]).to_dict()
+    whole = argo.sweep(ClusterSettings(), SWEEPS["demo"])
     restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     patch = yaml.safe_load(whole["spec"]["podSpecPatch"])
     own = [*patch["initContainers"], *patch["containers"]]
@@ -200,8 +200,21 @@ def test_argo_s_own_containers_are_restricted_too() -> None:
     assert [one["securityContext"] for one in own] == [restricted] * 2
 
 
+def test_argo_4_1_has_other_containers_and_a_timeout_for_pending_pods() -> None:
+    given = {"initless_pods": True, "limits": {"pending_timeout": "1h"}}
+    whole = argo.sweep(ClusterSettings.model_validate(given), SWEEPS["demo"])
+    patch = yaml.safe_load(whole["spec"]["podSpecPatch"])
+    assert "initContainers" not in patch
+    assert [one["name"] for one in patch["containers"]] == ["supervisor"]
+    timeouts = {t["name"]: t.get("pendingTimeout") for t in whole["spec"]["templates"]}
+    assert timeouts["plan"] == timeouts["notify"] == "1h"
+    assert timeouts["sweep"] is None
+    plain = argo.sweep(ClusterSettings(), SWEEPS["demo"])["spec"]["templates"]
+    assert not [template for template in plain if "pendingTimeout" in template]
+
+
 def test_only_argo_s_own_containers_get_the_account_s_token() -> None:
-    whole = argo.sweep(ClusterSettings(), SWEEPS["demo"]).to_dict()
+    whole = argo.sweep(ClusterSettings(), SWEEPS["demo"])
     patch = yaml.safe_load(whole["spec"]["podSpecPatch"])
     assert patch["automountServiceAccountToken"] is False
     (volume,) = patch["volumes"]
@@ -219,7 +232,7 @@ def test_only_argo_s_own_containers_get_the_account_s_token() -> None:
 
 def test_only_verdicts_travel_as_artifacts() -> None:
     """The artifacts are files, not archives, under keys of the controller's repository."""
-    whole = argo.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"]).to_dict()
+    whole = argo.sweep(ClusterSettings.model_validate(GPUS), SWEEPS["demo"])
     by_template = {
         template["name"]: template.get("outputs", {}).get("artifacts")
         for template in whole["spec"]["templates"]

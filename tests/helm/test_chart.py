@@ -56,12 +56,12 @@ def test_rendered_with_the_demo_s_settings_it_says_the_same() -> None:
 
 @pytest.mark.parametrize("settings", [ClusterSettings(), UNUSUAL], ids=["defaults", "unusual"])
 def test_values_do_what_the_same_settings_do(settings: ClusterSettings) -> None:
-    expected = argo.sweep(settings, DEMO).to_dict()["spec"]
+    expected = argo.sweep(settings, DEMO)["spec"]
     assert parsed_patches(spec_of(values_of(settings))) == parsed_patches(expected)
 
 
 def test_the_defaults_are_the_settings_defaults() -> None:
-    expected = argo.sweep(ClusterSettings(), DEMO).to_dict()["spec"]
+    expected = argo.sweep(ClusterSettings(), DEMO)["spec"]
     assert parsed_patches(spec_of()) == parsed_patches(expected)
 
 

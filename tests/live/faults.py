@@ -44,7 +44,7 @@ def sweep(space: Namespace, name: str, config: str, *, image: str, **settings: A
     both = ClusterSettings.model_validate(
         {**small, "images": parts(image), "store": space.url(), **settings}
     )
-    document: Document = argo.sweep(both, config).to_dict()
+    document: Document = argo.sweep(both, config)
     document["metadata"] = {"name": name, "labels": document["metadata"]["labels"]}
     return document
 

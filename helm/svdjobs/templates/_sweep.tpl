@@ -39,6 +39,43 @@ podMetadata:
   {{- with $.Values.podAnnotations }}
   annotations: {{- toYaml . | nindent 4 }}
   {{- end }}
+securityContext: {{- include "svdjobs.podSecurity" $ | trim | nindent 2 }}
+serviceAccountName: {{ include "svdjobs.account" $ | toString | toJson }}
+ttlStrategy:
+  secondsAfterFailure: {{ $.Values.limits.keepFailureSeconds | int64 }}
+  secondsAfterSuccess: {{ $.Values.limits.keepSuccessSeconds | int64 }}
+{{- if $.Values.initlessPods }}
+podSpecPatch: |
+  automountServiceAccountToken: false
+  volumes:
+  - name: executor-token
+    projected:
+      sources:
+      - serviceAccountToken:
+          path: token
+          expirationSeconds: 3607
+      - configMap:
+          name: kube-root-ca.crt
+          items:
+          - key: ca.crt
+            path: ca.crt
+      - downwardAPI:
+          items:
+          - path: namespace
+            fieldRef:
+              fieldPath: metadata.namespace
+  containers:
+  - name: supervisor
+    securityContext:
+      allowPrivilegeEscalation: false
+      capabilities:
+        drop:
+        - ALL
+    volumeMounts:
+    - name: executor-token
+      mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+      readOnly: true
+{{- else }}
 podSpecPatch: |
   automountServiceAccountToken: false
   volumes:
@@ -80,11 +117,7 @@ podSpecPatch: |
     - name: executor-token
       mountPath: /var/run/secrets/kubernetes.io/serviceaccount
       readOnly: true
-securityContext: {{- include "svdjobs.podSecurity" $ | trim | nindent 2 }}
-serviceAccountName: {{ include "svdjobs.account" $ | toString | toJson }}
-ttlStrategy:
-  secondsAfterFailure: {{ $.Values.limits.keepFailureSeconds | int64 }}
-  secondsAfterSuccess: {{ $.Values.limits.keepSuccessSeconds | int64 }}
+{{- end }}
 templates:
 - name: plan
   {{- with $.Values.plan.deadlineSeconds }}
@@ -222,6 +255,9 @@ templates:
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
   {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
+  {{- end }}
   {{- with include "svdjobs.placed" (list $ "plan" "scheduler") }}
   schedulerName: {{ . | toString | toJson }}
   {{- end }}
@@ -321,6 +357,9 @@ templates:
   {{- end }}
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
   {{- end }}
   {{- with include "svdjobs.placed" (list $ "fetch" "scheduler") }}
   schedulerName: {{ . | toString | toJson }}
@@ -422,6 +461,9 @@ templates:
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
   {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
+  {{- end }}
   {{- with include "svdjobs.placed" (list $ "decompose" "scheduler") }}
   schedulerName: {{ . | toString | toJson }}
   {{- end }}
@@ -522,6 +564,9 @@ templates:
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
   {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
+  {{- end }}
   {{- with include "svdjobs.placed" (list $ "blend" "scheduler") }}
   schedulerName: {{ . | toString | toJson }}
   {{- end }}
@@ -617,6 +662,9 @@ templates:
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
   {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
+  {{- end }}
   {{- with include "svdjobs.placed" (list $ "rotations" "scheduler") }}
   schedulerName: {{ . | toString | toJson }}
   {{- end }}
@@ -711,6 +759,9 @@ templates:
   {{- end }}
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
   {{- end }}
   {{- with include "svdjobs.placed" (list $ "metrics" "scheduler") }}
   schedulerName: {{ . | toString | toJson }}
@@ -837,6 +888,9 @@ templates:
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
   {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
+  {{- end }}
 - name: drop-weights
   activeDeadlineSeconds: 600
   container:
@@ -916,6 +970,9 @@ templates:
   {{- end }}
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
   {{- end }}
 {{- if $.Values.artifacts }}
 - name: report
@@ -1035,6 +1092,9 @@ templates:
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
   {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
+  {{- end }}
   {{- with include "svdjobs.placed" (list $ "report" "scheduler") }}
   schedulerName: {{ . | toString | toJson }}
   {{- end }}
@@ -1130,6 +1190,9 @@ templates:
   {{- end }}
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
   {{- end }}
   {{- with include "svdjobs.placed" (list $ "report" "scheduler") }}
   schedulerName: {{ . | toString | toJson }}
@@ -1246,6 +1309,9 @@ templates:
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
   {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
+  {{- end }}
   {{- with include "svdjobs.placed" (list $ "gate" "scheduler") }}
   schedulerName: {{ . | toString | toJson }}
   {{- end }}
@@ -1342,6 +1408,9 @@ templates:
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
   {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
+  {{- end }}
   {{- with include "svdjobs.placed" (list $ "gate" "scheduler") }}
   schedulerName: {{ . | toString | toJson }}
   {{- end }}
@@ -1419,6 +1488,9 @@ templates:
   {{- end }}
   {{- with include "svdjobs.volumes" $ }}
   {{- . | trim | nindent 2 }}
+  {{- end }}
+  {{- with $.Values.limits.pendingTimeout }}
+  pendingTimeout: {{ . | toString | toJson }}
   {{- end }}
 - name: alpha
   dag:

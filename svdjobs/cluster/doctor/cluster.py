@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from svdjobs import yaml_core
 from svdjobs.cluster.api import ARGO, Cluster, Document, in_pod
 from svdjobs.cluster.doctor.checks import Check, guarded
 from svdjobs.errors import RefusedError
@@ -52,6 +53,7 @@ def check_cluster(cluster: Cluster, needs: Needs) -> list[Check]:
         ("argo: resources", lambda: _resources(cluster)),
         ("argo: controller", lambda: _controller(cluster)),
         ("argo: template", lambda: _template(cluster, needs)),
+        ("argo: pod layout", lambda: _layout(cluster, needs)),
         ("pods' account", lambda: _account(cluster, needs)),
         ("your permissions", lambda: _permissions(cluster)),
         ("gpu: nodes", lambda: _gpus(cluster, needs)),
@@ -148,6 +150,32 @@ def _template(cluster: Cluster, needs: Needs) -> Check:
             "Install the chart helm/svdjobs there, or submit with --file workflows/sweep.yaml.",
         )
     return Check(name, "ok", f"WorkflowTemplate {needs.template} is installed")
+
+
+def _layout(cluster: Cluster, needs: Needs) -> list[Check]:
+    """Compare the containers that the template patches with those that the controller makes."""
+    name, known = "argo: pod layout", "workflow-controller-configmap"
+    template = _installed(cluster, needs)
+    maps = cluster.get("/api/v1/configmaps", fieldSelector=f"metadata.name={known}")["items"]
+    if template is None or len(maps) != 1:
+        return []
+    settings = maps[0].get("data") or {}
+    settings = {**(yaml_core.load(settings.get("config", ""), known) or {}), **settings}
+    layout = settings.get("initlessPod") or {}
+    if isinstance(layout, str):
+        layout = yaml_core.load(layout, known) or {}
+    initless = bool(layout.get("enabled"))
+    if ("name: supervisor" in str(template["spec"].get("podSpecPatch"))) == initless:
+        return [Check(name, "ok", "initlessPod" if initless else "containers init and wait")]
+    return [
+        Check(
+            name,
+            "fail",
+            f"the controller has initlessPod {str(initless).lower()}, and the template not",
+            f"Set initlessPods: {str(initless).lower()} in the chart's values (initless_pods in "
+            f"settings) and upgrade; pods would be refused.",
+        )
+    ]
 
 
 def _installed(cluster: Cluster, needs: Needs) -> Document | None:

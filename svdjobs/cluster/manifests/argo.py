@@ -41,9 +41,18 @@ RETRY = (
 ENDED = ("Succeeded", "Failed", "Errored", "Skipped", "Omitted")
 
 
-def sweep(settings: ClusterSettings, config: str) -> Workflow:
+def sweep(settings: ClusterSettings, config: str) -> dict[str, Any]:
     """The self-contained Workflow; `config`, a sweep's YAML text, is the default of its parameter
     `config`."""
+    document: dict[str, Any] = _workflow(settings, config).to_dict()
+    if settings.limits.pending_timeout is not None:
+        for template in document["spec"]["templates"]:
+            if "container" in template:  # Argo 4.1 has the field; hera does not
+                template["pendingTimeout"] = settings.limits.pending_timeout
+    return document
+
+
+def _workflow(settings: ClusterSettings, config: str) -> Workflow:
     from hera.workflows import Parameter, Workflow
     from hera.workflows import models as m
 
@@ -64,7 +73,7 @@ def sweep(settings: ClusterSettings, config: str) -> Workflow:
         or None,
         security_context=m.PodSecurityContext.model_validate(pods.security(settings)),
         pod_metadata=m.Metadata(labels=pods.LABELS),
-        pod_spec_patch=_executor(),
+        pod_spec_patch=executor(initless=settings.initless_pods),
         # Argo makes the budget; for pods without a controller it must be a number of pods.
         pod_disruption_budget=(
             m.PodDisruptionBudgetSpec(min_available=m.IntOrString(root=ALL_PODS))
@@ -210,8 +219,11 @@ def _patch(settings: ClusterSettings, stage: str) -> str:
     return dump(spec)
 
 
-def _executor() -> str:
-    """The Workflow's podSpecPatch, for the containers `init` and `wait` that Argo adds to a pod.
+def executor(*, initless: bool) -> str:
+    """The Workflow's podSpecPatch, for the containers `init` and `wait` that Argo adds to a pod; if
+    its controller has `initlessPod`, that is one container, `supervisor`.
+
+    https://github.com/argoproj/argo-workflows/blob/main/docs/initless-pod.md
 
     Only they talk to the API server, so only they get the token of the pod's account; it expires
     with the pod. (Argo's own field, `executor`, needs a Secret with a token that never expires.)
@@ -224,8 +236,8 @@ def _executor() -> str:
         {
             "automountServiceAccountToken": False,
             "volumes": [{"name": TOKEN, "projected": {"sources": _account()}}],
-            "initContainers": [{"name": "init", **own}],
-            "containers": [{"name": "wait", **own}],
+            **({} if initless else {"initContainers": [{"name": "init", **own}]}),
+            "containers": [{"name": "supervisor" if initless else "wait", **own}],
         }
     )
 

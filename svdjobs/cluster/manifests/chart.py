@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from textwrap import indent
 from typing import Any, NamedTuple
 
 from svdjobs import pipeline
@@ -91,6 +92,12 @@ def template() -> str:
     with_artifacts = _spec(settings.model_copy(update={"artifacts": True}), marks)
     pairs = list(zip(spec.pop("templates"), with_artifacts["templates"], strict=True))
 
+    patches = (
+        f"podSpecPatch: |\n{indent(argo.executor(initless=initless), '  ')}"
+        for initless in (True, False)
+    )
+    del spec["podSpecPatch"]
+
     def text(document: Any) -> str:
         return "".join(_line(line, marks.expressions) for line in dump(document).splitlines(True))
 
@@ -101,7 +108,9 @@ def template() -> str:
         f"{{{{- else }}}}\n{text([plain])}{{{{- end }}}}\n"
         for plain, other in pairs
     )
-    return _BEGIN + text(spec) + "templates:\n" + "".join(templates) + "{{- end -}}\n"
+    patch = "{{{{- if $.Values.initlessPods }}}}\n{}{{{{- else }}}}\n{}{{{{- end }}}}\n"
+    patch = patch.format(*patches)
+    return _BEGIN + text(spec) + patch + "templates:\n" + "".join(templates) + "{{- end -}}\n"
 
 
 def _settings(marks: _Marks) -> ClusterSettings:
@@ -133,6 +142,7 @@ def _settings(marks: _Marks) -> ClusterSettings:
             "limits": {
                 "parallelism": number("$.Values.limits.parallelism"),
                 "semaphore": helper("svdjobs.synchronization"),
+                "pending_timeout": text("$.Values.limits.pendingTimeout", optional=True),
                 "retries": number("$.Values.limits.retries"),
                 "grace_seconds": number("$.Values.limits.graceSeconds"),
                 "keep_success_seconds": number("$.Values.limits.keepSuccessSeconds"),
@@ -185,7 +195,7 @@ def _spec(settings: ClusterSettings, marks: _Marks) -> dict[str, Any]:
     labels = marks.whole('merge (include "svdjobs.podLabels" $ | fromYaml) $.Values.podLabels')
     pull_policy = marks.text("$.Values.pullPolicy")
     queue = marks.text('include "svdjobs.queue" $', optional=True)
-    spec: dict[str, Any] = _filled(argo.sweep(settings, config).to_dict()["spec"], marks)
+    spec: dict[str, Any] = _filled(argo.sweep(settings, config)["spec"], marks)
     for parameter in spec["arguments"]["parameters"]:
         if parameter["name"] == "keep-weights":
             parameter["value"] = marks.text("$.Values.keepWeights")

@@ -29,7 +29,7 @@ def render(text: str, settings: ClusterSettings, *, where: str) -> dict[Path, st
     config = read_config(text, where=where)
     refuse_signs_in_config(text, where)
     refuse_signs_in_settings(settings)
-    whole = argo.sweep(settings, text).to_dict()
+    whole = argo.sweep(settings, text)
     documents: dict[Path, list[dict[str, Any]]] = {
         Path("workflows/sweep.yaml"): [whole],
         Path("workflows/sweep-template.yaml"): [_template(whole)],
@@ -48,7 +48,7 @@ def render(text: str, settings: ClusterSettings, *, where: str) -> dict[Path, st
 
 def summary(text: str, settings: ClusterSettings, *, where: str) -> str:
     """A sentence on the size of the sweep's Workflow, for the terminal."""
-    whole = argo.sweep(settings, text).to_dict()
+    whole = argo.sweep(settings, text)
     size = sizes.estimate(read_config(text, where=where), dump(whole))
     return (
         f"{size.pods:,} pods, {size.nodes:,} nodes; the finished Workflow takes about "

@@ -126,6 +126,10 @@ class LimitSettings(Settings):
     """Retries of a pod that was evicted, or whose store did not answer."""
     grace_seconds: int = Field(default=60, ge=1)
     """Seconds between SIGTERM and SIGKILL, in which a pod keeps completions and aborts uploads."""
+    pending_timeout: str | None = None
+    """How long a pod may be Pending, e.g. 1h, before it has failed. Only Argo 4.1 and later know
+    this; without it a pod whose image cannot be pulled waits for ever, and `svdjobs workflow watch`
+    and `ci run` end with code 4."""
     keep_success_seconds: int = Field(default=86_400, ge=0)
     """Seconds until a Workflow that succeeded is deleted."""
     keep_failure_seconds: int = Field(default=604_800, ge=0)
@@ -191,6 +195,9 @@ class CommonSettings(Settings):
     """Labels that a node must have for all pods but evaluation pods."""
     tolerations: tuple[dict[str, Any], ...] = ()
     """Taints that all pods but evaluation pods tolerate, as Kubernetes spells them."""
+    initless_pods: bool = False
+    """Whether Argo's controller has `initlessPod` (4.1), so that its own container in a pod is
+    called supervisor; `svdjobs doctor` says."""
     protect: bool = False
     """Refuse to drain a node while pods of a sweep run on it: each Workflow gets a
     PodDisruptionBudget. The account of Argo's controller must be allowed to make one."""

@@ -48,7 +48,7 @@ def estimate(config: SweepConfig, spec: str) -> Size:
     `spec` is the YAML of the Workflow, or of its spec alone. It counts twice: Argo copies the spec
     of a template into the status, and `kubectl apply` copies a document into an annotation.
     """
-    whole = argo.sweep(ClusterSettings(), "").to_dict()
+    whole = argo.sweep(ClusterSettings(), "")
     nodes = list(_nodes(whole["spec"], shards.fan_outs(config, None)))
     pods = sum(node["type"] == "Pod" for node in nodes)
     status = packed({node["id"]: node for node in nodes})
