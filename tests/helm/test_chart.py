@@ -60,6 +60,14 @@ def test_values_do_what_the_same_settings_do(settings: ClusterSettings) -> None:
     assert parsed_patches(spec_of(values_of(settings))) == parsed_patches(expected)
 
 
+def test_common_labels_are_on_every_object() -> None:
+    found = documents(
+        {"commonLabels": {"team": "rl"}, "devStore": {"enabled": True, "image": "s:1"}}
+    )
+    assert len(found) > 8
+    assert all(one["metadata"]["labels"]["team"] == "rl" for one in found)
+
+
 def test_the_defaults_are_the_settings_defaults() -> None:
     expected = argo.sweep(ClusterSettings(), DEMO)["spec"]
     assert parsed_patches(spec_of()) == parsed_patches(expected)

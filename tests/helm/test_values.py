@@ -20,7 +20,7 @@ DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 # Maps in which users choose the keys.
 FREE = {
     "podLabels", "podAnnotations", "nodeSelector", "serviceAccount.annotations",
-    "gpu.nodeSelector", "gpu.affinity", "global", "modelCache",
+    "gpu.nodeSelector", "gpu.affinity", "global", "modelCache", "commonLabels",
 }  # fmt: skip
 
 
