@@ -227,7 +227,7 @@ def test_behind_a_proxy_and_a_private_authority_with_a_cache_of_models(
         assert "fetch(0:lab--rl2)" in tried and len(tried) > 5
         assert not [name for name in tried if "lab--base" in name]
         weights = (DEMO / "rl2" / "model.safetensors").stat().st_size
-        assert weights < hub.weight_bytes < 1.2 * weights
+        assert weights < hub.weight_bytes < 1.5 * weights, "the weights once, and headers for plan"
         assert set(reached) == {hub.url.removeprefix("https://")}
 
 

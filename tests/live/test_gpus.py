@@ -108,7 +108,7 @@ def test_the_sweep_on_gpus_as_it_is_submitted(
             time.sleep(0.3)
         assert found["status"]["phase"] == "Succeeded", space.argo("get", name)
         weights = sum(p.stat().st_size for f in MODELS.values() for p in f.glob("*.safetensors"))
-        assert weights < hub.weight_bytes < 1.2 * weights, "the weights once, and headers for plan"
+        assert weights < hub.weight_bytes < 1.5 * weights, "the weights once, and headers for plan"
     engines = [pod for pod in seen.values() if evaluates(pod)]
     assert len(engines) == 2
     for pod in seen.values():
