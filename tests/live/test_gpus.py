@@ -115,7 +115,11 @@ def test_the_sweep_on_gpus_as_it_is_submitted(
         assert requested(pod) == ({"1"} if evaluates(pod) else set())
         wanted = pod["spec"].get("nodeSelector", {}).get(f"{GPU}.product")
         assert wanted == (PRODUCT if evaluates(pod) else None)
-    names = {pod["spec"]["containers"][0]["image"].rpartition("/")[2] for pod in seen.values()}
+    names = {
+        container["image"].rpartition("/")[2]
+        for pod in seen.values()
+        for container in pod["spec"]["containers"]
+    }
     tag = parts(image)["tag"]
     stages = ("plan", "fetch", "decompose", "blend", "metrics", "evaluate", "report")
     assert names >= {f"svdjobs-{stage}:{tag}" for stage in stages}
