@@ -124,7 +124,8 @@ def test_the_sweep_on_gpus_as_it_is_submitted(
     stages = ("plan", "fetch", "decompose", "blend", "metrics", "evaluate", "report")
     assert names >= {f"svdjobs-{stage}:{tag}" for stage in stages}
     kept = space.store().sizes("")
-    assert not [key for key in kept if key.startswith("checkpoints/") and "safetensors" in key]
+    weights_of_blends = r"checkpoints/[^/]+/[^/]+\.safetensors"
+    assert not [key for key in kept if re.fullmatch(weights_of_blends, key)]
     assert (
         sum(key.startswith("likelihoods/") and key.endswith("manifest.json") for key in kept) >= 7
     )
