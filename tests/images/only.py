@@ -1,6 +1,6 @@
 """Run svdjobs with the packages of one lock, as in the image that is made from it.
 
-python -m tests.images.only LOCK ARGUMENTS
+python -m tests.images.only LOCK ARGUMENTS [-- ARGUMENTS]…
 
 An import of any other installed package fails as it would there.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, packages_distributions
+from itertools import groupby
 from types import ModuleType
 from typing import Any
 
@@ -53,10 +54,18 @@ def main() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "packaging"]:
         del sys.modules[name]  # this module's own import is not svdjobs'
     sys.meta_path[:] = [Only(finder, lock) for finder in sys.meta_path]
-    sys.argv = ["svdjobs", *arguments]
     from svdjobs.cli.main import main as run
 
-    run()
+    for _, command in groupby(arguments, key=lambda word: word == "--"):
+        words = list(command)
+        if words == ["--"]:
+            continue
+        sys.argv = ["svdjobs", *words]
+        try:
+            run()
+        except SystemExit as ended:
+            if ended.code:
+                raise
 
 
 if __name__ == "__main__":
