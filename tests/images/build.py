@@ -47,24 +47,20 @@ def output(*command: str, timeout: float = 120) -> str:
     return done.stdout.strip()
 
 
-def find_base(*, required: bool) -> str:
-    """The reference of a base image. If there is none, skip the test and say what is missing.
-
-    With `required`, let the cluster's script make one, which takes a minute; fail if it cannot.
-    """
-    give_up = pytest.fail if required else pytest.skip
+def find_base() -> str:
+    """The reference of a base image: SVDJOBS_TEST_BASE_IMAGE, or one that the cluster's script
+    makes in a minute."""
     if missing := [tool for tool in ("buildah", "podman", "runc") if not shutil.which(tool)]:
-        give_up(f"NO IMAGE BUILT: {' and '.join(missing)} missing: run `make programs`")
+        pytest.fail(f"NO IMAGE BUILT: {' and '.join(missing)} missing: run `make programs`")
     if os.geteuid():
-        give_up("NO IMAGE BUILT: only root can build it")
+        pytest.fail("NO IMAGE BUILT: only root can build it")
     if given := os.environ.get("SVDJOBS_TEST_BASE_IMAGE"):
         return given
-    if required:
-        make_base()
+    make_base()
     made = base_archive(BASE)
     if made is None or not made.exists():
         why = f"there is no {made}" if made else MISSING
-        give_up(f"NO IMAGE BUILT: SVDJOBS_TEST_BASE_IMAGE is not set, and {why}")
+        pytest.fail(f"NO IMAGE BUILT: SVDJOBS_TEST_BASE_IMAGE is not set, and {why}")
     output("buildah", "pull", "--quiet", f"oci-archive:{made}")
     return BASE
 
