@@ -152,7 +152,7 @@ templates:
       limits:
         cpu: {{ $.Values.plan.cpuLimit | default $.Values.plan.cpu | toString | toJson }}
         memory: {{ $.Values.plan.memoryLimit | default $.Values.plan.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.plan.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.plan.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "plan") }}
@@ -161,7 +161,7 @@ templates:
       requests:
         cpu: {{ $.Values.plan.cpu | toString | toJson }}
         memory: {{ $.Values.plan.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.plan.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.plan.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "plan") }}
@@ -294,7 +294,7 @@ templates:
       limits:
         cpu: {{ $.Values.fetch.cpuLimit | default $.Values.fetch.cpu | toString | toJson }}
         memory: {{ $.Values.fetch.memoryLimit | default $.Values.fetch.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.fetch.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.fetch.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "fetch") }}
@@ -303,7 +303,7 @@ templates:
       requests:
         cpu: {{ $.Values.fetch.cpu | toString | toJson }}
         memory: {{ $.Values.fetch.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.fetch.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.fetch.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "fetch") }}
@@ -397,7 +397,7 @@ templates:
       limits:
         cpu: {{ $.Values.decompose.cpuLimit | default $.Values.decompose.cpu | toString | toJson }}
         memory: {{ $.Values.decompose.memoryLimit | default $.Values.decompose.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.decompose.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.decompose.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "decompose") }}
@@ -406,7 +406,7 @@ templates:
       requests:
         cpu: {{ $.Values.decompose.cpu | toString | toJson }}
         memory: {{ $.Values.decompose.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.decompose.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.decompose.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "decompose") }}
@@ -500,7 +500,7 @@ templates:
       limits:
         cpu: {{ $.Values.blend.cpuLimit | default $.Values.blend.cpu | toString | toJson }}
         memory: {{ $.Values.blend.memoryLimit | default $.Values.blend.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.blend.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.blend.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "blend") }}
@@ -509,7 +509,7 @@ templates:
       requests:
         cpu: {{ $.Values.blend.cpu | toString | toJson }}
         memory: {{ $.Values.blend.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.blend.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.blend.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "blend") }}
@@ -601,7 +601,7 @@ templates:
       limits:
         cpu: {{ $.Values.rotations.cpuLimit | default $.Values.rotations.cpu | toString | toJson }}
         memory: {{ $.Values.rotations.memoryLimit | default $.Values.rotations.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.rotations.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.rotations.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "rotations") }}
@@ -610,7 +610,7 @@ templates:
       requests:
         cpu: {{ $.Values.rotations.cpu | toString | toJson }}
         memory: {{ $.Values.rotations.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.rotations.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.rotations.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "rotations") }}
@@ -699,7 +699,7 @@ templates:
       limits:
         cpu: {{ $.Values.metrics.cpuLimit | default $.Values.metrics.cpu | toString | toJson }}
         memory: {{ $.Values.metrics.memoryLimit | default $.Values.metrics.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.metrics.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.metrics.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "metrics") }}
@@ -708,7 +708,7 @@ templates:
       requests:
         cpu: {{ $.Values.metrics.cpu | toString | toJson }}
         memory: {{ $.Values.metrics.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.metrics.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.metrics.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "metrics") }}
@@ -801,13 +801,13 @@ templates:
       limits:
         cpu: {{ $.Values.evaluate.cpuLimit | default $.Values.evaluate.cpu | toString | toJson }}
         memory: {{ $.Values.evaluate.memoryLimit | default $.Values.evaluate.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.evaluate.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.evaluate.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
       requests:
         cpu: {{ $.Values.evaluate.cpu | toString | toJson }}
         memory: {{ $.Values.evaluate.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.evaluate.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.evaluate.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
     securityContext:
@@ -919,13 +919,13 @@ templates:
       limits:
         cpu: 500m
         memory: 1Gi
-        {{- with ternary "" ("1Gi") (empty $.Values.scratchClass | not) }}
+        {{- with ternary ("1Gi") "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
       requests:
         cpu: 500m
         memory: 1Gi
-        {{- with ternary "" ("1Gi") (empty $.Values.scratchClass | not) }}
+        {{- with ternary ("1Gi") "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
     securityContext:
@@ -1008,7 +1008,7 @@ templates:
       limits:
         cpu: {{ $.Values.report.cpuLimit | default $.Values.report.cpu | toString | toJson }}
         memory: {{ $.Values.report.memoryLimit | default $.Values.report.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.report.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.report.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "report") }}
@@ -1017,7 +1017,7 @@ templates:
       requests:
         cpu: {{ $.Values.report.cpu | toString | toJson }}
         memory: {{ $.Values.report.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.report.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.report.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "report") }}
@@ -1130,7 +1130,7 @@ templates:
       limits:
         cpu: {{ $.Values.report.cpuLimit | default $.Values.report.cpu | toString | toJson }}
         memory: {{ $.Values.report.memoryLimit | default $.Values.report.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.report.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.report.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "report") }}
@@ -1139,7 +1139,7 @@ templates:
       requests:
         cpu: {{ $.Values.report.cpu | toString | toJson }}
         memory: {{ $.Values.report.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.report.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.report.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "report") }}
@@ -1232,7 +1232,7 @@ templates:
       limits:
         cpu: {{ $.Values.gate.cpuLimit | default $.Values.gate.cpu | toString | toJson }}
         memory: {{ $.Values.gate.memoryLimit | default $.Values.gate.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.gate.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.gate.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "gate") }}
@@ -1241,7 +1241,7 @@ templates:
       requests:
         cpu: {{ $.Values.gate.cpu | toString | toJson }}
         memory: {{ $.Values.gate.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.gate.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.gate.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "gate") }}
@@ -1347,7 +1347,7 @@ templates:
       limits:
         cpu: {{ $.Values.gate.cpuLimit | default $.Values.gate.cpu | toString | toJson }}
         memory: {{ $.Values.gate.memoryLimit | default $.Values.gate.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.gate.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.gate.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "gate") }}
@@ -1356,7 +1356,7 @@ templates:
       requests:
         cpu: {{ $.Values.gate.cpu | toString | toJson }}
         memory: {{ $.Values.gate.memory | toString | toJson }}
-        {{- with ternary "" ($.Values.gate.scratch) (empty $.Values.scratchClass | not) }}
+        {{- with ternary ($.Values.gate.scratch) "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
         {{- with include "svdjobs.gpus" (list $ "gate") }}
@@ -1440,13 +1440,13 @@ templates:
       limits:
         cpu: 500m
         memory: 1Gi
-        {{- with ternary "" ("1Gi") (empty $.Values.scratchClass | not) }}
+        {{- with ternary ("1Gi") "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
       requests:
         cpu: 500m
         memory: 1Gi
-        {{- with ternary "" ("1Gi") (empty $.Values.scratchClass | not) }}
+        {{- with ternary ("1Gi") "" (empty $.Values.scratchClass) }}
         ephemeral-storage: {{ . | toString | toJson }}
         {{- end }}
     securityContext:

@@ -206,12 +206,9 @@ def _spec(settings: ClusterSettings, marks: _Marks) -> dict[str, Any]:
     for one in spec["templates"]:
         if "container" in one:
             one["container"]["imagePullPolicy"] = pull_policy
-            _on_disk_or_class(one, marks)
+            _scratch(one, marks)
             if one["name"] in ClusterSettings.model_fields:
-                spread = marks.items(f'include "svdjobs.patched" (list $ "{one["name"]}")')
-                one["podSpecPatch"] += f"{spread}: ''\n"
-                scheduler = f'include "svdjobs.placed" (list $ "{one["name"]}" "scheduler")'
-                one["schedulerName"] = marks.text(scheduler, optional=True)
+                _own(one, marks)
         if one["name"] == "evaluate":
             one["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = queue
             priority = marks.text("$.Values.kueue.priorityClass", optional=True)
@@ -219,9 +216,8 @@ def _spec(settings: ClusterSettings, marks: _Marks) -> dict[str, Any]:
     return spec
 
 
-def _on_disk_or_class(template: dict[str, Any], marks: _Marks) -> None:
+def _scratch(template: dict[str, Any], marks: _Marks) -> None:
     """Let the chart's values decide whether /scratch is on the node's disk."""
-    stage = template["name"]
     scratch = next(volume for volume in template["volumes"] if volume.get("name") == "scratch")
     size = scratch["emptyDir"]["sizeLimit"]
     sized = marks.value(size) if _MARK.search(size) else json.dumps(size)
@@ -229,11 +225,20 @@ def _on_disk_or_class(template: dict[str, Any], marks: _Marks) -> None:
     helper = f'include "svdjobs.scratch" (list $ ({sized}))'
     template["volumes"][place] = marks.items(helper)
     for amounts in template["container"]["resources"].values():
-        own = f'ternary "" ({sized}) (empty $.Values.scratchClass | not)'
-        amounts["ephemeral-storage"] = marks.text(own, optional=True)
-        if stage in ClusterSettings.model_fields and stage != "evaluate":
-            gpus = f'include "svdjobs.gpus" (list $ "{stage}")'
-            amounts[marks.items(gpus)] = ""
+        on_disk = f'ternary ({sized}) "" (empty $.Values.scratchClass)'
+        amounts["ephemeral-storage"] = marks.text(on_disk, optional=True)
+
+
+def _own(template: dict[str, Any], marks: _Marks) -> None:
+    """Add what the chart's values give a stage of its own: GPUs, and what comes with them."""
+    given = f'(list $ "{template["name"]}"'
+    patched = marks.items(f'include "svdjobs.patched" {given})')
+    template["podSpecPatch"] += f"{patched}: ''\n"
+    scheduler = f'include "svdjobs.placed" {given} "scheduler")'
+    template["schedulerName"] = marks.text(scheduler, optional=True)
+    if template["name"] != "evaluate":
+        for amounts in template["container"]["resources"].values():
+            amounts[marks.items(f'include "svdjobs.gpus" {given})')] = ""
 
 
 def _filled(node: Any, marks: _Marks) -> Any:
