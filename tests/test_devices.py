@@ -17,7 +17,7 @@ from svdjobs.runs.rows import load_rows
 from svdjobs.stages import blend, decompose, metrics, plan, rotations
 from svdjobs.storage.open import open_store
 from svdjobs.weights.factors import Factors
-from tests.kernels.pretended import machine_with
+from tests.kernels.pretended import machine_with, numbers
 
 
 def test_without_gpus_auto_takes_cpus_and_cuda_says_what_to_do() -> None:
@@ -83,20 +83,9 @@ def test_stages_on_gpus_come_to_what_they_come_to_on_cpus(
         found[device] = {
             "s": factors.s(name).tolist(),
             "w": blended.read(name).reshape(-1).tolist(),
-            "rotations": _numbers(load_rows(store, "rotations", RotationRow, stage="test")),
-            "metrics": _numbers(load_rows(store, "metrics", MetricsRow, stage="test")),
+            "rotations": numbers(load_rows(store, "rotations", RotationRow, stage="test")),
+            "metrics": numbers(load_rows(store, "metrics", MetricsRow, stage="test")),
         }
     for key, values in found["cpu"].items():
         assert len(values) > 10
         assert found["cuda"][key] == pytest.approx(values, rel=1e-5, abs=1e-8), key
-
-
-def _numbers(rows: Any) -> list[float]:
-    """All numbers in records, in order."""
-    if isinstance(rows, (bool, str)) or rows is None:
-        return []
-    if isinstance(rows, (int, float)):
-        return [float(rows)]
-    items = rows.values() if isinstance(rows, dict) else rows
-    plain = [row.model_dump() if hasattr(row, "model_dump") else row for row in items]
-    return [number for item in plain for number in _numbers(item)]

@@ -20,27 +20,15 @@ from typing import Any
 
 import click
 
-from tests.benchmarks.sweep import ALPHAS, make_pair
+from tests.benchmarks.sweep import ALPHAS, LAYER, make_pair
 
 SIDES = (1536, 3584, 4096, 5120, 8192)
 # Larger ones would take the CPUs most of the three minutes.
 LARGEST_ON_CPUS = 4096
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-def shapes(hidden: int, kv: int, mlp: int) -> dict[str, tuple[int, int]]:
-    """The matrices of a layer, [out, in]."""
-    rows = (hidden, kv, kv, hidden, mlp, mlp, hidden)
-    parts = ("self_attn",) * 4 + ("mlp",) * 3
-    return {
-        f"{part}.{module}": (out, mlp if module == "down_proj" else hidden)
-        for part, module, out in zip(parts, MODULES, rows, strict=True)
-    }
-
-
+SIZES_OF_7B = {1536: 3584, 256: 512, 8960: 18944}
 MODELS = {
-    "1.5B": (shapes(1536, 256, 8960), 28, 4),
-    "7B": (shapes(3584, 512, 18944), 28, 1),
+    "1.5B": (LAYER, 28, 4),
+    "7B": ({name: (SIZES_OF_7B[m], SIZES_OF_7B[n]) for name, (m, n) in LAYER.items()}, 28, 1),
 }
 """Shapes of a layer, layers, and how many of them are timed."""
 

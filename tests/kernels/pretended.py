@@ -72,6 +72,18 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return run(func, args, kwargs or {})
 
 
+def numbers(value: Any) -> list[float]:
+    """All numbers in records, in order: what is compared between a GPU and a CPU."""
+    if isinstance(value, (bool, str)) or value is None:
+        return []
+    if isinstance(value, (int, float)):
+        return [float(value)]
+    if hasattr(value, "model_dump"):
+        value = value.model_dump()
+    items = value.values() if isinstance(value, dict) else value
+    return [number for item in items for number in numbers(item)]
+
+
 @contextmanager
 def pretended_gpu() -> Iterator[torch.device]:
     """The device that this thread can move tensors to in this block."""

@@ -13,7 +13,7 @@ from svdjobs.kernels.metrics.pair import Pair, random_pair
 from svdjobs.kernels.metrics.trajectories import trajectory
 from svdjobs.kernels.metrics.updates import update_spectrum
 from tests.kernels.pairs import gaussian, updated
-from tests.kernels.pretended import OnGpu, pretended_gpu
+from tests.kernels.pretended import OnGpu, numbers, pretended_gpu
 
 SHAPES = [(96, 64), (64, 96), (64, 64)]
 
@@ -92,14 +92,7 @@ def test_metrics_and_their_null(gpu: torch.device, shape: tuple[int, int]) -> No
         values |= {f"null {name}": value for name, value in null.items()}
         way = trajectory(chain)
         assert way is not None
-        values |= {f"way {i}": value for i, value in enumerate(_numbers(way))}
-        values |= {f"update {i}": v for i, v in enumerate(_numbers(update_spectrum(pair)))}
+        values |= {f"way {i}": value for i, value in enumerate(numbers(way))}
+        values |= {f"update {i}": v for i, v in enumerate(numbers(update_spectrum(pair)))}
         found.append(values)
     assert found[1] == pytest.approx(found[0], rel=1e-6, abs=1e-9)
-
-
-def _numbers(value: object) -> list[float]:
-    """All numbers in a record, in order."""
-    if isinstance(value, (list, tuple)):
-        return [number for item in value for number in _numbers(item)]
-    return [] if value is None else [float(str(value))]
