@@ -88,7 +88,10 @@ def packages() -> str:
 
 
 def _packages(name: str) -> str:
-    """A stage `NAME-build` that installs what the lock adds, and a stage `NAME-packages`."""
+    """A stage `NAME-build` that installs what the lock adds, and a stage `NAME-packages`.
+
+    The lowest of these sets the environment of all.
+    """
     below, under = BELOW[name], _under(name)
     lock = "${NUMERICS_LOCK}" if name == "numerics" else f"{name}.lock"
     argument = (
@@ -119,6 +122,7 @@ def _packages(name: str) -> str:
         f"{argument}{copies}COPY images/locks/{lock} /locks/\n{install}\n{check}\n"
         f"FROM {f'{below}-packages' if below else '${PYTHON_IMAGE}'} AS {name}-packages\n"
         f"COPY --from={name}-build /opt/{name} /opt/svdjobs\n"
+        f"{'' if below else environment()}"
     )
 
 
@@ -141,7 +145,6 @@ def _image(name: str, lock: str) -> str:
     return f"""\
 FROM {lock}-packages AS {name}
 COPY --from=installed /opt/svdjobs /opt/svdjobs
-{environment()}\
 ARG VERSION=unknown
 ARG GIT_COMMIT=unknown
 ARG PYTHON_IMAGE
