@@ -81,9 +81,15 @@ class Namespace:
     def wait(self, workflow: str, phase: str = "Succeeded", seconds: float = 600) -> Document:
         """Wait until the Workflow ends, assert its phase, and return it."""
         found = until(lambda: ended(self.object("workflows", workflow)), seconds, workflow)
-        tree = self.argo("get", workflow) if found["status"]["phase"] != phase else ""
-        assert not tree, tree
+        self.check(found, phase)
         return found
+
+    def check(self, workflow: Document, phase: str = "Succeeded") -> None:
+        """Assert the phase of a Workflow that has ended; else say what its failed pods wrote."""
+        if workflow["status"]["phase"] != phase:
+            name = workflow["metadata"]["name"]
+            said = self.svdjobs("workflow", "logs", name, "--failed")
+            pytest.fail(f"{self.argo('get', name)}\n{said}")
 
 
 def ended(workflow: Document) -> Document | None:

@@ -106,7 +106,7 @@ def test_the_sweep_on_gpus_as_it_is_submitted(
             assert time.monotonic() < deadline, space.argo("get", name)
             seen.update((pod["metadata"]["name"], pod) for pod in space.objects("pods"))
             time.sleep(0.3)
-        assert found["status"]["phase"] == "Succeeded", space.argo("get", name)
+        space.check(found)
         weights = sum(p.stat().st_size for f in MODELS.values() for p in f.glob("*.safetensors"))
         assert weights < hub.weight_bytes < 1.5 * weights, "the weights once, and headers for plan"
     engines = [pod for pod in seen.values() if evaluates(pod)]
@@ -185,7 +185,7 @@ def test_evaluations_wait_for_gpus_and_nothing_else_does(
         look()
         most = max(most, sum(busy(pod) for pod in space.objects("pods")))
         time.sleep(0.3)
-    assert found["status"]["phase"] == "Succeeded", space.argo("get", "gpus")
+    space.check(found)
     assert most == AT_ONCE
     assert sum(map(evaluates, seen.values())) == EVALUATIONS
     for pod in seen.values():
