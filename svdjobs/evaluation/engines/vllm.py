@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -28,6 +27,7 @@ from svdjobs.errors import (
     SvdjobsError,
     first_line,
 )
+from svdjobs.evaluation.engines import vllm_transfer
 from svdjobs.evaluation.engines.device import vllm_uses_gpus
 from svdjobs.evaluation.engines.protocol import (
     EngineKind,
@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     import torch
 
 EXTENSION = "svdjobs.evaluation.engines.vllm_worker.WeightSwap"
-# Tensors are sent to the workers in files of about this size.
-TRANSFER_BYTES = 1 << 30
+# Tensors are sent to the workers in batches of about this size. Of vLLM's share, 95 % of a GPU,
+# copies of two batches must not need much.
+TRANSFER_BYTES = 256 << 20
 GIB = 1 << 30
 PREFILL_TOKENS = 4096
 KEY_OR_VALUE = re.compile(r"(^|\.)[kv]_proj\.")
@@ -96,6 +97,7 @@ class VllmEngine:
             "enforce_eager": config.enforce_eager or not vllm_uses_gpus(),
             "disable_log_stats": True,
             "worker_extension_cls": EXTENSION,
+            **vllm_transfer.arguments(config),
         }
         if vllm_uses_gpus():
             # Bounds the float32 logits of a prefill: log_probabilities needs those of every token.
@@ -105,6 +107,7 @@ class VllmEngine:
             self._arguments["distributed_executor_backend"] = "uni"
         with _startup_errors(config), _output_to(log):
             self._llm = vllm.LLM(**self._arguments, use_tqdm_on_load=False)
+        self._transfer = vllm_transfer.chosen(self._llm, self._arguments)
         layouts: list[dict[str, Any]] = self._llm.collective_rpc("svdjobs_layout")
         layout = layouts[0]
         self.vocabulary: int = self._llm.llm_engine.model_config.get_vocab_size()
@@ -136,12 +139,13 @@ class VllmEngine:
                     f"then holds cannot be compared with what was sent. Set evaluate.reuse_engine "
                     f"to false, or evaluate.engine to transformers."
                 )
-            # A checksum is of a whole parameter, which may hold several tensors.
-            fused = {packed_name(name, self._packed) for name in changed}
-            changed = [n for n in weights.origins if packed_name(n, self._packed) in fused]
-        with tempfile.TemporaryDirectory(prefix="svdjobs-") as folder:
+            # A checksum is of a whole parameter, which may hold several tensors, and a transfer
+            # may load whole modules only.
+            modules = {self._module(name) for name in changed}
+            changed = [name for name in weights.origins if self._module(name) in modules]
+        with self._transfer(self._llm) as send:
             for batch in _batches(self._with_checksums(chosen_tensors(weights, changed), expected)):
-                self._send(batch, Path(folder) / "weights.safetensors")
+                send(batch)
         # The cached keys and values belong to the old weights.
         self._llm.reset_prefix_cache()
         self._verify(expected, weights.label, everything=changed is None)
@@ -161,17 +165,9 @@ class VllmEngine:
                 expected[target] = total % 2**64
             yield name, tensor
 
-    def _send(self, batch: dict[str, torch.Tensor], path: Path) -> None:
-        from safetensors.torch import save_file
-
-        save_file({name: tensor.contiguous() for name, tensor in batch.items()}, path)
-        try:
-            self._llm.collective_rpc("svdjobs_load", args=(str(path),))
-        except Exception as error:  # the loader of an architecture can raise anything
-            raise EvaluationError(
-                f"vLLM does not take new weights while running ({first_line(error)}). Set "
-                f"evaluate.reuse_engine to false: every checkpoint then gets an engine of its own."
-            ) from None
+    def _module(self, name: str) -> str:
+        """vLLM's module that holds a tensor of the checkpoint."""
+        return packed_name(name, self._packed).rpartition(".")[0]
 
     def _verify(self, expected: Mapping[str, int], label: str, *, everything: bool) -> None:
         """Compare the engine's checksums with the expected ones.

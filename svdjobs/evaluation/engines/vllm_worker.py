@@ -5,10 +5,14 @@ It is vLLM's `worker_extension_cls`, so every worker imports this module before 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from svdjobs.evaluation.engines.device import device_name
 from svdjobs.evaluation.engines.weight_checksum import bit_sum
+
+if TYPE_CHECKING:
+    import torch
 
 
 def keep_weights_readable() -> None:
@@ -29,15 +33,38 @@ class WeightSwap:
     """Mixed into vLLM's worker class; its methods are called by name through `collective_rpc`."""
 
     model_runner: Any
+    device: Any
 
-    def svdjobs_load(self, path: str) -> list[str]:
-        """Load a safetensors file with a checkpoint's tensor names into the running model."""
+    def svdjobs_take(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Load tensors, by their names in a checkpoint, into the running model."""
         import torch
-        from safetensors import safe_open
 
-        with safe_open(path, framework="pt") as file, torch.inference_mode():
-            tensors = ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
-            return sorted(self._svdjobs_model().load_weights(tensors))
+        with torch.inference_mode():
+            self._svdjobs_model().load_weights(tensors.items())
+
+    def svdjobs_load(self, path: str) -> None:
+        """Load the tensors of a safetensors file into the running model."""
+        from safetensors.torch import load_file
+
+        self.svdjobs_take(load_file(path))
+
+    def svdjobs_opens(self, handles: Mapping[str, tuple[Any, ...]]) -> str:
+        """Open a tensor over CUDA IPC, by its handle for the GPU of this worker; return why that
+        does not work, or nothing."""
+        import torch
+        from torch.multiprocessing.reductions import rebuild_cuda_tensor
+
+        uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+        if uuid not in handles:
+            return f"a worker is on GPU {uuid}, and this process is not."
+        # The seventh of a handle's parts is the index of its GPU, which differs in each process.
+        parts = list(handles[uuid])
+        parts[6] = self.device.index
+        try:
+            rebuild_cuda_tensor(*parts).cpu()  # type: ignore[no-untyped-call]
+        except Exception as error:  # a driver or a container can refuse it anyhow
+            return str(error)
+        return ""
 
     def svdjobs_bits(self, names: list[str] | None = None) -> dict[str, int]:
         """`bit_sum` of the parameters with these names, or of every one that this worker holds."""

@@ -10,16 +10,20 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 import svdjobs
 from svdjobs.config import EvaluateConfig
-from svdjobs.errors import SvdjobsError
+from svdjobs.errors import DamagedError, SvdjobsError
+from svdjobs.evaluation.engines import vllm_transfer
 from svdjobs.evaluation.engines.protocol import (
     Engine,
     Request,
@@ -28,6 +32,7 @@ from svdjobs.evaluation.engines.protocol import (
     engine_kind,
     make_requests,
 )
+from svdjobs.evaluation.engines.vllm import VllmEngine
 from svdjobs.evaluation.prompts import load_tokenizer, make_prompts
 from svdjobs.records import Completion, Problem
 
@@ -135,18 +140,47 @@ def report_on(engine: Engine) -> dict[str, Any]:
     del incomplete["model.layers.1.mlp.up_proj.weight"]
     partial = weights("rl1")._replace(tensors=incomplete.items)
     report["incomplete"] = refused(lambda: engine.put(partial))
-    if hasattr(engine, "_send"):  # vLLM: weights that do not arrive
-        engine._send = lambda batch, path: None
-        report["stale"] = refused(lambda: engine.put(weights("rl2")))
-        report["some_stale"] = refused(lambda: engine.put(mixed(), SOME))
+    if isinstance(engine, VllmEngine):
+        report |= report_on_transfers(engine)
     engine.close()
     return report
+
+
+def report_on_transfers(engine: VllmEngine) -> dict[str, Any]:
+    """What vLLM computes with weights that came in other ways, and what is said of weights that do
+    not arrive."""
+    report: dict[str, Any] = {}
+    for way in (vllm_transfer.in_files, partial(vllm_transfer.over_ipc, 1)):
+        engine._transfer = way
+        engine.put(weights("base"))
+        report.setdefault("base_by_transfer", []).append(list(engine.log_probabilities(traces())))
+        engine.put(weights("rl2"))
+        engine.put(mixed(), SOME)
+        report.setdefault("some_by_transfer", []).append(list(engine.log_probabilities(traces())))
+    broken = weights("rl2")._replace(tensors=unreadable)
+    report["unreadable"] = refused(lambda: engine.put(broken))
+    engine.put(weights("base"))
+    report["base_after_a_failure"] = list(engine.log_probabilities(traces()))
+    engine._transfer = lambda _llm: nullcontext(lambda _batch: None)
+    report["stale"] = refused(lambda: engine.put(weights("rl2")))
+    report["some_stale"] = refused(lambda: engine.put(mixed(), SOME))
+    return report
+
+
+def unreadable() -> Iterator[tuple[str, torch.Tensor]]:
+    """The first tensors of a checkpoint that cannot be read to its end."""
+    yield from list(weights("rl2").tensors())[:5]
+    raise DamagedError("the shard ends too early")
 
 
 def main() -> None:
     tokenizer = load_tokenizer(str(DEMO / "checkpoints" / "rl2"))
     longest = max(len(request.prompt_ids) for request in requests(1))
     log = Path(tempfile.mkdtemp(), "engine.log")
+    if sys.argv[1] == "vllm":
+        from tests.evaluation.engines import pretended_ipc
+
+        pretended_ipc.pretend()
     start = engine_kind(sys.argv[1]).start
     engine = start(weights("rl2"), tokenizer, settings(), longest_prompt=longest, log=log)
     print(json.dumps(report_on(engine)))

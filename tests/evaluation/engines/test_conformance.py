@@ -184,6 +184,21 @@ def test_vllm_records_every_argument(report_on: Callable[[str], Report]) -> None
     assert settings["max_model_len"] == longest + engine_child.MAX_TOKENS + 1
 
 
+def test_vllm_gets_the_same_weights_by_every_transfer(report_on: Callable[[str], Report]) -> None:
+    """In files, and as over CUDA IPC; the other tests pass them in memory."""
+    report = report_on("vllm")
+    assert report["base_by_transfer"] == [report["base_log_probabilities"]] * 2
+    assert report["some_by_transfer"] == [report["some_log_probabilities"]] * 2
+
+
+def test_vllm_takes_weights_after_one_failed_transfer(
+    report_on: Callable[[str], Report],
+) -> None:
+    report = report_on("vllm")
+    assert report["unreadable"] == "the shard ends too early"
+    assert report["base_after_a_failure"] == report["base_log_probabilities"]
+
+
 def test_vllm_notices_weights_that_did_not_arrive(report_on: Callable[[str], Report]) -> None:
     """Other projects have seen reloads that silently kept stale weights."""
     report = report_on("vllm")
