@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from svdjobs.pipeline import SMALL, STAGES, Stage
 
@@ -220,15 +221,27 @@ def camel(name: str) -> str:
 def schema(text: str) -> str:
     """values.schema.json with a section for each stage, and with its image."""
     document = json.loads(text)
-    images, one = document["properties"]["images"], {"$ref": "#/definitions/stageImage"}
-    others = {key: value for key, value in images["properties"].items() if value != one}
-    images["properties"] = {**others, **{camel(stage.key): one for stage in STAGES}}
-    names, section = [stage.name for stage in sized()], {"$ref": "#/definitions/stage"}
-    kept = {key: value for key, value in document["properties"].items() if value != section}
-    required = [key for key in document["required"] if key in kept]
-    document["properties"] = {**kept, **dict.fromkeys(names, section)}
-    document["required"] = [*required, *names]
+    images = document["properties"]["images"]["properties"]
+    _replace(images, "stageImage", {camel(stage.key): stage for stage in STAGES})
+    stages = {stage.name: stage for stage in sized()}
+    _replace(document["properties"], "stage", stages)
+    required = [key for key in document["required"] if key in document["properties"]]
+    document["required"] = list(dict.fromkeys([*required, *stages]))
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _replace(properties: dict[str, Any], kind: str, stages: dict[str, Stage]) -> None:
+    """Replace the properties that refer to a definition by those of some stages."""
+    reference = {"$ref": f"#/definitions/{kind}"}
+    old = {
+        key: value for key, value in properties.items() if value.get("$ref") == reference["$ref"]
+    }
+    for key in old:
+        del properties[key]
+    properties |= {
+        key: {"description": f"The pods of the stage {stage.name}.", **old.get(key, reference)}
+        for key, stage in stages.items()
+    }
 
 
 def environment() -> str:

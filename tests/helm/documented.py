@@ -68,6 +68,19 @@ def table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def described(schema: str) -> str:
+    """values.schema.json in which every value has its comment as a description."""
+    document = json.loads(schema)
+    for value in values():
+        found, stage = document, value.path.partition(".")[0]
+        for key in value.path.split("."):
+            kind = found.get("$ref", "").rpartition("/")[2]
+            found = (document["definitions"][kind] if kind else found)["properties"][key]
+        # The stages share a definition.
+        found["description"] = re.sub(rf" an? {stage} pod", " a pod", value.meaning)
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 

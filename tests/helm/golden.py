@@ -1,4 +1,5 @@
-"""Write the generated files of the chart: renders of its example values, and the README's table.
+"""Write the generated files of the chart: renders of its example values, the README's table,
+and the descriptions in the schema of its values.
 
 python -m tests.helm.golden        (a part of `make render`)
 """
@@ -9,10 +10,11 @@ import re
 from pathlib import Path
 
 from tests.helm.chart import CHART, Values, examples, render
-from tests.helm.documented import with_table
+from tests.helm.documented import described, with_table
 
 GOLDEN = Path(__file__).parent / "golden"
 README = CHART / "README.md"
+SCHEMA = CHART / "values.schema.json"
 # Without a cluster, each render makes new random keys.
 _MADE_UP = re.compile(r"(AWS_(?:ACCESS_KEY_ID|SECRET_ACCESS_KEY): )[A-Za-z0-9+/]{20,}=*")
 
@@ -34,6 +36,7 @@ def main() -> None:
         old.unlink()
     for path, text in wanted.items():
         path.write_text(text, encoding="utf-8")
+    SCHEMA.write_text(described(SCHEMA.read_text(encoding="utf-8")), encoding="utf-8")
     README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 

@@ -14,9 +14,12 @@ from svdjobs.cluster.manifests.settings import ClusterSettings
 from tests.helm import documented
 from tests.helm.chart import CHART, STAGES, values_of
 from tests.helm.golden import README
+from tests.helm.golden import SCHEMA as SCHEMA_FILE
 
-SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+SCHEMA: dict[str, Any] = json.loads(SCHEMA_FILE.read_text())
 DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+# What Kubernetes defines, and explains.
+KUBERNETES_OWN = ("/definitions/tolerations", "/definitions/subject")
 # Maps in which users choose the keys.
 FREE = {
     "podLabels", "podAnnotations", "nodeSelector", "serviceAccount.annotations",
@@ -60,6 +63,19 @@ def test_every_value_is_explained_and_known_to_the_schema() -> None:
 def test_the_readme_lists_what_the_comments_say() -> None:
     text = README.read_text(encoding="utf-8")
     assert documented.with_table(text) == text, "run: make render"
+
+
+def test_the_schema_says_what_the_comments_say() -> None:
+    """Editors show the descriptions of a schema while values are written."""
+    text = SCHEMA_FILE.read_text(encoding="utf-8")
+    assert documented.described(text) == text, "run: make render"
+    bare = [
+        f"{path}/{key}"
+        for path, schema in objects(SCHEMA)
+        for key, inner in schema.get("properties", {}).items()
+        if "description" not in inner and not path.startswith(KUBERNETES_OWN)
+    ]
+    assert not bare
 
 
 def test_only_maps_of_the_users_own_are_open() -> None:
