@@ -12,7 +12,7 @@ from svdjobs.storage.store import Store
 from tests.images.build import COMMIT
 from tests.images.parsed import ROOT
 from tests.live.cluster_access import Site
-from tests.live.namespaces import BESIDE
+from tests.live.namespaces import BESIDE, Document
 
 # Versions of libraries in report.md, and in report.html.
 LIBRARIES = re.compile(
@@ -46,6 +46,17 @@ decompose: {parts: 1, shards: 1}
 evaluate: null
 """
 """A sweep without an evaluation: five pods."""
+
+
+def counted(workflow: Document, store: Store) -> str:
+    """How many engines a sweep has started, and how many blends it has uploaded the weights of."""
+    engines = [
+        node for node in workflow["status"]["nodes"].values()
+        if node["type"] == "Pod" and node.get("templateName") == "evaluate"
+    ]  # fmt: skip
+    keys = store.keys("checkpoints")
+    uploads = {key.split("/")[1] for key in keys if key.endswith(".safetensors")}
+    return f"{len(engines)} engine starts, weights of {len(uploads)} blends uploaded"
 
 
 def run_here(site: Site, text: str, folder: Path) -> Store:

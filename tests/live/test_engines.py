@@ -12,11 +12,14 @@ from svdjobs.storage.dev_server import S3Server
 from tests.live.cluster_access import Site
 from tests.live.faults import Deletions, all_closed, attempts, follow, once, sweep
 from tests.live.namespaces import Namespace
-from tests.live.sweeps import SWEEP, contents, run_here
+from tests.live.sweeps import SWEEP, contents, counted, run_here
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-SHARED = SWEEP.replace("  shards: 2\n", "  shards: 2\n  engines: 2\n")
+SHARED = (
+    SWEEP.replace("  shards: 2\n", "  shards: 2\n  engines: 2\n")
+    + "blend: {write_checkpoints: false}\n"
+)
 
 
 def test_one_is_killed_and_one_evicted_and_the_bytes_are_those_of_one_machine(
@@ -24,6 +27,7 @@ def test_one_is_killed_and_one_evicted_and_the_bytes_are_those_of_one_machine(
     live_server: S3Server,
     image: str,
     make_namespace: Callable[..., Namespace],
+    measured: Callable[[str], None],
     tmp_path: Path,
 ) -> None:
     space = make_namespace("svdjobs-engines")
@@ -37,6 +41,10 @@ def test_one_is_killed_and_one_evicted_and_the_bytes_are_those_of_one_machine(
         node["displayName"] for node in found["status"]["nodes"].values()
         if node["type"] == "Pod" and node.get("templateName") == "evaluate"
     ]  # fmt: skip
+    measured(
+        f"the same with evaluate.engines: 2, one pod killed and one evicted: "
+        f"{counted(found, space.store())}"
+    )
     assert 2 <= len(evaluate) <= 4, "an engine for each pod, and one again for each that was lost"
     assert {task.partition("(")[0] for task in tried} >= {"engines", "plan", "report"}
     once({key: when for key, when in written.items() if not key.startswith("plan/")})

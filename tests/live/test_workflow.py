@@ -11,7 +11,7 @@ import pytest
 from tests.live.cluster_access import Site
 from tests.live.namespaces import Document, Namespace, phases
 from tests.live.node_image import submitted_with
-from tests.live.sweeps import SWEEP, WORKFLOW, contents, run_here
+from tests.live.sweeps import SWEEP, WORKFLOW, contents, counted, run_here
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -35,7 +35,8 @@ def swept(image: str, make_namespace: Callable[..., Namespace]) -> Swept:
     return Swept(space, workflow, space.objects("pods", "app.kubernetes.io/name=svdjobs"))
 
 
-def test_every_node_succeeded(swept: Swept) -> None:
+def test_every_node_succeeded(swept: Swept, measured: Callable[[str], None]) -> None:
+    measured(f"a pod for each evaluation: {counted(swept.workflow, swept.space.store())}")
     found = phases(swept.workflow)
     unlike = {name.rpartition(".")[2] for name in found if found[name] != "Succeeded"}
     # Weights are kept, there is no gate, no engine is shared, and no checkpoint is on the hub.
