@@ -151,7 +151,10 @@ def hub_errors(source: str) -> Iterator[None]:
             f"{source}: the hub restricts access to it. Request access there, and set HF_TOKEN."
         ) from None
     except RepositoryNotFoundError:
-        raise CheckpointError(f"{source}: no such folder, and the hub has no such model.") from None
+        raise CheckpointError(
+            f"{source}: no such folder, and the hub has no such model, or does not show it: for a "
+            f"private model set HF_TOKEN, and a wrong token hides public models too."
+        ) from None
     except RevisionNotFoundError:
         revision = source.partition("@")[2]
         raise CheckpointError(f"{source}: the hub has no revision {revision!r} of it.") from None
@@ -165,5 +168,5 @@ def hub_errors(source: str) -> Iterator[None]:
         raise kind(
             f"{source}: no such folder, and the hub could not be reached "
             f"({first_line(error)}). Copy the checkpoint here and give its folder, or try again "
-            f"with a network."
+            f"with a network; where only a proxy has one, set HTTPS_PROXY."
         ) from None

@@ -195,18 +195,21 @@ def test_a_cluster_without_argo() -> None:
         ({"initlessPod": "enabled: true\n"}, "wait", "fail", "initlessPods: true"),
         ({"initlessPod": "enabled: true\n"}, "supervisor", "ok", ""),
         ({}, "supervisor", "fail", "initlessPods: false"),
+        ({}, "", "ok", ""),
+        ({"initlessPod": "enabled: true\n"}, "", "warn", "initless_pods: true"),
     ],
 )
 def test_argo_s_layout_of_pods_is_that_of_the_template(
     settings: dict[str, str], container: str, found: str, advice: str
 ) -> None:
+    """Without an installed template, it says what to render."""
     template = {"spec": {"podSpecPatch": argo.executor(initless=container == "supervisor")}}
 
     def respond(method: str, path: str, query: dict[str, str], body: Body) -> Answer:
         if path == "/version":
             return 200, {"gitVersion": "v1.34.4"}
         if path.endswith("/workflowtemplates/svdjobs-sweep"):
-            return 200, template
+            return (200, template) if container else status(404, "NotFound", "no template")
         if path == "/api/v1/configmaps":
             return 200, {"items": [{"data": settings}]}
         return status(403, "Forbidden", 'User "x" cannot')

@@ -353,6 +353,16 @@ def test_old_files_go_and_others_stay(tmp_path: Path) -> None:
     assert left == {*written, own.relative_to(tmp_path)}
 
 
+def test_a_stage_s_section_changes_only_the_keys_that_it_has() -> None:
+    changed = {"evaluate": {"memory": "96Gi"}, "report": {}}
+    given, usual = (
+        ClusterSettings.model_validate(settings).model_dump() for settings in (changed, {})
+    )
+    assert given["evaluate"] == {**usual["evaluate"], "memory": "96Gi"}
+    assert given["evaluate"]["scratch"] == "100Gi"
+    assert given["report"] == usual["report"]
+
+
 def test_bad_settings_are_all_named(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text("gpu: {count: -1}\npull_policy: Sometimes\nimage: x\n")

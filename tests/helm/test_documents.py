@@ -128,7 +128,7 @@ def test_the_submitter_may_run_sweeps_and_read_no_secrets() -> None:
         for resource in rule["resources"]
     }
     needed = {
-        *((verb, "workflows") for verb in ("create", "get", "list", "watch", "patch")),
+        *((verb, "workflows") for verb in ("create", "get", "list", "watch", "patch", "delete")),
         *(
             (verb, resource)
             for verb in ("get", "list")
@@ -234,3 +234,13 @@ def test_the_chart_test_is_a_doctor_that_goes_when_all_is_well() -> None:
         given = {key: value for key, value in context.params.items() if value}
     assert given == {"store": "s3://svdjobs/demo", "namespace": "sweeps"}
     assert pod["spec"]["serviceAccountName"] == "svdjobs"
+
+
+def test_the_chart_test_reaches_the_store_as_sweeps_do() -> None:
+    values = {"caConfigMap": "authorities", "proxy": {"https": "http://proxy:3128"}}
+    spec = only(documents(values), "Pod")["spec"]
+    env = {item["name"]: item["value"] for item in spec["containers"][0]["env"]}
+    assert env["HTTPS_PROXY"] == "http://proxy:3128"
+    mounts = {m["name"]: m["mountPath"] for m in spec["containers"][0]["volumeMounts"]}
+    assert env["AWS_CA_BUNDLE"].startswith(mounts["ca"])
+    assert {"name": "ca", "configMap": {"name": "authorities"}} in spec["volumes"]

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from svdjobs import yaml_core
 from svdjobs.cluster.api import ARGO, Cluster, Document, in_pod
 from svdjobs.cluster.doctor.checks import Check, guarded
+from svdjobs.cluster.manifests.settings import ClusterSettings
 from svdjobs.errors import RefusedError
 
 NEEDED = ("workflows", "workflowtemplates", "cronworkflows", "workflowtaskresults")
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
 TEMPLATE = "svdjobs-sweep"
+# The account of rendered manifests, unless their settings name another.
+ACCOUNT = ClusterSettings().service_account
 # The rights that the account of a Workflow's pods needs: verb and resource.
 POD_RIGHTS = (("create", "workflowtaskresults"), ("patch", "workflowtaskresults"))
 # The rights that a person who runs sweeps needs: verb, API group and resource.
@@ -32,8 +35,8 @@ class Needs:
     """What a sweep needs of the cluster."""
 
     service_account: str | None = None
-    """Account of the Workflow's pods; default: the installed template's, or this pod's, or
-    `default`."""
+    """Account of the Workflow's pods; default: the installed template's, or this pod's, or the
+    one of rendered manifests."""
     gpu: bool = False
     """Whether a missing GPU node is a failure instead of a warning."""
     gpu_resource: str = GPU
@@ -157,7 +160,7 @@ def _layout(cluster: Cluster, needs: Needs) -> list[Check]:
     name, known = "argo: pod layout", "workflow-controller-configmap"
     template = _installed(cluster, needs)
     maps = cluster.get("/api/v1/configmaps", fieldSelector=f"metadata.name={known}")["items"]
-    if template is None or len(maps) != 1:
+    if len(maps) != 1:
         return []
     settings = maps[0].get("data") or {}
     settings = {**(yaml_core.load(settings.get("config", ""), known) or {}), **settings}
@@ -165,8 +168,12 @@ def _layout(cluster: Cluster, needs: Needs) -> list[Check]:
     if isinstance(layout, str):
         layout = yaml_core.load(layout, known) or {}
     initless = bool(layout.get("enabled"))
-    if ("name: supervisor" in str(template["spec"].get("podSpecPatch"))) == initless:
+    patches = str(template["spec"].get("podSpecPatch")) if template else ""
+    if ("name: supervisor" in patches) == initless:
         return [Check(name, "ok", "initlessPod" if initless else "containers init and wait")]
+    if template is None:
+        fix = "Render with initless_pods: true in the settings; other pods would be refused."
+        return [Check(name, "warn", "the controller has initlessPod", fix)]
     return [
         Check(
             name,
@@ -194,7 +201,7 @@ def _account(cluster: Cluster, needs: Needs) -> list[Check]:
     if account is None and in_pod():
         who, subject = "this pod's account", None
     else:
-        account = account or "default"
+        account = account or ACCOUNT
         who, subject = f"service account {account}", account
         try:
             cluster.get(cluster.path("serviceaccounts", account, api="/api/v1"))

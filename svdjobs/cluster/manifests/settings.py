@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from svdjobs import __version__, pipeline, yaml_core
 from svdjobs.config_file import read_text, validated
@@ -203,6 +203,20 @@ class CommonSettings(Settings):
     PodDisruptionBudget. The account of Argo's controller must be allowed to make one."""
     limits: LimitSettings = LimitSettings()
     gpu: GpuSettings = GpuSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_stage_s_defaults(cls, given: Any) -> Any:
+        """Fill the section of a stage that gives some keys only, as the chart does."""
+        if not isinstance(given, dict):
+            return given
+        own = {name: field.default for name, field in cls.model_fields.items()}
+        return {
+            key: {**own[key].model_dump(), **section}
+            if isinstance(section, dict) and isinstance(own.get(key), StageSettings)
+            else section
+            for key, section in given.items()
+        }
 
 
 def _stages() -> dict[str, Any]:
