@@ -162,11 +162,14 @@ def test_networks_and_volumes_reach_every_pod() -> None:
         "extra_env": [{"name": "HF_ENDPOINT", "value": "https://hub"}],
         "scratch_class": "fast",
         "protect": True,
+        "prometheus": True,
     }
     given = ClusterSettings.model_validate(settings)
     whole = argo.sweep(given, SWEEPS["demo"])
     assert whole["spec"]["podDisruptionBudget"] == {"minAvailable": argo.ALL_PODS}
     assert whole["spec"]["securityContext"]["fsGroup"] == 0
+    metrics = whole["spec"]["metrics"]["prometheus"]
+    assert [one["name"] for one in metrics] == ["svdjobs_sweeps_total", "svdjobs_sweep_seconds"]
     jobs = documents(render.render(SWEEPS["demo"], given, where="test"), "jobs/kubernetes")
     specs = [job["spec"]["template"]["spec"] for job in jobs if job["kind"] == "Job"]
     pods = [

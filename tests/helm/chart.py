@@ -137,6 +137,7 @@ UNUSUAL = ClusterSettings.model_validate(
         "model_cache": {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
         "scratch_class": "fast",
         "protect": True,
+        "prometheus": True,
         "initless_pods": True,
         "pull_secrets": ("one", "two"),
         "service_account": "sweeps",

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+import helm_python
 import pytest
 
 from tests.argo_emulator.lint import lint
@@ -234,6 +235,24 @@ def test_the_chart_test_is_a_doctor_that_goes_when_all_is_well() -> None:
         given = {key: value for key, value in context.params.items() if value}
     assert given == {"store": "s3://svdjobs/demo", "namespace": "sweeps"}
     assert pod["spec"]["serviceAccountName"] == "svdjobs"
+
+
+def test_the_service_monitor_reads_argo_s_controller() -> None:
+    given = {"create": True, "namespace": "workflows", "labels": {"release": "prometheus"}}
+    values = {"serviceMonitor": given, "crds": {"check": False}}
+    found = only(documents(values), "ServiceMonitor")
+    assert found["metadata"]["labels"]["release"] == "prometheus"
+    spec = found["spec"]
+    assert spec["namespaceSelector"] == {"matchNames": ["workflows"]}
+    assert spec["selector"] == {"matchLabels": {"app": "workflow-controller"}}
+    (endpoint,) = spec["endpoints"]
+    assert (endpoint["port"], endpoint["tlsConfig"]) == ("metrics", {"insecureSkipVerify": True})
+    own = {**given, "selector": {"name": "argo"}, "scheme": "http"}
+    spec = only(documents({**values, "serviceMonitor": own}), "ServiceMonitor")["spec"]
+    assert spec["selector"] == {"matchLabels": {"name": "argo"}}
+    assert "tlsConfig" not in spec["endpoints"][0]
+    with pytest.raises(helm_python.HelmRenderError, match=r"monitoring\.coreos\.com"):
+        documents({**values, "crds": {"check": True}})
 
 
 def test_the_chart_test_reaches_the_store_as_sweeps_do() -> None:

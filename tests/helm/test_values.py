@@ -24,6 +24,7 @@ KUBERNETES_OWN = ("/definitions/tolerations", "/definitions/subject")
 FREE = {
     "podLabels", "podAnnotations", "nodeSelector", "serviceAccount.annotations",
     "gpu.nodeSelector", "gpu.affinity", "global", "modelCache", "commonLabels",
+    "serviceMonitor.labels", "serviceMonitor.selector",
 }  # fmt: skip
 
 

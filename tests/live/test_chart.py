@@ -212,6 +212,7 @@ def test_behind_a_proxy_and_a_private_authority_with_a_cache_of_models(
         values |= {
             "config": HUB, "caConfigMap": "authorities", "proxy": {"https": address},
             "modelCache": {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
+            "prometheus": True,
             "extraEnv": [
                 {"name": "HF_ENDPOINT", "value": hub.url},
                 {"name": "HF_HUB_DISABLE_XET", "value": "1"},

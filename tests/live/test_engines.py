@@ -42,8 +42,8 @@ def test_one_is_killed_and_one_evicted_and_the_bytes_are_those_of_one_machine(
         if node["type"] == "Pod" and node.get("templateName") == "evaluate"
     ]  # fmt: skip
     measured(
-        f"the same with evaluate.engines: 2, one pod killed and one evicted: "
-        f"{counted(found, space.store())}"
+        f"the same with evaluate.engines: 2: {counted(found, space.store())}; one was killed, one "
+        f"deleted, and {len(deletions.again)} were made again under their names"
     )
     assert 2 <= len(evaluate) <= 4, "an engine for each pod, and one again for each that was lost"
     assert {task.partition("(")[0] for task in tried} >= {"engines", "plan", "report"}

@@ -44,6 +44,25 @@ serviceAccountName: {{ include "svdjobs.account" $ | toString | toJson }}
 ttlStrategy:
   secondsAfterFailure: {{ $.Values.limits.keepFailureSeconds | int64 }}
   secondsAfterSuccess: {{ $.Values.limits.keepSuccessSeconds | int64 }}
+{{- if $.Values.prometheus }}
+metrics:
+  prometheus:
+  - counter:
+      value: '1'
+    help: Sweeps that have ended, by status
+    labels:
+    - key: status
+      value: '{{`{{workflow.status}}`}}'
+    name: svdjobs_sweeps_total
+  - gauge:
+      realtime: false
+      value: '{{`{{workflow.duration}}`}}'
+    help: Duration of the last sweep that has ended, by status
+    labels:
+    - key: status
+      value: '{{`{{workflow.status}}`}}'
+    name: svdjobs_sweep_seconds
+{{- end }}
 {{- if $.Values.initlessPods }}
 podSpecPatch: |
   automountServiceAccountToken: false

@@ -20,6 +20,7 @@ from svdjobs.cluster.manifests.yaml_text import dump
 if TYPE_CHECKING:
     from hera.workflows import DAG, Container, Parameter, S3Artifact, Task, Workflow
     from hera.workflows import models as m
+    from hera.workflows.metrics import Counter, Gauge
 
 NAME = "svdjobs-sweep"
 ALL_PODS = 9999
@@ -80,6 +81,7 @@ def _workflow(settings: ClusterSettings, config: str) -> Workflow:
             if settings.protect
             else None
         ),
+        metrics=_metrics() if settings.prometheus else None,
         pod_gc=m.PodGC(strategy="OnPodSuccess", delete_delay_duration="60s"),
         ttl_strategy=m.TTLStrategy(
             seconds_after_success=limits.keep_success_seconds,
@@ -97,6 +99,31 @@ def parameters(settings: ClusterSettings, config: str) -> list[tuple[str, str, s
         ("tag", settings.images.tag, "The images' tag"),
         ("gpus", str(settings.gpu.count), "GPUs of each evaluation pod; 0 evaluates on CPUs"),
         ("keep-weights", "true", "false: delete an alpha's weights after its evaluation"),
+    ]
+
+
+def _metrics() -> list[Counter | Gauge]:
+    """What Argo's controller counts of sweeps, by how they ended.
+
+    https://argo-workflows.readthedocs.io/en/latest/metrics/
+    """
+    from hera.workflows.metrics import Counter, Gauge, Label
+
+    by_status = [Label(key="status", value="{{workflow.status}}")]
+    return [
+        Counter(
+            name="svdjobs_sweeps_total",
+            help="Sweeps that have ended, by status",
+            labels=by_status,
+            value="1",
+        ),
+        Gauge(
+            name="svdjobs_sweep_seconds",
+            help="Duration of the last sweep that has ended, by status",
+            labels=by_status,
+            realtime=False,
+            value="{{workflow.duration}}",
+        ),
     ]
 
 

@@ -110,7 +110,17 @@ def template() -> str:
     )
     patch = "{{{{- if $.Values.initlessPods }}}}\n{}{{{{- else }}}}\n{}{{{{- end }}}}\n"
     patch = patch.format(*patches)
-    return _BEGIN + text(spec) + patch + "templates:\n" + "".join(templates) + "{{- end -}}\n"
+    counted = {"metrics": spec.pop("metrics")}
+    metrics = f"{{{{- if $.Values.prometheus }}}}\n{text(counted)}{{{{- end }}}}\n"
+    return (
+        _BEGIN
+        + text(spec)
+        + metrics
+        + patch
+        + "templates:\n"
+        + "".join(templates)
+        + "{{- end -}}\n"
+    )
 
 
 def _settings(marks: _Marks) -> ClusterSettings:
@@ -139,6 +149,7 @@ def _settings(marks: _Marks) -> ClusterSettings:
             "node_selector": {whole("$.Values.nodeSelector"): ""},
             "tolerations": [{"key": whole("$.Values.tolerations")}],
             "protect": True,
+            "prometheus": True,
             "limits": {
                 "parallelism": number("$.Values.limits.parallelism"),
                 "semaphore": helper("svdjobs.synchronization"),

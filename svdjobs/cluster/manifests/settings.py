@@ -201,6 +201,9 @@ class CommonSettings(Settings):
     protect: bool = False
     """Refuse to drain a node while pods of a sweep run on it: each Workflow gets a
     PodDisruptionBudget. The account of Argo's controller must be allowed to make one."""
+    prometheus: bool = False
+    """Have Argo's controller count sweeps and their duration by status, in its metrics
+    argo_workflows_svdjobs_sweeps_total and argo_workflows_svdjobs_sweep_seconds."""
     limits: LimitSettings = LimitSettings()
     gpu: GpuSettings = GpuSettings()
 
