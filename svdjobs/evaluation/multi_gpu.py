@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from svdjobs.config import VARIANTS, EvaluateConfig, SweepConfig
-from svdjobs.errors import ConfigError, EvaluationError
+from svdjobs.errors import EXIT_TRY_AGAIN, ConfigError, EvaluationError
 from svdjobs.parallel import die_with
 from svdjobs.progress import say
 from svdjobs.provenance import cores
@@ -124,9 +124,10 @@ def _watch(store: Store, start: Callable[[int], subprocess.Popen[bytes]], count:
             del running[number]
             if code:
                 leases.give_back(store, leases.worker(process.pid))
-            if code < 0 and restarts[number]:
+            if (code < 0 or code == EXIT_TRY_AGAIN) and restarts[number]:
                 restarts[number] -= 1
-                say(f"engine {number} was ended by signal {-code}, and starts again")
+                why = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+                say(f"engine {number} {why}, and starts again")
                 running[number] = start(number)
 
 

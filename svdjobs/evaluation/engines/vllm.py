@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdjobs.config import EvaluateConfig
+from svdjobs.deadline import StallWatch
 from svdjobs.errors import (
     CheckpointError,
     ConfigError,
@@ -50,6 +51,9 @@ EXTENSION = "svdjobs.evaluation.engines.vllm_worker.WeightSwap"
 TRANSFER_BYTES = 256 << 20
 GIB = 1 << 30
 PREFILL_TOKENS = 4096
+# The longest that one step of the engine, or a call of its workers, may take. The slowest that is
+# known, a prefill of 70B parameters on CPUs, takes some ten minutes.
+STALL_SECONDS = 1800
 KEY_OR_VALUE = re.compile(r"(^|\.)[kv]_proj\.")
 
 
@@ -108,6 +112,7 @@ class VllmEngine:
         with _startup_errors(config), _output_to(log):
             self._llm = vllm.LLM(**self._arguments, use_tqdm_on_load=False)
         self._transfer = vllm_transfer.chosen(self._llm, self._arguments)
+        self._stall = StallWatch(STALL_SECONDS, f"vLLM hangs; its own messages are in {log}.")
         layouts: list[dict[str, Any]] = self._llm.collective_rpc("svdjobs_layout")
         layout = layouts[0]
         self.vocabulary: int = self._llm.llm_engine.model_config.get_vocab_size()
@@ -145,7 +150,8 @@ class VllmEngine:
             changed = [name for name in weights.origins if self._module(name) in modules]
         with self._transfer(self._llm) as send:
             for batch in _batches(self._with_checksums(chosen_tensors(weights, changed), expected)):
-                send(batch)
+                with self._stall:
+                    send(batch)
         # The cached keys and values belong to the old weights.
         self._llm.reset_prefix_cache()
         self._verify(expected, weights.label, everything=changed is None)
@@ -179,7 +185,9 @@ class VllmEngine:
         parameter is, so either is accepted; stale weights satisfy neither, except by coincidence.
         """
         names = None if everything else list(expected)
-        checksums: list[dict[str, int]] = self._llm.collective_rpc("svdjobs_bits", args=(names,))
+        with self._stall:
+            checksums: list[dict[str, int]]
+            checksums = self._llm.collective_rpc("svdjobs_bits", args=(names,))
         stale = [
             name
             for name, bits in expected.items()
@@ -206,39 +214,53 @@ class VllmEngine:
         """
         from vllm import SamplingParams
 
-        config, engine = self._config, self._llm.llm_engine
-        missing = (r for r in requests if r.key not in done)
-        waiting = {f"{r.idx}-{r.sample_index}": r for r in missing}
+        config = self._config
+
+        def sampling(seed: int) -> SamplingParams:
+            return SamplingParams(
+                n=1,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                top_k=0,
+                min_p=0.0,
+                repetition_penalty=1.0,
+                presence_penalty=0.0,
+                frequency_penalty=0.0,
+                max_tokens=config.max_tokens,
+                seed=seed,
+                stop_token_ids=self._stop,
+                detokenize=False,
+            )
+
+        wanted = {f"{r.idx}-{r.sample_index}": r for r in requests if r.key not in done}
+        given = {name: (r.prompt_ids, sampling(r.seed)) for name, r in wanted.items()}
+        for output in self._outputs(given):
+            request, generated = wanted[output.request_id], output.outputs[0]
+            if generated.finish_reason not in ("stop", "length"):
+                raise EvaluationError(
+                    f"vLLM ended problem {request.idx}, sample {request.sample_index} with "
+                    f"{generated.finish_reason!r}. Finished completions are kept: run again."
+                )
+            yield self._completion(request, list(generated.token_ids))
+
+    def _outputs(self, given: Mapping[str, tuple[Sequence[int], Any]]) -> Iterator[Any]:
+        """Yield what vLLM makes of prompts and their sampling parameters, as each is finished.
+
+        Raises:
+            EvaluationError: out of memory, or the engine died.
+        """
+        engine, waiting = self._llm.llm_engine, set(given)
         try:
-            with _running_errors(config, self._log):
-                for key, request in waiting.items():
-                    sampling = SamplingParams(
-                        n=1,
-                        temperature=config.temperature,
-                        top_p=config.top_p,
-                        top_k=0,
-                        min_p=0.0,
-                        repetition_penalty=1.0,
-                        presence_penalty=0.0,
-                        frequency_penalty=0.0,
-                        max_tokens=config.max_tokens,
-                        seed=request.seed,
-                        stop_token_ids=self._stop,
-                        detokenize=False,
-                    )
-                    prompt = {"prompt_token_ids": list(request.prompt_ids)}
-                    engine.add_request(key, prompt, sampling)
+            with _running_errors(self._config, self._log):
+                for name, (ids, sampling) in given.items():
+                    engine.add_request(name, {"prompt_token_ids": list(ids)}, sampling)
                 while engine.has_unfinished_requests():
-                    for output in engine.step():
+                    with self._stall:
+                        outputs = engine.step()
+                    for output in outputs:
                         if output.finished:
-                            request, generated = waiting.pop(output.request_id), output.outputs[0]
-                            if generated.finish_reason not in ("stop", "length"):
-                                raise EvaluationError(
-                                    f"vLLM ended problem {request.idx}, sample "
-                                    f"{request.sample_index} with {generated.finish_reason!r}. "
-                                    f"Finished completions are kept: run again."
-                                )
-                            yield self._completion(request, list(generated.token_ids))
+                            waiting.remove(output.request_id)
+                            yield output
         finally:
             if waiting:
                 engine.abort_request(list(waiting))
@@ -273,13 +295,13 @@ class VllmEngine:
         # vLLM generates a token after the prompt, so the last token of a trace that fills the
         # context has no log-probability.
         sequences = [[*t.prompt_ids, *t.completion_ids][: self.context - 1] for t in traces]
-        prompts = [{"prompt_token_ids": ids} for ids in sequences]
+        given = {str(number): (ids, sampling) for number, ids in enumerate(sequences)}
         # vLLM applies the temperature to what it draws, but not to log-probabilities of a prompt.
-        with _running_errors(self._config, self._log), self._scaled_logits(1 / temperature):
-            outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
-        for trace, ids, output in zip(traces, sequences, outputs, strict=True):
+        with self._scaled_logits(1 / temperature):
+            outputs = {output.request_id: output for output in self._outputs(given)}
+        for number, (trace, ids) in enumerate(zip(traces, sequences, strict=True)):
             start = len(trace.prompt_ids)
-            rows = zip(output.prompt_logprobs[start:], ids[start:], strict=True)
+            rows = zip(outputs[str(number)].prompt_logprobs[start:], ids[start:], strict=True)
             yield [float(row[token].logprob) for row, token in rows]
 
     @contextmanager
