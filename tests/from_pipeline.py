@@ -55,6 +55,10 @@ RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \\
     && rm -f /opt/{name}/.lock \\
     && find /opt/{name} -depth -type d -name tests -exec rm -rf {{}} + {trim}
 """
+# AWS' services but S3 and those that give credentials for it.
+_SERVICES = """\\
+    && find /opt/{name}/botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts \\
+      ! -name sso ! -name sso-oidc ! -name signin -exec rm -rf {{}} +"""
 # What nothing here imports: Arrow's servers and S3 client; Kubernetes for asyncio.
 _UNUSED = """\\
     && cd /opt/{name} && rm -rf kubernetes/aio pyarrow/include pyarrow/*flight* pyarrow/*_s3*"""
@@ -69,11 +73,13 @@ _CUDA = """\\
         nvidia/cu13/lib/libnvperf_* nvidia/*/include nvidia/*/lib/*.a \\
         torch/include torch/lib/libtorch_cuda_linalg.so; fi"""
 _TRIM = {
-    "gate": _UNUSED, "analysis": _UNUSED, "plan": _MODELS, "numerics": _CUDA, "stages": _UNUSED,
+    "core": _SERVICES, "gate": _UNUSED, "analysis": _UNUSED, "plan": _MODELS, "numerics": _CUDA,
+    "stages": _UNUSED,
 }  # fmt: skip
 # What must work when the packages of a lock are there, and what was removed is not.
 _TRIED = {
-    "core": "import boto3, huggingface_hub, ml_dtypes, safetensors",
+    "core": "import boto3, huggingface_hub, ml_dtypes, safetensors; "
+    "[boto3.client(name, 'us-east-1') for name in ('s3', 'sts', 'sso', 'sso-oidc')]",
     "gate": "import kubernetes, scipy.special",
     "analysis": "import datasets, pyarrow.parquet, scipy.stats",
     "plan": "import transformers; transformers.AutoTokenizer",
