@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from svdjobs.config import EvaluateConfig, SweepConfig
-from svdjobs.evaluation import mapping, speeds
+from svdjobs.evaluation import gpu_memory, mapping, speeds
 from svdjobs.evaluation.benchmarks.load import Benchmark
 from svdjobs.evaluation.pilot import Pilot, look, points
 from svdjobs.evaluation.prompt_sets import PromptSet
@@ -106,6 +106,8 @@ def words(
     for amount in amounts:
         yield from amount.words(config)
     yield _hours(checkpoints, amounts, asked)
+    if config.evaluation.engine != "transformers":
+        yield _gpus(checkpoints, amounts, asked.gpu)
     for amount in amounts:
         yield from _smallest_effects(config, amount, asked.effect)
 
@@ -151,10 +153,8 @@ def _hours(checkpoints: RunCheckpoints, amounts: Sequence[Amount], asked: Questi
     evaluate = checkpoints.config.evaluation
     speed = speeds.of_run(asked.pilot) if asked.pilot and not asked.gpu else None
     if speed is None:
-        after = checkpoints.headers(checkpoints.config.after)
-        elements = {entry.name: entry.elements for entry in after.entries.values()}
-        parameters = speeds.active_parameters(elements, after.config)
-        dtype = "float32" if evaluate.dtype == "auto" else evaluate.dtype
+        parameters = speeds.active_parameters(*_after(checkpoints))
+        dtype = _dtype(evaluate)
         known = speeds.of_gpu(asked.gpu, parameters, dtype) if asked.gpu else None
         speed = known or speeds.of_this_machine(parameters, dtype)
     drawn = math.fsum(a.drawn_tokens(evaluate) + a.prompt_tokens for a in amounts) / speed.draws
@@ -165,6 +165,30 @@ def _hours(checkpoints: RunCheckpoints, amounts: Sequence[Amount], asked: Questi
         f"evaluation: {most} {duration(drawn)} to draw{reading}, {speed.source}; starting the "
         f"engine comes on top"
     )
+
+
+def _gpus(checkpoints: RunCheckpoints, amounts: Sequence[Amount], gpu: str | None) -> str:
+    """The GPUs that an engine needs."""
+    evaluate = checkpoints.config.evaluation
+    longest = max(length for amount in amounts for length in amount.prompts)
+    dtype = _dtype(evaluate)
+    need = gpu_memory.Need.of(*_after(checkpoints), dtype, longest + evaluate.max_tokens)
+    return gpu_memory.words(need, evaluate, dtype, gpu)
+
+
+def _after(checkpoints: RunCheckpoints) -> tuple[dict[str, int], dict[str, Any]]:
+    """Numbers of elements of after's tensors, without a tied lm_head, and its config."""
+    after = checkpoints.headers(checkpoints.config.after)
+    elements = {
+        entry.name: entry.elements
+        for entry in after.entries.values()
+        if not (after.tied and entry.name == "lm_head.weight")
+    }
+    return elements, after.config
+
+
+def _dtype(evaluate: EvaluateConfig) -> str:
+    return "float32" if evaluate.dtype == "auto" else evaluate.dtype
 
 
 def _smallest_effects(config: SweepConfig, amount: Amount, effect: float | None) -> Iterator[str]:

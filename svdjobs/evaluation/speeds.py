@@ -19,7 +19,9 @@ CPU_SHARE = 0.2
 
 
 class Gpu(NamedTuple):
-    """Peak rates in operations per second, without sparsity."""
+    """Memory in GB (1e9 bytes), and peak rates in operations per second, without sparsity."""
+
+    memory: float
 
     bfloat16: float
     """Also of float16."""
@@ -28,14 +30,14 @@ class Gpu(NamedTuple):
 
 
 GPUS: Mapping[str, Gpu] = {
-    "B200": Gpu(2250e12, 75e12),
-    "H200": Gpu(989e12, 67e12),
-    "H100": Gpu(989e12, 67e12),
-    "A100": Gpu(312e12, 19.5e12),
-    "L40S": Gpu(362e12, 91.6e12),
-    "L4": Gpu(121e12, 30.3e12),
-    "A10": Gpu(125e12, 31.2e12),
-    "RTX-4090": Gpu(165e12, 82.6e12),
+    "B200": Gpu(180, 2250e12, 75e12),
+    "H200": Gpu(141, 989e12, 67e12),
+    "H100": Gpu(80, 989e12, 67e12),
+    "A100": Gpu(80, 312e12, 19.5e12),
+    "L40S": Gpu(48, 362e12, 91.6e12),
+    "L4": Gpu(24, 121e12, 30.3e12),
+    "A10": Gpu(24, 125e12, 31.2e12),
+    "RTX-4090": Gpu(24, 165e12, 82.6e12),
 }
 """From NVIDIA's data sheets of the SXM modules and cards, as of November 2026."""
 
