@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Callable
 from fnmatch import fnmatch
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from svdjobs.errors import (
 )
 from svdjobs.storage.local import LocalStore
 from svdjobs.storage.open import open_store
-from svdjobs.storage.store import S3, Store
+from svdjobs.storage.store import S3, Readable, Store
 
 DEMO = "demo:"
 ADDED = " + "
@@ -32,14 +34,24 @@ _PATTERNS = [
 ]  # fmt: skip
 
 
-def open_checkpoint(source: str, *, allow_pickle: bool = False) -> Checkpoint:
+Copies = Callable[[str], Store | None]
+"""The store with a copy of a hub checkpoint; None if there is none."""
+
+
+def no_copies(source: str) -> Store | None:
+    """Checkpoints of the hub are nowhere but there and in its cache."""
+
+
+def open_checkpoint(
+    source: str, *, allow_pickle: bool = False, copies: Copies = no_copies
+) -> Checkpoint:
     """Open the checkpoint that `source` names.
 
     A source is `s3://bucket/prefix`, a checkpoint of this package (`demo:base`), a folder if one of
     that name exists, or else a hub id `owner/name@revision`. A LoRA adapter is merged into the base
     that its config names, or into the base in front of it: `BASE + ADAPTER`.
 
-    A hub snapshot is downloaded unless the cache holds it.
+    A hub snapshot is read from its copy, or downloaded unless the cache holds it.
 
     Raises:
         CheckpointError: `source` is neither a folder nor a hub id, or not a whole checkpoint.
@@ -47,13 +59,19 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False) -> Checkpoint:
             HF_HUB_OFFLINE is set.
         UnavailableError: the bucket or the hub does not answer for now.
     """
+    again = partial(open_checkpoint, allow_pickle=allow_pickle, copies=copies)
     if ADDED in source:
-        return _with_adapter(source, allow_pickle=allow_pickle)
-    store = _named(source) or LocalStore(_download(source, allow_pickle=allow_pickle))
-    return _opened(store, source, allow_pickle=allow_pickle)
+        first, second = source.split(ADDED, 1)
+        adapter = copies(second) or _named(second) or LocalStore(_download(second))
+        return _with_adapter(source, again(first), adapter, second)
+    store = copies(source) or _named(source)
+    store = store or LocalStore(_download(source, allow_pickle=allow_pickle))
+    return _opened(store, source, allow_pickle=allow_pickle, open_base=again)
 
 
-def open_headers(source: str, *, allow_pickle: bool = False) -> Checkpoint:
+def open_headers(
+    source: str, *, allow_pickle: bool = False, copies: Copies = no_copies
+) -> Checkpoint:
     """Open `source` only for its config and headers.
 
     If a hub checkpoint is not in the cache, this fetches a few hundred kilobytes of it by ranges,
@@ -62,18 +80,29 @@ def open_headers(source: str, *, allow_pickle: bool = False) -> Checkpoint:
     Raises:
         CheckpointError, StorageError: as `open_checkpoint`.
     """
+    again = partial(open_headers, allow_pickle=allow_pickle, copies=copies)
     if ADDED in source:
-        return _with_adapter(source, allow_pickle=allow_pickle)
-    if (store := _named(source) or _cached(source)) is None:
-        with hub_errors(source):
-            found = _remote_headers(source, allow_pickle=allow_pickle)
-        return _usable(found) if found else open_checkpoint(source, allow_pickle=allow_pickle)
-    return _opened(store, source, allow_pickle=allow_pickle)
+        first, second = source.split(ADDED, 1)
+        adapter = copies(second) or _named(second) or _cached(second) or hub_files(second)
+        with hub_errors(second):
+            return _with_adapter(source, again(first), adapter, second)
+    if store := copies(source) or _named(source) or _cached(source):
+        return _opened(store, source, allow_pickle=allow_pickle, open_base=again)
+    files = hub_files(source)
+    with hub_errors(source):
+        if allow_pickle and not any(key.endswith(".safetensors") for key in files.keys("")):
+            return open_checkpoint(source, allow_pickle=allow_pickle)  # pickles have no headers
+        return _opened(files, source, allow_pickle=False, open_base=again)
 
 
 def is_hub_id(source: str) -> bool:
     """Whether a source is a checkpoint of the hub, and not a folder of that name."""
     return bool(_HUB_ID.fullmatch(source)) and not Path(source).exists()
+
+
+def hub_parts(source: str) -> list[str]:
+    """The hub checkpoints that a source consists of: itself, or those of `BASE + ADAPTER`."""
+    return [part for part in source.split(ADDED) if is_hub_id(part)]
 
 
 def hub_files(source: str) -> HubFiles:
@@ -93,16 +122,24 @@ def wanted_files(files: HubFiles, *, allow_pickle: bool) -> list[str]:
     return [name for name in files.keys("") if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
-def open_in(store: Store, source: str, *, allow_pickle: bool = False) -> Checkpoint:
-    """Open the copy of a checkpoint in a store under the name of its source.
+def base_of(adapter: Readable, source: str) -> str:
+    """The base that an adapter names.
 
     Raises:
-        CheckpointError: as `open_checkpoint`.
+        CheckpointError: it names none, or is of an unsupported kind.
     """
-    return _opened(store, source, allow_pickle=allow_pickle)
+    named = adapter_config(adapter, source).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(
+            f"{source}: adapter_config.json names no base_model_name_or_path. Give the base, too: "
+            f"`BASE{ADDED}{source}`."
+        )
+    return named
 
 
-def _opened(store: Store, source: str, *, allow_pickle: bool) -> Checkpoint:
+def _opened(
+    store: Readable, source: str, *, allow_pickle: bool, open_base: Callable[[str], Checkpoint]
+) -> Checkpoint:
     """Open the checkpoint in a store; for an adapter, open its base and merge the adapter."""
     if not is_adapter(store):
         return _usable(read_checkpoint(store, source, allow_pickle=allow_pickle))
@@ -113,25 +150,16 @@ def _opened(store: Store, source: str, *, allow_pickle: bool) -> Checkpoint:
             f"`BASE{ADDED}{source}` to use the adapter, or move the adapter's files to another "
             f"folder to use the weights."
         )
-    named = adapter_config(store, source).get("base_model_name_or_path")
-    if not isinstance(named, str) or not named:
-        raise CheckpointError(
-            f"{source}: adapter_config.json names no base_model_name_or_path. Give the base, too: "
-            f"`BASE{ADDED}{source}`."
-        )
-    base = open_checkpoint(named, allow_pickle=allow_pickle)
-    return with_adapter(base, store, source)
+    return with_adapter(open_base(base_of(store, source)), store, source)
 
 
-def _with_adapter(source: str, *, allow_pickle: bool) -> Checkpoint:
-    """Open `BASE + ADAPTER`."""
-    first, _, second = source.partition(ADDED)
-    store = _named(second) or LocalStore(_download(second, allow_pickle=False))
-    if not is_adapter(store):
+def _with_adapter(source: str, base: Checkpoint, adapter: Readable, named: str) -> Checkpoint:
+    """Merge the adapter of `BASE + ADAPTER`."""
+    if not is_adapter(adapter):
         raise CheckpointError(
-            f"{source}: {second} holds no adapter (adapter_config.json, adapter_model.safetensors)."
+            f"{source}: {named} holds no adapter (adapter_config.json, adapter_model.safetensors)."
         )
-    return with_adapter(open_checkpoint(first, allow_pickle=allow_pickle), store, source)
+    return with_adapter(base, adapter, source)
 
 
 def _usable(checkpoint: Checkpoint) -> Checkpoint:
@@ -216,7 +244,12 @@ def in_shared_cache(source: str) -> bool:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
-    return cache.exists() and not os.access(cache, os.W_OK) and _cached(source) is not None
+    if not cache.exists() or os.access(cache, os.W_OK) or (found := _cached(source)) is None:
+        return False
+    if not is_adapter(found):
+        return True
+    base = base_of(found, source)
+    return not is_hub_id(base) or in_shared_cache(base)
 
 
 def _cached(source: str) -> LocalStore | None:
@@ -229,26 +262,14 @@ def _cached(source: str) -> LocalStore | None:
         folder = LocalStore(
             snapshot_download(repository, revision=revision or None, local_files_only=True)
         )
-        read_checkpoint(folder, source, allow_pickle=True)
+        if not is_adapter(folder):
+            read_checkpoint(folder, source, allow_pickle=True)
     except (LocalEntryNotFoundError, HFValidationError, CheckpointError, StorageError):
         return None
     return folder
 
 
-def _remote_headers(source: str, *, allow_pickle: bool) -> Checkpoint | None:
-    """Open a hub checkpoint by its headers, without its weights.
-
-    Return None if it must be downloaded: if it is an adapter, or has only pickled weights, which
-    have no headers, and the user allows those.
-    """
-    files = hub_files(source)
-    has_headers = any(key.endswith(".safetensors") for key in files.keys(""))
-    if is_adapter(files) or (allow_pickle and not has_headers):
-        return None
-    return read_checkpoint(files, source)
-
-
-def _download(source: str, *, allow_pickle: bool) -> Path:
+def _download(source: str, *, allow_pickle: bool = False) -> Path:
     """Download a hub snapshot unless the cache has it. Return its folder."""
     from huggingface_hub import snapshot_download
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from svdjobs.checkpoint.identity import companions_digest, identity, must_be_downloaded
 from svdjobs.checkpoint.matrices import Matrices, matrices
 from svdjobs.checkpoint.reader import Checkpoint
-from svdjobs.checkpoint.sources import is_hub_id, open_checkpoint, open_headers, open_in
+from svdjobs.checkpoint.sources import hub_parts, is_hub_id, open_checkpoint, open_headers
 from svdjobs.config import SweepConfig
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import MANIFEST
@@ -13,11 +13,16 @@ from svdjobs.storage.open import open_store
 from svdjobs.storage.store import Store
 
 
-def hub_sources(config: SweepConfig) -> list[str]:
-    """The checkpoints of a config that are on the hub."""
+def checkpoint_sources(config: SweepConfig) -> list[str]:
+    """The checkpoints of a config, each once."""
     sources = [target.source for target in layout.targets(config)]
-    found = dict.fromkeys([*sources, *config.checkpoints.values()])
-    return [source for source in found if is_hub_id(source)]
+    return list(dict.fromkeys([*sources, *config.checkpoints.values()]))
+
+
+def hub_sources(config: SweepConfig) -> list[str]:
+    """The checkpoints of a config that are on the hub; of `BASE + ADAPTER`, each of the two."""
+    parts = (part for source in checkpoint_sources(config) for part in hub_parts(source))
+    return list(dict.fromkeys(parts))
 
 
 def fetched_store(config: SweepConfig, source: str) -> Store:
@@ -58,12 +63,8 @@ class RunCheckpoints:
         """The checkpoint at a source, ready to be read. A hub checkpoint is the run's copy if the
         stage `fetch` has made one; else it is downloaded."""
         if source not in self._opened:
-            allowed, copy = self.config.allow_pickle, self._copy(source)
-            self._opened[source] = (
-                open_in(copy, source, allow_pickle=allowed)
-                if copy
-                else open_checkpoint(source, allow_pickle=allowed)
-            )
+            allowed = self.config.allow_pickle
+            self._opened[source] = open_checkpoint(source, allow_pickle=allowed, copies=self._copy)
         return self._opened[source]
 
     def _copy(self, source: str) -> Store | None:
@@ -80,7 +81,8 @@ class RunCheckpoints:
         if self._copy(source):
             return self.open(source)
         if source not in self._headers:
-            self._headers[source] = open_headers(source, allow_pickle=self.config.allow_pickle)
+            allowed = self.config.allow_pickle
+            self._headers[source] = open_headers(source, allow_pickle=allowed, copies=self._copy)
         return self._headers[source]
 
     def matrices(self, source: str) -> Matrices:
@@ -96,7 +98,7 @@ class RunCheckpoints:
         sha256 of the weights.
         """
         if source not in self._identities:
-            found = self.headers(source) if is_hub_id(source) else self.open(source)
+            found = self.headers(source) if hub_parts(source) else self.open(source)
             if must_be_downloaded(found):
                 found = self.open(source)
             self._identities[source] = identity(found, store, layout.IDENTITIES)

@@ -1,5 +1,6 @@
 """fetch: copy the hub's checkpoints into the run's store, once for all pods of a sweep.
 
+With an adapter it also copies the base that the adapter names.
 Without it each pod that reads a checkpoint downloads it. Only clusters need the stage: on one
 machine the hub's own cache does the same.
 """
@@ -11,14 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from svdjobs.checkpoint.hub_files import HubFiles
 from svdjobs.checkpoint.identity import remember, sha256_of
-from svdjobs.checkpoint.sources import hub_files, wanted_files
+from svdjobs.checkpoint.lora import is_adapter
+from svdjobs.checkpoint.sources import base_of, hub_files, is_hub_id, wanted_files
 from svdjobs.config import SweepConfig
 from svdjobs.errors import ConfigError, DamagedError
 from svdjobs.parallel import in_order
 from svdjobs.progress import Advance, size, track
 from svdjobs.records import FileRecord
 from svdjobs.runs import layout
-from svdjobs.runs.checkpoints import fetched_store, hub_sources
+from svdjobs.runs.checkpoints import checkpoint_sources, fetched_store, hub_sources
 from svdjobs.runs.outputs import OutputKey, begin
 from svdjobs.storage.store import Store
 
@@ -45,7 +47,20 @@ def run(
         if slug not in by_slug:
             names = ", ".join(by_slug) or "none"
             raise ConfigError(f"--source {slug}: the hub checkpoints of this config are: {names}.")
-        _fetch(config, store, by_slug[slug], force=force)
+        source = by_slug[slug]
+        _fetch(config, store, source, force=force)
+        base = _base(config, source)
+        if base is not None and base not in by_slug.values():
+            _fetch(config, store, base, force=force)
+
+
+def _base(config: SweepConfig, source: str) -> str | None:
+    """The base on the hub that an adapter names, if the config names no other for it."""
+    copy = fetched_store(config, source)
+    if source not in checkpoint_sources(config) or not is_adapter(copy):
+        return None
+    base = base_of(copy, source)
+    return base if is_hub_id(base) else None
 
 
 def _fetch(config: SweepConfig, store: Store, source: str, *, force: bool) -> None:

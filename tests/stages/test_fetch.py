@@ -18,6 +18,7 @@ from svdjobs.runs import shards
 from svdjobs.stages import blend, decompose, evaluate, fetch, metrics, plan, report
 from svdjobs.storage.open import open_store
 from tests.checkpoint.hub import COMMIT, Hub, serving, use
+from tests.checkpoint.test_lora import trained
 from tests.checkpoints import make_checkpoint
 
 
@@ -177,3 +178,51 @@ def test_wrong_use(benchmark_file: Path, tmp_path: Path) -> None:
         str(tmp_path / "run"), benchmark_file, before="demo:base", after="s3://bucket/after"
     )
     assert shards.fan_outs(local, None)["fetch"] == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "fetched"),
+    [
+        ({"after": "lab/adapter"}, {"lab--before", "lab--adapter"}),
+        ({"after": "lab/before + lab/adapter"}, {"lab--before", "lab--adapter"}),
+        # An adapter's base may be no checkpoint of the config.
+        ({"before": "lab/after", "after": "lab/adapter"}, {"lab--after", "lab--adapter"}),
+    ],
+)
+def test_an_adapter_and_its_base_leave_the_hub_once(
+    hub: Hub,
+    models: dict[str, Path],
+    benchmark_file: Path,
+    tmp_path: Path,
+    sources: dict[str, str],
+    fetched: set[str],
+) -> None:
+    """plan reads headers and the adapter, but not the base."""
+    adapter = tmp_path / "adapter"
+    trained(models["lab/before"], adapter)
+    document = json.loads((adapter / "adapter_config.json").read_text())
+    document["base_model_name_or_path"] = "lab/before"
+    (adapter / "adapter_config.json").write_text(json.dumps(document))
+    hub.models["lab/adapter"] = adapter
+    config = config_of(str(tmp_path / "run"), benchmark_file, **sources)
+    store = open_store(config.store_url)
+    made = plan.run(config, store)
+    plan.hash_checkpoints(config, store)
+    assert set(shards.fan_outs(config, made)["fetch"]) == fetched
+    assert not list((tmp_path / "cache").rglob("model*.safetensors")), "headers"
+    hub.weight_bytes = 0
+    fetch.run(config, store)
+    needed = {"lab/before", "lab/adapter", config.before}
+    assert hub.weight_bytes == weights({name: hub.models[name] for name in needed})
+    hub.models.clear()
+    for stage in (decompose, blend):
+        stage.run(config, store)
+    here = config_of(
+        str(tmp_path / "here"), benchmark_file,
+        before=str(models[config.before]), after=f"{models['lab/before']} + {adapter}",
+    )  # fmt: skip
+    beside = open_store(here.store_url)
+    for stage in (plan, decompose, blend):
+        stage.run(here, beside)
+    blended = "checkpoints/alpha-0.0000/model.safetensors"
+    assert store.read(blended) == beside.read(blended)
