@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -9,9 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from svdjobs import escape
 from svdjobs.errors import EXIT_TRY_AGAIN
-from svdjobs.progress import duration, say
+from svdjobs.progress import duration
+
+_LINES = 20
+_KILL_SECONDS = 10
 
 
 class OutOfTime(BaseException):
@@ -51,10 +57,11 @@ class StallWatch:
     others take its work, and Argo starts its pod again.
     """
 
-    def __init__(self, seconds: float, words: str) -> None:
-        """`words` are what is said at the end, e.g. what hangs and where its log is."""
+    def __init__(self, seconds: float, what: str, log: Path) -> None:
+        """`what` hangs, e.g. `vLLM`. The end of its `log` is shown: the file may go with a pod."""
         self._seconds = seconds
-        self._words = words
+        self._what = what
+        self._log = log
         self._since: float | None = None
         threading.Thread(target=self._watch, daemon=True, name="svdjobs-stall-watch").start()
 
@@ -69,9 +76,26 @@ class StallWatch:
             time.sleep(min(5.0, self._seconds / 4))
             since = self._since
             if since is not None and time.monotonic() - since > self._seconds:
-                say(
-                    f"{self._words} It has not returned for {duration(self._seconds)}, so this "
-                    f"process ends. What is finished is kept: run the same command again."
-                )
-                sys.stderr.flush()
-                os._exit(EXIT_TRY_AGAIN)
+                self._end()
+
+    def _end(self) -> None:
+        # Not by `say`: this thread has not the settings of the one that hangs.
+        sys.stderr.write(
+            f"{self._what} hangs: a call has not returned for {duration(self._seconds)}, so this "
+            f"process ends. What is finished is kept: run the same command again. The end of "
+            f"{self._log}:\n{_end_of(self._log)}"
+        )
+        sys.stderr.flush()
+        for child in multiprocessing.active_children():  # they would keep their GPUs
+            child.kill()
+            child.join(_KILL_SECONDS)
+        os._exit(EXIT_TRY_AGAIN)
+
+
+def _end_of(log: Path) -> str:
+    """The last lines of a log, made safe for a terminal."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()[-_LINES:]
+    except OSError:
+        return ""
+    return "".join(f"  {escape.line(line)}\n" for line in lines)

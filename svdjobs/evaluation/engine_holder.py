@@ -80,20 +80,30 @@ class EngineHolder:
             self._checkpoint_id, self._started_for_reuse = first, reuse and first == "after"
         if self._checkpoint_id != checkpoint_id:
             self._checkpoint_id = None  # a failed swap leaves weights of two checkpoints
-            try:
-                self._put(self._engine, self.weights.of(checkpoint_id, with_weight_files=False))
-            except EvaluationError as error:
+            if refusal := self._why_refused(self._engine, checkpoint_id):
                 if checkpoint_id in self._config.variants:
                     raise EvaluationError(
-                        f"{error} Variants and the map have no weight files, so they need an "
+                        f"{refusal} Variants and the map have no weight files, so they need an "
                         f"engine that takes new weights."
-                    ) from None
+                    )
                 alphas = self._kind(checkpoint_id) == _ALPHAS
-                say(f"{error} {'Each alpha' if alphas else checkpoint_id} gets its own engine.")
+                say(f"{refusal} {'Each alpha' if alphas else checkpoint_id} gets its own engine.")
                 self._refused.add(self._kind(checkpoint_id))  # not tried again
                 return self.engine_with(checkpoint_id)
             self._checkpoint_id = checkpoint_id
         return self._engine
+
+    def _why_refused(self, engine: Engine, checkpoint_id: str) -> str:
+        """Put a checkpoint into the engine. Return why it refuses it; empty if it does not.
+
+        Words, since an exception keeps its frames, and these the engine: another one could not
+        start beside it.
+        """
+        try:
+            self._put(engine, self.weights.of(checkpoint_id, with_weight_files=False))
+        except EvaluationError as error:
+            return str(error)
+        return ""
 
     def _kind(self, checkpoint_id: str) -> str:
         """What the engine's refusal of a checkpoint speaks for: all alphas, or itself."""

@@ -48,6 +48,19 @@ def test_groups_divide_the_heads() -> None:
     assert need.smallest_group(20 * GIB) == 1
     assert need.smallest_group(12 * GIB) == 2
     assert need.smallest_group(6 * GIB) is None, "14 heads divide neither by 4 nor by 8"
+    phi_4 = {**LLAMA_70B, "num_attention_heads": 40, "num_key_value_heads": 10}
+    need = Need.of({"w": 4 * GIB}, phi_4, "float32", 1)
+    assert need.smallest_group(9 * GIB) == 2
+    assert need.smallest_group(6 * GIB) is None, "10 heads of keys are no multiple of 4"
+
+
+def test_a_config_that_does_not_say_how_many_heads_restricts_no_group() -> None:
+    need = Need.of({"w": 6 * GIB}, {"n_head": 16, "n_embd": 4096, "n_layer": 28}, "float32", 1)
+    assert need.heads == 16
+    assert need.cache == 2 * 28 * 4096 * 4
+    unknown = Need.of({"w": 6 * GIB}, {"num_attention_heads": [4, 8]}, "float32", 1)
+    assert unknown.smallest_group(4 * GIB) == 8
+    assert "KV cache unknown" in words(unknown, settings(), "float32", None)
 
 
 def test_what_70_billion_parameters_fit() -> None:
@@ -58,10 +71,19 @@ def test_what_70_billion_parameters_fit() -> None:
     with pytest.raises(ConfigError, match=r"H100: .* 262\.8 GiB .*tensor_parallel_size to 4"):
         words(need, settings(), "float32", "H100")
     assert words(need, settings(tensor_parallel_size=4), "float32", "H100")
-    with pytest.raises(ConfigError, match="8 of them are not enough"):
+    with pytest.raises(ConfigError, match="8 are not enough"):
         words(need, settings(), "float32", "L4")
     huge = Need.of({"w": 10 * PARAMETERS_70B}, LLAMA_70B, "float32", 17_000)
-    assert "8 of the largest GPUs are not enough" in words(huge, settings(), "float32", None)
+    assert "it fits no 8 GPUs of one node" in words(huge, settings(), "float32", None)
+
+
+def test_a_dtype_that_is_not_decided_is_refused_only_if_no_dtype_fits() -> None:
+    need = Need.of({"w": 32 * 10**9}, LLAMA_70B, "float32", 17_000)
+    said = words(need, settings(), "float32", "H100")  # 128 GB, or 64 in bfloat16
+    assert "1 × H100 gives vLLM 70.8 GiB, which is too little" in said
+    assert "tensor_parallel_size to 2" in said
+    with pytest.raises(ConfigError, match="--gpu H100"):
+        words(need, settings(dtype="float32"), "float32", "H100")
 
 
 def test_plan_says_it_where_vllm_may_run(tmp_path: Path) -> None:

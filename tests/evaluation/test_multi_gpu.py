@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from svdjobs.config import EvaluateConfig, SweepConfig
-from svdjobs.errors import ConfigError
+from svdjobs.errors import EXIT_TRY_AGAIN, ConfigError
 from svdjobs.evaluation import multi_gpu
 from svdjobs.stages import blend, decompose, plan
 from svdjobs.storage.local import LocalStore
@@ -98,6 +100,19 @@ def test_a_killed_engine_stops_no_other_and_starts_again(
     assert {p.parent.parent.name for p in run.glob("likelihoods/*/sums/manifest.json")} == ids
     logs = [path.name.split("-")[:2] for path in (run / "logs").glob("engine-*.log")]
     assert sorted(logs) == [["engine", "0"], ["engine", "1"]]
+
+
+def test_an_engine_that_hung_and_ended_itself_starts_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = [EXIT_TRY_AGAIN, 0]
+
+    def start(number: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({codes.pop(0)})"])
+
+    multi_gpu._watch(LocalStore(tmp_path), start, 1)
+    assert not codes
+    assert "engine 0 ended with code 75, and starts again" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_fails_in_every_engine_is_named_and_the_others_are_finished(

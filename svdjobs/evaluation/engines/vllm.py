@@ -46,14 +46,16 @@ if TYPE_CHECKING:
     import torch
 
 EXTENSION = "svdjobs.evaluation.engines.vllm_worker.WeightSwap"
-# Tensors are sent to the workers in batches of about this size. Of vLLM's share, 95 % of a GPU,
-# copies of two batches must not need much.
+# Tensors are sent to the workers in batches of about this size; a larger tensor is one by itself.
+# Over CUDA IPC they take room that vLLM leaves on a GPU, usually 5 %.
 TRANSFER_BYTES = 256 << 20
 GIB = 1 << 30
 PREFILL_TOKENS = 4096
 # The longest that one step of the engine, or a call of its workers, may take. The slowest that is
 # known, a prefill of 70B parameters on CPUs, takes some ten minutes.
 STALL_SECONDS = 1800
+# The longest that a start may take, with the weights read from a slow disk.
+START_SECONDS = 2 * 3600
 KEY_OR_VALUE = re.compile(r"(^|\.)[kv]_proj\.")
 
 
@@ -109,12 +111,15 @@ class VllmEngine:
         if config.tensor_parallel_size == 1:
             # Runs the worker in this process instead of starting another process.
             self._arguments["distributed_executor_backend"] = "uni"
-        with _startup_errors(config), _output_to(log):
+        with _startup_errors(config), _output_to(log), StallWatch(START_SECONDS, "vLLM", log):
             self._llm = vllm.LLM(**self._arguments, use_tqdm_on_load=False)
-        self._transfer = vllm_transfer.chosen(self._llm, self._arguments)
-        self._stall = StallWatch(STALL_SECONDS, f"vLLM hangs; its own messages are in {log}.")
-        layouts: list[dict[str, Any]] = self._llm.collective_rpc("svdjobs_layout")
+        self._stall = StallWatch(STALL_SECONDS, "vLLM", log)
+        with self._stall:
+            layouts: list[dict[str, Any]] = self._llm.collective_rpc("svdjobs_layout")
         layout = layouts[0]
+        largest = max(TRANSFER_BYTES, config.tensor_parallel_size * layout["largest"])
+        self._workers = vllm_transfer.Workers(self._llm, self._stall)
+        self._transfer = vllm_transfer.chosen(self._workers, self._arguments, largest)
         self.vocabulary: int = self._llm.llm_engine.model_config.get_vocab_size()
         self._dtypes: dict[str, str] = layout["dtypes"]
         self._packed: dict[str, list[str]] = layout["packed"]
@@ -148,10 +153,9 @@ class VllmEngine:
             # may load whole modules only.
             modules = {self._module(name) for name in changed}
             changed = [name for name in weights.origins if self._module(name) in modules]
-        with self._transfer(self._llm) as send:
+        with self._transfer(self._workers) as send:
             for batch in _batches(self._with_checksums(chosen_tensors(weights, changed), expected)):
-                with self._stall:
-                    send(batch)
+                send(batch)
         # The cached keys and values belong to the old weights.
         self._llm.reset_prefix_cache()
         self._verify(expected, weights.label, everything=changed is None)
@@ -297,7 +301,7 @@ class VllmEngine:
         sequences = [[*t.prompt_ids, *t.completion_ids][: self.context - 1] for t in traces]
         given = {str(number): (ids, sampling) for number, ids in enumerate(sequences)}
         # vLLM applies the temperature to what it draws, but not to log-probabilities of a prompt.
-        with self._scaled_logits(1 / temperature):
+        with _running_errors(self._config, self._log), self._scaled_logits(1 / temperature):
             outputs = {output.request_id: output for output in self._outputs(given)}
         for number, (trace, ids) in enumerate(zip(traces, sequences, strict=True)):
             start = len(trace.prompt_ids)
@@ -306,7 +310,7 @@ class VllmEngine:
 
     @contextmanager
     def _scaled_logits(self, factor: float) -> Iterator[None]:
-        if factor != 1 and not all(self._llm.collective_rpc("svdjobs_scale", args=(factor,))):
+        if factor != 1 and not self._scale(factor):
             raise EvaluationError(
                 f"vLLM cannot scale the logits of this architecture, so completions at temperature "
                 f"{1 / factor:g} cannot be read. Set evaluate.temperature to 1, or evaluate.engine "
@@ -316,7 +320,11 @@ class VllmEngine:
             yield
         finally:
             if factor != 1:
-                self._llm.collective_rpc("svdjobs_scale", args=(1 / factor,))
+                self._scale(1 / factor)
+
+    def _scale(self, factor: float) -> bool:
+        with self._stall:
+            return all(self._llm.collective_rpc("svdjobs_scale", args=(factor,)))
 
     def close(self) -> None:
         """Stop the engine and free its memory."""
@@ -324,7 +332,7 @@ class VllmEngine:
 
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-        del self._llm
+        del self._llm, self._workers
         gc.collect()
         cleanup_dist_env_and_memory()
 
@@ -350,6 +358,8 @@ def _environment() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    # Several workers would else give up a step after 300 s, by an exception; our watch comes first.
+    os.environ.setdefault("VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS", str(2 * STALL_SECONDS))
     if not vllm_uses_gpus():
         # An eighth of the memory in GiB; the rest is for weights, activations and other processes.
         cache = memory_limit_bytes() // 8 // GIB
@@ -429,8 +439,9 @@ def _running_errors(config: EvaluateConfig, log: Path) -> Iterator[None]:
             f"{config.gpu_memory_utilization}) or evaluate.max_tokens (now {config.max_tokens}). "
             f"Finished completions are kept."
         ) from None
-    # RuntimeError: a worker process has failed or died. ValueError: vLLM refuses a request.
-    except (RuntimeError, ValueError) as error:
+    # RuntimeError: a worker process has failed or died. TimeoutError: it does not answer.
+    # ValueError: vLLM refuses a request.
+    except (RuntimeError, TimeoutError, ValueError) as error:
         if isinstance(error, SvdjobsError):
             raise
         raise EvaluationError(

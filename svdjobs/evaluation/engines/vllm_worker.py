@@ -85,8 +85,8 @@ class WeightSwap:
         return len(found) == 1
 
     def svdjobs_layout(self) -> dict[str, Any]:
-        """Dtypes, fused names and copies of heads, to compute the expected checksums; and the
-        device."""
+        """Dtypes, fused names and copies of heads, to compute the expected checksums; the bytes of
+        the largest parameter; and the device."""
         model = self._svdjobs_model()
         dtypes = {n: str(p.dtype).removeprefix("torch.") for n, p in model.named_parameters()}
         packed = dict(getattr(model, "packed_modules_mapping", None) or {})
@@ -97,8 +97,14 @@ class WeightSwap:
             if getattr(module, "num_kv_head_replicas", 1) > 1
             for kind in ("weight", "bias")
         }
-        device = device_name(next(model.parameters()))
-        return {"dtypes": dtypes, "packed": packed, "kv_copies": copies, "device": device}
+        parameters = list(model.parameters())
+        return {
+            "dtypes": dtypes,
+            "packed": packed,
+            "kv_copies": copies,
+            "largest": max(p.numel() * p.element_size() for p in parameters),
+            "device": device_name(parameters[0]),
+        }
 
     def _svdjobs_model(self) -> Any:
         return self.model_runner.get_model()

@@ -30,4 +30,4 @@ def pretend() -> None:
     WeightTransferEngineFactory.register_engine(BACKEND, ByValue)
     started = {"weight_transfer_config": {"backend": BACKEND}}
     vllm_transfer.arguments = lambda config: started
-    vllm_transfer.shared = lambda tensor, gpus: ([tensor], {"cpu": tensor})
+    vllm_transfer.shared = lambda batch, gpus: ([], [{"cpu": t} for t in batch.values()])
