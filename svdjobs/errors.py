@@ -15,6 +15,7 @@
     │   ├── MissingKeyError(FileNotFoundError)  exit 4   a key that does not exist
     │   ├── BusyError                       exit 75  another process is writing the same output
     │   └── UnavailableError(ConnectionError)  exit 75  a store or an API does not answer for now
+    │       └── OvertakenError              exit 75  another process has restarted the same output
     ├── ClusterError(RuntimeError)         exit 4   something on the cluster is gone or unavailable
     └── EvaluationError(RuntimeError)      exit 4   an engine or a grading worker does not run
 
@@ -116,6 +117,10 @@ class UnavailableError(StorageError, ConnectionError):
     """A store or an API does not answer, or cut a connection; it may answer later."""
 
     exit_code = EXIT_TRY_AGAIN
+
+
+class OvertakenError(UnavailableError):
+    """Another process has restarted the output that this one was making."""
 
 
 class ClusterError(SvdjobsError, RuntimeError):

@@ -17,6 +17,7 @@ from svdjobs.errors import (
     BusyError,
     EvaluationError,
     IncompleteError,
+    OvertakenError,
     SvdjobsError,
     UnavailableError,
 )
@@ -148,6 +149,9 @@ class _Work:
                 if mine:
                     with self._time_left.one(piece.id):
                         self._do(piece)
+        except OvertakenError as error:  # whose lease was taken for dead; its work is tried again
+            say(f"{piece.id}: {error}")
+            return True
         except (BusyError, UnavailableError):
             raise  # the pod is started again
         except SvdjobsError as error:

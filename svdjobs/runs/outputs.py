@@ -18,7 +18,7 @@ from svdjobs.errors import (
     IncompleteError,
     MissingKeyError,
     OutputError,
-    UnavailableError,
+    OvertakenError,
 )
 from svdjobs.fingerprint import fingerprint
 from svdjobs.progress import say
@@ -103,12 +103,12 @@ class Output:
         An interrupted run may have written the file.
 
         Raises:
-            UnavailableError: the file is gone, since another process has restarted the output.
+            OvertakenError: the file is gone, since another process has restarted the output.
         """
         try:
             data = bytes(self.store.read(self.key(name)))
         except MissingKeyError as error:
-            raise UnavailableError(
+            raise OvertakenError(
                 f"{error} Another process has restarted or deleted this output. Run the same "
                 f"command again."
             ) from None
@@ -135,7 +135,7 @@ class Output:
         matches the stored files wins.
 
         Raises:
-            UnavailableError: a file is gone, or has another size, or matches neither manifest,
+            OvertakenError: a file is gone, or has another size, or matches neither manifest,
                 since another process has restarted the output.
         """
         self._check_files()
@@ -156,7 +156,7 @@ class Output:
                 if self._files_are_stored(manifest):
                     write_bytes(self.store, key, document)
                 elif not self._files_are_stored(other):
-                    raise UnavailableError(
+                    raise OvertakenError(
                         f"{self.store.url}/{self.prefix}: two processes are making this output at "
                         f"once. Run the same command again when one has ended."
                     )
@@ -180,7 +180,7 @@ class Output:
         sizes = self.store.sizes(self.prefix)
         lost = sorted(f.key for f in self.files if sizes.get(self.key(f.key)) != f.bytes)
         if lost:
-            raise UnavailableError(
+            raise OvertakenError(
                 f"{self.store.url}/{self.prefix}: {', '.join(lost[:5])} changed or vanished while "
                 f"the output was being made, so another process has restarted it. Run the same "
                 f"command again; what is there is kept."

@@ -14,7 +14,7 @@ import pytest
 from svdjobs import local
 from svdjobs.config import ENGINES, SweepConfig
 from svdjobs.config_file import parse_config
-from svdjobs.errors import EXIT_TERMINATED, EvaluationError
+from svdjobs.errors import EXIT_TERMINATED, EvaluationError, OvertakenError
 from svdjobs.evaluation import drawing, likelihoods, queue
 from svdjobs.runs import leases, shards
 from svdjobs.stages import blend, decompose, evaluate, plan, report
@@ -155,6 +155,24 @@ def test_a_piece_that_fails_is_named_and_all_others_are_done(
     missing = [p.id for p in queue.pieces(config) if p.what == "read"]
     assert len(missing) == 6
     walk(config, store)  # with the fault mended
+    assert finished_by(config, store) == expected
+
+
+def test_work_that_another_engine_restarted_is_tried_again(
+    shared: MakeConfig, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder that stood still for too long is taken for dead; two then make one output."""
+    config = shared(tmp_path / "run")
+    store = prepared(config)
+    real, overtaken = drawing.draw_shard, iter([True])
+
+    def draw(*given: Any) -> Any:
+        if next(overtaken, False):
+            raise OvertakenError("another process has restarted it")
+        return real(*given)
+
+    monkeypatch.setattr(drawing, "draw_shard", draw)
+    walk(config, store)
     assert finished_by(config, store) == expected
 
 
