@@ -129,7 +129,7 @@ def test_the_submitter_may_run_sweeps_and_read_no_secrets() -> None:
         for resource in rule["resources"]
     }
     needed = {
-        *((verb, "workflows") for verb in ("create", "get", "list", "watch", "patch", "delete")),
+        *((verb, "workflows") for verb in ("create", "get", "list", "watch", "patch")),
         *(
             (verb, resource)
             for verb in ("get", "list")
