@@ -59,10 +59,11 @@ class StallWatch:
 
     def __init__(self, seconds: float, what: str, log: Path) -> None:
         """`what` hangs, e.g. `vLLM`. The end of its `log` is shown: the file may go with a pod."""
-        self._seconds = seconds
+        self.seconds = seconds
         self._what = what
         self._log = log
         self._since: float | None = None
+        self._closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True, name="svdjobs-stall-watch").start()
 
     def __enter__(self) -> None:
@@ -71,17 +72,20 @@ class StallWatch:
     def __exit__(self, *_: object) -> None:
         self._since = None
 
+    def close(self) -> None:
+        """End the thread that watches."""
+        self._closed.set()
+
     def _watch(self) -> None:
-        while True:
-            time.sleep(min(5.0, self._seconds / 4))
+        while not self._closed.wait(min(5.0, self.seconds / 4)):
             since = self._since
-            if since is not None and time.monotonic() - since > self._seconds:
+            if since is not None and time.monotonic() - since > self.seconds:
                 self._end()
 
     def _end(self) -> None:
         # Not by `say`: this thread has not the settings of the one that hangs.
         sys.stderr.write(
-            f"{self._what} hangs: a call has not returned for {duration(self._seconds)}, so this "
+            f"{self._what} hangs: a call has not returned for {duration(self.seconds)}, so this "
             f"process ends. What is finished is kept: run the same command again. The end of "
             f"{self._log}:\n{_end_of(self._log)}"
         )

@@ -111,14 +111,13 @@ class VllmEngine:
         if config.tensor_parallel_size == 1:
             # Runs the worker in this process instead of starting another process.
             self._arguments["distributed_executor_backend"] = "uni"
-        with _startup_errors(config), _output_to(log), StallWatch(START_SECONDS, "vLLM", log):
+        self._stall = StallWatch(START_SECONDS, "vLLM", log)
+        with _startup_errors(config), _output_to(log), self._stall:
             self._llm = vllm.LLM(**self._arguments, use_tqdm_on_load=False)
-        self._stall = StallWatch(STALL_SECONDS, "vLLM", log)
-        with self._stall:
-            layouts: list[dict[str, Any]] = self._llm.collective_rpc("svdjobs_layout")
+        self._stall.seconds = STALL_SECONDS
+        layouts: list[dict[str, Any]] = self._ask("svdjobs_layout")
         layout = layouts[0]
         largest = max(TRANSFER_BYTES, config.tensor_parallel_size * layout["largest"])
-        self._workers = vllm_transfer.Workers(self._llm, self._stall)
         self._transfer = vllm_transfer.chosen(self._workers, self._arguments, largest)
         self.vocabulary: int = self._llm.llm_engine.model_config.get_vocab_size()
         self._dtypes: dict[str, str] = layout["dtypes"]
@@ -132,6 +131,16 @@ class VllmEngine:
         given = {k: v for k, v in self._arguments.items() if k != "model"}
         invariant = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
         return {"engine": self.description, "batch_invariant": invariant, **given}
+
+    @property
+    def _workers(self) -> vllm_transfer.Workers:
+        return vllm_transfer.Workers(self._llm, self._stall)
+
+    def _ask(self, method: str, *given: Any) -> list[Any]:
+        """What each worker answers to a call of its extension (`vllm_worker`)."""
+        with self._stall:
+            answers: list[Any] = self._llm.collective_rpc(method, args=given)
+        return answers
 
     def put(self, weights: Weights, changed: Collection[str] | None = None) -> None:
         """Replace the weights of the running engine, and verify that it holds the new ones.
@@ -189,9 +198,7 @@ class VllmEngine:
         parameter is, so either is accepted; stale weights satisfy neither, except by coincidence.
         """
         names = None if everything else list(expected)
-        with self._stall:
-            checksums: list[dict[str, int]]
-            checksums = self._llm.collective_rpc("svdjobs_bits", args=(names,))
+        checksums: list[dict[str, int]] = self._ask("svdjobs_bits", names)
         stale = [
             name
             for name, bits in expected.items()
@@ -310,7 +317,7 @@ class VllmEngine:
 
     @contextmanager
     def _scaled_logits(self, factor: float) -> Iterator[None]:
-        if factor != 1 and not self._scale(factor):
+        if factor != 1 and not all(self._ask("svdjobs_scale", factor)):
             raise EvaluationError(
                 f"vLLM cannot scale the logits of this architecture, so completions at temperature "
                 f"{1 / factor:g} cannot be read. Set evaluate.temperature to 1, or evaluate.engine "
@@ -320,11 +327,7 @@ class VllmEngine:
             yield
         finally:
             if factor != 1:
-                self._scale(1 / factor)
-
-    def _scale(self, factor: float) -> bool:
-        with self._stall:
-            return all(self._llm.collective_rpc("svdjobs_scale", args=(factor,)))
+                self._ask("svdjobs_scale", 1 / factor)
 
     def close(self) -> None:
         """Stop the engine and free its memory."""
@@ -332,7 +335,8 @@ class VllmEngine:
 
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-        del self._llm, self._workers
+        self._stall.close()
+        del self._llm
         gc.collect()
         cleanup_dist_env_and_memory()
 

@@ -161,7 +161,7 @@ def report_on_transfers(engine: VllmEngine) -> dict[str, Any]:
     report["unreadable"] = refused(lambda: engine.put(broken))
     engine.put(weights("base"))
     report["base_after_a_failure"] = list(engine.log_probabilities(traces()))
-    engine._transfer = lambda _llm: nullcontext(lambda _batch: None)
+    engine._transfer = lambda _workers: nullcontext(lambda _batch: None)
     report["stale"] = refused(lambda: engine.put(weights("rl2")))
     report["some_stale"] = refused(lambda: engine.put(mixed(), SOME))
     return report
