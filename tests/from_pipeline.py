@@ -238,14 +238,14 @@ def schema(text: str) -> str:
 
 def _replace(properties: dict[str, Any], kind: str, stages: dict[str, Stage]) -> None:
     """Replace the properties that refer to a definition by those of some stages."""
-    reference = {"$ref": f"#/definitions/{kind}"}
-    old = {
-        key: value for key, value in properties.items() if value.get("$ref") == reference["$ref"]
-    }
-    for key in old:
-        del properties[key]
+    reference = f"#/definitions/{kind}"
+    old = [key for key, value in properties.items() if value.get("$ref") == reference]
+    described = {key: properties.pop(key)["description"] for key in old}
     properties |= {
-        key: {"description": f"The pods of the stage {stage.name}.", **old.get(key, reference)}
+        key: {
+            "description": described.get(key, f"The pods of the stage {stage.name}."),
+            "$ref": reference,
+        }
         for key, stage in stages.items()
     }
 

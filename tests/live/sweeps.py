@@ -48,15 +48,17 @@ evaluate: null
 """A sweep without an evaluation: five pods."""
 
 
+def engine_starts(workflow: Document) -> int:
+    """How many pods with an engine a sweep has had."""
+    nodes = workflow["status"]["nodes"].values()
+    return sum(n["type"] == "Pod" and n.get("templateName") == "evaluate" for n in nodes)
+
+
 def counted(workflow: Document, store: Store) -> str:
     """How many engines a sweep has started, and how many blends it has uploaded the weights of."""
-    engines = [
-        node for node in workflow["status"]["nodes"].values()
-        if node["type"] == "Pod" and node.get("templateName") == "evaluate"
-    ]  # fmt: skip
     keys = store.keys("checkpoints")
     uploads = {key.split("/")[1] for key in keys if key.endswith(".safetensors")}
-    return f"{len(engines)} engine starts, weights of {len(uploads)} blends uploaded"
+    return f"{engine_starts(workflow)} engine starts, weights of {len(uploads)} blends uploaded"
 
 
 def run_here(site: Site, text: str, folder: Path) -> Store:

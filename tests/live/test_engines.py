@@ -12,7 +12,7 @@ from svdjobs.storage.dev_server import S3Server
 from tests.live.cluster_access import Site
 from tests.live.faults import Deletions, all_closed, attempts, follow, once, sweep
 from tests.live.namespaces import Namespace
-from tests.live.sweeps import SWEEP, contents, counted, run_here
+from tests.live.sweeps import SWEEP, contents, counted, engine_starts, run_here
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -37,15 +37,13 @@ def test_one_is_killed_and_one_evicted_and_the_bytes_are_those_of_one_machine(
     space.check(found)
     tried = attempts(found)
     assert not deletions.left, "no engine was seen at work"
-    evaluate = [
-        node["displayName"] for node in found["status"]["nodes"].values()
-        if node["type"] == "Pod" and node.get("templateName") == "evaluate"
-    ]  # fmt: skip
     measured(
         f"the same with evaluate.engines: 2: {counted(found, space.store())}; one was killed, one "
         f"deleted, and {len(deletions.again)} were made again under their names"
     )
-    assert 2 <= len(evaluate) <= 4, "an engine for each pod, and one again for each that was lost"
+    assert 2 <= engine_starts(found) <= 4, (
+        "an engine for each pod, and one again for each that was lost"
+    )
     assert {task.partition("(")[0] for task in tried} >= {"engines", "plan", "report"}
     once({key: when for key, when in written.items() if not key.startswith("plan/")})
     store = space.store()

@@ -21,6 +21,8 @@ from tests.checkpoint.hub import COMMIT, Hub, serving, use
 from tests.checkpoint.test_lora import trained
 from tests.checkpoints import make_checkpoint
 
+BLENDED = "checkpoints/alpha-0.0000/model.safetensors"
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -56,6 +58,14 @@ def config_of(store: str, benchmark_file: Path, **sources: str) -> SweepConfig:
     return parse_config(document, where="test")
 
 
+def blended_by(config: SweepConfig) -> bytearray:
+    """The blend of a sweep that is run here."""
+    store = open_store(config.store_url)
+    for stage in (plan, decompose, blend):
+        stage.run(config, store)
+    return store.read(BLENDED)
+
+
 def test_every_checkpoint_leaves_the_hub_once(
     hub: Hub,
     models: dict[str, Path],
@@ -81,15 +91,9 @@ def test_every_checkpoint_leaves_the_hub_once(
         stage.run(config, store)
     assert not report.unfinished(config, store)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
-    here = config_of(
-        str(tmp_path / "here"), benchmark_file,
-        before=str(models["lab/before"]), after=str(models["lab/after"]),
-    )  # fmt: skip
-    beside = open_store(here.store_url)
-    for stage in (plan, decompose, blend):
-        stage.run(here, beside)
-    blended = "checkpoints/alpha-0.0000/model.safetensors"
-    assert store.read(blended) == beside.read(blended)
+    folders = {role: str(models[f"lab/{role}"]) for role in ("before", "after")}
+    here = config_of(str(tmp_path / "here"), benchmark_file, **folders)
+    assert store.read(BLENDED) == blended_by(here)
 
 
 def test_the_copy_s_hashes_are_known_without_reading_it(
@@ -221,8 +225,4 @@ def test_an_adapter_and_its_base_leave_the_hub_once(
         str(tmp_path / "here"), benchmark_file,
         before=str(models[config.before]), after=f"{models['lab/before']} + {adapter}",
     )  # fmt: skip
-    beside = open_store(here.store_url)
-    for stage in (plan, decompose, blend):
-        stage.run(here, beside)
-    blended = "checkpoints/alpha-0.0000/model.safetensors"
-    assert store.read(blended) == beside.read(blended)
+    assert store.read(BLENDED) == blended_by(here)
