@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -145,6 +146,13 @@ def _reader(checkpoint: Checkpoint, piece: Piece) -> Callable[[], npt.NDArray[An
     return read
 
 
+def size_in(config: Mapping[str, Any], *keys: str) -> int:
+    """The size of the language model by the first of these keys that gives one; 0 if none does."""
+    text = config.get("text_config") or config
+    found = (text.get(key) for key in keys)
+    return next((v for v in found if isinstance(v, int) and v > 0), 0)
+
+
 @dataclass(frozen=True)
 class Sizes:
     """The sizes in a config; 0 for a size that the config does not give."""
@@ -160,12 +168,7 @@ class Sizes:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Sizes:
         """Read the sizes of the language model."""
-        text = config.get("text_config") or config
-
-        def size(*keys: str) -> int:
-            found = (text.get(key) for key in keys)
-            return next((v for v in found if isinstance(v, int) and v > 0), 0)
-
+        text, size = config.get("text_config") or config, partial(size_in, config)
         hidden, heads = (
             size("hidden_size", "n_embd", "d_model"),
             size("num_attention_heads", "n_head", "n_heads"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
-from svdjobs.checkpoint.matrices import Sizes
+from svdjobs.checkpoint.matrices import Sizes, size_in
 from svdjobs.config import EvaluateConfig
 from svdjobs.errors import ConfigError
 from svdjobs.evaluation.speeds import GPUS
@@ -38,12 +39,7 @@ class Need(NamedTuple):
         cls, elements: Mapping[str, int], config: Mapping[str, Any], dtype: str, tokens: int
     ) -> Need:
         """The need for a checkpoint, by the numbers of elements of its tensors and its config."""
-        text, item, sizes = config.get("text_config") or config, ITEM_BYTES[dtype], Sizes.of(config)
-
-        def number(*keys: str) -> int:
-            found = (text.get(key) for key in keys)
-            return next((v for v in found if isinstance(v, int) and v > 0), 0)
-
+        item, sizes, number = ITEM_BYTES[dtype], Sizes.of(config), partial(size_in, config)
         kept, kv_heads = 2 * sizes.kv_heads * sizes.head, sizes.kv_heads
         if latent := number("kv_lora_rank"):  # DeepSeek's latent attention
             kept, kv_heads = latent + number("qk_rope_head_dim"), 1

@@ -17,7 +17,7 @@ from svdjobs.fingerprint import fingerprint
 from svdjobs.progress import say, size
 from svdjobs.records import Estimate, Plan, TensorPlan
 from svdjobs.runs import cost, layout
-from svdjobs.runs.checkpoints import RunCheckpoints
+from svdjobs.runs.checkpoints import RunCheckpoints, checkpoint_sources
 from svdjobs.runs.outputs import Output, OutputKey, begin, check_run, note_run
 from svdjobs.storage.store import Store
 from svdjobs.variant_config import VariantConfig
@@ -88,8 +88,7 @@ def _check_what_is_evaluated(
 def hash_checkpoints(config: SweepConfig, store: Store) -> None:
     """Hash every checkpoint and store the hashes, so no pod of a fan-out has to."""
     checkpoints = RunCheckpoints(config)
-    sources = [*(target.source for target in layout.targets(config)), *config.checkpoints.values()]
-    for source in dict.fromkeys(sources):
+    for source in checkpoint_sources(config):
         checkpoints.identity(source, store)
 
 

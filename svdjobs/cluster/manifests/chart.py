@@ -112,15 +112,8 @@ def template() -> str:
     patch = patch.format(*patches)
     counted = {"metrics": spec.pop("metrics")}
     metrics = f"{{{{- if $.Values.prometheus }}}}\n{text(counted)}{{{{- end }}}}\n"
-    return (
-        _BEGIN
-        + text(spec)
-        + metrics
-        + patch
-        + "templates:\n"
-        + "".join(templates)
-        + "{{- end -}}\n"
-    )
+    top = text(spec) + metrics + patch
+    return _BEGIN + top + "templates:\n" + "".join(templates) + "{{- end -}}\n"
 
 
 def _settings(marks: _Marks) -> ClusterSettings:
