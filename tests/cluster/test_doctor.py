@@ -186,6 +186,51 @@ def test_a_cluster_without_argo() -> None:
     assert "Install Argo Workflows 3.7" in checks["argo: resources"].advice
 
 
+def controller(namespace: str, *args: str) -> Body:
+    container = {"image": "quay.io/argoproj/workflow-controller:v4.0.7", "args": [*args]}
+    return {
+        "metadata": {"namespace": namespace},
+        "spec": {"containers": [container]},
+        "status": {"phase": "Running"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "found", "words"),
+    [
+        ((), "ok", "workflow-controller:v4.0.7 in namespace argo"),
+        (("--namespaced=false",), "ok", "in namespace argo"),
+        (("--namespaced", "--managed-namespace", "here"), "ok", "in namespace argo"),
+        (("--namespaced", "--managed-namespace=x"), "fail", "watch x, none watches here"),
+        (("--namespaced",), "fail", "watch argo, none watches here"),
+    ],
+)
+def test_a_controller_may_watch_one_namespace_only(
+    args: tuple[str, ...], found: str, words: str
+) -> None:
+    check = controller_check("/api/v1/pods", controller("argo", *args))
+    assert (check.status, words in check.found) == (found, True), check
+
+
+def test_without_rights_elsewhere_a_controller_of_the_own_namespace_is_found() -> None:
+    own = "/api/v1/namespaces/here/pods"
+    check = controller_check(own, controller("here", "--namespaced"))
+    assert (check.status, check.found) == ("ok", "workflow-controller:v4.0.7 in namespace here")
+
+
+def controller_check(readable: str, pod: Body) -> Check:
+    """What doctor says of controllers if of all resources it may list this one."""
+
+    def respond(method: str, path: str, query: dict[str, str], body: Body) -> Answer:
+        known: dict[str, Body] = {"/version": {"gitVersion": "v1"}, readable: {"items": [pod]}}
+        return (200, known[path]) if path in known else status(403, "Forbidden", "cannot")
+
+    with answering(respond) as server:
+        return by_name(check_cluster(server.cluster(patience_seconds=1), Needs()))[
+            "argo: controller"
+        ]
+
+
 @pytest.mark.parametrize(
     ("settings", "container", "found", "advice"),
     [

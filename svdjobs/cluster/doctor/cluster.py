@@ -5,6 +5,7 @@ A check that the permissions forbid is `not checked`, not a failure. A pod may l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -26,7 +27,8 @@ POD_RIGHTS = (("create", "workflowtaskresults"), ("patch", "workflowtaskresults"
 USER_RIGHTS = (
     ("create", "argoproj.io", "workflows"), ("get", "argoproj.io", "workflows"),
     ("list", "argoproj.io", "workflows"), ("watch", "argoproj.io", "workflows"),
-    ("patch", "argoproj.io", "workflows"), ("list", "", "pods"), ("get", "", "pods/log"),
+    ("patch", "argoproj.io", "workflows"), ("list", "", "pods"), ("get", "", "pods"),
+    ("get", "", "pods/log"),
 )  # fmt: skip
 
 
@@ -125,13 +127,22 @@ def _resources(cluster: Cluster) -> Check:
 def _controller(cluster: Cluster) -> Check:
     """Look for the controller by its pod's label, then by its lease: the label may differ."""
     name = "argo: controller"
-    pods = cluster.get("/api/v1/pods", labelSelector="app=workflow-controller")["items"]
+    pods = _in_all_namespaces(cluster, "/api/v1", "pods", labelSelector="app=workflow-controller")
     running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
-    if running:
-        image = running[0]["spec"]["containers"][0]["image"]
-        where = running[0]["metadata"]["namespace"]
+    if watching := [pod for pod in running if _watched(pod) in (None, cluster.namespace)]:
+        image = watching[0]["spec"]["containers"][0]["image"]
+        where = watching[0]["metadata"]["namespace"]
         return Check(name, "ok", f"{image.rpartition('/')[2]} in namespace {where}")
-    leases = cluster.get("/apis/coordination.k8s.io/v1/leases")["items"]
+    if running:
+        others = ", ".join(sorted({str(_watched(pod)) for pod in running}))
+        return Check(
+            name,
+            "fail",
+            f"controllers with --namespaced watch {others}, none watches {cluster.namespace}",
+            "Workflows would stay Pending: use that namespace, or install a controller for this "
+            "one.",
+        )
+    leases = _in_all_namespaces(cluster, "/apis/coordination.k8s.io/v1", "leases")
     own = [lease for lease in leases if lease["metadata"]["name"] == "workflow-controller"]
     if own:
         return Check(name, "ok", f"holds its lease in {own[0]['metadata']['namespace']}")
@@ -141,6 +152,32 @@ def _controller(cluster: Cluster) -> Check:
         "no pod with label app=workflow-controller, and no lease named workflow-controller",
         "If Workflows stay Pending, no controller runs: look at the pods in Argo's namespace.",
     )
+
+
+def _in_all_namespaces(cluster: Cluster, api: str, resource: str, **query: str) -> list[Document]:
+    """Objects of all namespaces; of this one if the caller may not see others. A controller that
+    was installed without cluster roles is usually in this one."""
+    try:
+        found = cluster.get(f"{api}/{resource}", **query)
+    except RefusedError as error:
+        if error.status != 403:
+            raise
+        found = cluster.get(cluster.path(resource, api=api), **query)
+    items: list[Document] = found["items"]
+    return items
+
+
+def _watched(controller: Document) -> str | None:
+    """The namespace that a controller's pod watches; None: all of them.
+
+    https://argo-workflows.readthedocs.io/en/latest/managed-namespace/
+    """
+    container = controller["spec"]["containers"][0]
+    words = " ".join([*(container.get("command") or ()), *(container.get("args") or ())])
+    if not re.search(r"--namespaced(?!=false)", words):
+        return None
+    managed = re.search(r"--managed-namespace[= ](\S+)", words)
+    return managed[1] if managed else str(controller["metadata"]["namespace"])
 
 
 def _template(cluster: Cluster, needs: Needs) -> Check:
@@ -159,7 +196,8 @@ def _layout(cluster: Cluster, needs: Needs) -> list[Check]:
     """Compare the containers that the template patches with those that the controller makes."""
     name, known = "argo: pod layout", "workflow-controller-configmap"
     template = _installed(cluster, needs)
-    maps = cluster.get("/api/v1/configmaps", fieldSelector=f"metadata.name={known}")["items"]
+    named = f"metadata.name={known}"
+    maps = _in_all_namespaces(cluster, "/api/v1", "configmaps", fieldSelector=named)
     if len(maps) != 1:
         return []
     settings = maps[0].get("data") or {}
