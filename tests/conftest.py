@@ -14,6 +14,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tests compare bytes with those that CPUs compute, and svdjobs refuses vLLM's CPU build if there is
 # a GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Workers in parallel share the cores, and threads that wait for each other's core are slower.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # These variables choose the kernels of a library, and the last bits depend on the kernels. Pods do
 # not get them, so remove them here, before numpy and torch are imported.
 os.environ.pop("OPENBLAS_CORETYPE", None)
