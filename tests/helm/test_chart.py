@@ -167,6 +167,19 @@ def test_the_development_store_is_tied_together() -> None:
     ]
 
 
+def test_a_render_without_a_cluster_makes_no_random_keys_if_a_secret_is_named() -> None:
+    """As Argo CD renders, at each sync."""
+    values = {"devStore": {"enabled": True, "image": "store:1", "existingSecret": "mine"}}
+    found = documents(values)
+    assert found == documents(values)
+    assert set(only(found, "Secret")["data"]) == {"AWS_REGION", "AWS_ENDPOINT_URL"}
+    evaluate = only(found, "WorkflowTemplate")["spec"]["templates"][1]["container"]
+    secrets = [item["secretRef"]["name"] for item in evaluate["envFrom"]]
+    assert secrets == ["svdjobs-store", "svdjobs-dev-store", "mine"]
+    (server,) = only(found, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert {item["valueFrom"]["secretKeyRef"]["name"] for item in server["env"]} == {"mine"}
+
+
 APART = "In a prompt or title, put a space between the two signs"
 
 

@@ -105,6 +105,16 @@ def test_install_upgrade_uninstall(helm: helm_python.Config, space: Namespace) -
     assert space.api.get(limits)["data"] == {"evaluate": "3"}
     assert "cronworkflows/svdjobs-nightly" in there(space.api)
 
+    # Somebody raises the limit while sweeps run. Helm 4 applies server-side, where that field now
+    # has another manager: another value for it would end every upgrade in a conflict.
+    space.api.patch(limits, {"data": {"evaluate": "5"}})
+    for evaluations in (3, 4):
+        values = {**values, "limits": {"evaluations": evaluations}}
+        helm.upgrade(CHART, RELEASE, values, namespace=space.name)
+        assert space.api.get(limits)["data"] == {"evaluate": "5"}
+        told = str(helm.get_all(RELEASE))
+        assert f"limits.evaluations is {evaluations}, but somebody has set 5" in told
+
     helm.uninstall(RELEASE, wait="legacy", timeout=60)
     # Helm does not wait for the pods of a Deployment that it has deleted.
     until(lambda: not there(space.api), 60, "all objects of the chart are gone")

@@ -41,6 +41,21 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end -}}
 
+{{/* Most evaluation pods at a time: limits.evaluations, or what somebody else has set since in the
+     ConfigMap. Helm 4 applies server-side, where another value for a field of another manager is a
+     conflict that ends the upgrade. The chart's own manager is the one that owns its label. */}}
+{{- define "svdjobs.evaluations" -}}
+{{- $there := lookup "v1" "ConfigMap" .Release.Namespace (include "svdjobs.semaphore" .) }}
+{{- $found := .Values.limits.evaluations | int64 | toString }}
+{{- range dig "metadata" "managedFields" list $there }}
+{{- $ours := hasKey (dig "fieldsV1" "f:metadata" "f:labels" dict .) "f:helm.sh/chart" }}
+{{- if and (hasKey (dig "fieldsV1" "f:data" dict .) "f:evaluate") (not $ours) }}
+{{- $found = dig "data" "evaluate" $found $there }}
+{{- end }}
+{{- end }}
+{{- $found }}
+{{- end -}}
+
 {{- define "svdjobs.synchronization" -}}
 {{- with include "svdjobs.semaphore" . }}
 semaphores:
@@ -63,6 +78,9 @@ semaphores:
 {{- end }}
 {{- if .Values.devStore.enabled }}
 - secretRef: {name: {{ include "svdjobs.devStore" . }}}
+{{- with .Values.devStore.existingSecret }}
+- secretRef: {name: {{ . | quote }}}
+{{- end }}
 {{- end }}
 {{- with .Values.extraEnvFrom }}
 {{ toYaml . }}
