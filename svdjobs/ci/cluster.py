@@ -15,9 +15,10 @@ from svdjobs.cluster.api import Cluster
 from svdjobs.cluster.submit import Submission, submit
 from svdjobs.cluster.watching import logs, updates
 from svdjobs.cluster.watching.logs import Write
-from svdjobs.cluster.watching.screen import StuckError, closing_words, judged, reported, watch
+from svdjobs.cluster.watching.screen import closing_words, judged, reported, watch
 from svdjobs.cluster.watching.status import WorkflowTree, exit_code
 from svdjobs.cluster.watching.status_text import logs_command
+from svdjobs.cluster.watching.stuck import StuckError
 from svdjobs.deadline import OutOfTime, deadline
 from svdjobs.errors import (
     EXIT_INFRASTRUCTURE,

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class Api:
         self.creates = creates
         self.made: list[Body] = []
         self.patched: list[Body] = []
+        self.containers: list[Body] = []
 
     def __call__(self, method: str, path: str, query: dict[str, str], body: Body) -> Answer:
         if method == "POST":
@@ -75,7 +77,9 @@ class Api:
             return (200, body) if self.creates else status(404, "NotFound", "none")
         if path.endswith("/pods"):
             notes = {"workflows.argoproj.io/node-id": "report"}
-            return 200, {"items": [{"metadata": {"name": "pod-1", "annotations": notes}}]}
+            pod = {"name": "pod-1", "annotations": notes}
+            made = {"metadata": pod, "status": {"containerStatuses": self.containers}}
+            return 200, {"items": [made]}
         if path.endswith("/log"):
             assert query["tailLines"] == str(on_cluster.LAST_LINES)
             return 200, "2026-01-01T00:00:00Z missing: alpha-0.5000\n"
@@ -193,19 +197,9 @@ def test_an_api_server_that_stays_away_is_infrastructure(submission: Submission)
 
 def test_pods_without_their_image_end_the_job_and_the_workflow(submission: Submission) -> None:
     """Argo itself waits for ever."""
-    waiting = workflow("Running", name=NAME)
-    waiting["status"]["nodes"] = {
-        NAME: {
-            "id": NAME, "name": NAME, "type": "DAG", "phase": "Running", "templateName": "sweep",
-            "children": ["p"],
-        },
-        "p": {
-            "id": "p", "name": f"{NAME}.plan", "displayName": "plan", "type": "Pod",
-            "phase": "Pending", "templateName": "plan", "boundaryID": NAME,
-            "startedAt": "2026-01-01T00:00:00Z",
-            "message": "ImagePullBackOff: Back-off pulling image \"svdjobs:9\"",
-        },
-    }  # fmt: skip
+    waiting = running_pod("plan")
+    message = 'ImagePullBackOff: Back-off pulling image "svdjobs:9"'
+    waiting["status"]["nodes"]["plan"] |= {"phase": "Pending", "message": message}
     api = Api(waiting)
     with answering(api) as server:
         ended = run(server, submission, [])
@@ -214,6 +208,47 @@ def test_pods_without_their_image_end_the_job_and_the_workflow(submission: Submi
     assert 'plan: ImagePullBackOff: Back-off pulling image "svdjobs:9"' in ended.words
     assert "is being stopped" in ended.words
     assert api.patched == [{"spec": {"shutdown": "Stop"}}]
+
+
+@pytest.mark.parametrize("minutes_ago", [9, 11])
+def test_pods_that_lost_argo_s_container_end_the_job_and_the_workflow(
+    submission: Submission, minutes_ago: float
+) -> None:
+    """The node stays Running as long as the stage's own container runs."""
+    api = Api(running_pod("report"))
+    killed = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+    ended = {"reason": "OOMKilled", "exitCode": 137, "finishedAt": f"{killed:%Y-%m-%dT%H:%M:%SZ}"}
+    api.containers = [
+        {"name": "main", "state": {"running": {}}},
+        {"name": "wait", "state": {"terminated": ended}},
+    ]
+    with answering(api) as server:
+        job = run(server, submission, [], timeout_seconds=1)
+    if minutes_ago < 10:
+        assert job.code == 5
+        return
+    assert (job.code, job.run) == (4, None)
+    assert (
+        "lost Argo's container wait more than 10 minutes ago, e.g. report: OOMKilled" in job.words
+    )
+    assert "is being stopped" in job.words
+
+
+def running_pod(stage: str) -> Body:
+    """A Workflow with one pod, whose stage runs."""
+    running = workflow("Running", name=NAME)
+    running["status"]["nodes"] = {
+        NAME: {
+            "id": NAME, "name": NAME, "type": "DAG", "phase": "Running", "templateName": "sweep",
+            "children": [stage],
+        },
+        stage: {
+            "id": stage, "name": f"{NAME}.{stage}", "displayName": stage, "type": "Pod",
+            "phase": "Running", "templateName": stage, "boundaryID": NAME,
+            "startedAt": "2026-01-01T00:00:00Z",
+        },
+    }  # fmt: skip
+    return running
 
 
 def test_one_that_cannot_be_stopped_is_named(submission: Submission) -> None:

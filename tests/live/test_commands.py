@@ -17,7 +17,10 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from svdjobs.cluster.watching import stuck, updates
+from svdjobs.cluster.watching.screen import watch
 from svdjobs.cluster.watching.status import RUN_LABEL
+from svdjobs.cluster.watching.stuck import StuckError
 from tests.images.build import make_base
 from tests.live.cluster_access import Site
 from tests.live.namespaces import Namespace
@@ -220,6 +223,44 @@ def test_a_cancelled_ci_job_stops_its_workflow(svdjobs: Cli, space: Namespace) -
     assert job.returncode == 143, said
     assert "is being stopped" in said
     space.wait(name, "Failed", 90)
+
+
+# Argo's container `wait` is killed at once: it needs more memory than this.
+SMALL_WAIT = """
+apiVersion: argoproj.io/v1alpha1
+kind: Workflow
+metadata: {name: small-wait}
+spec:
+  entrypoint: sweep
+  serviceAccountName: sample
+  podSpecPatch: |
+    containers:
+    - {name: wait, resources: {limits: {memory: 14Mi}, requests: {memory: 14Mi}}}
+  templates:
+    - name: sweep
+      dag: {tasks: [{name: stage, template: stage}]}
+    - name: stage
+      container:
+        image: localhost/python:3.11
+        imagePullPolicy: Never
+        command: [sleep, "90"]
+"""
+
+
+def test_a_pod_that_lost_argo_s_container_is_not_waited_for(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Argo calls the Workflow Running as long as the stage's container runs."""
+    monkeypatch.setattr(stuck, "PATIENCE_SECONDS", 4.0)
+    monkeypatch.setattr(stuck, "LOOK_SECONDS", 1.0)
+    monkeypatch.setattr(updates, "WATCH_SECONDS", 3)
+    space.apply(yaml.safe_load(SMALL_WAIT))
+    with pytest.raises(
+        StuckError, match=r"container wait more than .* OOMKilled \(exit code 137\)"
+    ):
+        watch(space.api, "small-wait")
+    assert space.object("workflows", "small-wait")["status"]["phase"] == "Running"
+    space.api.delete(space.path("workflows", "small-wait"))
 
 
 def test_doctor(svdjobs: Cli) -> None:

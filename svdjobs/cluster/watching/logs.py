@@ -54,7 +54,7 @@ def show(
     """
     run = run_of(workflow)
     tasks = _choose(run, step, failed)
-    pods = pods_of(cluster, run.name)
+    pods = _pod_names(cluster, run.name)
     started = sorted((t for t in tasks if t.pod_nodes), key=lambda t: str(t.started))
     attempts = [(t, number, node) for t in started for number, node in enumerate(t.pod_nodes)]
     gone = 0
@@ -73,7 +73,7 @@ def last_lines(cluster: Cluster, run: WorkflowTree, write: Write, lines: int, po
     Return how many failed pods are not shown: they are more than `pods`, or gone.
     """
     failed = [task for task in run.failures() if task.pod_nodes]
-    existing = pods_of(cluster, run.name) if failed else {}
+    existing = _pod_names(cluster, run.name) if failed else {}
     shown = 0
     for task in failed[:pods]:
         pod = existing.get(task.pod_nodes[-1])
@@ -119,7 +119,7 @@ def follow(
                 for number, node in enumerate(task.pod_nodes)
                 if node not in seen
             ]
-            pods = pods_of(cluster, run.name) if new else {}
+            pods = _pod_names(cluster, run.name) if new else {}
             for task, number, node in new:
                 seen.add(node)
                 copies.append(streams.submit(copy, pods.get(node), task, number))
@@ -139,16 +139,21 @@ def gone_words(run: WorkflowTree, gone: int, of: int) -> str:
     )
 
 
-def pods_of(cluster: Cluster, name: str) -> dict[str, str]:
-    """The names of a Workflow's pods that still exist, by node id."""
+def pods_of(cluster: Cluster, name: str) -> dict[str, Document]:
+    """A Workflow's pods that still exist, by node id."""
     selector = f"{WORKFLOW_LABEL}={name}"
     pods = cluster.get(cluster.path("pods", api="/api/v1"), labelSelector=selector)["items"]
-    metas = [pod["metadata"] for pod in pods]
+    annotations = [pod["metadata"].get("annotations") or {} for pod in pods]
     return {
-        meta["annotations"][NODE_ANNOTATION]: meta["name"]
-        for meta in metas
-        if NODE_ANNOTATION in (meta.get("annotations") or {})
+        notes[NODE_ANNOTATION]: pod
+        for pod, notes in zip(pods, annotations, strict=True)
+        if NODE_ANNOTATION in notes
     }
+
+
+def _pod_names(cluster: Cluster, name: str) -> dict[str, str]:
+    pods = pods_of(cluster, name)
+    return {node: pod["metadata"]["name"] for node, pod in pods.items()}
 
 
 def _choose(run: WorkflowTree, step: str | None, failed: bool) -> list[Task]:

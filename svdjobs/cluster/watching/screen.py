@@ -12,8 +12,9 @@ from svdjobs import escape
 from svdjobs.cluster.api import Cluster
 from svdjobs.cluster.watching.status import WorkflowTree, run_of
 from svdjobs.cluster.watching.status_text import LIMIT, cut, to_lines
+from svdjobs.cluster.watching.stuck import Patience
 from svdjobs.cluster.watching.updates import changes
-from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, ClusterError
+from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
 from svdjobs.progress import duration
 
 if TYPE_CHECKING:
@@ -23,18 +24,6 @@ if TYPE_CHECKING:
 # once in GATHER_SECONDS.
 MANY_PODS = 50
 GATHER_SECONDS = 5.0
-
-
-# Why a container does not start, as the kubelet says it; Argo begins a pod's message with it.
-NO_IMAGE = (
-    "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName",
-    "ImageInspectError", "RegistryUnavailable",
-)  # fmt: skip
-PULL_SECONDS = 600.0
-
-
-class StuckError(ClusterError):
-    """Pods wait for an image that they do not get. Argo itself would wait for ever."""
 
 
 class Screen(Protocol):
@@ -51,40 +40,23 @@ def watch(cluster: Cluster, name: str) -> WorkflowTree:
     """Show a Workflow until it ends, and return the ended run.
 
     Raises:
-        StuckError: pods have not got their image for `PULL_SECONDS`.
+        StuckError: pods wait for what does not come.
         ClusterError: the Workflow was deleted before it ended.
         UnavailableError: the API server does not answer for longer than the cluster's patience.
     """
     run = None
     with terminal() if sys.stdout.isatty() else plain() as screen:
         earlier, cluster.notice = cluster.notice, screen.say
+        patience = Patience(cluster)
         try:
             for workflow in changes(cluster, name):
                 run = run_of(workflow)
                 screen.show(run)
-                refuse_to_wait(run, datetime.now(UTC))
+                patience.check(run, datetime.now(UTC))
         finally:
             cluster.notice = earlier
     assert run is not None
     return run
-
-
-def refuse_to_wait(run: WorkflowTree, now: datetime) -> None:
-    """Raise a StuckError if pods have waited too long for an image."""
-    stuck = [
-        leaf
-        for leaf in run.leaves()
-        if leaf.phase == "Pending" and leaf.started and leaf.message.startswith(NO_IMAGE)
-        if (now - leaf.started).total_seconds() > PULL_SECONDS
-    ]
-    if stuck:
-        raise StuckError(
-            f"{len(stuck)} pods of Workflow {run.name} have not got their image for "
-            f"{PULL_SECONDS / 60:.0f} minutes, e.g. {stuck[0].path}: "
-            f"{escape.line(stuck[0].message)}. Correct the image's name, or pull_secrets in the "
-            f"cluster settings (pullSecrets of the chart), then submit again. Delete this "
-            f"Workflow: its pods would wait for ever, also if it is stopped."
-        )
 
 
 def closing_words(run: WorkflowTree) -> str:
