@@ -43,8 +43,8 @@ def sweep(given: Given, force: bool) -> int:
 @click.option(
     "--units-dir",
     type=click.Path(path_type=Path),
-    help="Also hash the checkpoints, and write the shard ids of each fan-out to this folder as "
-    "JSON; a Workflow reads them.",
+    help="For a cluster: also hash the checkpoints, keep the hub's benchmarks in the store, and "
+    "write the shard ids of each fan-out to this folder as JSON; a Workflow reads them.",
 )
 @click.option(
     "--pilot",
@@ -81,6 +81,7 @@ def plan(
     """
     config, store = given.opened()
     from svdjobs.evaluation import amounts, speeds
+    from svdjobs.evaluation.benchmarks import of_run
     from svdjobs.runs import leases, shards
     from svdjobs.stages import plan as stage
     from svdjobs.standalone import planning
@@ -92,6 +93,8 @@ def plan(
         open_store(pilot_url) if pilot_url else None, gpu, effect / 100 if effect else None
     )
     made = stage.run(config, store, force=force)
+    if units_dir is not None:
+        of_run.keep(config, store)
     lines = planning.lines(config, store, made, asked if any(asked) else None)
     if as_json:
         tell_json(planning.document(made, list(lines)))

@@ -11,7 +11,7 @@ from svdjobs.checkpoint.selection import embedding_rows
 from svdjobs.config import SweepConfig
 from svdjobs.errors import CheckpointError
 from svdjobs.evaluation import amounts
-from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.benchmarks.of_run import benchmark_of
 from svdjobs.evaluation.engines.stop_tokens import stop_tokens
 from svdjobs.evaluation.prompt_sets import (
     PromptSet,
@@ -46,7 +46,7 @@ def preview_evaluation(
     lines = [_alphas(config)]
     if config.evaluate is not None and (asked or not _all_finished(config, store)):
         checkpoints = RunCheckpoints(config)
-        benchmarks = [load_benchmark(benchmark) for benchmark in config.benchmarks]
+        benchmarks = [benchmark_of(benchmark, store) for benchmark in config.benchmarks]
         of_after = make_prompt_set(checkpoints, "after", benchmarks)
         check_prompts(checkpoints, "after", of_after.prompts)
         lines += _tokenizers(checkpoints, of_after)

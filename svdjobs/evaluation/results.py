@@ -7,7 +7,7 @@ from typing import Any
 
 from svdjobs.config import REPEAT_ID, SweepConfig
 from svdjobs.errors import ConfigError
-from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.benchmarks.of_run import benchmark_of
 from svdjobs.evaluation.grades import Evaluation, find
 from svdjobs.evaluation.output_keys import has_other_weights, settings_of
 from svdjobs.runs import layout
@@ -38,7 +38,9 @@ def current_results(
     results: dict[str, Evaluation | None] = {}
     chosen: dict[str, Any] = {}
     for section in config.benchmarks:
-        sha256 = load_benchmark(section).sha256 if digests is None else digests.get(section.name)
+        sha256 = (
+            benchmark_of(section, store).sha256 if digests is None else digests.get(section.name)
+        )
         for checkpoint_id in evaluation_order(layout.evaluated_ids(config)):
             prefix = layout.results_prefix(checkpoint_id, section.name)
             evaluation = find(store, checkpoint_id, section.name)

@@ -13,7 +13,8 @@ from typing import Literal
 
 from svdjobs.config import EvaluateConfig, SweepConfig
 from svdjobs.evaluation import engine_choice, multi_gpu
-from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
+from svdjobs.evaluation.benchmarks.load import Benchmark
+from svdjobs.evaluation.benchmarks.of_run import benchmark_of
 from svdjobs.evaluation.engine_holder import EngineHolder
 from svdjobs.evaluation.engines.protocol import Engine
 from svdjobs.evaluation.generation import Timed
@@ -122,7 +123,7 @@ def open_session(
     check_run(store, config)
     layout.check_alphas_are_planned(store, config)
     note_run(store, config)
-    benchmarks = [load_benchmark(benchmark) for benchmark in config.benchmarks]
+    benchmarks = [benchmark_of(benchmark, store) for benchmark in config.benchmarks]
     checkpoints = RunCheckpoints(config)
     evaluate = engine_choice.resolve_auto_settings(
         checkpoints, store, only_checkpoint=only_checkpoint

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from svdjobs.config import SweepConfig
 from svdjobs.errors import ConfigError, IncompleteError
 from svdjobs.evaluation import grades
-from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.benchmarks.of_run import benchmark_of
 from svdjobs.evaluation.side_by_side import by_problem
 from svdjobs.records import Completion, Grade, Problem, Summary
 from svdjobs.runs import layout
@@ -49,7 +49,7 @@ def graded(store: Store, config: SweepConfig) -> Iterator[Graded]:
     """
     found = False
     for section in config.benchmarks:
-        benchmark = load_benchmark(section)
+        benchmark = benchmark_of(section, store)
         for checkpoint in layout.evaluated_ids(config):
             evaluation = grades.find(store, checkpoint, section.name)
             if evaluation is None:

@@ -128,6 +128,11 @@ def fetched_prefix(source: str) -> str:
     return f"fetched/{slug(source)}"
 
 
+def benchmark_prefix(name: str) -> str:
+    """Prefix of the copy of a benchmark from the hub. No slug of a hub checkpoint has this name."""
+    return f"fetched/benchmarks/{name}"
+
+
 def factors_prefix(checkpoint_id: str) -> str:
     """Prefix of a checkpoint's factors."""
     return f"factors/{checkpoint_id}"

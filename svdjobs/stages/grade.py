@@ -11,7 +11,7 @@ from contextlib import closing
 from svdjobs.config import SweepConfig
 from svdjobs.errors import IncompleteError
 from svdjobs.evaluation import grades
-from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.benchmarks.of_run import benchmark_of
 from svdjobs.evaluation.grader import Grader
 from svdjobs.records import Manifest
 from svdjobs.runs import layout
@@ -30,7 +30,7 @@ def run(config: SweepConfig, store: Store, *, force: bool = False) -> list[Manif
     manifests: list[Manifest] = []
     with closing(Grader(config.evaluation.grade_timeout_seconds)) as grader:
         for section in config.benchmarks:
-            benchmark = load_benchmark(section)
+            benchmark = benchmark_of(section, store)
             for checkpoint_id in layout.evaluated_ids(config):
                 results_prefix = layout.results_prefix(checkpoint_id, section.name)
                 if completions_manifest := find_manifest(store, results_prefix):

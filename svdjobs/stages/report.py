@@ -17,7 +17,7 @@ from svdjobs.evaluation import (
     side_by_side,
     wanted,
 )
-from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.benchmarks.of_run import benchmark_of
 from svdjobs.provenance import versions, versions_of
 from svdjobs.records import (
     Agreement,
@@ -117,7 +117,7 @@ def _problem_parts(
     for section in config.benchmarks:
         if own := evaluations.get(section.name):
             likelihoods_ = content.likelihoods.get(section.name, {})
-            found = side_by_side.by_problem(store, load_benchmark(section), own, likelihoods_)
+            found = side_by_side.by_problem(store, benchmark_of(section, store), own, likelihoods_)
             yield from problems.parts(section.name, found)
 
 
@@ -279,7 +279,7 @@ def _agreements(
     config: SweepConfig, store: Store, manifests: dict[str, Manifest | None]
 ) -> dict[str, dict[str, Agreement]]:
     agreements: dict[str, dict[str, Agreement]] = {}
-    benchmarks = {section: load_benchmark(section) for section in config.benchmarks}
+    benchmarks = {section: benchmark_of(section, store) for section in config.benchmarks}
     for section, checkpoint_id in _drawn(config, manifests):
         if agreement := second_grades.agreement(store, benchmarks[section], checkpoint_id):
             agreements.setdefault(section.name, {})[checkpoint_id] = agreement

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from svdjobs.config import SweepConfig
 from svdjobs.errors import ConfigError
 from svdjobs.evaluation import mapping
-from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
+from svdjobs.evaluation.benchmarks.load import Benchmark
+from svdjobs.evaluation.benchmarks.of_run import benchmark_of
 from svdjobs.evaluation.engine_holder import EngineHolder
 from svdjobs.evaluation.engines.protocol import Trace, make_requests
 from svdjobs.evaluation.pilot import points
@@ -80,8 +81,8 @@ def run(
     decompose.run(needs_factors, store)
     checkpoints = RunCheckpoints(needs_factors)
     benchmarks = [
-        load_benchmark(
-            section.model_copy(update={"limit": min(section.limit or problems, problems)})
+        benchmark_of(
+            section.model_copy(update={"limit": min(section.limit or problems, problems)}), store
         )
         for section in config.benchmarks
     ]
@@ -105,7 +106,7 @@ def run(
                 for completion in engine.generate(requests):
                     traces.append(Trace(ids[completion.idx], completion.token_ids))
                     advance()
-            count = len(load_benchmark(section).problems)
+            count = len(benchmark_of(section, store).problems)
             made.append(_forecast(config, holder, benchmark, traces, count, by_part=by_part))
     return made
 

@@ -12,7 +12,7 @@ from svdjobs import pipeline
 from svdjobs.config import SweepConfig
 from svdjobs.errors import ConfigError, SvdjobsError
 from svdjobs.evaluation import wanted
-from svdjobs.evaluation.benchmarks.load import load_benchmark
+from svdjobs.evaluation.benchmarks.of_run import benchmark_of
 from svdjobs.progress import duration
 from svdjobs.records import Manifest
 from svdjobs.reporting.data import Table
@@ -117,7 +117,7 @@ def run(store: Store) -> RunStatus:
             f"{store.url} holds no sweep but the evaluation of {config.after} alone. `svdjobs "
             f"evaluate --model` made it, and resumes it."
         )
-    digests, notes = _digests(config)
+    digests, notes = _digests(config, store)
     found = wanted.by_stage(config, store, digests)
     found["report"] = {report.PREFIX: _report(config, store, found)}
     if config.gate:
@@ -140,12 +140,12 @@ def run(store: Store) -> RunStatus:
     return RunStatus(store.url, config, stages, seconds, notes, _next_command(store, stages))
 
 
-def _digests(config: SweepConfig) -> tuple[dict[str, str], list[str]]:
+def _digests(config: SweepConfig, store: Store) -> tuple[dict[str, str], list[str]]:
     """The sha256 of every benchmark that can be read from here, and notes on the others."""
     digests, notes = {}, []
     for benchmark in config.benchmarks:
         try:
-            digests[benchmark.name] = load_benchmark(benchmark).sha256
+            digests[benchmark.name] = benchmark_of(benchmark, store).sha256
         except SvdjobsError as error:
             notes.append(
                 f"{benchmark.name}: whether the completions answer its present problems is not "

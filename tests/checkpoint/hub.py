@@ -17,12 +17,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """A hub with folders as checkpoints, by id. It counts the bytes of weights that it served."""
+    """A hub with folders as checkpoints, by id, and as data sets, by `datasets/ID`. It counts the
+    bytes of weights that it served, and the files of data sets."""
 
     def __init__(self, models: dict[str, Path], address: str = "127.0.0.1") -> None:
         super().__init__((address, 0), _Handler)
         self.models = models
         self.weight_bytes = 0
+        self.data_files = 0
 
     @property
     def url(self) -> str:
@@ -45,9 +47,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         parts = self.path.partition("?")[0].strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
+        api = parts[0] == "api"
         if api:
-            parts = parts[2:]
+            parts = parts[1:] if parts[1:2] == ["datasets"] else parts[2:]
+        if parts[:1] == ["datasets"]:
+            parts = ["/".join(parts[:2]), *parts[2:]]
         folder = self.server.models.get("/".join(parts[:2]))
         if folder is None:
             self._send(401 if api else 404, b"", {"X-Error-Code": "RepoNotFound"}, body)
@@ -81,6 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
             data, status = data[int(first) : end], 206
         if body and path.suffix == ".safetensors":
             self.server.weight_bytes += len(data)
+        self.server.data_files += body and path.suffix == ".jsonl"
         self._send(status, data, headers, body)
 
     def _send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:

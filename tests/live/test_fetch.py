@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import svdjobs
 from svdjobs.storage.dev_server import S3Server
 from tests.checkpoint.hub import serving
+from tests.checkpoints import PROBLEMS
 from tests.live.cluster_access import Site
 from tests.live.faults import attempts, sweep
 from tests.live.namespaces import Namespace
@@ -24,7 +26,7 @@ after: lab/rl2@main
 alphas: [0, 0.5]
 decompose: {parts: 2, shards: 2}
 evaluate:
-  benchmarks: [{name: demo, limit: 4}]
+  benchmarks: [{name: sums, data: lab/sums, limit: 4}]
   engine: transformers
   n_samples: 1
   max_tokens: 8
@@ -32,11 +34,16 @@ metrics: {null_draws: 1}
 """
 
 
-def test_every_checkpoint_leaves_the_hub_once(
-    cluster: Site, live_server: S3Server, image: str, make_namespace: Callable[..., Namespace]
+def test_every_checkpoint_and_benchmark_leaves_the_hub_once(
+    cluster: Site,
+    live_server: S3Server,
+    image: str,
+    make_namespace: Callable[..., Namespace],
+    tmp_path: Path,
 ) -> None:
     models = {"lab/base": DEMO / "base", "lab/rl2": DEMO / "rl2"}
-    with serving(models, cluster.address) as hub:
+    (tmp_path / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in PROBLEMS))
+    with serving({**models, "datasets/lab/sums": tmp_path}, cluster.address) as hub:
         space = make_namespace("svdjobs-hub")
         given = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
         secret = {"metadata": {"name": "svdjobs-store"}, "stringData": given}
@@ -49,6 +56,7 @@ def test_every_checkpoint_leaves_the_hub_once(
         weights = sum(path.stat().st_size for path in files)
         headers = hub.weight_bytes - weights
         assert 0 < headers < weights, "the weights once, and headers for plan"
+        assert hub.data_files == 1
     kept = space.store().sizes("fetched")
     assert sum(n for key, n in kept.items() if key.endswith(".safetensors")) == weights
 
