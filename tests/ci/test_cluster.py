@@ -126,6 +126,7 @@ def test_the_code_is_the_workflow_s(
     assert told == [f"Workflow {NAME} submitted to namespace here."]
     verdict = "s3://b/run/gate/gate.md"
     assert (verdict in ended.words) == any(stage == "gate" for stage, _ in ends)
+    assert f"Its {len(ends)} pods took 0.00 h: 0.00 h of CPUs, 0.00 h of GPUs." in ended.words
 
 
 def test_out_of_time_it_is_stopped(submission: Submission) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from svdjobs.cluster.watching.usage import Used, document, usage_of, words
+from svdjobs.cluster.watching.usage import Used, document, sentence, usage_of, words
 
 DOCUMENTS = Path(__file__).parent / "documents"
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -55,6 +55,8 @@ def test_hours_add_up_by_stage_and_by_alpha() -> None:
         "alpha-0.5000": Used(2, 1, 3 * 3600, 0, 1800 + 2 * 7200),
     }
     assert found.total == Used(5, 1, 1800 + 3600 + 4 * 3600, 900 + 7200 + 3600, 19800)
+    assert sentence(found) == "Its 5 pods took 5.50 h: 3.25 h of CPUs, 5.50 h of GPUs."
+    assert not sentence(found._replace(note="its nodes are elsewhere"))
     lines = list(words(found))
     assert max(map(len, lines)) <= 100
     (row,) = (line.split() for line in lines if line.startswith("evaluate"))

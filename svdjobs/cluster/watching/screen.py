@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,7 @@ from svdjobs.cluster.watching.status import WorkflowTree, run_of
 from svdjobs.cluster.watching.status_text import LIMIT, cut, to_lines
 from svdjobs.cluster.watching.stuck import Patience
 from svdjobs.cluster.watching.updates import changes
+from svdjobs.cluster.watching.usage import sentence, usage_of
 from svdjobs.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
 from svdjobs.progress import duration
 
@@ -56,7 +58,7 @@ def watch(cluster: Cluster, name: str) -> WorkflowTree:
         finally:
             cluster.notice = earlier
     assert run is not None
-    return run
+    return replace(run, used=sentence(usage_of(workflow, datetime.now(UTC))))
 
 
 def closing_words(run: WorkflowTree) -> str:
@@ -67,6 +69,8 @@ def closing_words(run: WorkflowTree) -> str:
     words = f"Workflow {run.name} ended as {run.phase}{took}."
     if run.message:
         words += f" {escape.line(run.message)}."
+    if run.used:
+        words += f"\n{run.used} By stage: svdjobs workflow usage {run.name}"
     store = escape.line(run.store.rstrip("/"))
     if store and reported(run):
         words += f"\nReport: {store}/report/report.html"

@@ -98,6 +98,8 @@ class WorkflowTree:
     """The exit handler."""
     note: str = ""
     """Why tasks are missing from the tree; empty if none are."""
+    used: str = ""
+    """What its pods have used, once it has ended and somebody has asked (`usage`)."""
 
     @property
     def ended(self) -> bool:

@@ -119,6 +119,14 @@ def words(usage: Usage) -> Iterator[str]:
         yield usage.note
 
 
+def sentence(usage: Usage) -> str:
+    """The total in one sentence; empty if numbers are missing."""
+    if usage.note:
+        return ""
+    pod, cpu, gpu = (f"{number(seconds / 3600, '.2f')} h" for seconds in usage.total[2:])
+    return f"Its {number(usage.total.pods)} pods took {pod}: {cpu} of CPUs, {gpu} of GPUs."
+
+
 def _table(what: str, groups: Mapping[str, Used], total: Used | None) -> list[str]:
     rows = [_row(name, used) for name, used in groups.items()]
     if total is not None:
