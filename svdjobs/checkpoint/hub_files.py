@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from svdjobs import escape
 from svdjobs.errors import (
     CheckpointError,
     MissingKeyError,
@@ -14,6 +15,7 @@ from svdjobs.errors import (
     UnavailableError,
     first_line,
 )
+from svdjobs.storage.credentials import renew
 from svdjobs.storage.local import BLOB_VERSION
 
 
@@ -131,6 +133,27 @@ class HubFiles:
 
 
 @contextmanager
+def _token_errors(source: str) -> Iterator[None]:
+    """Say so if the hub refuses the token: it then answers 401, also for public models."""
+    from huggingface_hub import get_token
+
+    try:
+        yield
+    except Exception as error:
+        # A download says that the file is not in the cache, because of this error.
+        answers = [getattr(one, "response", None) for one in (error, error.__cause__)]
+        refused = [found for found in answers if found is not None and found.status_code == 401]
+        if not refused or not get_token():
+            raise
+        said = refused[0].headers.get("X-Error-Message") or "HTTP 401"
+        raise StorageError(
+            f"{source}: the hub does not accept the token, HF_TOKEN ({escape.line(said)}). "
+            f"{renew('Set a new one, or none for a public model')}: what is finished is kept and "
+            f"skipped."
+        ) from None
+
+
+@contextmanager
 def hub_errors(source: str) -> Iterator[None]:
     """Translate the errors of the hub into ours."""
     import httpx
@@ -145,7 +168,8 @@ def hub_errors(source: str) -> Iterator[None]:
     )
 
     try:
-        yield
+        with _token_errors(source):
+            yield
     except GatedRepoError:
         raise CheckpointError(
             f"{source}: the hub restricts access to it. Request access there, and set HF_TOKEN."
@@ -153,7 +177,7 @@ def hub_errors(source: str) -> Iterator[None]:
     except RepositoryNotFoundError:
         raise CheckpointError(
             f"{source}: no such folder, and the hub has no such model, or does not show it: for a "
-            f"private model set HF_TOKEN, and a wrong token hides public models too."
+            f"private model set HF_TOKEN."
         ) from None
     except RevisionNotFoundError:
         revision = source.partition("@")[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import ssl
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NO_REPOSITORY = {"X-Error-Code": "RepoNotFound"}
+REFUSED = "Invalid credentials in Authorization header"
 
 
 class Hub(ThreadingHTTPServer):
@@ -25,6 +28,10 @@ class Hub(ThreadingHTTPServer):
         self.models = models
         self.weight_bytes = 0
         self.data_files = 0
+        self.token = ""
+        """The only token that it accepts; empty: it does not look at tokens."""
+        self.revoke_after: float = math.inf
+        """Bytes of weights after which it accepts no token."""
 
     @property
     def url(self) -> str:
@@ -53,8 +60,14 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[:1] == ["datasets"]:
             parts = ["/".join(parts[:2]), *parts[2:]]
         folder = self.server.models.get("/".join(parts[:2]))
-        if folder is None:
-            self._send(401 if api else 404, b"", {"X-Error-Code": "RepoNotFound"}, body)
+        if self.server.weight_bytes > self.server.revoke_after:
+            self.server.token, self.server.revoke_after = "none", math.inf
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.server.token not in ("", token):
+            self._send(401, b"", {"X-Error-Message": REFUSED}, body)
+        elif folder is None:
+            # 401 to who has no token: that may be the reason why nothing is to be seen.
+            self._send(401 if api and not token else 404, b"", NO_REPOSITORY, body)
         elif len(parts) > 3 and parts[3] not in ("main", COMMIT):
             self._send(404, b"", {"X-Error-Code": "RevisionNotFound"}, body)
         elif api and parts[2:3] == ["tree"]:

@@ -11,9 +11,16 @@ from typing import Any
 import pytest
 
 from svdjobs.checkpoint.hub_files import HubFiles
+from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
-from svdjobs.errors import ConfigError, DamagedError, UnavailableError
+from svdjobs.errors import (
+    CheckpointError,
+    ConfigError,
+    DamagedError,
+    StorageError,
+    UnavailableError,
+)
 from svdjobs.runs import shards
 from svdjobs.stages import blend, decompose, evaluate, fetch, metrics, plan, report
 from svdjobs.storage.open import open_store
@@ -140,6 +147,35 @@ def test_a_fetch_that_was_cut_goes_on_with_the_next_file(
     own = {"lab/before": models["lab/before"]}
     whole = sum((folder / name).stat().st_size for name in kept if name != broken)
     assert hub.weight_bytes == weights(own) - whole, "a file with other bytes is fetched again"
+
+
+def test_a_token_that_expires_is_named_and_what_was_copied_stays(
+    hub: Hub, models: dict[str, Path], benchmark_file: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The hub answers 401 from then on. In a pod the words name the Secret."""
+    config = config_of(str(tmp_path / "run"), benchmark_file)
+    store = open_store(config.store_url)
+    hub.token = "first"
+    monkeypatch.setenv("HF_TOKEN", "first")
+    monkeypatch.setattr(fetch, "WORKERS", 1)
+    hub.revoke_after = weights({"lab/before": models["lab/before"]}) // 2
+    refused = r"lab/before@.*: the hub does not accept the token, HF_TOKEN \(Invalid credentials in"
+    with pytest.raises(StorageError, match=rf"{refused}.* Set a new one.* run the same command"):
+        fetch.run(config, store)
+    kept = hub.weight_bytes
+    assert kept > 0
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    with pytest.raises(
+        StorageError, match=r"Renew the Secret .*\(svdjobs-store.* submit the sweep"
+    ):
+        fetch.run(config, store)
+    hub.token = "second"
+    monkeypatch.setenv("HF_TOKEN", "second")
+    fetch.run(config, store)
+    assert hub.weight_bytes == weights(models), "nothing a second time"
+    with pytest.raises(CheckpointError, match="the hub has no such model"):
+        open_checkpoint("lab/nothing")
 
 
 def test_bytes_that_differ_from_what_the_hub_says_are_refused(

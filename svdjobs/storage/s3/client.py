@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from svdjobs.attempts import Attempts
 from svdjobs.errors import ConfigError, MissingKeyError, StorageError, UnavailableError
+from svdjobs.storage.credentials import renew
 
 Answer = TypeVar("Answer")
 
@@ -35,6 +36,7 @@ _WRONG_REGION = {
     "AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException",
 }  # fmt: skip
 _REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
+_LOG_IN = "Get new ones (log in again, or set AWS_SESSION_TOKEN with its keys)"
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _SKEWED = {"RequestTimeTooSkewed"}
 # The answer to a HEAD has no body: boto3 then gives the HTTP status in place of an error code.
@@ -195,8 +197,8 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
         )
     if code in _EXPIRED:
         return StorageError(
-            f"{doing} {url}: the credentials have expired ({code}). {_renew()}: finished outputs "
-            f"are kept and skipped."
+            f"{doing} {url}: the credentials have expired ({code}). {renew(_LOG_IN)}: finished "
+            f"outputs are kept and skipped."
         )
     if code in _REFUSED or status == 401:
         return StorageError(
@@ -218,20 +220,6 @@ def as_ours(error: Exception, *, doing: str, url: str) -> StorageError:
     if code:
         return StorageError(f"{doing} {url}: {_endpoint()} refused it with {code} (HTTP {status}).")
     return _unanswered(error, theirs, doing=doing, url=url)
-
-
-def _renew() -> str:
-    """What to do about credentials that have expired, on a machine and in a pod."""
-    if "KUBERNETES_SERVICE_HOST" in os.environ:
-        return (
-            "Renew the Secret that pods get them from (svdjobs-store, unless the settings or the "
-            "chart's store.existingSecret name another) or the role of their account, then submit "
-            "the sweep again"
-        )
-    return (
-        "Get new ones (log in again, or set AWS_SESSION_TOKEN with its keys), then run the same "
-        "command again"
-    )
 
 
 def no_store(url: str, doing: str) -> StorageError:
