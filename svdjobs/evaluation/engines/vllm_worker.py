@@ -50,20 +50,24 @@ class WeightSwap:
 
     def svdjobs_opens(self, handles: Mapping[str, tuple[Any, ...]]) -> str:
         """Open a tensor over CUDA IPC, by its handle for the GPU of this worker; return why that
-        does not work, or nothing."""
+        does not work, or nothing.
+
+        It never raises: vLLM would read the answer of one worker and leave those of the others, and
+        take them for the answers to the next call.
+        """
         import torch
         from torch.multiprocessing.reductions import rebuild_cuda_tensor
 
-        uuid = str(torch.cuda.get_device_properties(self.device).uuid)
-        if uuid not in handles:
-            return f"a worker is on GPU {uuid}, and this process is not."
-        # The seventh of a handle's parts is the index of its GPU, which differs in each process.
-        parts = list(handles[uuid])
-        parts[6] = self.device.index
         try:
+            uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+            if uuid not in handles:
+                return f"a worker is on GPU {uuid}, and this process is not."
+            # The seventh of a handle's parts is the index of its GPU, which each process counts.
+            parts = list(handles[uuid])
+            parts[6] = self.device.index
             rebuild_cuda_tensor(*parts).cpu()  # type: ignore[no-untyped-call]
         except Exception as error:  # a driver or a container can refuse it anyhow
-            return str(error)
+            return str(error) or repr(error)
         return ""
 
     def svdjobs_bits(self, names: list[str] | None = None) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Drive a real engine on the CPU and print what happened as JSON. A program, not a test.
 
-    python -m tests.evaluation.engines.engine_child NAME
+    python -m tests.evaluation.engines.engine_child NAME [WORKERS]
 
 vLLM changes the process it runs in (threads, environment, warnings): tests keep it out of theirs.
 """
@@ -146,6 +146,30 @@ def report_on(engine: Engine) -> dict[str, Any]:
     return report
 
 
+def report_on_workers(engine: VllmEngine, workers: int) -> dict[str, Any]:
+    """What several workers, each with a part of the weights, compute with swapped weights, and what
+    is said if one of them does not get its part."""
+    report: dict[str, Any] = {
+        "description": engine.description,
+        "rl2": list(engine.log_probabilities(traces())),
+        "completions": len(list(engine.generate(requests(1)))),
+        "base": [],
+        "some": [],
+    }
+    for way in (vllm_transfer.in_files, partial(vllm_transfer.over_ipc, workers)):
+        engine._transfer = way
+        engine.put(weights("base"))
+        report["base"].append(list(engine.log_probabilities(traces())))
+        engine.put(weights("rl2"))
+        engine.put(mixed(), SOME)
+        report["some"].append(list(engine.log_probabilities(traces())))
+    engine._transfer = vllm_transfer.in_files
+    engine._llm.collective_rpc("only_the_first_loads")
+    report["stale"] = refused(lambda: engine.put(weights("rl2")))
+    engine.close()
+    return report
+
+
 def report_on_transfers(engine: VllmEngine) -> dict[str, Any]:
     """What vLLM computes with weights that came in other ways, and what is said of weights that do
     not arrive."""
@@ -181,9 +205,17 @@ def main() -> None:
         from tests.evaluation.engines import pretended_ipc
 
         pretended_ipc.pretend()
+    workers = int(sys.argv[2]) if sys.argv[2:] else 1
     start = engine_kind(sys.argv[1]).start
-    engine = start(weights("rl2"), tokenizer, settings(), longest_prompt=longest, log=log)
-    print(json.dumps(report_on(engine)))
+    engine = start(
+        weights("rl2"), tokenizer, settings(tensor_parallel_size=workers), longest_prompt=longest,
+        log=log,
+    )  # fmt: skip
+    if workers > 1:
+        assert isinstance(engine, VllmEngine)
+        print(json.dumps(report_on_workers(engine, workers)))
+    else:
+        print(json.dumps(report_on(engine)))
 
 
 if __name__ == "__main__":
