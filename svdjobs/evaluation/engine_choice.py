@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
 
 from svdjobs.checkpoint.card import BLEND_META
+from svdjobs.checkpoint.matrices import Sizes
 from svdjobs.checkpoint.reader import Checkpoint
 from svdjobs.config import EvaluateConfig, alpha_id
 from svdjobs.errors import ConfigError
@@ -55,7 +55,7 @@ def choose_engine(evaluate: EvaluateConfig, after: Checkpoint) -> str:
     if find_spec("vllm") is None:
         return "transformers"
     # 0, from a config that gives no heads, counts as narrow: transformers runs any checkpoint.
-    narrow = head_dimension(after.config) < CPU_HEAD_DIMENSION
+    narrow = Sizes.of(after.config).head < CPU_HEAD_DIMENSION
     return "transformers" if narrow and not vllm_uses_gpus() else "vllm"
 
 
@@ -67,13 +67,6 @@ def check_engine(evaluate: EvaluateConfig) -> None:
     """
     engine_kind(evaluate.engine).check()
     refuse_idle_gpus(evaluate.engine)
-
-
-def head_dimension(config: dict[str, Any]) -> int:
-    """Dimension of an attention head by a checkpoint's config; 0 if the config has none."""
-    text = config.get("text_config") or config
-    heads = text.get("num_attention_heads") or 0
-    return int(text.get("head_dim") or (text.get("hidden_size", 0) // heads if heads else 0))
 
 
 def _choose_dtype(checkpoints: RunCheckpoints, store: Store, only_checkpoint: str | None) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from svdjobs.checkpoint.matrices import matrices
+from svdjobs.checkpoint.matrices import Sizes, matrices
 from svdjobs.checkpoint.selection import layer_and_family
 from svdjobs.checkpoint.sources import open_checkpoint
 from svdjobs.config import SweepConfig, alpha_id
@@ -317,3 +317,17 @@ def test_a_stack_that_cannot_be_divided_is_refused(make_config: MakeConfig, tmp_
 )
 def test_families(name: str, family: tuple[int, str]) -> None:
     assert layer_and_family(name) == family
+
+
+@pytest.mark.parametrize(
+    ("config", "dimension"),
+    [
+        ({"hidden_size": 64, "num_attention_heads": 2}, 32),
+        ({"hidden_size": 64, "num_attention_heads": 2, "head_dim": 16}, 16),
+        ({"text_config": {"hidden_size": 96, "num_attention_heads": 2}}, 48),
+        ({"n_embd": 96, "n_head": 2}, 48),
+        ({}, 0),
+    ],
+)
+def test_the_size_of_a_head(config: dict[str, Any], dimension: int) -> None:
+    assert Sizes.of(config).head == dimension

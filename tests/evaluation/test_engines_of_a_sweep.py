@@ -170,19 +170,6 @@ def test_an_engine_that_cannot_swap_weights_is_replaced(
     assert completions[True] == completions[False]
 
 
-@pytest.mark.parametrize(
-    ("config", "dimension"),
-    [
-        ({"hidden_size": 64, "num_attention_heads": 2}, 32),
-        ({"hidden_size": 64, "num_attention_heads": 2, "head_dim": 16}, 16),
-        ({"text_config": {"hidden_size": 96, "num_attention_heads": 2}}, 48),
-        ({}, 0),
-    ],
-)
-def test_head_dimension(config: dict[str, Any], dimension: int) -> None:
-    assert engine_choice.head_dimension(config) == dimension
-
-
 def test_auto_engine(chain: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads of dimension 24 are too small for vLLM on a CPU; those of the demo are not."""
     evaluating = EvaluateConfig.model_validate({"benchmarks": ["demo"]})
