@@ -7,6 +7,7 @@ own time limit.
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import selectors
@@ -32,7 +33,8 @@ from svdjobs.evaluation.grading.worker_process import WorkerProcess
 from svdjobs.provenance import cores
 from svdjobs.records import Completion, Grade, Outcome, SecondGrade
 
-# Questions queued per worker, so that it never waits; more would wait behind one that hangs.
+# Questions queued per worker, so that it never waits; more would wait behind one that hangs. If
+# there are more, another worker starts.
 _MAX_QUEUED = 16
 _MAX_FAILED_STARTS = 3
 # Enough to grade as fast as any engine generates; more would only take cores from the engine.
@@ -40,7 +42,7 @@ _MAX_WORKERS = 8
 
 
 class GradingPool:
-    """Worker processes that grade answers; started on entry, killed on exit.
+    """Worker processes that grade answers; killed on exit. One starts on entry, more as needed.
 
     An answer that exceeds its time is a `timeout`; an equal answer is not tried again, and it is
     not compared with others. An answer whose worker dies is tried once more, alone, since something
@@ -242,8 +244,7 @@ class _Dispatcher:
     def _main(self) -> None:
         reason: BaseException = EvaluationError("the grading pool was closed.")
         try:
-            for _ in range(self._count):
-                self.workers.append(WorkerProcess(self._timeout_seconds))
+            self._start_worker()  # now, so that it is ready when the first answer comes
             while not self._stopping:
                 self._step()
         except BaseException as error:
@@ -256,11 +257,18 @@ class _Dispatcher:
                 for batch in self._open:
                     batch.fail(reason)
 
+    def _start_worker(self) -> None:
+        self.workers.append(WorkerProcess(self._timeout_seconds))
+
     def _step(self) -> None:
         """Wait for the next event and handle it; replies count before deadlines."""
         replying = self._wait()
         while not self._inbox.empty():
             self._pending.extend(self._inbox.get())
+        # A worker takes half a second of a core to start, and few answers need no second one.
+        waiting = len(self._pending) + sum(len(worker.questions) for worker in self.workers)
+        while len(self.workers) < min(self._count, math.ceil(waiting / _MAX_QUEUED)):
+            self._start_worker()
         for worker in replying:
             self._receive(worker)
         now = time.monotonic()

@@ -244,11 +244,19 @@ def test_leaving_kills_busy_workers_and_unfinished_work_is_an_error() -> None:
 def test_an_exception_leaves_no_process() -> None:
     pids: list[int] = []
     with pytest.raises(KeyError), GradingPool(timeout_seconds=60, workers=2) as pool:
-        pool.submit(boxes(HANG), {0: "7"})
+        pool.submit(boxes(*[HANG] * 20), dict.fromkeys(range(20), "7"))
         while len(pids) < 2:
             pids = pool.worker_pids
         raise KeyError
     assert wait_until_dead(pids) == []
+
+
+def test_few_answers_have_one_worker_and_many_have_several() -> None:
+    with GradingPool(timeout_seconds=60, workers=3) as pool:
+        pool.grade(boxes(*["x+1"] * 16), dict.fromkeys(range(16), "1+x"))
+        assert len(pool.worker_pids) == 1
+        pool.grade(boxes(*["x+1"] * 100), dict.fromkeys(range(100), "1+x"))
+        assert len(pool.worker_pids) == 3
 
 
 def test_a_pool_that_is_not_open() -> None:
