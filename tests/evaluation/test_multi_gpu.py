@@ -55,7 +55,7 @@ def blended(make_config: MakeConfig, tmp_path: Path) -> SweepConfig:
     base = make_config().evaluate
     assert base is not None
     evaluate = base.model_dump() | {
-        "engine": "transformers", "devices": ["0", "1"], "n_samples": 20, "max_tokens": 60,
+        "engine": "transformers", "devices": ["0", "1"], "n_samples": 4, "max_tokens": 40,
     }  # fmt: skip
     config = make_config(alphas=ALPHAS, rotations=None, evaluate=evaluate)
     store = LocalStore(config.store_url)
