@@ -17,7 +17,7 @@ from svdjobs.cluster.watching import logs, updates
 from svdjobs.cluster.watching.logs import Write
 from svdjobs.cluster.watching.screen import closing_words, judged, reported, watch
 from svdjobs.cluster.watching.status import WorkflowTree, exit_code
-from svdjobs.cluster.watching.status_text import logs_command
+from svdjobs.cluster.watching.status_text import command
 from svdjobs.cluster.watching.stuck import StuckError
 from svdjobs.deadline import OutOfTime, deadline
 from svdjobs.errors import (
@@ -74,7 +74,7 @@ def job(
         look = [f"svdjobs workflow watch {annotated.name} --namespace {cluster.namespace}"]
         return Finding(sweep, ended.code, words=ended.words, look=look)
     show_failures(cluster, ended.run, write)
-    look = [] if ended.code == EXIT_OK else [f"{logs_command(ended.run)} --failed"]
+    look = [] if ended.code == EXIT_OK else [f"{command('logs', ended.run)} --failed"]
     finding = Finding(sweep, ended.code, words=ended.words, look=look)
     return brought(finding, ended.run, into, write)
 
@@ -167,7 +167,7 @@ def show_failures(cluster: Cluster, ended: WorkflowTree, write: Write) -> None:
         write(f"The logs of failed pods cannot be read: {error}")
         return
     if hidden:
-        write(f"{hidden} more failed pods: {logs_command(ended)} --failed")
+        write(f"{hidden} more failed pods: {command('logs', ended)} --failed")
 
 
 def origin(environment: Mapping[str, str]) -> dict[str, str]:

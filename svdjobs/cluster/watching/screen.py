@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from svdjobs import escape
 from svdjobs.cluster.api import Cluster
 from svdjobs.cluster.watching.status import WorkflowTree, run_of
-from svdjobs.cluster.watching.status_text import LIMIT, cut, to_lines
+from svdjobs.cluster.watching.status_text import LIMIT, command, cut, to_lines
 from svdjobs.cluster.watching.stuck import Patience
 from svdjobs.cluster.watching.updates import changes
 from svdjobs.cluster.watching.usage import sentence, usage_of
@@ -70,7 +70,7 @@ def closing_words(run: WorkflowTree) -> str:
     if run.message:
         words += f" {escape.line(run.message)}."
     if run.used:
-        words += f"\n{run.used} By stage: svdjobs workflow usage {run.name}"
+        words += f"\n{run.used} By stage: {command('usage', run)}"
     store = escape.line(run.store.rstrip("/"))
     if store and reported(run):
         words += f"\nReport: {store}/report/report.html"

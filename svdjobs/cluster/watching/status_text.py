@@ -196,7 +196,7 @@ def _failures(run: WorkflowTree) -> list[str]:
     lines += [f"  {task.path}: {reason(task)}" for task in failed[:_FAILURES]]
     if len(failed) > _FAILURES:
         lines.append(f"  … and {len(failed) - _FAILURES} more")
-    lines.append(f"Their logs: {logs_command(run)} --failed")
+    lines.append(f"Their logs: {command('logs', run)} --failed")
     return lines
 
 
@@ -214,6 +214,6 @@ def reason(task: Task) -> str:
     return ", ".join(words) or task.phase.lower()
 
 
-def logs_command(run: WorkflowTree) -> str:
-    """The command that shows the logs of a run."""
-    return f"svdjobs workflow logs {run.name} --namespace {run.namespace}"
+def command(name: str, run: WorkflowTree) -> str:
+    """A command about a run, e.g. `logs`."""
+    return f"svdjobs workflow {name} {run.name} --namespace {run.namespace}"
