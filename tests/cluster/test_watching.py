@@ -166,7 +166,9 @@ def test_exit_codes() -> None:
     assert ended("Failed", ("plan", 2)) == 2
     assert ended("Failed", ("decompose", 75)) == 4
     assert ended("Failed", ("decompose", None)) == 4
-    assert ended("Failed", ("plan", 2), ("rotations", 4)) == 4
+    assert ended("Failed", ("decompose", 2), ("rotations", 4)) == 4
+    assert ended("Failed", ("plan", 75), ("report", 2)) == 4
+    assert ended("Failed", ("plan", 2), ("report", 2)) == 2
     assert ended("Error", ("report", 2)) == 4
     assert ended("Failed", ("report", 2), shutdown="Stop") == 4
     late = "Pod was active on the node longer than the specified deadline"

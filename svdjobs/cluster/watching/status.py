@@ -160,6 +160,7 @@ def exit_code(run: WorkflowTree) -> int:
     """The exit code of a command that waited for a Workflow.
 
     - 0 if the Workflow succeeded.
+    - That of plan, or 4, if plan failed: the others then failed for want of it.
     - The exit code of gate (3: a regression) or report (2: outputs are missing) if one failed.
     - Otherwise the exit code that all failed pods share: 2 for a bad config or checkpoint, 5 if
       each of them missed a deadline, its own or the Workflow's.
@@ -171,6 +172,7 @@ def exit_code(run: WorkflowTree) -> int:
         return EXIT_INFRASTRUCTURE
     meaningful = (EXIT_USAGE, EXIT_REGRESSION, EXIT_INFRASTRUCTURE, EXIT_TIMED_OUT)
     failed = run.failures()
+    failed = [task for task in failed if task.path == "plan"] or failed
     for verdict in VERDICTS:
         for task in failed:
             if task.path == verdict and task.exit_code in meaningful:
