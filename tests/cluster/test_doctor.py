@@ -152,6 +152,48 @@ def test_gpus_of_another_product_and_with_a_taint() -> None:
     assert tolerated[1] == Check("gpu: taints", "ok", "tolerated: nvidia.com/gpu")
 
 
+@pytest.mark.parametrize(("driver", "status"), [("570", "fail"), ("580", "ok"), ("", "")])
+def test_the_driver_must_be_new_enough_for_vllm_s_image(driver: str, status: str) -> None:
+    found = node(1)
+    if driver:
+        found["metadata"]["labels"]["nvidia.com/cuda.driver.major"] = driver
+    checks = by_name(gpu_checks([found], Needs(gpu=True)))
+    assert (checks["gpu: driver"].status if driver else "") == status
+    assert driver or "gpu: driver" not in checks
+
+
+@pytest.mark.parametrize(
+    ("tolerations", "product", "bad"),
+    [
+        ([{"key": "spot", "operator": "Exists"}], "H100", []),
+        ([{"operator": "Exists"}], "H100", []),
+        ([{"key": "nvidia.com/gpu"}], "H100", ["gpu: taints"]),
+        ([{"key": "spot"}], "A10", ["gpu: labels"]),
+    ],
+)
+def test_nodes_are_looked_at_as_the_installed_template_chooses_them(
+    tolerations: list[Body], product: str, bad: list[str]
+) -> None:
+    selector = {"nvidia.com/gpu.product": product}
+    pod = {"name": "evaluate", "nodeSelector": selector, "tolerations": tolerations}
+    template = {"spec": {"templates": [{"name": "plan"}, pod]}}
+
+    def respond(method: str, path: str, query: dict[str, str], body: Body) -> Answer:
+        known: dict[str, Body] = {
+            "/version": {"gitVersion": "v1"},
+            "/api/v1/nodes": {"items": [node(1, taint="spot")]},
+            "/apis/argoproj.io/v1alpha1/namespaces/here/workflowtemplates/svdjobs-sweep": template,
+        }
+        return (200, known[path]) if path in known else status(403, "Forbidden", "cannot")
+
+    with answering(respond) as server:
+        checks = check_cluster(server.cluster(patience_seconds=1), Needs(gpu=True))
+    about = [
+        c for c in checks if c.name.startswith("gpu: ") and c.status not in ("ok", "not checked")
+    ]
+    assert [check.name for check in about] == bad
+
+
 def test_what_may_not_be_looked_at_is_no_failure() -> None:
     """As in a pod: the server allows only discovery and reviews of one's own permissions."""
 

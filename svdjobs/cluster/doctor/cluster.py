@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from svdjobs import yaml_core
 from svdjobs.cluster.api import ARGO, Cluster, Document, in_pod
@@ -18,6 +18,10 @@ from svdjobs.errors import RefusedError
 NEEDED = ("workflows", "workflowtemplates", "cronworkflows", "workflowtaskresults")
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
+# The label of NVIDIA's GPU feature discovery, and the first driver for the CUDA of vLLM's image:
+# https://docs.nvidia.com/cuda/cuda-toolkit-release-notes/
+DRIVER = "nvidia.com/cuda.driver.major"
+OLDEST_DRIVER = 580
 TEMPLATE = "svdjobs-sweep"
 # The account of rendered manifests, unless their settings name another.
 ACCOUNT = ClusterSettings().service_account
@@ -44,7 +48,7 @@ class Needs:
     gpu_resource: str = GPU
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerated: tuple[str, ...] = (GPU,)
-    """Keys of the taints that GPU pods tolerate."""
+    """Keys of the taints that GPU pods tolerate; "" for all."""
     template: str = TEMPLATE
 
 
@@ -235,7 +239,8 @@ def _installed(cluster: Cluster, needs: Needs) -> Document | None:
 
 def _account(cluster: Cluster, needs: Needs) -> list[Check]:
     """Check that the account of the Workflow's pods exists and may report results to Argo."""
-    account = needs.service_account or _template_account(cluster, needs)
+    template = _template_spec(cluster, needs)
+    account = needs.service_account or template.get("serviceAccountName") or None
     if account is None and in_pod():
         who, subject = "this pod's account", None
     else:
@@ -276,13 +281,13 @@ def _account(cluster: Cluster, needs: Needs) -> list[Check]:
     return [Check("pods' account", "ok", f"{who} may create and patch workflowtaskresults")]
 
 
-def _template_account(cluster: Cluster, needs: Needs) -> str | None:
-    """The account that the installed WorkflowTemplate names; None if that cannot be read."""
+def _template_spec(cluster: Cluster, needs: Needs) -> Document:
+    """What the installed WorkflowTemplate says; empty if there is none, or it cannot be read."""
     try:
-        found = _installed(cluster, needs)
+        found = _installed(cluster, needs) or {}
     except RefusedError:
-        return None
-    return str(found["spec"].get("serviceAccountName") or "") or None if found else None
+        return {}
+    return found.get("spec") or {}
 
 
 def may(
@@ -326,7 +331,14 @@ def _permissions(cluster: Cluster) -> Check:
 
 
 def _gpus(cluster: Cluster, needs: Needs) -> list[Check]:
-    return gpu_checks(cluster.get("/api/v1/nodes")["items"], needs)
+    """Check the nodes, with the labels and taints that the installed template has for GPU pods."""
+    nodes: list[Document] = cluster.get("/api/v1/nodes")["items"]
+    templates = _template_spec(cluster, needs).get("templates") or []
+    for pod in (template for template in templates if template["name"] == "evaluate"):
+        tolerated = tuple(item.get("key", "") for item in pod.get("tolerations") or [])
+        selector = needs.node_selector or pod.get("nodeSelector") or {}
+        needs = replace(needs, tolerated=tolerated, node_selector=selector)
+    return gpu_checks(nodes, needs)
 
 
 def gpu_checks(nodes: list[Document], needs: Needs) -> list[Check]:
@@ -355,11 +367,21 @@ def gpu_checks(nodes: list[Document], needs: Needs) -> list[Check]:
         for taint in node["spec"].get("taints") or []
         if taint.get("effect") != "PreferNoSchedule"
     }
-    if untolerated := sorted(taints - set(needs.tolerated)):
+    if untolerated := sorted(taints - set(needs.tolerated) if "" not in needs.tolerated else []):
         found = f"GPU nodes have taints that pods must tolerate: {', '.join(untolerated)}"
         checks.append(Check("gpu: taints", "warn", found, "Add them to the chart's tolerations."))
     elif taints:
         checks.append(Check("gpu: taints", "ok", f"tolerated: {', '.join(sorted(taints))}"))
+    drivers = {int(_labels(node)[DRIVER]) for node in selected if DRIVER in _labels(node)}
+    if drivers and min(drivers) < OLDEST_DRIVER:
+        found = f"GPU nodes have NVIDIA's driver {min(drivers)}"
+        advice = (
+            f"vLLM's image is built with CUDA 13.0, which needs {OLDEST_DRIVER} or newer: update "
+            f"the driver, or select other nodes."
+        )
+        checks.append(Check("gpu: driver", bad, found, advice))  # type: ignore[arg-type]
+    elif drivers:
+        checks.append(Check("gpu: driver", "ok", f"{min(drivers)} or newer"))
     return checks
 
 
