@@ -145,6 +145,15 @@ def test_names_follow_the_release_if_told_to() -> None:
     }
 
 
+def test_another_name_is_on_objects_and_pods_and_in_policies() -> None:
+    found = documents({"nameOverride": "spectra"})
+    name = "app.kubernetes.io/name"
+    assert {one["metadata"]["labels"][name] for one in found} == {"spectra"}
+    assert only(found, "WorkflowTemplate")["spec"]["podMetadata"]["labels"][name] == "spectra"
+    for policy in (one for one in found if one["kind"] == "NetworkPolicy"):
+        assert policy["spec"]["podSelector"]["matchLabels"][name] == "spectra"
+
+
 def test_the_development_store_is_tied_together() -> None:
     found = documents({"devStore": {"enabled": True, "image": "store:1", "clusterIP": "10.96.0.9"}})
     secret = only(found, "Secret")["data"]

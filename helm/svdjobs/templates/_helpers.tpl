@@ -8,7 +8,7 @@
 
 {{/* Labels of every object of a sweep: LABELS of svdjobs/cluster/manifests/pods.py. */}}
 {{- define "svdjobs.podLabels" -}}
-app.kubernetes.io/name: svdjobs
+app.kubernetes.io/name: {{ .Values.nameOverride | default "svdjobs" }}
 app.kubernetes.io/part-of: svdjobs
 {{- end -}}
 
