@@ -40,6 +40,7 @@ def test_every_checkpoint_and_benchmark_leaves_the_hub_once(
     image: str,
     make_namespace: Callable[..., Namespace],
     tmp_path: Path,
+    measured: Callable[[str], None],
 ) -> None:
     models = {"lab/base": DEMO / "base", "lab/rl2": DEMO / "rl2"}
     (tmp_path / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in PROBLEMS))
@@ -57,6 +58,9 @@ def test_every_checkpoint_and_benchmark_leaves_the_hub_once(
         headers = hub.weight_bytes - weights
         assert 0 < headers < weights, "the weights once, and headers for plan"
         assert hub.data_files == 1
+        measured(
+            f"hub: {weights:,} bytes of weights once, {headers:,} for plan; the benchmark once"
+        )
     kept = space.store().sizes("fetched")
     assert sum(n for key, n in kept.items() if key.endswith(".safetensors")) == weights
 
