@@ -34,10 +34,10 @@ after: demo:rl2
 alphas: [0, 0.5]
 decompose: {parts: 2, shards: 2}
 evaluate:
-  benchmarks: [{name: demo, limit: 30}]
+  benchmarks: [{name: demo, limit: 16}]
   engine: transformers
   n_samples: 2
-  max_tokens: 64
+  max_tokens: 32
   batch_size: 8
   shards: 2
 rotations: {rl1: demo:rl1}
