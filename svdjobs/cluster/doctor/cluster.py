@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from svdjobs import yaml_core
 from svdjobs.cluster.api import ARGO, Cluster, Document, in_pod
-from svdjobs.cluster.doctor.checks import Check, guarded
+from svdjobs.cluster.doctor.checks import Check, Status, guarded
 from svdjobs.cluster.manifests.settings import ClusterSettings
 from svdjobs.errors import RefusedError
 
@@ -239,8 +239,8 @@ def _installed(cluster: Cluster, needs: Needs) -> Document | None:
 
 def _account(cluster: Cluster, needs: Needs) -> list[Check]:
     """Check that the account of the Workflow's pods exists and may report results to Argo."""
-    template = _template_spec(cluster, needs)
-    account = needs.service_account or template.get("serviceAccountName") or None
+    named = needs.service_account or _template_spec(cluster, needs).get("serviceAccountName")
+    account = named or None
     if account is None and in_pod():
         who, subject = "this pod's account", None
     else:
@@ -333,8 +333,8 @@ def _permissions(cluster: Cluster) -> Check:
 def _gpus(cluster: Cluster, needs: Needs) -> list[Check]:
     """Check the nodes, with the labels and taints that the installed template has for GPU pods."""
     nodes: list[Document] = cluster.get("/api/v1/nodes")["items"]
-    templates = _template_spec(cluster, needs).get("templates") or []
-    for pod in (template for template in templates if template["name"] == "evaluate"):
+    pods = {pod["name"]: pod for pod in _template_spec(cluster, needs).get("templates") or []}
+    if pod := pods.get("evaluate"):
         tolerated = tuple(item.get("key", "") for item in pod.get("tolerations") or [])
         selector = needs.node_selector or pod.get("nodeSelector") or {}
         needs = replace(needs, tolerated=tolerated, node_selector=selector)
@@ -343,12 +343,12 @@ def _gpus(cluster: Cluster, needs: Needs) -> list[Check]:
 
 def gpu_checks(nodes: list[Document], needs: Needs) -> list[Check]:
     """Check the nodes for GPUs, for the wanted labels, and for taints that pods do not tolerate."""
-    bad = "fail" if needs.gpu else "warn"
+    bad: Status = "fail" if needs.gpu else "warn"
     with_gpus = [(node, n) for node in nodes if (n := _count(node, needs.gpu_resource)) > 0]
     if not with_gpus:
         found = f"none of {len(nodes)} nodes offers {needs.gpu_resource}"
         advice = "Evaluation needs one: add a GPU node and NVIDIA's device plugin (GPU operator)."
-        return [Check("gpu: nodes", bad, found, advice)]  # type: ignore[arg-type]
+        return [Check("gpu: nodes", bad, found, advice)]
     products: dict[str, int] = {}
     for node, count in with_gpus:
         product = _labels(node).get(PRODUCT, f"no label {PRODUCT}")
@@ -360,7 +360,7 @@ def gpu_checks(nodes: list[Document], needs: Needs) -> list[Check]:
         wanted = ", ".join(f"{k}={v}" for k, v in sorted(needs.node_selector.items()))
         found = f"no GPU node has the labels {wanted}"
         advice = f"Select a product that is there: {', '.join(sorted(products))}."
-        checks.append(Check("gpu: labels", bad, found, advice))  # type: ignore[arg-type]
+        checks.append(Check("gpu: labels", bad, found, advice))
     taints = {
         taint["key"]
         for node in selected or [n for n, _ in with_gpus]
@@ -379,7 +379,7 @@ def gpu_checks(nodes: list[Document], needs: Needs) -> list[Check]:
             f"vLLM's image is built with CUDA 13.0, which needs {OLDEST_DRIVER} or newer: update "
             f"the driver, or select other nodes."
         )
-        checks.append(Check("gpu: driver", bad, found, advice))  # type: ignore[arg-type]
+        checks.append(Check("gpu: driver", bad, found, advice))
     elif drivers:
         checks.append(Check("gpu: driver", "ok", f"{min(drivers)} or newer"))
     return checks
