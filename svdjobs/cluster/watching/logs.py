@@ -143,11 +143,10 @@ def pods_of(cluster: Cluster, name: str) -> dict[str, Document]:
     """A Workflow's pods that still exist, by node id."""
     selector = f"{WORKFLOW_LABEL}={name}"
     pods = cluster.get(cluster.path("pods", api="/api/v1"), labelSelector=selector)["items"]
-    annotations = [pod["metadata"].get("annotations") or {} for pod in pods]
     return {
         notes[NODE_ANNOTATION]: pod
-        for pod, notes in zip(pods, annotations, strict=True)
-        if NODE_ANNOTATION in notes
+        for pod in pods
+        if NODE_ANNOTATION in (notes := pod["metadata"].get("annotations") or {})
     }
 
 

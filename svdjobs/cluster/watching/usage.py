@@ -123,8 +123,8 @@ def sentence(usage: Usage) -> str:
     """The total in one sentence; empty if numbers are missing."""
     if usage.note:
         return ""
-    pod, cpu, gpu = (f"{number(seconds / 3600, '.2f')} h" for seconds in usage.total[2:])
-    return f"Its {number(usage.total.pods)} pods took {pod}: {cpu} of CPUs, {gpu} of GPUs."
+    pods, _, pod, cpu, gpu = _row("all", usage.total)[1:]
+    return f"Its {pods} pods took {pod} h: {cpu} h of CPUs, {gpu} h of GPUs."
 
 
 def _table(what: str, groups: Mapping[str, Used], total: Used | None) -> list[str]:

@@ -11,7 +11,7 @@ from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
 from svdjobs.records import Problem
 from svdjobs.runs import layout
 from svdjobs.runs.outputs import OutputKey, begin, find_manifest, read_finished
-from svdjobs.storage.objects import record_in
+from svdjobs.storage.objects import record_in, write_lines
 from svdjobs.storage.store import Store
 
 STAGE = "plan"
@@ -36,8 +36,8 @@ def keep(config: SweepConfig, store: Store) -> None:
         key = OutputKey(STAGE, VERSION, _settings(section), content)
         output = begin(store, layout.benchmark_prefix(section.name), key)
         if not output.finished:
-            lines = [f"{problem.model_dump_json()}\n" for problem in benchmark.problems]
-            output.write(_PROBLEMS, "".join(lines).encode())
+            lines = [problem.model_dump_json() for problem in benchmark.problems]
+            output.add(write_lines(store, output.key(_PROBLEMS), lines))
             output.commit()
 
 
