@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,12 @@ def make_checkpoint(
                     parameter += relative * parameter.std() * noise
     made.to(dtype).save_pretrained(path, max_shard_size=max_shard_size)
     tokenizer().save_pretrained(path)
+    return path
+
+
+def write_problems(path: Path) -> Path:
+    """Write `PROBLEMS` as a benchmark file; return its path."""
+    path.write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
     return path
 
 

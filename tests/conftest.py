@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -30,7 +29,7 @@ import torch
 from svdjobs import local
 from svdjobs.config import SweepConfig
 from svdjobs.config_file import parse_config
-from tests.checkpoints import PROBLEMS, make_checkpoint
+from tests.checkpoints import make_checkpoint, write_problems
 
 pytest_plugins = ["tests.storage.s3_server"]
 
@@ -86,9 +85,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def benchmark_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("benchmark") / "problems.jsonl"
-    path.write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
-    return path
+    return write_problems(tmp_path_factory.mktemp("benchmark") / "problems.jsonl")
 
 
 @pytest.fixture

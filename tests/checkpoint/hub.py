@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import ssl
 import threading
 from collections.abc import Iterator
@@ -118,6 +119,14 @@ def _about(path: Path) -> dict[str, object]:
         sha256 = hashlib.sha256(data).hexdigest()
         return {**found, "lfs": {"sha256": sha256, "size": len(data), "pointerSize": 134}}
     return {**found, "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
+
+
+def environment(hub: Hub, home: Path) -> dict[str, str]:
+    """The variables of a process that uses the hub, with its cache in a folder."""
+    return {
+        **os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }  # fmt: skip
 
 
 def use(hub: Hub, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import yaml
 from svdjobs.checkpoint.reader import INDEX
 from svdjobs.checkpoint.sources import open_checkpoint, open_headers
 from svdjobs.errors import CheckpointError, UnavailableError
-from tests.checkpoint.hub import Hub, serving, use
+from tests.checkpoint.hub import Hub, environment, serving, use
 from tests.checkpoints import make_checkpoint
 
 
@@ -53,13 +52,7 @@ def svdjobs(
         [sys.executable, "-m", "svdjobs.cli.main", stage, str(folder / "sweep.yaml"), *options],
         capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            "HF_HUB_OFFLINE": "0",
-            "HF_ENDPOINT": hub.url,
-            "HF_HOME": str(folder / "cache"),
-            "HF_HUB_DISABLE_XET": "1",
-        },
+        env=environment(hub, folder / "cache"),
     )
 
 

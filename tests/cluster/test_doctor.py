@@ -177,17 +177,11 @@ def test_nodes_are_looked_at_as_the_installed_template_chooses_them(
     selector = {"nvidia.com/gpu.product": product}
     pod = {"name": "evaluate", "nodeSelector": selector, "tolerations": tolerations}
     template = {"spec": {"templates": [{"name": "plan"}, pod]}}
-
-    def respond(method: str, path: str, query: dict[str, str], body: Body) -> Answer:
-        known: dict[str, Body] = {
-            "/version": {"gitVersion": "v1"},
-            "/api/v1/nodes": {"items": [node(1, taint="spot")]},
-            "/apis/argoproj.io/v1alpha1/namespaces/here/workflowtemplates/svdjobs-sweep": template,
-        }
-        return (200, known[path]) if path in known else status(403, "Forbidden", "cannot")
-
-    with answering(respond) as server:
-        checks = check_cluster(server.cluster(patience_seconds=1), Needs(gpu=True))
+    known: dict[str, Body] = {
+        "/api/v1/nodes": {"items": [node(1, taint="spot")]},
+        "/apis/argoproj.io/v1alpha1/namespaces/here/workflowtemplates/svdjobs-sweep": template,
+    }
+    checks = allowed_to_see(known, Needs(gpu=True))
     about = [
         c for c in checks if c.name.startswith("gpu: ") and c.status not in ("ok", "not checked")
     ]
@@ -250,27 +244,26 @@ def controller(namespace: str, *args: str) -> Body:
 def test_a_controller_may_watch_one_namespace_only(
     args: tuple[str, ...], found: str, words: str
 ) -> None:
-    check = controller_check("/api/v1/pods", controller("argo", *args))
+    pods = {"items": [controller("argo", *args)]}
+    check = by_name(allowed_to_see({"/api/v1/pods": pods}, Needs()))["argo: controller"]
     assert (check.status, words in check.found) == (found, True), check
 
 
 def test_without_rights_elsewhere_a_controller_of_the_own_namespace_is_found() -> None:
-    own = "/api/v1/namespaces/here/pods"
-    check = controller_check(own, controller("here", "--namespaced"))
+    own = {"/api/v1/namespaces/here/pods": {"items": [controller("here", "--namespaced")]}}
+    check = by_name(allowed_to_see(own, Needs()))["argo: controller"]
     assert (check.status, check.found) == ("ok", "workflow-controller:v4.0.7 in namespace here")
 
 
-def controller_check(readable: str, pod: Body) -> Check:
-    """What doctor says of controllers if of all resources it may list this one."""
+def allowed_to_see(known: dict[str, Body], needs: Needs) -> list[Check]:
+    """All checks by a user who may read the version and these paths, and nothing else."""
 
     def respond(method: str, path: str, query: dict[str, str], body: Body) -> Answer:
-        known: dict[str, Body] = {"/version": {"gitVersion": "v1"}, readable: {"items": [pod]}}
-        return (200, known[path]) if path in known else status(403, "Forbidden", "cannot")
+        found = {"/version": {"gitVersion": "v1"}, **known}.get(path)
+        return (200, found) if found else status(403, "Forbidden", "cannot")
 
     with answering(respond) as server:
-        return by_name(check_cluster(server.cluster(patience_seconds=1), Needs()))[
-            "argo: controller"
-        ]
+        return check_cluster(server.cluster(patience_seconds=1), needs)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import svdjobs
 from svdjobs.storage.dev_server import S3Server
 from tests.checkpoint.hub import serving
-from tests.checkpoints import PROBLEMS
+from tests.checkpoints import write_problems
 from tests.live.cluster_access import Site
 from tests.live.faults import attempts, sweep
 from tests.live.namespaces import Namespace
@@ -43,7 +42,7 @@ def test_every_checkpoint_and_benchmark_leaves_the_hub_once(
     measured: Callable[[str], None],
 ) -> None:
     models = {"lab/base": DEMO / "base", "lab/rl2": DEMO / "rl2"}
-    (tmp_path / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in PROBLEMS))
+    write_problems(tmp_path / "test.jsonl")
     with serving({**models, "datasets/lab/sums": tmp_path}, cluster.address) as hub:
         space = make_namespace("svdjobs-hub")
         given = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}

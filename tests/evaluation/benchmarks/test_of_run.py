@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +17,8 @@ from svdjobs.evaluation.benchmarks import of_run
 from svdjobs.evaluation.benchmarks.load import Benchmark, load_benchmark
 from svdjobs.evaluation.benchmarks.of_run import benchmark_of
 from svdjobs.storage.open import open_store
-from tests.checkpoint.hub import COMMIT, Hub, serving
-from tests.checkpoints import PROBLEMS
+from tests.checkpoint.hub import COMMIT, Hub, environment, serving
+from tests.checkpoints import write_problems
 
 HUB_ID = "lab/sums"
 
@@ -28,7 +26,7 @@ HUB_ID = "lab/sums"
 def test_only_the_pod_that_plans_asks_the_hub(tmp_path: Path, chain: dict[str, Path]) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    (data / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in PROBLEMS))
+    file = write_problems(data / "test.jsonl")
     text = yaml.safe_dump(
         {
             "name": "hub", "before": str(chain["base"]), "after": str(chain["rl2"]),
@@ -48,7 +46,7 @@ def test_only_the_pod_that_plans_asks_the_hub(tmp_path: Path, chain: dict[str, P
     (section,) = config.benchmarks
     with pytest.raises(StorageError, match="could not be loaded"):
         load_benchmark(section)
-    here = load_benchmark(BenchmarkConfig(name="sums", data=str(data / "test.jsonl")))
+    here = load_benchmark(BenchmarkConfig(name="sums", data=str(file)))
     assert benchmark_of(section, store) == here._replace(revision=COMMIT)
     local.sweep(config)  # every other stage, without the hub
     assert b"sums" in store.read("report/report.html")
@@ -88,9 +86,6 @@ def planned(hub: Hub, folder: Path) -> None:
         capture_output=True,
         text=True,
         cwd=folder,
-        env={
-            **os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "cache"),
-            "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
-        },
-    )  # fmt: skip
+        env=environment(hub, folder / "cache"),
+    )
     assert done.returncode == 0, done.stderr

@@ -164,7 +164,7 @@ def report_on_workers(engine: VllmEngine, workers: int) -> dict[str, Any]:
         engine.put(mixed(), SOME)
         report["some"].append(list(engine.log_probabilities(traces())))
     engine._transfer = vllm_transfer.in_files
-    engine._llm.collective_rpc("only_the_first_loads")
+    engine._ask("only_the_first_loads")
     report["stale"] = refused(lambda: engine.put(weights("rl2")))
     engine.close()
     return report
